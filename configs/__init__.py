@@ -1,0 +1,1 @@
+"""Values only, typed by `configs.schema`."""

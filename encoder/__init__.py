@@ -1,0 +1,1 @@
+"""The encoder: EfficientNet in Flax, its weights, its sharding and the compiled forward pass."""

@@ -1,0 +1,1 @@
+"""From DICOM, PNG and JPEG files to batches of network input, and embedding records to files."""

@@ -1,0 +1,1 @@
+"""Command lines: parse flags, wire the packages together, run."""

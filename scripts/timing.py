@@ -1,0 +1,40 @@
+"""Interleaved timing: candidates take turns, so that a drifting machine slows all of them alike."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+
+def interleave(
+    candidates: Mapping[str, Callable[[], object]], repeats: int = 10, warmup: int = 1
+) -> dict[str, list[float]]:
+    """Runs every candidate once a round, in rotating order, and returns its seconds by round.
+
+    Args:
+        candidates: name -> function to time; it must return only when its work is done.
+        repeats: counted rounds.
+        warmup: rounds run first and not counted.
+
+    Returns:
+        name -> `repeats` wall-clock durations in seconds, in the order of the rounds.
+    """
+    names = list(candidates)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for round_ in range(-warmup, repeats):
+        shift = round_ % len(names)
+        for name in names[shift:] + names[:shift]:
+            start = time.perf_counter()
+            candidates[name]()
+            if round_ >= 0:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def report(seconds: Mapping[str, list[float]], baseline: str, unit: str = "run") -> str:
+    """A table of median, fastest and slowest time, and the median of the per-round speed-ups."""
+    lines = [f"{'candidate':28} {'median ms':>10} {'min':>9} {'max':>9}   times {baseline} ({unit})"]
+    for name, values in seconds.items():
+        speedup = statistics.median(b / v for b, v in zip(seconds[baseline], values, strict=True))
+        middle, low, high = (1e3 * f(values) for f in (statistics.median, min, max))
+        lines.append(f"{name:28} {middle:10.1f} {low:9.1f} {high:9.1f}   {speedup:.2f}")
+    return "\n".join(lines)
