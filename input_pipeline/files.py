@@ -1,0 +1,215 @@
+"""The one file-system layer: list the films of an input, read them, write files whole or not.
+
+Addresses with a scheme (`gs://`, `s3://`, `memory://`) go through fsspec, as do local paths where
+it does them well.
+"""
+
+import collections
+import csv
+import dataclasses
+import gzip
+import io
+import itertools
+import os
+import posixpath
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+
+import fsspec
+
+IMAGE_SUFFIXES = frozenset({".dcm", ".dicom", ".ima", ".png", ".jpg", ".jpeg"})
+LIST_SUFFIXES = (".txt", ".csv", ".csv.gz")
+PATH_COLUMNS = ("path", "file", "filename", "file_path", "filepath", "image_path", "dicom_path")
+
+
+@dataclasses.dataclass(frozen=True)
+class InputFile:
+    """One film to be read.
+
+    Attributes:
+        path: absolute path or address; also the `image/id` of the film's embedding.
+        key: its place below the input's root, with `/` and without suffix; names its output.
+    """
+
+    path: str
+    key: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Listing:
+    """The films of an input, sorted by key.
+
+    Attributes:
+        files: the films.
+        ignored: suffix -> number of files in a searched folder that are no film by their name.
+        repeated: entries of a list that named a film once more.
+    """
+
+    files: list[InputFile]
+    ignored: dict[str, int]
+    repeated: int
+
+
+def is_remote(path: str) -> bool:
+    """Whether `path` is an address with a scheme rather than a local path."""
+    return re.match(r"[a-z][a-z0-9+.-]*://", path) is not None
+
+
+def absolute(path: str, folder: str | None = None) -> str:
+    """`path` as an absolute path or address; a relative one starts at `folder` (default: here)."""
+    if is_remote(path):
+        return path.rstrip("/")
+    scheme, mark, inner = (folder or os.getcwd()).rpartition("://")
+    if path.startswith("/"):
+        scheme = mark = ""
+    return scheme + mark + posixpath.normpath(posixpath.join(inner, os.path.expanduser(path)))
+
+
+def open_input(path: str) -> io.IOBase:
+    """Opens a local or remote file for reading; the caller closes it. Raises OSError."""
+    return fsspec.open(path, "rb").open() if is_remote(path) else open(path, "rb")
+
+
+def read_bytes(path: str) -> bytes:
+    """The whole of a local or remote file. Raises OSError."""
+    with open_input(path) as stream:
+        return stream.read()
+
+
+def list_inputs(path: str, limit: int | None = None) -> Listing:
+    """Lists the films of a folder, a glob, a list of files, or a single file.
+
+    A folder is searched recursively; in it a film is known by its suffix (`IMAGE_SUFFIXES`), or by
+    having none, or only a number, as DICOM files often do; a glob or a list is taken as it is.
+    Names that begin with a dot are left out, and entries of a list start at the list's folder.
+
+    Args:
+        path: local path or address.
+        limit: keep only the first so many films; None keeps all.
+
+    Raises:
+        FileNotFoundError: nothing is there, or no film is among what is there.
+        OSError: a folder cannot be read.
+        ValueError: a list has no column of paths, or two films have one key, so that their outputs
+            would overwrite each other.
+    """
+    fs, inner = fsspec.core.url_to_fs(absolute(path))
+    path = fs.unstrip_protocol(inner) if is_remote(path) else inner
+    ignored: collections.Counter[str] = collections.Counter()
+    repeated = 0
+    if fs.isdir(inner):
+        found, root = [], path
+        for file in _walk(path):
+            suffix = posixpath.splitext(file)[1].lower()
+            if suffix in IMAGE_SUFFIXES or not suffix or suffix[1:].isdigit():
+                found.append(file)
+            else:
+                ignored[suffix] += 1
+    elif fs.exists(inner) and path.lower().endswith(LIST_SUFFIXES):
+        folder = posixpath.dirname(path)
+        entries = [absolute(entry, folder) for entry in _read_list(path)]
+        found = list(dict.fromkeys(entries))
+        repeated = len(entries) - len(found)
+        root = folder if all(f.startswith(folder + "/") for f in found) else _common_folder(found)
+    elif fs.exists(inner):
+        found, root = [path], posixpath.dirname(path)
+    elif re.search(r"[*?\[]", path):
+        names = [f for f in fs.glob(inner) if not posixpath.basename(f).startswith(".")]
+        matches = [f for f in names if not fs.isdir(f)]
+        found = [fs.unstrip_protocol(f) for f in matches] if is_remote(path) else matches
+        root = posixpath.dirname(re.split(r"[*?\[]", path)[0])
+    else:
+        raise FileNotFoundError(
+            f"input {path} does not exist; expected a folder, a glob, a film, or a list of files "
+            f"({', '.join(LIST_SUFFIXES)})"
+        )
+    if not found:
+        others = ", ".join(f"{n} {suffix}" for suffix, n in ignored.most_common(5))
+        raise FileNotFoundError(
+            f"no film in {path}: expected DICOM, PNG or JPEG files, found {others or 'nothing'}"
+        )
+    files = sorted((InputFile(f, _key(root, f)) for f in found), key=lambda f: (f.key, f.path))
+    for first, second in itertools.pairwise(files):
+        if first.key == second.key:
+            raise ValueError(
+                f"{first.path} and {second.path} would write one output, {first.key}: "
+                "rename or leave out one of them"
+            )
+    return Listing(files[:limit], dict(ignored), repeated)
+
+
+def _walk(folder: str) -> Iterator[str]:
+    """Files below `folder`, hidden ones left out; links are followed, each folder entered once."""
+    if is_remote(folder):
+        fs, inner = fsspec.core.url_to_fs(folder)
+        for parent, _, names in fs.walk(inner, on_error="raise"):
+            shown = (fs.unstrip_protocol(f"{parent}/{n}") for n in names if not n.startswith("."))
+            yield from shown
+        return
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    entered = {os.path.realpath(folder)}
+    for parent, folders, names in os.walk(folder, onerror=fail, followlinks=True):
+        targets = {f: os.path.realpath(os.path.join(parent, f)) for f in folders}
+        folders[:] = [f for f in folders if f[0] != "." and targets[f] not in entered]
+        entered.update(targets[f] for f in folders)
+        yield from (f"{parent}/{n}" for n in names if not n.startswith("."))
+
+
+def _read_list(path: str) -> list[str]:
+    """The entries of a list: the lines of a .txt, or the one column of paths of a table."""
+    data = read_bytes(path)
+    text = (gzip.decompress(data) if path.lower().endswith(".gz") else data).decode("utf-8-sig")
+    if path.lower().endswith(".txt"):
+        entries = text.splitlines()
+    else:
+        table = csv.DictReader(io.StringIO(text))
+        columns = table.fieldnames or []
+        named = [c for c in columns if c.strip().lower() in PATH_COLUMNS]
+        if len(named) != 1:
+            raise ValueError(
+                f"{path} has the columns {', '.join(columns) or '(none)'}; expected exactly one of "
+                f"{', '.join(PATH_COLUMNS)} to say where the films are"
+            )
+        entries = [row[named[0]] or "" for row in table]
+    return [entry.strip() for entry in entries if entry.strip()]
+
+
+def _common_folder(paths: Sequence[str]) -> str:
+    # By character, then cut at the last slash: `commonpath` would break the `//` of addresses.
+    folders = [posixpath.dirname(p) + "/" for p in paths]
+    folder = os.path.commonprefix(folders).rpartition("/")[0]  # noqa: RUF071
+    if len({is_remote(p) for p in paths}) > 1 or (is_remote(paths[0]) and "://" not in folder):
+        raise ValueError(f"a list mixes {paths[0]} with files of other schemes: split it")
+    return folder
+
+
+def _key(root: str, path: str) -> str:
+    relative = path.removeprefix(root).lstrip("/")
+    stem, suffix = posixpath.splitext(relative)
+    return stem if suffix.lower() in IMAGE_SUFFIXES else relative
+
+
+def write_whole(path: str, data: bytes, scratch: str) -> None:
+    """Writes a file so that it stands under its name whole or not at all.
+
+    A local file is written to a temporary name in the folder `scratch` (on the same file system),
+    flushed to the disk and renamed; a remote object appears when its upload is complete.
+
+    Raises:
+        OSError: the folder is not writable, the disk is full, ...
+    """
+    if is_remote(path):
+        fs, inner = fsspec.core.url_to_fs(path)
+        fs.pipe_file(inner, data)
+        return
+    with tempfile.NamedTemporaryFile(dir=scratch, delete=False) as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    os.chmod(stream.name, 0o644)
+    os.replace(stream.name, path)

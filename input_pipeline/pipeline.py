@@ -1,0 +1,212 @@
+"""From files to batches: films are decoded in processes of their own and packed, padded, in order.
+
+A film is decoded by native code from bytes that nobody vouches for. So each decoder is a process: if
+it crashes or hangs on a film, that film is rejected, the process is replaced and the run goes on.
+What passes between processes is bytes, not pickles.
+"""
+
+import collections
+import concurrent.futures
+import contextlib
+import dataclasses
+import itertools
+import json
+import multiprocessing
+import os
+import queue
+import resource
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from multiprocessing.connection import Connection
+
+import numpy as np
+from jaxtyping import Bool, Float32
+
+from input_pipeline import files
+from input_pipeline.dicom import Rejected, Skipped, read_film
+from input_pipeline.preprocessing import PRESETS, network_input
+
+DECODE_SECONDS = 300  # a film takes well under a second; a stalled network file system may not
+DECODER_MEMORY = 8 << 30  # bytes of address space; a film of 100 megapixels needs about 2 GiB
+
+Image = Float32[np.ndarray, "size size 1"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Films in the order of the input; the last batch is padded.
+
+    Attributes:
+        image: network input in [0, 1] before channel normalisation; padded rows are 0.
+        mask: which rows are films.
+        films: the films of the first rows.
+    """
+
+    image: Float32[np.ndarray, "batch size size 1"]
+    mask: Bool[np.ndarray, " batch"]
+    films: Sequence[files.InputFile]
+
+
+def load(
+    path: str, preset: str, size: int, views: Sequence[str] | None
+) -> Image | Skipped | Rejected:
+    """Reads one film as network input.
+
+    Args:
+        path: local path or address.
+        preset: a key of `PRESETS`.
+        size: side of the network input in pixels.
+        views: ViewPositions to keep; None keeps all.
+    """
+    try:
+        with files.open_input(path) as stream:
+            film = read_film(stream, views=views)
+    except OSError as error:
+        return Rejected("unreadable", os.strerror(error.errno) if error.errno else "I/O error")
+    if isinstance(film, Skipped | Rejected):
+        return film
+    return network_input(film, PRESETS[preset], size)
+
+
+def _serve(connection: Connection, preset: str, size: int, views: Sequence[str] | None) -> None:
+    """A decoder process: paths in; pixels, or the JSON of a reason, out. Ends with its parent."""
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_AS, (DECODER_MEMORY, DECODER_MEMORY))
+    with contextlib.suppress(EOFError, ConnectionError, KeyboardInterrupt):
+        connection.send_bytes(b"ready")
+        while True:
+            path = os.fsdecode(connection.recv_bytes())
+            try:
+                outcome = load(path, preset, size, views)
+            except MemoryError:
+                outcome = Rejected("too_large", f"needs more than {DECODER_MEMORY >> 30} GiB")
+            if isinstance(outcome, np.ndarray):
+                connection.send_bytes(b"")
+                connection.send_bytes(outcome)
+            else:
+                answer = [type(outcome).__name__, outcome.reason, outcome.detail]
+                connection.send_bytes(json.dumps(answer).encode())
+
+
+class _Decoder:
+    """A decoder process, replaced whenever a film kills it."""
+
+    def __init__(self, preset: str, size: int, views: Sequence[str] | None) -> None:
+        self._arguments = preset, size, views
+        self._start()
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__])
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, *self._arguments), daemon=True)
+        self._process.start()
+        theirs.close()
+        try:
+            self._connection.recv_bytes()
+        except EOFError:
+            raise RuntimeError("a decoder process ended before it was ready") from None
+
+    def stop(self) -> int:
+        """Ends the process and returns its exit code; minus a signal's number if one ended it."""
+        self._process.kill()
+        self._process.join()
+        self._connection.close()
+        return self._process.exitcode
+
+    def __call__(self, film: files.InputFile) -> Image | Skipped | Rejected:
+        try:
+            self._connection.send_bytes(os.fsencode(film.path))
+            if not self._connection.poll(DECODE_SECONDS):
+                self.stop()
+                self._start()
+                return Rejected("timed_out", f"not decoded within {DECODE_SECONDS} s")
+            answer = self._connection.recv_bytes()
+            if answer:
+                kind, reason, detail = json.loads(answer)
+                return {"Skipped": Skipped, "Rejected": Rejected}[kind](reason, detail)
+            image = np.empty((self._arguments[1], self._arguments[1], 1), np.float32)
+            self._connection.recv_bytes_into(image)
+            return image
+        except (EOFError, ConnectionError):
+            code = self.stop()
+            self._start()
+            return Rejected("crashed", f"its decoder process ended with exit code {code}")
+
+
+def decode(
+    films: Iterable[files.InputFile],
+    preset: str,
+    size: int,
+    views: Sequence[str] | None,
+    workers: int,
+    ahead: int,
+) -> Iterator[tuple[files.InputFile, Image | Skipped | Rejected]]:
+    """Reads films in parallel processes and gives them back in order.
+
+    Args:
+        films: what to read.
+        preset: a key of `PRESETS`.
+        size: side of the network input in pixels.
+        views: ViewPositions to keep; None keeps all.
+        workers: number of processes.
+        ahead: films decoded before they are asked for; bounds the memory.
+
+    Raises:
+        RuntimeError: the processes cannot be started.
+    """
+    idle: queue.SimpleQueue[_Decoder] = queue.SimpleQueue()
+
+    def ask(film: files.InputFile) -> Image | Skipped | Rejected:
+        decoder = idle.get()
+        try:
+            return decoder(film)
+        finally:
+            idle.put(decoder)
+
+    films = iter(films)
+    pending: collections.deque = collections.deque()
+    with concurrent.futures.ThreadPoolExecutor(workers, "decoder") as threads:
+        decoders = list(threads.map(lambda _: _Decoder(preset, size, views), range(workers)))
+        for decoder in decoders:
+            idle.put(decoder)
+        try:
+            while True:
+                for film in itertools.islice(films, max(ahead, 1) - len(pending)):
+                    pending.append((film, threads.submit(ask, film)))
+                if not pending:
+                    return
+                film, outcome = pending.popleft()
+                yield film, outcome.result()
+        finally:
+            for _, outcome in pending:
+                outcome.cancel()
+            concurrent.futures.wait(outcome for _, outcome in pending)
+            for decoder in decoders:
+                decoder.stop()
+
+
+def batches(
+    decoded: Iterable[tuple[files.InputFile, Image | Skipped | Rejected]],
+    batch_size: int,
+    drop: Callable[[files.InputFile, Skipped | Rejected], None],
+) -> Iterator[Batch]:
+    """Packs images into batches of `batch_size`; gives what is no image to `drop`."""
+    films: list[files.InputFile] = []
+    rows: list[np.ndarray] = []
+    for film, outcome in decoded:
+        if not isinstance(outcome, np.ndarray):
+            drop(film, outcome)
+            continue
+        films.append(film)
+        rows.append(outcome)
+        if len(rows) == batch_size:
+            yield _pack(films, rows, batch_size)
+            films, rows = [], []
+    if rows:
+        yield _pack(films, rows, batch_size)
+
+
+def _pack(films: Sequence[files.InputFile], rows: Sequence[np.ndarray], batch_size: int) -> Batch:
+    image = np.zeros((batch_size, *rows[0].shape), np.float32)
+    np.stack(rows, out=image[: len(rows)])
+    return Batch(image, np.arange(batch_size) < len(rows), films)

@@ -1,0 +1,91 @@
+"""What the commands share: a typed config from flags, a `--help` made of it, errors as sentences."""
+
+import dataclasses
+import difflib
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+import configs
+
+HELP_FLAGS = ("--help", "-h", "-help", "--helpshort", "--helpfull")
+
+
+def fields(config: Any, prefix: str = "config") -> Iterator[tuple[str, Any, str]]:
+    """Name, value and help of every knob of a config, in the order of the schema."""
+    for field in dataclasses.fields(config):
+        name, value = f"{prefix}.{field.name}", getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from fields(value, name)
+        else:
+            yield name, value, field.metadata["help"]
+
+
+def run(main: Callable[[Any], int], schema: type, usage: str) -> None:
+    """Parses the command line into a config and hands it to `main`; never returns.
+
+    `main` returns the exit code. A ValueError or OSError it raises is the user's to mend: its text
+    is printed and the exit code is 1. Where it came from is shown with `--verbosity=1`.
+
+    Args:
+        main: the command.
+        schema: dataclass of the config, for `--help` without `--config`.
+        usage: what `--help` prints above the table of knobs.
+    """
+    flag = config_flags.DEFINE_config_file(
+        "config", help_string="file whose get_config() returns the config"
+    )
+
+    def parse(argv: Sequence[str]) -> list[str]:
+        asks_help = any(argument in HELP_FLAGS for argument in argv)
+        try:
+            rest = flags.FLAGS([_find_config(a) for a in argv if a not in HELP_FLAGS])
+        except KeyError as error:  # ml_collections' answer to a field that does not exist
+            sys.exit(f"error: {error.args[0]}{_similar_field(argv, schema)}")
+        except (flags.Error, OSError) as error:
+            sys.exit(f"error: {error}")
+        if len(rest) > 1:
+            sys.exit(f"error: {rest[1]!r} is no flag; expected --config.<field>=<value>")
+        if asks_help:
+            print(usage.strip(), "\n\nKnobs and their values now:")
+            for name, value, text in fields(flag.value or schema()):
+                print(f"  --{name}={value}\n      {text}")
+            sys.exit(0)
+        return rest
+
+    def guarded(_: Sequence[str]) -> int:
+        if flag.value is None:
+            sys.exit(f"error: no --config given\n\n{usage.strip()}")
+        try:
+            return main(flag.value)
+        except KeyboardInterrupt:
+            sys.exit("\nstopped: the same command goes on from here")
+        except (ValueError, OSError) as error:
+            logging.debug("the error came from here", exc_info=True)
+            text = f"{error.strerror}: {error.filename}" if getattr(error, "filename", 0) else error
+            sys.exit(f"error: {text}")
+
+    app.run(guarded, flags_parser=parse)
+
+
+def _find_config(argument: str) -> str:
+    """`--config configs/x.py` also means the installed one when there is none in this folder."""
+    name, mark, path = argument.rpartition("=")
+    installed = os.path.join(os.path.dirname(configs.__file__), os.path.basename(path))
+    if path.startswith("configs/") and not os.path.exists(path) and os.path.exists(installed):
+        return name + mark + installed
+    return argument
+
+
+def _similar_field(argv: Sequence[str], schema: type) -> str:
+    known = [name for name, _, _ in fields(schema())]
+    for argument in argv:
+        name = argument.lstrip("-").partition("=")[0]
+        if name.startswith("config.") and name not in known:
+            similar = difflib.get_close_matches(name, known, n=1)
+            return f": --{name}" + (f"; did you mean --{similar[0]}?" if similar else "")
+    return ""

@@ -1,0 +1,72 @@
+"""The house rules, read from the imports: who may know whom, and who may know which library."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+SIBLINGS = ("encoder", "heads", "input_pipeline")
+# library -> path prefixes that may import it
+ALLOWED = {
+    "apache_beam": ("input_pipeline/", "scripts/preprocess.py"),
+    "flax": ("encoder/", "heads/"),
+    "pydicom": ("input_pipeline/",),
+    "tensorflow": ("input_pipeline/", "encoder/sources/"),
+    "tensorflow_datasets": ("input_pipeline/",),
+    "torch": (),
+}
+ENCODER_MAY_IMPORT = {"encoder", "flax", "jax", "jaxtyping", "numpy", "orbax"}
+
+
+def sources() -> list[str]:
+    folders = (*SIBLINGS, "configs", "scripts")
+    return sorted(p.relative_to(ROOT).as_posix() for f in folders for p in (ROOT / f).rglob("*.py"))
+
+
+def imports(source: str) -> set[str]:
+    """Full names of the modules that a file imports anywhere, also inside functions."""
+    names = set()
+    for node in ast.walk(ast.parse((ROOT / source).read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{source} imports relatively"
+            names.add(node.module)
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("source", sources())
+def test_imports_stay_inside_the_house(source):
+    packages = {name.split(".")[0] for name in imports(source)}
+    room = source.split("/")[0]
+    if room in SIBLINGS:
+        strangers = {*SIBLINGS, "scripts", "configs"} - {room}
+        assert not packages & strangers, f"{source} imports {packages & strangers}"
+    if room == "configs":
+        assert not packages & {*SIBLINGS, "scripts"}
+    for library, allowed in ALLOWED.items():
+        assert library not in packages or source.startswith(allowed), f"{source} imports {library}"
+    if room != "scripts":
+        assert "absl" not in packages, f"{source} imports absl"
+
+
+@pytest.mark.parametrize("source", [s for s in sources() if s.startswith("encoder/")])
+def test_the_encoder_needs_little(source):
+    packages = {name.split(".")[0] for name in imports(source)} - sys.stdlib_module_names
+    if not source.startswith("encoder/sources/"):
+        assert packages <= ENCODER_MAY_IMPORT, packages - ENCODER_MAY_IMPORT
+
+
+def test_help_imports_nothing_heavy():
+    program = (
+        "import sys; sys.argv = ['embed.py', '--help']\n"
+        "from scripts import embed\n"
+        "try:\n    embed.main()\n"
+        "finally:\n    print(sorted({'jax', 'tensorflow', 'flax', 'pydicom'} & set(sys.modules)))"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert run.stdout.splitlines()[-1] == "[]", run.stdout + run.stderr

@@ -1,0 +1,137 @@
+import gzip
+import os
+
+import fsspec
+import pytest
+
+from input_pipeline import files
+
+
+def touch(folder, *names):
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+
+
+def keys(path, **options):
+    return [film.key for film in files.list_inputs(str(path), **options).files]
+
+
+def test_a_folder_is_searched_recursively_and_what_is_left_out_is_counted(tmp_path):
+    touch(tmp_path, "b/2.dcm", "a/1.DCM", "a/scan", "a/1.2.840.113", "a/x.png", "a/.hidden.dcm")
+    touch(tmp_path, "a/report.txt", "b/report.txt", "b/index.html", ".git/c.dcm")
+    listing = files.list_inputs(str(tmp_path))
+    assert [f.key for f in listing.files] == ["a/1", "a/1.2.840.113", "a/scan", "a/x", "b/2"]
+    assert listing.files[0].path == str(tmp_path / "a/1.DCM")
+    assert listing.ignored == {".txt": 2, ".html": 1}
+    assert keys(tmp_path, limit=2) == ["a/1", "a/1.2.840.113"]
+
+
+def test_links_are_followed_and_loops_end(tmp_path):
+    touch(tmp_path, "far/a.dcm", "near/b.dcm")
+    (tmp_path / "near/link").symlink_to(tmp_path / "far")
+    (tmp_path / "far/back").symlink_to(tmp_path / "near")
+    assert keys(tmp_path / "near") == ["b", "link/a"]
+
+
+def test_a_glob_keeps_the_tree_below_its_fixed_part(tmp_path):
+    touch(tmp_path, "p10/s1/a.dcm", "p11/s2/b.dcm", "p11/s2/c.png")
+    assert keys(tmp_path / "p1*/**/*.dcm") == ["p10/s1/a", "p11/s2/b"]
+    assert keys(tmp_path / "p11/s2/[bc].*") == ["b", "c"]
+
+
+def test_a_folder_whose_name_looks_like_a_glob(tmp_path):
+    touch(tmp_path, "films [2020]/a.dcm")
+    assert keys(tmp_path / "films [2020]") == ["a"]
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".csv", ".csv.gz"])
+def test_lists_name_films_relative_to_themselves(tmp_path, suffix):
+    touch(tmp_path, "files/p10/a.dcm", "files/p11/b.dcm")
+    rows = ["files/p11/b.dcm", "files/p10/a.dcm", "files/p10/a.dcm"]
+    text = "\n".join(rows if suffix == ".txt" else ["subject_id,path", *(f"1,{r}" for r in rows)])
+    data = gzip.compress(text.encode()) if suffix.endswith(".gz") else text.encode()
+    (tmp_path / f"list{suffix}").write_bytes(data)
+    listing = files.list_inputs(str(tmp_path / f"list{suffix}"))
+    assert [f.key for f in listing.files] == ["files/p10/a", "files/p11/b"]
+    assert listing.repeated == 1
+
+
+def test_a_list_of_films_elsewhere_keeps_their_common_tree(tmp_path):
+    (tmp_path / "lists").mkdir()
+    paths = [f"{tmp_path}/data/x/a.dcm", "../data/y/../y/b.dcm", f"{tmp_path}/data/xy/c.dcm"]
+    (tmp_path / "lists/list.txt").write_text("\n".join(paths))
+    assert keys(tmp_path / "lists/list.txt") == ["x/a", "xy/c", "y/b"]
+
+
+def test_a_single_film(tmp_path):
+    touch(tmp_path, "a.dcm")
+    assert keys(tmp_path / "a.dcm") == ["a"]
+
+
+def test_remote_addresses():
+    fs = fsspec.filesystem("memory")
+    for name in ("p10/a.dcm", "p11/b.dcm", "p11/.c.dcm", "p11/x.txt"):
+        fs.pipe_file(f"/films/{name}", b"film")
+    listing = files.list_inputs("memory://films")
+    assert [f.key for f in listing.files] == ["p10/a", "p11/b"]
+    assert all(files.is_remote(f.path) for f in listing.files)
+    assert files.read_bytes(listing.files[0].path) == b"film"
+    assert keys("memory://films/p1*/*.dcm") == ["p10/a", "p11/b"]
+    fs.pipe_file("/films/list.txt", b"p11/b.dcm\np10/../p10/a.dcm\n")
+    assert keys("memory://films/list.txt") == ["p10/a", "p11/b"]
+    fs.rm("/films", recursive=True)
+
+
+def test_errors_say_what_was_found(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere does not exist; expected a folder"):
+        files.list_inputs(str(tmp_path / "nowhere"))
+    touch(tmp_path, "x.txt", "y.txt")
+    with pytest.raises(FileNotFoundError, match=r"no film in .*found 2 \.txt"):
+        files.list_inputs(str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="no film in .*found nothing"):
+        files.list_inputs(str(tmp_path / "*.dcm"))
+    (tmp_path / "t.csv").write_text("subject,label\n1,2\n")
+    with pytest.raises(ValueError, match="columns subject, label; expected exactly one of path"):
+        files.list_inputs(str(tmp_path / "t.csv"))
+    (tmp_path / "mixed.txt").write_text("gs://bucket/a.dcm\n/data/b.dcm\n")
+    with pytest.raises(ValueError, match="a list mixes"):
+        files.list_inputs(str(tmp_path / "mixed.txt"))
+
+
+def test_two_films_with_one_output_are_both_named(tmp_path):
+    touch(tmp_path, "a/1.dcm", "a/1.png")
+    with pytest.raises(ValueError, match=r"a/1\.dcm and .*a/1\.png would write one output, a/1"):
+        files.list_inputs(str(tmp_path))
+
+
+def test_an_unreadable_folder_is_an_error(tmp_path, monkeypatch):
+    touch(tmp_path, "a/1.dcm", "b/2.dcm")
+    scandir = os.scandir
+
+    def forbidden(path):
+        if str(path).endswith("/b"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", forbidden)
+    with pytest.raises(PermissionError, match="Permission denied"):
+        files.list_inputs(str(tmp_path))
+
+
+def test_files_appear_whole_or_not_at_all(tmp_path, monkeypatch):
+    scratch = tmp_path / ".partial"
+    scratch.mkdir()
+    target = tmp_path / "deep/er/x.bin"
+    files.write_whole(str(target), b"content", str(scratch))
+    assert target.read_bytes() == b"content"
+    assert not list(scratch.iterdir())
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        files.write_whole(str(tmp_path / "y.bin"), b"content", str(scratch))
+    assert not (tmp_path / "y.bin").exists()
