@@ -1,0 +1,31 @@
+# Two commands do everything: `make demo` and `make test`. Each first sets up .venv if needed.
+
+PYTHON ?= python3
+BIN := .venv/bin
+DEMO := demo
+
+.PHONY: demo test lint clean
+
+demo: .venv/ready
+	$(BIN)/python scripts/synthetic_mimic.py --output $(DEMO)/mimic
+	$(BIN)/python scripts/embed.py --config configs/demo.py \
+		--config.input.path=$(DEMO)/mimic/files --config.input.views=AP,PA \
+		--config.encoder.weights=random --config.output.path=$(DEMO)/embeddings
+	$(BIN)/python scripts/contact_sheet.py --input $(DEMO)/mimic --output $(DEMO)/films.png
+
+test: .venv/ready
+	$(BIN)/python -m pytest
+
+lint: .venv/ready
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+.venv/ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: $(PYTHON) is older than 3.11: make PYTHON=/path/to/python3.11 ..."; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv $(DEMO)

@@ -1,0 +1,199 @@
+import csv
+import errno
+import json
+import subprocess
+
+import fsspec
+import numpy as np
+import pytest
+
+from input_pipeline import files, outputs
+from input_pipeline.dicom import Rejected, Skipped
+from input_pipeline.embeddings import FORMATS
+
+FILMS = [files.InputFile(f"/in/p{i % 3}/{i:02d}.dcm", f"p{i % 3}/{i:02d}") for i in range(10)]
+IDENTITY = {"weights": "abc", "preset": "native", "views": ("AP", "PA")}
+
+
+def vector(film):
+    return np.full(4, int(film.key[-2:]), np.float32)
+
+
+def outcome(film):
+    if film.key.endswith("3"):
+        return Rejected("truncated", "12 of 20 bytes")
+    return Skipped("view", "LATERAL") if film.key.endswith("4") else vector(film)
+
+
+def run(folder, layout="per_image", format="tfrecord", stop_after=None, films=FILMS, **identity):
+    """Plays a run; `stop_after` leaves it, as a crash would, after so many films."""
+    planned = outputs.plan(films, layout, format, shards=3)
+    with outputs.open_run(str(folder), planned, format, IDENTITY | identity, {}) as opened:
+        for film in opened.todo[:stop_after]:
+            opened.add(film, outcome(film))
+        if stop_after is None:
+            opened.finish()
+        return opened
+
+
+def tree(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_one_file_a_film_beside_manifest_tables_and_checksums(tmp_path):
+    run(tmp_path)
+    written = tree(tmp_path)
+    tables = {"manifest.json", "rejected.csv", "skipped.csv", "SHA256SUMS.txt"}
+    expected = {f"{f.key}.tfrecord" for f in FILMS if f.key[-1] not in "34"}
+    assert set(written) == expected | tables
+    (record,) = FORMATS["tfrecord"].decode(written["p1/01.tfrecord"])
+    assert record.image_id == "/in/p1/01.dcm"
+    np.testing.assert_array_equal(record.embedding, vector(FILMS[1]))
+    rows = list(csv.reader(written["rejected.csv"].decode().splitlines()))
+    assert rows == [
+        ["image_id", "reason", "detail"],
+        [FILMS[3].path, "truncated", "12 of 20 bytes"],
+    ]
+    rows = list(csv.reader(written["skipped.csv"].decode().splitlines()))
+    assert rows[1:] == [[FILMS[4].path, "view", "LATERAL"]]
+    manifest = json.loads(written["manifest.json"])
+    counts = {k: manifest[k] for k in ("complete", "embedded", "skipped", "rejected")}
+    assert counts == {"complete": True, "embedded": 8, "skipped": 1, "rejected": 1}
+    check = subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS.txt"], cwd=tmp_path)
+    assert check.returncode == 0
+    assert len(written["SHA256SUMS.txt"].splitlines()) == len(written) - 1
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_shards_hold_their_films_in_order(tmp_path, format):
+    run(tmp_path, "sharded", format)
+    names = sorted(n for n in tree(tmp_path) if n.startswith("embeddings-"))
+    suffix = FORMATS[format].suffix
+    assert names == [f"embeddings-0000{i}-of-00003{suffix}" for i in range(3)]
+    ids = [r.image_id for n in names for r in FORMATS[format].decode(tree(tmp_path)[n])]
+    assert ids == [f.path for f in FILMS if f.key[-1] not in "34"]
+
+
+@pytest.mark.parametrize("layout", outputs.LAYOUTS)
+@pytest.mark.parametrize("stop_after", range(11))
+def test_stopped_anywhere_and_run_again_gives_the_same_folder(tmp_path, layout, stop_after):
+    run(tmp_path / "whole", layout)
+    run(tmp_path / "stopped", layout, stop_after=stop_after)
+    assert not json.loads((tmp_path / "stopped/manifest.json").read_text())["complete"]
+    again = run(tmp_path / "stopped", layout)
+    assert again.done + len(again.todo) == len(FILMS)
+    assert tree(tmp_path / "stopped") == tree(tmp_path / "whole")
+
+
+def test_finished_films_are_not_made_again(tmp_path):
+    run(tmp_path)
+    again = run(tmp_path)
+    assert again.done == 8
+    assert [f.key for f in again.todo] == ["p0/03", "p1/04"]
+
+
+def test_a_film_that_can_be_read_at_last_joins_its_shard(tmp_path, monkeypatch):
+    monkeypatch.setitem(globals(), "outcome", lambda film: Rejected("unreadable", ""))
+    run(tmp_path / "late", "sharded")
+    monkeypatch.undo()
+    run(tmp_path / "late", "sharded")
+    run(tmp_path / "once", "sharded")
+    assert tree(tmp_path / "late") == tree(tmp_path / "once")
+
+
+@pytest.mark.parametrize("layout", outputs.LAYOUTS)
+def test_damaged_outputs_are_made_again(tmp_path, layout):
+    run(tmp_path, layout)
+    whole = tree(tmp_path)
+    name = next(n for n in whole if n.endswith(".tfrecord"))
+    for damage in (b"", whole[name][:-3], whole[name][:20] + b"\0" + whole[name][21:]):
+        (tmp_path / name).write_bytes(damage)
+        assert run(tmp_path, layout).damaged == 1 or (damage == b"" and layout == "sharded")
+        assert tree(tmp_path) == whole
+
+
+def test_another_identity_is_refused_and_named(tmp_path):
+    run(tmp_path, stop_after=5)
+    before = tree(tmp_path)
+    with pytest.raises(ValueError, match="weights: 'abc' there, 'xyz' asked for"):
+        run(tmp_path, weights="xyz")
+    with pytest.raises(ValueError, match="preset: 'native' there, 'imagenet' asked for"):
+        run(tmp_path, preset="imagenet")
+    assert tree(tmp_path) == before
+
+
+def test_other_films_are_refused(tmp_path):
+    run(tmp_path / "a")
+    with pytest.raises(
+        ValueError, match=r"3 embedding files that this run would not make, such as"
+    ):
+        run(tmp_path / "a", films=FILMS[:7])
+    run(tmp_path / "b", "sharded")
+    with pytest.raises(ValueError, match="which this run would not put there"):
+        run(tmp_path / "b", "sharded", films=FILMS[:7])
+    run(tmp_path / "c", films=FILMS[:7])
+    assert run(tmp_path / "c").done == 5, "more films of the same input may follow"
+    (tmp_path / "c/manifest.json").unlink()
+    with pytest.raises(ValueError, match=r"holds 8 embedding files but no manifest\.json"):
+        run(tmp_path / "c")
+
+
+def test_two_runs_at_once_are_refused(tmp_path):
+    with outputs.claim(str(tmp_path)), pytest.raises(BlockingIOError, match="another run"):
+        run(tmp_path)
+    run(tmp_path)
+
+
+def test_a_full_disk_stops_the_run_and_what_is_there_stays_whole(tmp_path, monkeypatch):
+    write_whole, written = files.write_whole, []
+
+    def full(path, data, scratch):
+        written.append(path)
+        if len(written) > 4:
+            raise OSError(errno.ENOSPC, "No space left on device", path)
+        write_whole(path, data, scratch)
+
+    monkeypatch.setattr(files, "write_whole", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        run(tmp_path)
+    monkeypatch.undo()
+    again = run(tmp_path)
+    assert (again.done, again.damaged) == (3, 0)
+    run(tmp_path / "whole")
+    assert {n for n in tree(tmp_path) if "/" in n} >= {n for n in tree(tmp_path / "whole")} - {
+        "manifest.json",
+        "rejected.csv",
+        "skipped.csv",
+        "SHA256SUMS.txt",
+    }
+
+
+def test_remote_folders():
+    run_remote = lambda **options: run("memory://out", **options)  # noqa: E731
+    run_remote(stop_after=6)
+    assert run_remote().done == 4
+    fs = fsspec.filesystem("memory")
+    assert json.loads(fs.cat_file("/out/manifest.json"))["embedded"] == 8
+    assert fs.exists("/out/p0/00.tfrecord")
+    fs.rm("/out", recursive=True)
+
+
+@pytest.mark.parametrize(
+    ("layout", "format", "shards", "message"),
+    [
+        ("flat", "tfrecord", 3, "output.layout is 'flat'; expected one of per_image, sharded"),
+        ("sharded", "csv", 3, "output.format is 'csv'; expected one of tfrecord, npz, parquet"),
+        ("per_image", "parquet", 3, "use layout sharded"),
+        ("sharded", "npz", 0, "output.shards is 0"),
+    ],
+)
+def test_plans_that_make_no_sense(layout, format, shards, message):
+    with pytest.raises(ValueError, match=message):
+        outputs.plan(FILMS, layout, format, shards)
+
+
+def test_there_are_no_more_shards_than_films():
+    assert [o.name for o in outputs.plan(FILMS[:2], "sharded", "npz", 32)] == [
+        "embeddings-00000-of-00002.npz",
+        "embeddings-00001-of-00002.npz",
+    ]

@@ -1,0 +1,97 @@
+import multiprocessing
+import os
+import signal
+import threading
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from input_pipeline import pipeline
+from input_pipeline.dicom import Rejected
+from input_pipeline.files import InputFile
+
+
+def film(folder, name, value):
+    path = folder / f"{name}.png"
+    Image.fromarray(np.full((6, 4), value, np.uint8)).save(path)
+    return InputFile(str(path), name)
+
+
+def decode(films, size=8, workers=2, ahead=4):
+    return pipeline.decode(films, "native", size, None, workers, ahead)
+
+
+def test_films_come_back_in_order_with_bad_ones_in_their_place(tmp_path):
+    films = [film(tmp_path, f"{i:02d}", 10 * i) for i in range(12)]
+    (tmp_path / "05.png").write_bytes(b"nonsense")
+    films.append(InputFile(str(tmp_path / "gone.dcm"), "gone"))
+    decoded = list(decode(films))
+    assert [f for f, _ in decoded] == films
+    assert decoded[5][1].reason == "not_an_image"
+    assert decoded[12][1] == Rejected("unreadable", "No such file or directory")
+    for i in set(range(12)) - {5}:
+        assert decoded[i][1].shape == (8, 8, 1)
+        assert decoded[i][1].max() == pytest.approx(10 * i / 255, abs=1e-4)
+
+
+def test_names_that_are_not_utf8(tmp_path):
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png")
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(open(name, "wb"), format="PNG")
+    ((_, outcome),) = decode([InputFile(name, "odd")])
+    assert isinstance(outcome, np.ndarray)
+
+
+def waiting_films(folder):
+    """Two good films around one that never comes: a pipe that nobody writes to."""
+    os.mkfifo(folder / "stuck.dcm")
+    stuck = InputFile(str(folder / "stuck.dcm"), "stuck")
+    return [film(folder, "a", 1), stuck, film(folder, "b", 2)]
+
+
+def test_a_hanging_film_is_rejected_and_the_run_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline, "DECODE_SECONDS", 1)
+    outcomes = [outcome for _, outcome in decode(waiting_films(tmp_path), workers=1)]
+    assert outcomes[1] == Rejected("timed_out", "not decoded within 1 s")
+    assert isinstance(outcomes[0], np.ndarray) and isinstance(outcomes[2], np.ndarray)
+
+
+def test_a_film_that_kills_its_decoder_is_rejected_and_the_run_goes_on(tmp_path):
+    films = waiting_films(tmp_path)
+
+    def crash():
+        time.sleep(2)
+        for child in multiprocessing.active_children():
+            os.kill(child.pid, signal.SIGSEGV)
+
+    thread = threading.Thread(target=crash)
+    thread.start()
+    outcomes = [outcome for _, outcome in decode(films, workers=1)]
+    thread.join()
+    assert outcomes[1] == Rejected("crashed", "its decoder process ended with exit code -11")
+    assert isinstance(outcomes[0], np.ndarray) and isinstance(outcomes[2], np.ndarray)
+
+
+def test_leaving_early_leaves_no_process_behind(tmp_path):
+    films = [film(tmp_path, str(i), i) for i in range(9)]
+    for _ in decode(films):
+        break
+    assert not multiprocessing.active_children()
+
+
+def test_batches_are_full_and_the_last_one_is_padded(tmp_path):
+    images = [np.full((2, 2, 1), i, np.float32) for i in range(1, 6)]
+    films = [InputFile(str(i), str(i)) for i in range(7)]
+    outcomes = [*images[:2], Rejected("truncated", ""), images[2], Rejected("colour", "")]
+    dropped = []
+    found = list(
+        pipeline.batches(
+            zip(films, outcomes + images[3:], strict=True), 3, lambda *both: dropped.append(both)
+        )
+    )
+    assert [[f.key for f in b.films] for b in found] == [["0", "1", "3"], ["5", "6"]]
+    assert [b.mask.tolist() for b in found] == [[True] * 3, [True, True, False]]
+    np.testing.assert_array_equal(found[0].image[:, 0, 0, 0], [1, 2, 3])
+    np.testing.assert_array_equal(found[1].image[:, 0, 0, 0], [4, 5, 0])
+    assert [(f.key, why.reason) for f, why in dropped] == [("2", "truncated"), ("4", "colour")]
