@@ -1,7 +1,7 @@
 """EfficientNet B0 to B7 and L2 on one page (Tan and Le, arXiv 1905.11946; L2: arXiv 1911.04252).
 
-The parameter tree is flat and readable: `stem_conv`, `stem_bn`, `stage<i>_block<j>/...`, `head_conv`,
-`head_bn`, each with the leaves that Flax gives `nn.Conv` and `nn.BatchNorm`.
+The tree of variables is flat (`stem_conv`, `stem_bn`, `stage<i>_block<j>/...`, `head_conv`,
+`head_bn`), with the leaves that Flax gives `nn.Conv` and `nn.BatchNorm`: tests/golden lists L2's.
 """
 
 import functools
@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -70,8 +69,8 @@ def embedding_widths(variant: str, head_width: int | None) -> dict[str, int]:
         head_width: channels of the head convolution; None for a network without one.
 
     Returns:
-        For L2 with a head of 4096: `{"head": 4096, "pooled": 1376, "feature_map": 1376}`. `head` and
-        `pooled` are vectors; `feature_map` is the last stage before its average, [h w channel].
+        For L2 with a head of 4096 `{"head": 4096, "pooled": 1376, "feature_map": 1376}`. The first
+        two are vectors; `feature_map` is the last stage before its average, [h w channel].
     """
     last = scale_width(STAGES[-1][3], VARIANTS[variant].width)
     head = {} if head_width is None else {"head": head_width}
@@ -98,7 +97,7 @@ def conv_bn(
 ) -> Float[Array, "b h2 w2 features"]:
     """Convolution without bias and BatchNorm: submodules `<name>_conv`, `<name>_bn` of the caller.
 
-    The normalisation reads float32 whatever the compute dtype: 5e-4 more error in bfloat16 otherwise.
+    The normalisation computes in float32 whatever the dtype of the convolution.
     """
     x = nn.Conv(
         features,
@@ -121,7 +120,7 @@ def conv_bn(
 
 
 class SqueezeExcite(nn.Module):
-    """Scales every channel by a gate in (0, 1) computed from all channels' averages (1709.01507)."""
+    """Scales every channel by a gate in (0, 1), computed from all averages (arXiv 1709.01507)."""
 
     reduced: int
     dtype: Any

@@ -1,8 +1,8 @@
 """From files to batches: films are decoded in processes of their own and packed, padded, in order.
 
-A film is decoded by native code from bytes that nobody vouches for. So each decoder is a process: if
-it crashes or hangs on a film, that film is rejected, the process is replaced and the run goes on.
-What passes between processes is bytes, not pickles.
+A film is decoded by native code from bytes that nobody vouches for. So each decoder is a process:
+if it crashes or hangs on a film, that film is rejected, the process is replaced and the run goes
+on. What passes between processes is bytes, not pickles.
 """
 
 import collections
@@ -47,7 +47,7 @@ class Batch:
 
 
 def load(
-    path: str, preset: str, size: int, views: Sequence[str] | None
+    path: str, preset: str, size: int, views: tuple[str, ...] | None
 ) -> Image | Skipped | Rejected:
     """Reads one film as network input.
 
@@ -67,7 +67,7 @@ def load(
     return network_input(film, PRESETS[preset], size)
 
 
-def _serve(connection: Connection, preset: str, size: int, views: Sequence[str] | None) -> None:
+def _serve(connection: Connection, preset: str, size: int, views: tuple[str, ...] | None) -> None:
     """A decoder process: paths in; pixels, or the JSON of a reason, out. Ends with its parent."""
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_AS, (DECODER_MEMORY, DECODER_MEMORY))
@@ -90,7 +90,7 @@ def _serve(connection: Connection, preset: str, size: int, views: Sequence[str] 
 class _Decoder:
     """A decoder process, replaced whenever a film kills it."""
 
-    def __init__(self, preset: str, size: int, views: Sequence[str] | None) -> None:
+    def __init__(self, preset: str, size: int, views: tuple[str, ...] | None) -> None:
         self._arguments = preset, size, views
         self._start()
 
@@ -124,9 +124,8 @@ class _Decoder:
             if answer:
                 kind, reason, detail = json.loads(answer)
                 return {"Skipped": Skipped, "Rejected": Rejected}[kind](reason, detail)
-            image = np.empty((self._arguments[1], self._arguments[1], 1), np.float32)
-            self._connection.recv_bytes_into(image)
-            return image
+            size = self._arguments[1]
+            return np.frombuffer(self._connection.recv_bytes(), np.float32).reshape(size, size, 1)
         except (EOFError, ConnectionError):
             code = self.stop()
             self._start()
@@ -137,7 +136,7 @@ def decode(
     films: Iterable[files.InputFile],
     preset: str,
     size: int,
-    views: Sequence[str] | None,
+    views: tuple[str, ...] | None,
     workers: int,
     ahead: int,
 ) -> Iterator[tuple[files.InputFile, Image | Skipped | Rejected]]:

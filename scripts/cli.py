@@ -1,4 +1,4 @@
-"""What the commands share: a typed config from flags, a `--help` made of it, errors as sentences."""
+"""What the commands share: a typed config from flags, its `--help`, and errors as sentences."""
 
 import dataclasses
 import difflib

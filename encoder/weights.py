@@ -1,0 +1,378 @@
+"""The weights bundle: a directory with an Orbax checkpoint of the variables and `card.json`.
+
+The card says what the weights are and how images are prepared for them, so that nobody has to
+remember it. Whatever reads weights ends in `merge`, which names every leaf that does not fit.
+"""
+
+import concurrent.futures
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import pathlib
+import shutil
+import types
+import typing
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax import lax
+
+from encoder.efficientnet import VARIANTS, EfficientNet, embedding_widths
+
+FORMAT_VERSION = 1
+CARD = "card.json"
+CHECKPOINT = "checkpoint"
+HEAD_WIDTH = 4096  # of this project's own embedding
+
+Variables = dict[str, Any]  # {"params": ..., "batch_stats": ...}, nested dicts of arrays
+
+# What multiplies 1 / fan_in in the variance of random kernels, by layer; `random_variables` has the
+# reasons. 0.3557 is E[swish(z)^2] for z ~ N(0, 1), 0.25 the square of a half-open gate.
+GAINS = {
+    "stem_conv": 1.0,
+    "expand_conv": 1.0,
+    "depthwise_conv": 1 / 0.3557,
+    "reduce": 1.0,
+    "expand": 1.0,
+    "project_conv": 1 / (0.3557 * 0.25),
+    "head_conv": 1.0,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Card:
+    """What a bundle holds; `card.json` field by field.
+
+    Attributes:
+        variant: a key of `efficientnet.VARIANTS`.
+        head_width: channels of the head convolution; None: the network has none.
+        embeddings: the layers offered, with their widths: `efficientnet.embedding_widths`.
+        resolution: side of the square images the weights were trained for, in pixels.
+        preset: name of the preprocessing that the weights expect.
+        mean, std: of the normalisation that is part of that preprocessing, one a channel.
+        source: where the weights come from.
+        licence: its name, and the terms of use if there are others.
+        training_data: one sentence.
+        trained: False for random numbers, whatever they are called.
+        format_version: of this card.
+        digest: `digest` of the variables; `save_bundle` fills it in.
+    """
+
+    variant: str
+    head_width: int | None
+    embeddings: dict[str, int]
+    resolution: int
+    preset: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    source: str
+    licence: str
+    training_data: str
+    trained: bool
+    format_version: int = FORMAT_VERSION
+    digest: str = ""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where fields contradict one another."""
+        if self.variant not in VARIANTS:
+            raise ValueError(f"card: variant is {self.variant!r}, expected one of {[*VARIANTS]}")
+        offered = embedding_widths(self.variant, self.head_width)
+        if self.embeddings != offered:
+            raise ValueError(
+                f"card: embeddings are {self.embeddings}, but {self.variant} with head_width="
+                f"{self.head_width} offers {offered}: correct whichever is wrong"
+            )
+        if self.resolution <= 0 or min(self.std) <= 0:
+            raise ValueError(
+                f"card: resolution {self.resolution} and std {self.std} must be positive"
+            )
+
+
+def model_for(card: Card, dtype: Any = jnp.float32) -> EfficientNet:
+    """The network that the card's weights belong to, computing in `dtype`."""
+    return EfficientNet(card.variant, card.head_width, dtype)
+
+
+def abstract_variables(model: EfficientNet) -> Variables:
+    """Shapes and dtypes of the network's variables, without computing any (L2: 1 to 2 s)."""
+    model = model.clone(conv_general_dilated=lax.conv_general_dilated)  # half the tracing
+    images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    return jax.eval_shape(model.init, jax.random.key(0), images)
+
+
+def random_variables(model: EfficientNet, seed: int = 0) -> Variables:
+    """Untrained variables through which a signal survives: for demos, benchmarks and tests.
+
+    BatchNorm gets its identity statistics, so the kernels alone must hold the variance. A kernel of
+    variance gain / fan_in turns inputs of mean square q into outputs of variance gain * q, hence:
+    gain 1 after a linear layer, 1 / E[swish(z)^2] after a swish, and 1 / (0.25 E[swish(z)^2]) after
+    a swish and a half-open squeeze-and-excite gate. The projections of residual blocks are divided
+    by the number of blocks, so that all of them together add the variance of about one more signal.
+
+    The numbers are uniform (no transcendental functions) and each leaf is seeded by its own name:
+    every machine gets the same ones, in any order.
+
+    Args:
+        model: the network.
+        seed: another seed, other weights.
+
+    Returns:
+        Float32 NumPy leaves (L2: 1.9 GB, in 2 to 4 s).
+    """
+    expected = flatten_dict(abstract_variables(model), sep="/")
+    blocks = len({path.split("/")[1] for path in expected if "_block" in path})
+
+    def fill(path: str) -> np.ndarray:
+        shape = expected[path].shape
+        layer, leaf = path.split("/")[-2:]
+        if leaf != "kernel":
+            return np.full(shape, leaf in ("scale", "var"), np.float32)
+        variance = GAINS[layer] / math.prod(shape[:-1])
+        if layer == "project_conv" and "_block1/" not in path:
+            variance /= blocks
+        bits = np.random.SFC64([seed, zlib.crc32(path.encode())])
+        values = np.random.Generator(bits).random(shape, np.float32)
+        values -= np.float32(0.5)
+        values *= np.float32(math.sqrt(12 * variance))
+        return values
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        leaves = pool.map(fill, expected)
+        return unflatten_dict(dict(zip(expected, leaves, strict=True)), sep="/")
+
+
+def random_card(
+    variant: str | None,
+    resolution: int | None,
+    preset: str,
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+) -> Card:
+    """The card of `random_variables`, whose only use is to try things out.
+
+    Raises:
+        ValueError: the variant is unknown or missing.
+    """
+    if variant not in VARIANTS:
+        raise ValueError(
+            f"random weights of variant {variant!r}; expected one of {', '.join(VARIANTS)}"
+        )
+    return Card(
+        variant=variant,
+        head_width=HEAD_WIDTH,
+        embeddings=embedding_widths(variant, HEAD_WIDTH),
+        resolution=resolution or VARIANTS[variant].resolution,
+        preset=preset,
+        mean=mean,
+        std=std,
+        source="random",
+        licence="none: random numbers",
+        training_data="None: the network is untrained.",
+        trained=False,
+    )
+
+
+def cast_kernels(variables: Variables, dtype: Any) -> Variables:
+    """Kernels in the dtype of the computation: half the memory in bfloat16.
+
+    BatchNorm's leaves and the biases stay as they are: they are 0.5 % of the bytes, and the network
+    computes BatchNorm in float32.
+    """
+    leaves = flatten_dict(variables)
+    for keys in leaves:
+        if keys[-1] == "kernel":
+            leaves[keys] = leaves[keys].astype(dtype)
+    return unflatten_dict(leaves)
+
+
+def digest(variables: Variables) -> str:
+    """SHA-256 over every leaf's path, dtype, shape and values, in sorted order (L2: about 1 s).
+
+    It depends on the values only, not on the devices that hold them nor on how they are sharded.
+    """
+    total = hashlib.sha256()
+    for path, leaf in sorted(flatten_dict(variables, sep="/").items()):
+        if isinstance(leaf, jax.Array):
+            if not leaf.is_fully_replicated:
+                everywhere = jax.sharding.PartitionSpec()
+                mesh = leaf.sharding.mesh
+                leaf = jax.device_put(leaf, jax.sharding.NamedSharding(mesh, everywhere))
+            leaf = leaf.addressable_data(0)
+        leaf = np.ascontiguousarray(leaf)
+        total.update(f"{path} {leaf.dtype} {leaf.shape}\n".encode())
+        total.update(leaf.view(np.uint8))
+    return total.hexdigest()
+
+
+def merge(found: Mapping[str, Any], expected: Variables, origin: str) -> Variables:
+    """Arranges leaves into the network's tree; nothing is skipped and nothing made up.
+
+    Args:
+        found: "params/stem_conv/kernel" and so on -> a leaf; anything with a `shape`.
+        expected: `abstract_variables` of the network.
+        origin: where the leaves were found, for the error.
+
+    Returns:
+        The found leaves in the structure of `expected`.
+
+    Raises:
+        ValueError: names every missing, extra and misshapen leaf.
+    """
+    wanted = flatten_dict(expected, sep="/")
+    problems = [f"missing: {path} {wanted[path].shape}" for path in wanted if path not in found]
+    for path, leaf in found.items():
+        if path not in wanted:
+            problems.append(f"not expected: {path} {tuple(leaf.shape)}")
+        elif tuple(leaf.shape) != wanted[path].shape:
+            problems.append(f"shape: {path} is {tuple(leaf.shape)}, expected {wanted[path].shape}")
+    if problems:
+        raise ValueError(
+            f"{origin}: {len(problems)} of {len(wanted)} leaves do not fit the network; is the "
+            "variant or the head_width another one?\n  " + "\n  ".join(problems)
+        )
+    return unflatten_dict({path: found[path] for path in wanted}, sep="/")
+
+
+def save_bundle(path: str | os.PathLike, variables: Variables, card: Card) -> Card:
+    """Writes a bundle under a temporary name beside `path`, then renames it.
+
+    Args:
+        path: the directory to make. From one process only.
+        variables: NumPy or JAX leaves.
+        card: its digest is filled in.
+
+    Returns:
+        The card as written.
+
+    Raises:
+        FileExistsError: `path` exists.
+        ValueError: the variables are not those of the card's network.
+    """
+    from orbax import checkpoint as ocp  # 0.7 s that only those who need it pay
+
+    path = pathlib.Path(path).absolute()
+    if path.exists():
+        raise FileExistsError(f"{path} exists already: remove it or choose another name")
+    merge(flatten_dict(variables, sep="/"), abstract_variables(model_for(card)), "the variables")
+    card = dataclasses.replace(card, digest=digest(variables))
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(partial / CHECKPOINT, variables)
+        (partial / CARD).write_text(json.dumps(dataclasses.asdict(card), indent=2) + "\n")
+        partial.rename(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return card
+
+
+def load_card(path: str | os.PathLike) -> Card:
+    """Reads and checks a bundle's card.
+
+    Raises:
+        FileNotFoundError: there is no card.
+        ValueError: it is not JSON, its format is newer than this program, or a field is missing,
+            unknown, of another type or contradicts the others.
+    """
+    file = pathlib.Path(path) / CARD
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{file} not found: expected a weights bundle, a folder with {CARD} and {CHECKPOINT}/"
+        )
+    try:
+        fields = json.loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(f"{file} is no JSON: {error}; make the bundle again") from None
+    hints = typing.get_type_hints(Card)
+    if not isinstance(fields, dict):
+        raise ValueError(f"{file} holds a {type(fields).__name__}, expected fields {[*hints]}")
+    version = fields.get("format_version")
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise ValueError(
+            f"{file} has format_version {version}, this program reads up to {FORMAT_VERSION}: "
+            "update cxr-embeddings"
+        )
+    problems = [f"missing: {name}" for name in hints if name not in fields]
+    for name, value in fields.items():
+        if name not in hints:
+            problems.append(f"not expected: {name}")
+        elif not _fits(value, hints[name]):
+            problems.append(f"{name} is {value!r}, expected {hints[name]}")
+    if problems:
+        raise ValueError(f"{file} does not fit the format of cards:\n  " + "\n  ".join(problems))
+    for name in ("mean", "std"):
+        fields[name] = tuple(map(float, fields[name]))
+    return Card(**fields)
+
+
+def _fits(value: object, hint: Any) -> bool:
+    """Whether a value out of JSON is of a type; lists stand for tuples and integers for floats."""
+    parts = typing.get_args(hint)
+    match typing.get_origin(hint):
+        case types.UnionType:
+            return any(_fits(value, part) for part in parts)
+        case kind if kind is dict:
+            return isinstance(value, dict) and all(_fits(v, parts[1]) for v in value.values())
+        case kind if kind is tuple:
+            same_length = isinstance(value, list) and len(value) == len(parts)
+            return same_length and all(map(_fits, value, parts))
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return type(value) is hint
+
+
+def load_variables(
+    path: str | os.PathLike,
+    card: Card,
+    *,
+    dtype: Any = jnp.float32,
+    shardings: Any = None,
+    verify: bool = True,
+) -> Variables:
+    """Reads a bundle's variables straight to their devices.
+
+    Args:
+        path: the bundle.
+        card: its card, from `load_card`.
+        dtype: of the kernels; see `cast_kernels`.
+        shardings: a `jax.sharding.Sharding`, or a tree of them that is a prefix of the variables;
+            None for the default device.
+        verify: compare the digest with the card's.
+
+    Returns:
+        The variables as `jax.Array`s.
+
+    Raises:
+        FileNotFoundError: there is no checkpoint.
+        ValueError: it cannot be read, is not that of the card's network, or another digest.
+    """
+    from orbax import checkpoint as ocp
+
+    folder = pathlib.Path(path).absolute() / CHECKPOINT
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} not found: {path} is no complete weights bundle")
+    if shardings is None:
+        shardings = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    expected = abstract_variables(model_for(card))
+    with ocp.StandardCheckpointer() as checkpointer:
+        stored = checkpointer.metadata(folder).item_metadata.tree
+        stored = merge(flatten_dict(stored, sep="/"), expected, str(folder))
+        target = jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            stored,
+            jax.tree.broadcast(shardings, stored),
+        )
+        variables = checkpointer.restore(folder, target)
+    if verify and (found := digest(variables)) != card.digest:
+        raise ValueError(
+            f"{folder} has digest {found}, but its card says {card.digest}: the weights were "
+            "changed or damaged; fetch or convert them again"
+        )
+    return cast_kernels(variables, dtype)

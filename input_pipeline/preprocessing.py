@@ -1,0 +1,267 @@
+"""How a film becomes network input: an intensity rule and a resize rule, named by `PRESETS`.
+
+An intensity rule is one lookup table over stored values, so its cost is that of indexing and no
+image is ever held in float64. Rules and resizes are plain functions; a preset is a row of a table.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Float, Float32, Integer, Real, UInt, UInt16
+from PIL import Image
+
+from input_pipeline.dicom import Film, Lut
+
+# Intensity: film -> unsigned image
+
+
+def toolkit_intensity(film: Film) -> UInt[np.ndarray, "height width"]:
+    """The CXR Foundation toolkit's DICOM -> PNG rule, bit for bit: uint16, or uint8 kept as it is.
+
+    Modality LUT or rescale; first window to 0 ... 65535, its centre and width cut to integers if
+    the header has several; MONOCHROME1 inverted about the largest value; shifted to start at 0;
+    stretched to the whole of uint16, unless still 8 bits. VOI LUT and VOILUTFunction are ignored.
+    Every step truncates or not as there. Where that program fails (a 12-bit modality LUT, an empty
+    window) this one does what the header says. A constant image becomes all 65535.
+
+    Source: Google-Health/imaging-research, cxr-foundation, example_generator_lib.py, January 2023.
+    """
+    values = _stored_values(film)
+    gray = values
+    if film.modality_lut:
+        gray = _look_up(film.modality_lut, values)
+        gray = gray.astype(np.uint8 if film.modality_lut.bits == 8 else np.uint16)
+    elif film.rescale:
+        slope, intercept = film.rescale
+        gray = values.astype(np.float64) * slope + intercept
+    if film.window_centers:
+        (center, *more_centers), (width, *more_widths) = film.window_centers, film.window_widths
+        center = int(center) if more_centers else center
+        width = int(width) if more_widths else width
+        low, high = center - width / 2, center - 1 + width / 2
+        gray = np.interp(gray.clip(low, high), (low, high), (0, 65535))
+    if film.photometric == "MONOCHROME1":
+        gray = gray.max() - gray
+    if gray.dtype.kind == "i":  # in the next wider type, as int16 would overflow
+        gray = gray.astype(np.int32)
+        gray = (gray - gray.min()).astype(f"u{values.itemsize}")
+    elif gray.dtype.kind == "f":
+        gray = gray - gray.min()
+        if gray.max() > 65535:
+            gray = np.minimum(gray * (65535 / gray.max()), 65535)
+        gray = gray.astype(np.uint16)
+    if gray.dtype != np.uint8:
+        gray = np.interp(gray, (gray.min(), gray.max()), (0, 65535)).astype(np.uint16)
+    return _apply_table(film, values, gray)
+
+
+def dicom_intensity(film: Film) -> UInt16[np.ndarray, "height width"]:
+    """The standard's greyscale pipeline (PS3.4 N.2), 0 = black to 65535 = white.
+
+    Modality LUT or rescale (PS3.3 C.11.1); VOI LUT, else the first window by its function
+    (C.11.2.1.2, C.11.2.1.3), else the identity over all values that the stored bits can take
+    (C.11.2: no VOI transformation); inverted once if the film is MONOCHROME1 (C.7.6.3.1.2) or its
+    Presentation LUT Shape INVERSE (C.11.6.1.2; the two go together by C.8.11.3, and where a file
+    says MONOCHROME1 with IDENTITY, the type 1 attribute prevails).
+    """
+    values = _stored_values(film)
+    signed = values.dtype.kind == "i"
+    bounds = np.array((0, (1 << film.bits_stored) - 1)) - (signed << film.bits_stored - 1)
+    gray = values.astype(np.float64)
+    if film.modality_lut:
+        gray = _look_up(film.modality_lut, gray).astype(np.float64)
+        bounds = np.array((0, (1 << film.modality_lut.bits) - 1))
+    elif film.rescale:
+        slope, intercept = film.rescale
+        gray, bounds = gray * slope + intercept, bounds * slope + intercept
+    if film.voi_lut:
+        gray = _look_up(film.voi_lut, gray) / ((1 << film.voi_lut.bits) - 1)
+    elif film.window_centers:
+        window = VOI_FUNCTIONS[film.voi_function]
+        gray = window(gray, film.window_centers[0], film.window_widths[0])
+    else:
+        gray = (gray - bounds.min()) / np.ptp(bounds)
+    gray = gray.clip(0, 1)
+    if film.photometric == "MONOCHROME1" or film.presentation_lut_shape == "INVERSE":
+        gray = 1 - gray
+    return _apply_table(film, values, np.rint(gray * 65535).astype(np.uint16))
+
+
+def _linear(x: Float[np.ndarray, "n"], center: float, width: float) -> Float[np.ndarray, "n"]:
+    """PS3.3 C.11.2.1.2.1; width 1 is a threshold. Values beyond 0 ... 1 are the caller's to cut."""
+    return (x - (center - 0.5 - (width - 1) / 2)) / max(width - 1, 1e-9)
+
+
+def _linear_exact(x: Float[np.ndarray, "n"], center: float, width: float) -> Float[np.ndarray, "n"]:
+    """PS3.3 C.11.2.1.3.2."""
+    return (x - center) / width + 0.5
+
+
+def _sigmoid(x: Float[np.ndarray, "n"], center: float, width: float) -> Float[np.ndarray, "n"]:
+    """PS3.3 C.11.2.1.3.1: 1 / (1 + exp(-4 (x - center) / width)), in a form without overflow."""
+    return 0.5 + 0.5 * np.tanh(2 * (x - center) / width)
+
+
+VOI_FUNCTIONS = {"LINEAR": _linear, "LINEAR_EXACT": _linear_exact, "SIGMOID": _sigmoid}
+
+
+def _stored_values(film: Film) -> Integer[np.ndarray, "n"]:
+    """The stored values a table must cover, in order, in the image's own type.
+
+    The toolkit's rule depends on the extremes of what occurs. Rescale, window and inversion are
+    monotone, so the extremes stand at the ends of a plain range; a modality LUT need not be, and
+    the inversion of signed values wraps around: there only values that occur are taken.
+    """
+    pixels = film.pixels
+    if film.modality_lut or pixels.dtype.kind == "i":
+        return np.unique(pixels)
+    return np.arange(int(pixels.min()), int(pixels.max()) + 1, dtype=pixels.dtype)
+
+
+def _look_up(lut: Lut, x: Real[np.ndarray, "n"]) -> UInt16[np.ndarray, "n"]:
+    index = np.floor(x).astype(np.int64) - lut.first
+    return lut.values[index.clip(0, len(lut.values) - 1)]
+
+
+def _apply_table(
+    film: Film, values: Integer[np.ndarray, "n"], gray: UInt[np.ndarray, "n"]
+) -> UInt[np.ndarray, "height width"]:
+    """Replaces each stored value by its grey value. Signed values index by their bit pattern."""
+    pattern = f"u{values.itemsize}"
+    table = np.zeros(1 << 8 * values.itemsize, gray.dtype)
+    table[values.view(pattern)] = gray
+    return table[film.pixels.view(pattern)]
+
+
+# Resize: (image, height, width) -> new float32 image, in the image's own units
+
+
+def legacy_bilinear(
+    image: Real[np.ndarray, "h w"], height: int, width: int
+) -> Float32[np.ndarray, "{height} {width}"]:
+    """TensorFlow 1's resize_bilinear(align_corners=False), bit for bit: no antialiasing.
+
+    Output i lies at input i s, s = in / out in float32, without half a pixel's offset; between
+    columns first, then between rows (tensorflow/core/kernels/image/resize_bilinear_op.cc).
+    """
+    top, bottom, row_weight = _legacy_taps(image.shape[0], height)
+    left, right, column_weight = _legacy_taps(image.shape[1], width)
+    resized = np.empty((height, width), np.float32)
+    for start in range(0, height, 32):  # so many rows stay in cache: twice as fast as all at once
+        block = slice(start, start + 32)
+        upper, lower = (
+            _lerp(lines.take(left, axis=1), lines.take(right, axis=1), column_weight)
+            for lines in (image[top[block]], image[bottom[block]])
+        )
+        resized[block] = _lerp(upper, lower, row_weight[block, None])
+    return resized
+
+
+def _legacy_taps(
+    size: int, new_size: int
+) -> tuple[Integer[np.ndarray, "n"], Integer[np.ndarray, "n"], Float32[np.ndarray, "n"]]:
+    """For each output: the two inputs it lies between, and the weight of the second."""
+    place = np.arange(new_size, dtype=np.float32) * (np.float32(size) / np.float32(new_size))
+    first = np.floor(place)
+    lower = first.astype(np.int64)
+    return lower, np.minimum(lower + 1, size - 1), place - first
+
+
+def _lerp(
+    a: Real[np.ndarray, "h w"], b: Real[np.ndarray, "h w"], weight: Float32[np.ndarray, "..."]
+) -> Float32[np.ndarray, "h w"]:
+    a, out = a.astype(np.float32, copy=False), b.astype(np.float32)
+    out -= a
+    out *= weight
+    out += a
+    return out
+
+
+def antialias_bilinear(
+    image: Real[np.ndarray, "h w"], height: int, width: int
+) -> Float32[np.ndarray, "{height} {width}"]:
+    """Triangle filter, widened when shrinking: jax.image.resize(..., "linear", antialias=True)."""
+    return _pillow(image, height, width, Image.Resampling.BILINEAR)
+
+
+def bicubic(
+    image: Real[np.ndarray, "h w"], height: int, width: int
+) -> Float32[np.ndarray, "{height} {width}"]:
+    """Keys' cubic (a = -0.5), widened when shrinking; may overshoot the image's range."""
+    return _pillow(image, height, width, Image.Resampling.BICUBIC)
+
+
+def _pillow(
+    image: Real[np.ndarray, "h w"], height: int, width: int, filter: Image.Resampling
+) -> Float32[np.ndarray, "{height} {width}"]:
+    return np.array(Image.fromarray(image.astype(np.float32)).resize((width, height), filter))
+
+
+# Presets
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """How films are prepared for one family of weights."""
+
+    intensity: Callable[[Film], UInt[np.ndarray, "height width"]]
+    resize: Callable[[Real[np.ndarray, "h w"], int, int], Float32[np.ndarray, "height width"]]
+    letterbox: bool  # keep the aspect ratio, centred on black; else stretch to the square
+    min_max: bool  # stretch each resized image to exactly 0 ... 1; else 1 is the type's largest
+    mean: tuple[float, float, float]  # subtracted by the encoder, on the device,
+    std: tuple[float, float, float]  # and divided by, after the grey channel is repeated
+
+
+_PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+
+PRESETS = {
+    # What the published CXR embeddings were made from (facts: toolkit PNG, then in the network's
+    # own graph TensorFlow 1's resize and per-image min-max).
+    "cxr_foundation": Preset(
+        toolkit_intensity, legacy_bilinear, letterbox=False, min_max=True, **_PLAIN
+    ),
+    # For weights trained on photographs; mean and std of ImageNet's training set.
+    "imagenet": Preset(
+        dicom_intensity,
+        bicubic,
+        letterbox=True,
+        min_max=False,
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+    ),
+    # For weights of this project: the display values a radiologist sees, nothing stretched.
+    "native": Preset(dicom_intensity, antialias_bilinear, letterbox=True, min_max=False, **_PLAIN),
+}
+
+
+def network_input(film: Film, preset: Preset, size: int) -> Float32[np.ndarray, "{size} {size} 1"]:
+    """Prepares one film.
+
+    Args:
+        film: from `read_film`.
+        preset: one of `PRESETS`.
+        size: side of the square result, in pixels; the weights' card says which.
+
+    Returns:
+        Grey values in [0, 1], black padding 0. Repeating to three channels and normalising by
+        `preset.mean` and `preset.std` is left to the encoder. A constant film gives zeros under
+        `min_max`.
+    """
+    image = preset.intensity(film)
+    height = width = size
+    if preset.letterbox:
+        scale = size / max(image.shape)
+        height, width = (max(1, round(side * scale)) for side in image.shape)
+    resized = preset.resize(image, height, width)
+    if preset.min_max:
+        low, high = resized.min(), resized.max()
+        resized -= low
+        resized /= high - low if high > low else 1
+    else:
+        resized /= np.iinfo(image.dtype).max
+        resized.clip(0, 1, out=resized)
+    if resized.shape != (size, size):
+        top, left = (size - height) // 2, (size - width) // 2
+        resized = np.pad(resized, ((top, size - height - top), (left, size - width - left)))
+    return resized[..., None]

@@ -1,0 +1,635 @@
+"""Reading films: every syntax and depth exactly, every kind of bad file refused and named."""
+
+import collections
+import csv
+import hashlib
+import io
+import random
+import struct
+import time
+import zlib
+
+import fsspec
+import imagecodecs
+import numpy as np
+import pydicom
+import pytest
+from PIL import Image
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate
+
+from input_pipeline import dicom
+from input_pipeline.dicom import REASONS, Film, Rejected, Skipped, read_film
+
+UID = "1.2.840.10008.1.2"
+EXPLICIT = f"{UID}.1"
+NATIVE = (UID, EXPLICIT, f"{UID}.1.99", f"{UID}.2")
+
+
+def encode_rle(pixels: np.ndarray) -> bytes:
+    """A PS3.5 annex G frame: one PackBits segment a byte of the cell, highest first."""
+    planes = pixels.astype(f">u{pixels.itemsize}").view(np.uint8).reshape(*pixels.shape, -1)
+    segments = [
+        b"".join(imagecodecs.packbits_encode(row.tobytes()) for row in planes[..., i])
+        for i in range(planes.shape[-1])
+    ]
+    segments = [segment + bytes(len(segment) % 2) for segment in segments]
+    starts = np.cumsum([64, *map(len, segments)])[:-1].tolist()
+    return struct.pack("<16I", len(segments), *starts, *[0] * (15 - len(starts))) + b"".join(
+        segments
+    )
+
+
+def encode_jpeg(predictor: int):
+    def encode(pixels: np.ndarray) -> bytes:
+        return imagecodecs.jpeg8_encode(
+            pixels,
+            lossless=True,
+            predictor=predictor,
+            bitspersample=max(2, int(pixels.max()).bit_length()),
+        )
+
+    return encode
+
+
+def encode_jpeg2000(pixels: np.ndarray) -> bytes:
+    return imagecodecs.jpeg2k_encode(pixels, level=0, reversible=True, codecformat="j2k")
+
+
+LOSSLESS = {
+    f"{UID}.5": encode_rle,
+    f"{UID}.4.57": encode_jpeg(6),
+    f"{UID}.4.70": encode_jpeg(1),
+    f"{UID}.4.80": imagecodecs.jpegls_encode,
+    f"{UID}.4.90": encode_jpeg2000,
+    f"{UID}.4.201": lambda pixels: imagecodecs.htj2k_encode(pixels, reversible=True),
+}
+
+
+def dicom_file(
+    pixels: np.ndarray, syntax: str = EXPLICIT, fragments: list[bytes] | None = None, **header
+) -> bytes:
+    """A DICOM file of a film; `header` adds attributes, replaces them, or (None) leaves them out.
+
+    Unless `fragments` are given, compressed syntaxes hold the losslessly encoded bit patterns.
+    """
+    cells = pixels.view(f"u{pixels.itemsize}")
+    attributes = {
+        "SOPClassUID": "1.2.840.10008.5.1.4.1.1.1.1",
+        "SOPInstanceUID": "1.2.3",
+        "SamplesPerPixel": 1,
+        "PhotometricInterpretation": "MONOCHROME2",
+        "Rows": pixels.shape[0],
+        "Columns": pixels.shape[1],
+        "BitsAllocated": 8 * pixels.itemsize,
+        "BitsStored": 8 * pixels.itemsize,
+        "PixelRepresentation": int(pixels.dtype.kind == "i"),
+    } | header
+    if attributes["BitsStored"] is not None:
+        attributes = {"HighBit": attributes["BitsStored"] - 1} | attributes
+    dataset = Dataset()
+    for keyword, value in attributes.items():
+        if value is not None:
+            setattr(dataset, keyword, value)
+    if syntax in LOSSLESS or fragments:
+        data = encapsulate(fragments or [LOSSLESS[syntax](cells)], has_bot=False)
+    else:
+        data = cells.astype(cells.dtype.newbyteorder(">" if syntax == f"{UID}.2" else "<"))
+        data = data.tobytes() + bytes(data.nbytes % 2)
+    if "PixelData" not in header:
+        words = pixels.itemsize == 2 and not (syntax in LOSSLESS or fragments)
+        dataset.add_new("PixelData", "OW" if words else "OB", data)
+        dataset["PixelData"].is_undefined_length = syntax in LOSSLESS or bool(fragments)
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = syntax
+    file = io.BytesIO()
+    pydicom.dcmwrite(file, dataset, enforce_file_format=True)
+    return file.getvalue()
+
+
+def encapsulated(syntax: str, fragments: list[bytes]) -> bytes:
+    """The film of `film_pixels(12)` with its pixel data in just these fragments."""
+    whole = dicom_file(film_pixels(12), syntax)
+    start = whole.index(struct.pack("<HH2sHI", 0x7FE0, 0x10, b"OB", 0, 0xFFFFFFFF)) + 12
+    items = [b"", *(part + bytes(len(part) % 2) for part in fragments)]
+    value = b"".join(struct.pack("<HHI", 0xFFFE, 0xE000, len(item)) + item for item in items)
+    return whole[:start] + value + struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
+
+
+def read(data: bytes, **options) -> Film | Skipped | Rejected:
+    return read_film(io.BytesIO(data), **options)
+
+
+def film_pixels(bits: int = 12, shape: tuple[int, int] = (60, 50), signed: bool = False):
+    """A smooth image with noise that touches both ends of its range."""
+    y, x = np.mgrid[: shape[0], : shape[1]] / max(shape)
+    values = 0.5 + 0.4 * np.sin(5 * x) * np.cos(4 * y)
+    values += 0.02 * np.random.default_rng(bits).standard_normal(shape)
+    values = ((1 << bits) - 1) * values.clip(0, 1)
+    values[0, 0], values[-1, -1] = 0, (1 << bits) - 1
+    width = 8 if bits <= 8 else 16
+    return (np.rint(values).astype(int) - (signed << bits - 1)).astype(
+        f"{'i' if signed else 'u'}{width // 8}"
+    )
+
+
+# Sound files
+
+
+def test_lossless_real_films_have_the_published_digests(shared_data):
+    checked = 0
+    manifest = (shared_data / "dicom" / "manifest.csv").read_text().splitlines()
+    for row in csv.DictReader(manifest):
+        with (shared_data / "dicom" / row["file"]).open("rb") as stream:
+            film = read_film(stream)
+        assert isinstance(film, Film), (row["file"], film)
+        assert film.pixels.shape == (int(row["rows"]), int(row["cols"]))
+        assert film.photometric == row["photometric"]
+        assert film.view_position == (row["view"] or None)
+        if row["expected_pixel_sha256"]:
+            little = film.pixels.astype(film.pixels.dtype.newbyteorder("<")).tobytes()
+            assert hashlib.sha256(little).hexdigest() == row["expected_pixel_sha256"], row["file"]
+            checked += 1
+    assert checked >= 13
+
+
+@pytest.mark.parametrize("syntax", [*NATIVE, *LOSSLESS])
+@pytest.mark.parametrize("bits", [8, 10, 12, 15, 16])
+def test_every_syntax_and_depth_is_exact(syntax, bits):
+    pixels = film_pixels(bits)
+    film = read(dicom_file(pixels, syntax, BitsStored=bits))
+    assert isinstance(film, Film), film
+    assert film.pixels.dtype == pixels.dtype
+    np.testing.assert_array_equal(film.pixels, pixels)
+
+
+@pytest.mark.parametrize("syntax", [*NATIVE, f"{UID}.5", f"{UID}.4.70", f"{UID}.4.80"])
+@pytest.mark.parametrize("bits", [8, 12, 16])
+def test_signed_values_keep_their_sign(syntax, bits):
+    pixels = film_pixels(bits, signed=True)
+    film = read(dicom_file(pixels, syntax, BitsStored=bits))
+    np.testing.assert_array_equal(film.pixels, pixels)
+
+
+def test_jpeg2000_counts_the_sign_from_its_own_precision():
+    """As pydicom does, whether or not the codestream itself says that it is signed."""
+    pixels = film_pixels(13, signed=True)
+    for values in (pixels, pixels.view(np.uint16) & 0x1FFF):
+        options = {"level": 0, "reversible": True, "codecformat": "j2k", "bitspersample": 13}
+        codestream = imagecodecs.jpeg2k_encode(values, **options)
+        film = read(dicom_file(pixels, f"{UID}.4.90", [codestream], BitsStored=13))
+        np.testing.assert_array_equal(film.pixels, pixels)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_bits_above_those_stored_are_cut_off(signed):
+    pixels = film_pixels(12, signed=signed)
+    with_overlay = (pixels.view(np.uint16) & 0x0FFF) | 0x5000
+    data = dicom_file(with_overlay, BitsStored=12, PixelRepresentation=int(signed))
+    np.testing.assert_array_equal(read(data).pixels, pixels)
+    np.testing.assert_array_equal(pydicom.dcmread(io.BytesIO(data)).pixel_array, pixels)
+
+
+def test_big_endian_bytes_in_words_are_swapped():
+    pixels = film_pixels(8, (5, 7))
+    words = np.frombuffer(pixels.tobytes() + b"\0", np.uint16).byteswap().tobytes()
+    dataset = pydicom.dcmread(io.BytesIO(dicom_file(pixels, f"{UID}.2")))
+    dataset.add_new("PixelData", "OW", words)
+    file = io.BytesIO()
+    dataset.save_as(file)
+    np.testing.assert_array_equal(read(file.getvalue()).pixels, pixels)
+
+
+@pytest.mark.parametrize("syntax", LOSSLESS)
+def test_a_frame_in_several_fragments(syntax):
+    pixels = film_pixels(12)
+    codestream = LOSSLESS[syntax](pixels)
+    parts = [codestream[i : i + 500] for i in range(0, len(codestream), 500)]
+    film = read(encapsulated(syntax, parts))
+    np.testing.assert_array_equal(film.pixels, pixels)
+
+
+@pytest.mark.parametrize("bits, codec", [(8, "50"), (12, "51")])
+def test_lossy_jpeg(bits, codec):
+    pixels = film_pixels(bits)
+    codestream = imagecodecs.jpeg8_encode(pixels, level=98, bitspersample=bits)
+    film = read(dicom_file(pixels, f"{UID}.4.{codec}", [codestream], BitsStored=bits))
+    assert np.abs(film.pixels.astype(int) - pixels).mean() < (1 << bits) / 100
+
+
+def test_header_fields():
+    lut = Dataset()
+    lut.LUTDescriptor = [4, 10, 8]
+    lut.add_new("LUTData", "OW", bytes([0, 50, 100, 255]))  # 8 bits, two to a word
+    signed = Dataset()
+    signed.add_new("LUTDescriptor", "SS", [0, -32768, 16])
+    signed.add_new("LUTData", "OW", np.arange(65536, dtype="<u2").tobytes())
+    film = read(
+        dicom_file(
+            film_pixels(12),
+            BitsStored=12,
+            PhotometricInterpretation="MONOCHROME1",
+            RescaleSlope="0.5",
+            RescaleIntercept="-7",
+            WindowCenter=["2048.5", "100"],
+            WindowWidth=["4096", "50"],
+            VOILUTFunction="SIGMOID",
+            PresentationLUTShape="INVERSE",
+            ViewPosition="PA",
+            ModalityLUTSequence=[lut],
+            VOILUTSequence=[signed, lut],
+        )
+    )
+    assert (film.photometric, film.bits_stored, film.rescale) == ("MONOCHROME1", 12, (0.5, -7))
+    assert (film.window_centers, film.window_widths) == ((2048.5, 100), (4096, 50))
+    assert (film.voi_function, film.presentation_lut_shape) == ("SIGMOID", "INVERSE")
+    assert film.view_position == "PA"
+    assert (film.modality_lut.first, film.modality_lut.bits) == (10, 8)
+    assert film.modality_lut.values.tolist() == [0, 50, 100, 255]
+    assert (film.voi_lut.first, film.voi_lut.bits) == (-32768, 16)
+    assert len(film.voi_lut.values) == 65536
+
+
+def test_an_implicit_lut_takes_its_sign_from_the_pixels():
+    for signed, first in ((True, -2), (False, 65534)):
+        lut = Dataset()
+        lut.add_new("LUTDescriptor", "US", [2, 65534, 16])
+        lut.add_new("LUTData", "OW", np.array([5, 6], "<u2").tobytes())
+        film = read(dicom_file(film_pixels(12, signed=signed), UID, ModalityLUTSequence=[lut]))
+        assert film.modality_lut.first == first
+
+
+def test_a_header_longer_than_the_first_read():
+    film = read(dicom_file(film_pixels(12), EncapsulatedDocument=bytes(200_000)))
+    assert isinstance(film, Film)
+
+
+def test_remote_streams():
+    data = dicom_file(film_pixels(12))
+    with fsspec.open("memory://test_dicom/film.dcm", "wb") as stream:
+        stream.write(data)
+    with fsspec.open("memory://test_dicom/film.dcm", "rb") as stream:
+        assert isinstance(read_film(stream), Film)
+
+
+# Views
+
+
+@pytest.mark.parametrize(
+    "view, expected",
+    [
+        (None, Film),
+        ("", Film),
+        ("PA", Film),
+        ("ap ", Film),
+        ("LATERAL", "LATERAL"),
+        ("LARGE LATERAL", "LARGE LATERAL"),
+        ("DOE^JANE", "MALFORMED"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Invalid value for VR CS")
+def test_views(view, expected):
+    data = dicom_file(film_pixels(8), ViewPosition=view)
+    outcome = read(data, views=("AP", "PA"))
+    assert isinstance(outcome, Film) if expected is Film else outcome == Skipped("view", expected)
+    assert isinstance(read(data), Film)
+
+
+class CountingStream(io.BytesIO):
+    """Counts the bytes it hands out."""
+
+    count = 0
+
+    def read(self, size=-1):
+        data = super().read(size)
+        self.count += len(data)
+        return data
+
+
+def test_pixels_of_a_skipped_view_are_not_read():
+    data = dicom_file(np.zeros((1000, 1000), np.uint16), ViewPosition="LATERAL")
+    stream = CountingStream(data)
+    assert isinstance(read_film(stream, views=("AP", "PA")), Skipped)
+    assert stream.count < 100_000 < len(data)
+
+
+# PNG and JPEG
+
+
+def picture_file(array: np.ndarray, format: str = "PNG", **options) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, format, **options)
+    return file.getvalue()
+
+
+def test_grey_pictures():
+    grey8, grey16 = film_pixels(8), film_pixels(16)
+    opaque = np.full_like(grey8, 255)
+    rgb = np.stack([grey8] * 3, -1)
+    for pixels, data in (
+        (grey8, picture_file(grey8)),
+        (grey16, picture_file(grey16)),
+        (grey8, picture_file(rgb)),
+        (grey8, picture_file(np.dstack((rgb, opaque)))),
+        (grey8, picture_file(np.dstack((grey8, opaque)))),
+    ):
+        film = read(data, views=("AP", "PA"))
+        assert (film.bits_stored, film.photometric) == (8 * pixels.itemsize, "MONOCHROME2")
+        assert (film.pixels.dtype, film.view_position) == (pixels.dtype, None)
+        np.testing.assert_array_equal(film.pixels, pixels)
+    lossy = read(picture_file(rgb, "JPEG", quality=98))
+    assert np.abs(lossy.pixels.astype(int) - grey8).mean() < 2
+
+
+def test_real_pictures(shared_data):
+    for folder in ("nih", "kermany"):
+        for path in sorted((shared_data / folder / "images").rglob("*.jp*g"))[:20]:
+            with path.open("rb") as stream:
+                assert isinstance(read_film(stream), Film), path
+
+
+# Bad files
+
+
+def bad_files() -> dict[str, tuple[str, bytes]]:
+    """name -> (expected reason, file)."""
+    pixels = film_pixels(12)
+    rgb = np.dstack((film_pixels(8), film_pixels(8), film_pixels(8).T.copy().reshape(60, 50)))
+    rgba = np.dstack((*[film_pixels(8)] * 3, film_pixels(8)))
+    good, png, jpeg = (
+        dicom_file(pixels),
+        picture_file(film_pixels(8)),
+        picture_file(film_pixels(8), "JPEG"),
+    )
+    larger = {s: encode(film_pixels(12, (61, 50))) for s, encode in LOSSLESS.items()}
+    siz = bytearray(encode_jpeg2000(pixels))
+    struct.pack_into(">II", siz, 8, 60_000, 60_000)
+    png_header = struct.pack(">4sIIBBBBB", b"IHDR", 60_000, 60_000, 8, 0, 0, 0, 0)
+    huge_png = b"".join(
+        (png[:8], b"\0\0\0\r", png_header, struct.pack(">I", zlib.crc32(png_header)), png[33:])
+    )
+    moving = io.BytesIO()
+    frames = [Image.fromarray(film_pixels(bits)) for bits in (7, 8)]
+    frames[0].save(moving, "PNG", save_all=True, append_images=frames[1:])
+    progressive = imagecodecs.jpeg8_encode(film_pixels(8)).replace(b"\xff\xc0", b"\xff\xc2", 1)
+    lut = Dataset()
+    lut.LUTDescriptor = [4, 0, 16]
+    lut.add_new("LUTData", "OW", bytes(6))
+    deflated = dicom_file(pixels, f"{UID}.1.99")
+    nest = struct.pack("<HH2sHIHHI", 8, 0x1140, b"SQ", 0, 2**32 - 1, 0xFFFE, 0xE000, 2**32 - 1)
+    table = {
+        "empty": ("not_an_image", b""),
+        "text": ("not_an_image", b"not a film\n" * 100),
+        "raw data set": ("not_an_image", good[132:]),
+        "only the signature": ("unsupported_syntax", good[:132]),
+        "no syntax": ("unsupported_syntax", good[:132] + good[-5000:]),
+        "MPEG": ("unsupported_syntax", good.replace(b"\x14\0" + EXPLICIT.encode() + b"\0",
+            b"\x18\0" + f"{UID}.4.100".encode() + b"\0")),
+        "garbage after meta": ("no_pixel_data", good[:300] + b"\xff" * 999),
+        "nested 5,000 deep": ("corrupt_header", good[:good.index(b"\x28\0\x02\0US")] + nest * 5000),
+        "header cut": ("no_pixel_data", good[: good.index(b"\x28\0\x10\0US") + 3]),
+        "no pixel data": ("no_pixel_data", dicom_file(pixels, PixelData=None)),
+        "float pixels": ("unsupported_depth", dicom_file(
+            pixels, PixelData=None, FloatPixelData=bytes(12_000))),
+        "pixels cut": ("truncated", good[:-1000]),
+        "pixels missing": ("truncated", good[:-6000]),
+        "declared too short": ("truncated", dicom_file(pixels, Rows=61)),
+        "declared too long": ("corrupt_pixels", dicom_file(pixels, Rows=59)),
+        "a column less": ("corrupt_pixels", dicom_file(pixels, Columns=49)),
+        "colour": ("colour", dicom_file(pixels, PhotometricInterpretation="RGB")),
+        "palette": ("colour", dicom_file(pixels, PhotometricInterpretation="PALETTE COLOR")),
+        "three samples": ("colour", dicom_file(pixels, SamplesPerPixel=3)),
+        "photometric missing": ("corrupt_header", dicom_file(
+            pixels, PhotometricInterpretation=None)),
+        "rows missing": ("corrupt_header", dicom_file(pixels, Rows=None)),
+        "bits missing": ("corrupt_header", dicom_file(pixels, BitsStored=None)),
+        "multi-frame": ("multi_frame", dicom_file(pixels, NumberOfFrames=2)),
+        "negative frames": ("corrupt_header", dicom_file(pixels, NumberOfFrames=-1)),
+        "no rows": ("zero_size", dicom_file(pixels, Rows=0)),
+        "60,000 rows": ("too_large", dicom_file(pixels, Rows=60_000, Columns=60_000)),
+        "1 bit": ("unsupported_depth", dicom_file(pixels, BitsAllocated=1, BitsStored=1)),
+        "32 bits": ("unsupported_depth", dicom_file(pixels, BitsAllocated=32)),
+        "high bit": ("unsupported_depth", dicom_file(pixels, BitsStored=12, HighBit=15)),
+        "representation 2": ("corrupt_header", dicom_file(pixels, PixelRepresentation=2)),
+        "slope 0": ("corrupt_header", dicom_file(pixels, RescaleSlope=0, RescaleIntercept=1)),
+        "width 0": ("corrupt_header", dicom_file(pixels, WindowCenter=1, WindowWidth=0)),
+        "function": ("corrupt_header", dicom_file(
+            pixels, WindowCenter=1, WindowWidth=9, VOILUTFunction="CUBIC")),
+        "window text": ("corrupt_header", dicom_file(
+            pixels, WindowCenter="1234", WindowWidth="4321").replace(b"4321", b"n/a ")),
+        "infinite window": ("corrupt_header", dicom_file(
+            pixels, WindowCenter="1234", WindowWidth="4321").replace(b"4321", b"1e99")),
+        "short LUT": ("corrupt_header", dicom_file(pixels, VOILUTSequence=[lut])),
+        "defined length": ("corrupt_pixels", good.replace(EXPLICIT.encode(), f"{UID}.5".encode())),
+        "undefined length": ("corrupt_pixels", encapsulated(f"{UID}.5", [b""]).replace(
+            f"{UID}.5".encode(), EXPLICIT.encode())),
+        "no fragment": ("truncated", encapsulated(f"{UID}.5", [])),
+        "60,000 in JPEG 2000": ("corrupt_pixels", dicom_file(
+            pixels, f"{UID}.4.90", [bytes(siz)])),
+        "progressive": ("unsupported_syntax", dicom_file(
+            film_pixels(8), f"{UID}.4.50", [progressive])),
+        "three components": ("corrupt_pixels", dicom_file(
+            film_pixels(8), f"{UID}.4.50", [imagecodecs.jpeg8_encode(rgb)])),
+        "deeper than allocated": ("corrupt_pixels", dicom_file(
+            film_pixels(8), f"{UID}.4.80", [imagecodecs.jpegls_encode(pixels)])),
+        "garbage codestream": ("corrupt_pixels", dicom_file(
+            pixels, f"{UID}.4.70", [b"\xff\xd8" + bytes(3000)])),
+        "deflated, cut": ("truncated", deflated[:-100]),
+        "deflated, garbage": ("corrupt_header", deflated[: 144 + deflated[140]] + b"\xff" * 100),
+        "PNG cut": ("truncated", png[:-100]),
+        "PNG damaged": ("corrupt_pixels", png[:200] + bytes(300) + png[500:]),
+        "PNG header": ("corrupt_header", png[:20]),
+        "PNG of 60,000": ("too_large", huge_png),
+        "PNG moving": ("multi_frame", moving.getvalue()),
+        "PNG colour": ("colour", picture_file(rgb)),
+        "PNG transparent": ("colour", picture_file(rgba)),
+        "PNG 1 bit": ("unsupported_depth", picture_file(pixels > 2048)),
+        "PNG 16-bit colour": ("unsupported_depth", imagecodecs.png_encode(
+            np.dstack([film_pixels(16)] * 3))),
+        "JPEG cut": ("truncated", jpeg[:-100]),
+        "JPEG header": ("corrupt_header", jpeg[:3] + bytes(100)),
+    }  # fmt: skip
+    table |= {
+        f"other size in {syntax}": (
+            # a longer run of packed bytes is found while it is unpacked
+            "corrupt_pixels",
+            dicom_file(pixels, syntax, [codestream]),
+        )
+        for syntax, codestream in larger.items()
+    }
+    return table
+
+
+BAD_FILES = bad_files()
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_bad_files_are_refused_with_their_reason(name):
+    reason, data = BAD_FILES[name]
+    start = time.perf_counter()
+    outcome = read(data)
+    assert isinstance(outcome, Rejected) and outcome.reason == reason, outcome
+    assert time.perf_counter() - start < 2
+
+
+def test_every_reason_is_tested():
+    reasons = {reason for reason, _ in BAD_FILES.values()}
+    assert reasons | {"unreadable"} == set(REASONS)
+
+
+@pytest.mark.parametrize("syntax", [*NATIVE, *LOSSLESS])
+def test_no_cut_file_gives_a_film(syntax):
+    data = dicom_file(film_pixels(12), syntax, BitsStored=12)
+    end = len(data) - (8 if syntax in LOSSLESS else 0)  # the last item says only "end"
+    for stop in range(140, end - 4, 61):
+        outcome = read(data[:stop])
+        assert isinstance(outcome, Rejected), (stop, end)
+
+
+def test_a_bomb_is_not_inflated(monkeypatch):
+    data = dicom_file(np.zeros((1000, 1000), np.uint16), f"{UID}.1.99")
+    assert isinstance(read(data), Film)
+    monkeypatch.setattr(dicom, "MAX_FILE_BYTES", 1_000_000)
+    assert read(data).reason == "too_large"
+    assert read(bytes(1_000_001)).reason == "too_large"
+
+
+class BrokenStream(io.BytesIO):
+    """Fails beyond the header, as a lost connection does."""
+
+    def read(self, size=-1):
+        if self.tell() > 0:
+            raise OSError("connection lost while reading DOE^JANE.dcm")
+        return super().read(size)
+
+
+def test_a_failing_file_system_is_told_apart_from_a_bad_film():
+    outcome = read_film(BrokenStream(dicom_file(film_pixels(12))))
+    assert outcome == Rejected("unreadable", "OSError")
+
+
+SECRETS = ("SENTINEL^NAME", "SENTINELID", "19011231", "SENTINEL HOSPITAL", "077Y", "SENTINEL.1.2")
+
+
+def test_no_patient_attribute_leaks(capfd, caplog, recwarn):
+    data = dicom_file(
+        film_pixels(12),
+        PatientName=SECRETS[0],
+        PatientID=SECRETS[1],
+        PatientBirthDate=SECRETS[2],
+        InstitutionName=SECRETS[3],
+        PatientAge=SECRETS[4],
+        StudyID=SECRETS[5],
+        SpecificCharacterSet="ISO_IR 100",
+        ViewPosition="LATERAL",
+        WindowCenter="2048",
+        WindowWidth="4096",
+    )
+    header = data.index(b"\xe0\x7f\x10\0")
+    caplog.set_level(0)
+    choose = random.Random(0)
+    said = []
+    for trial in range(1500):
+        damaged = bytearray(data)
+        for _ in range(choose.randint(1, 3)):
+            damaged[choose.randrange(132, header + 12)] = choose.choice(
+                (0, 1, 2, 8, 16, 28, 32, 65, 83, 127, 255, choose.randrange(256))
+            )
+        if trial % 3 == 0:  # another attribute's value slides over the patient's
+            tag = choose.choice((b"\x08\0\x05\0CS", b"\x18\0\x01\x51CS", b"\x28\0\x04\0CS"))
+            damaged[data.index(tag) + 6 : data.index(tag) + 8] = struct.pack(
+                "<H", choose.randrange(400)
+            )
+        if trial % 5 == 0:
+            name = data.index(SECRETS[0].encode())
+            damaged[name - 8 : name - 2] = choose.choice(
+                (b"\x18\0\x01\x51CS", b"\x28\0\x04\0CS", b"\x28\0\x50\x10DS", b"\x08\0\x05\0CS")
+            )
+        outcome = read(bytes(damaged), views=choose.choice((None, ("AP", "PA"))))
+        said.append(getattr(outcome, "detail", "") or str(outcome.view_position))
+    captured = capfd.readouterr()
+    said += [captured.out, captured.err, caplog.text, *(str(w.message) for w in recwarn)]
+    for secret in SECRETS:
+        parts = {secret, secret.split("^")[0], secret.split("^")[-1]}
+        assert not any(part in line for part in parts for line in said), secret
+
+
+# Fuzz
+
+
+def mutate(data: bytes, choose: random.Random) -> bytes:
+    """One random damage of a file: in its bytes, its length or a field of its header."""
+    damaged = bytearray(data)
+    place = choose.randrange(len(data))
+    head = min(len(data), 1200)
+    start = max(data.find(b"\xff\x4f\xff\x51"), data.find(b"\xff\xd8\xff"), 132)
+    match choose.randrange(9):
+        case 0:
+            for _ in range(choose.randint(1, 9)):
+                damaged[choose.randrange(len(data))] ^= 1 << choose.randrange(8)
+        case 1:
+            for _ in range(100):
+                damaged[choose.randrange(len(data))] = choose.randrange(256)
+        case 2:
+            del damaged[place:]
+        case 3:
+            damaged[place:place] = choose.randbytes(choose.randint(1, 64))
+        case 4:
+            del damaged[place : place + choose.randint(1, 4000)]
+        case 5:
+            damaged[place : place + 2000] = bytes(len(damaged[place : place + 2000]))
+        case 6:  # header bytes: tags, lengths, values
+            for _ in range(choose.randint(1, 4)):
+                damaged[choose.randrange(min(128, head - 1), head)] = choose.randrange(256)
+        case 7:  # the head of the codestream
+            for _ in range(choose.randint(1, 3)):
+                damaged[min(start + choose.randrange(2, 120), len(data) - 1)] = choose.randrange(
+                    256
+                )
+        case 8:  # a chosen field: sizes, depths, the transfer syntax
+            field = choose.choice((0x02, 0x08, 0x10, 0x11, 0x0100, 0x0101, 0x0102, 0x0103))
+            where = data.find(struct.pack("<HH", 0x28, field))
+            syntax = data.find(UID.encode())
+            if choose.random() < 0.5 and where > 0:
+                value = choose.choice((0, 1, 2, 3, 8, 12, 16, 255, 60_000, 65_535))
+                damaged[where + 8 : where + 10] = struct.pack("<H", value)
+            elif syntax > 0:
+                damaged[syntax : syntax + 22] = (
+                    choose.choice((*NATIVE, *LOSSLESS))
+                    .encode()
+                    .ljust(22, b"\0")[: len(damaged[syntax : syntax + 22])]
+                )
+    return bytes(damaged)
+
+
+def fuzz(files: list[bytes], count: int) -> collections.Counter:
+    choose = random.Random(20241122)
+    outcomes = collections.Counter()
+    for _ in range(count):
+        data = mutate(choose.choice(files), choose)
+        start = time.perf_counter()
+        outcome = read(data, views=choose.choice((None, ("AP", "PA"))))
+        assert time.perf_counter() - start < 5
+        assert isinstance(outcome, Film | Skipped | Rejected)
+        if isinstance(outcome, Rejected):
+            assert outcome.reason in REASONS
+        outcomes[type(outcome).__name__] += 1
+    return outcomes
+
+
+def test_fuzz_synthetic_films():
+    pixels = film_pixels(12, (120, 100))
+    files = [
+        dicom_file(pixels, syntax, BitsStored=12, ViewPosition=view, WindowCenter=2, WindowWidth=9)
+        for syntax in (*NATIVE, *LOSSLESS)
+        for view in ("PA", "LATERAL")
+    ]
+    files += [picture_file(film_pixels(8)), picture_file(film_pixels(8), "JPEG")]
+    outcomes = fuzz(files, 3000)
+    assert min(outcomes[name] for name in ("Film", "Skipped", "Rejected")) > 100, outcomes
+
+
+def test_fuzz_real_films(shared_data):
+    files = [path.read_bytes() for path in sorted((shared_data / "dicom").rglob("*.dcm"))]
+    outcomes = fuzz(files, 1000)
+    assert min(outcomes[name] for name in ("Film", "Rejected")) > 100, outcomes

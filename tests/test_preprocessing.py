@@ -1,0 +1,302 @@
+"""Intensity and resize rules against independent implementations: pydicom, TensorFlow, JAX."""
+
+import csv
+import io
+import random
+
+import jax
+import numpy as np
+import pydicom
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.pixels import apply_modality_lut, apply_voi_lut
+from test_dicom import dicom_file, film_pixels, read
+
+from input_pipeline.dicom import Film, Lut, read_film
+from input_pipeline.preprocessing import (
+    PRESETS,
+    antialias_bilinear,
+    bicubic,
+    dicom_intensity,
+    legacy_bilinear,
+    network_input,
+    toolkit_intensity,
+)
+
+# The toolkit's rule
+
+
+def reference_toolkit(dataset: Dataset, pixels: np.ndarray) -> np.ndarray:
+    """The steps of `facts/cxr_toolkit.md` on whole float images, with pydicom's modality LUT."""
+    image = apply_modality_lut(pixels, dataset)
+    if "WindowCenter" in dataset and "WindowWidth" in dataset:
+        center, width = (
+            int(value[0]) if isinstance(value, pydicom.multival.MultiValue) else value
+            for value in (dataset.WindowCenter, dataset.WindowWidth)
+        )
+        ends = (center - width / 2, center - 1 + width / 2)
+        image = np.interp(np.clip(image, *ends), ends, (0, 65535))
+    if dataset.PhotometricInterpretation == "MONOCHROME1":
+        image = np.max(image) - image
+    if image.dtype in (np.int8, np.int16):
+        image = (image.astype(int) - int(image.min())).astype(f"u{image.itemsize}")
+    if image.dtype == np.float64:
+        image = image - image.min()
+        if image.max() > 65535:
+            image = np.clip(image * (65535 / image.max()), None, 65535)
+        image = image.astype(np.uint16)
+    if image.dtype == np.uint8:
+        return image
+    return np.interp(image, (image.min(), image.max()), (0, 65535)).astype(np.uint16)
+
+
+def assert_toolkit(data: bytes) -> None:
+    film = read(data)
+    dataset = pydicom.dcmread(io.BytesIO(data))
+    expected = reference_toolkit(dataset, film.pixels)
+    found = toolkit_intensity(film)
+    assert found.dtype == expected.dtype
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_toolkit_rule_on_real_films(shared_data):
+    for path in sorted((shared_data / "dicom").rglob("*.dcm")):
+        assert_toolkit(path.read_bytes())
+
+
+def random_header(choose: random.Random, bits: int, signed: bool) -> dict:
+    """Any mixture of what the greyscale pipeline depends on."""
+    header = {"PhotometricInterpretation": f"MONOCHROME{choose.choice((1, 2))}"}
+    if choose.random() < 0.5:
+        header["RescaleSlope"] = choose.choice(("1", "-1", "0.5", "2.4420024", "0.1", "1e-3", "99"))
+        header["RescaleIntercept"] = choose.choice(("0", "-1024", "0.25", "100"))
+    if choose.random() < 0.2:
+        header["ModalityLUTSequence"] = [random_lut(choose, bits, signed)]
+    if choose.random() < 0.6:
+        for keyword, low, high in (("WindowCenter", -500, 5000), ("WindowWidth", 1, 8000)):
+            count, digits = choose.choice((1, 1, 2)), choose.randint(0, 3)
+            header[keyword] = [f"{choose.uniform(low, high):.{digits}f}" for _ in range(count)]
+    return header
+
+
+def random_lut(choose: random.Random, bits: int, signed: bool) -> Dataset:
+    """A lookup table that is not monotone and narrower than the values it meets."""
+    item = Dataset()
+    entries = 1 << min(bits, 10)
+    first = choose.randint(0, 100)  # below 0, differences wrap around in pydicom
+    item.add_new("LUTDescriptor", "SS" if signed else "US", [entries, first, 16])
+    data = np.random.default_rng(choose.randrange(99)).integers(0, 65536, entries)
+    item.add_new("LUTData", "OW", data.astype("<u2").tobytes())
+    item.ModalityLUTType = "US"
+    return item
+
+
+def test_toolkit_rule_on_random_headers():
+    choose = random.Random(0)
+    for trial in range(400):
+        bits, signed = choose.randint(8, 16), choose.random() < 0.3
+        pixels = film_pixels(bits, (choose.randint(1, 30), choose.randint(1, 30)), signed)
+        if trial % 4 == 0:  # not the full range
+            pixels = pixels // 3
+        assert_toolkit(dicom_file(pixels, BitsStored=bits, **random_header(choose, bits, signed)))
+
+
+@pytest.mark.parametrize("bits, white", [(8, 7), (12, 65535)])
+def test_toolkit_rule_on_a_constant_film(bits, white):
+    pixels = np.full((4, 5), 7, np.uint8 if bits == 8 else np.uint16)
+    assert (toolkit_intensity(Film(pixels, bits)) == white).all()
+    assert (network_input(Film(pixels, bits), PRESETS["cxr_foundation"], 8) == 0).all()
+
+
+def test_toolkit_rule_on_pictures():
+    eight, sixteen = film_pixels(8), film_pixels(16) // 2
+    np.testing.assert_array_equal(toolkit_intensity(Film(eight, 8)), eight)
+    stretched = toolkit_intensity(Film(sixteen, 16))
+    assert (stretched.dtype, stretched.min(), stretched.max()) == (np.uint16, 0, 65535)
+
+
+# The standard's rule
+
+
+def assert_dicom(data: bytes) -> None:
+    """Compares with pydicom's modality and VOI transformations, whose output range is unscaled."""
+    film = read(data)
+    dataset = pydicom.dcmread(io.BytesIO(data))
+    gray = apply_modality_lut(film.pixels, dataset)
+    bits, signed = dataset.BitsStored, dataset.PixelRepresentation
+    low, high = -signed * 2.0 ** (bits - 1), 2.0 ** (bits - signed) - 1
+    if "ModalityLUTSequence" in dataset:
+        low, high = 0, 2.0 ** dataset.ModalityLUTSequence[0].LUTDescriptor[2] - 1
+    elif "RescaleSlope" in dataset:
+        slope, intercept = dataset.RescaleSlope, dataset.RescaleIntercept
+        low, high = low * slope + intercept, high * slope + intercept
+    if "VOILUTSequence" in dataset:
+        low, high = 0, 2.0 ** dataset.VOILUTSequence[0].LUTDescriptor[2] - 1
+    with np.errstate(over="ignore"):  # in pydicom's sigmoid
+        gray = (apply_voi_lut(gray, dataset, prefer_lut=True) - low) / (high - low)
+    if dataset.PhotometricInterpretation == "MONOCHROME1":
+        gray = 1 - gray
+    found = dicom_intensity(film)
+    assert found.dtype == np.uint16
+    assert np.abs(found - 65535 * gray).max() <= 0.51
+
+
+def test_dicom_rule_on_the_headers_of_open_i(shared_data):
+    """Every combination of 7,469 real headers, with values for the windows they mention."""
+    table = shared_data / "openi_header_profiles" / "header_profiles.csv"
+    profiles = list(csv.DictReader(table.read_text().splitlines()))
+    for profile in profiles:
+        bits = int(profile["Bits Stored"])
+        header = {
+            "PhotometricInterpretation": profile["Photometric Interpretation"],
+            "PresentationLUTShape": profile["Presentation LUT Shape"] or None,
+            "ViewPosition": profile["View Position"] or None,
+        }
+        if profile["Rescale Slope"]:
+            header |= {"RescaleSlope": "1", "RescaleIntercept": "0"}
+        if profile["has_window"] == "True":
+            count = 3 if profile["multi_window"] == "True" else 1
+            header["WindowCenter"] = [str(2 ** (bits - 1) + 10 * i) for i in range(count)]
+            header["WindowWidth"] = [str(3 * 2 ** (bits - 2) + i) for i in range(count)]
+        data = dicom_file(film_pixels(bits), BitsStored=bits, **header)
+        assert_dicom(data)
+        assert_toolkit(data)
+    assert len(profiles) == 45
+
+
+@pytest.mark.parametrize("function", [None, "LINEAR", "LINEAR_EXACT", "SIGMOID"])
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize("signed", [False, True])
+def test_dicom_rule_on_windows(function, photometric, signed):
+    for bits in (8, 12, 16):
+        for center, width in (("0", "1"), ("1000.5", "2000"), ("100", "33.3"), ("2048", "4096")):
+            for rescale in ({}, {"RescaleSlope": "0.5", "RescaleIntercept": "-100"}):
+                header = {"WindowCenter": center, "WindowWidth": width, **rescale}
+                if function:
+                    header["VOILUTFunction"] = function
+                assert_dicom(
+                    dicom_file(
+                        film_pixels(bits, signed=signed),
+                        BitsStored=bits,
+                        PhotometricInterpretation=photometric,
+                        **header,
+                    )
+                )
+
+
+def test_dicom_rule_on_lookup_tables():
+    choose = random.Random(0)
+    for trial in range(60):
+        bits, signed = choose.choice((10, 12, 16)), trial % 3 == 0
+        header = {"VOILUTSequence": [random_lut(choose, bits, signed)]}
+        if trial % 2:
+            header |= {"WindowCenter": "100", "WindowWidth": "200"}  # the table prevails
+        if trial % 5 == 0:
+            header = {"ModalityLUTSequence": [random_lut(choose, bits, signed)]}
+        assert_dicom(dicom_file(film_pixels(bits, signed=signed), BitsStored=bits, **header))
+
+
+def test_a_lookup_table_extends_beyond_its_ends():
+    lut = Lut(np.array([10, 20, 30], np.uint16), first=-1, bits=8)
+    pixels = np.array([[-2048, -1, 0, 1, 2047]], np.int16)
+    expected = [10, 10, 20, 30, 30]
+    assert toolkit_intensity(Film(pixels, 12, modality_lut=lut)).tolist() == [expected]
+    expected = [257 * value for value in expected]
+    assert dicom_intensity(Film(pixels, 12, modality_lut=lut)).tolist() == [expected]
+    assert dicom_intensity(Film(pixels, 12, voi_lut=lut)).tolist() == [expected]
+
+
+@pytest.mark.parametrize(
+    "photometric, shape, inverted",
+    [
+        ("MONOCHROME1", "INVERSE", True),  # the pair that the standard asks for
+        ("MONOCHROME2", "IDENTITY", False),  # likewise
+        ("MONOCHROME1", "", True),
+        ("MONOCHROME2", "", False),
+        ("MONOCHROME2", "INVERSE", True),
+        ("MONOCHROME1", "IDENTITY", True),
+    ],
+)
+def test_inversion_happens_once(photometric, shape, inverted):
+    pixels = np.arange(256, dtype=np.uint8)[None]
+    film = Film(pixels, 8, photometric=photometric, presentation_lut_shape=shape)
+    plain = np.arange(256) * 257
+    assert dicom_intensity(film)[0].tolist() == (plain[::-1] if inverted else plain).tolist()
+
+
+def test_a_falling_rescale_turns_the_identity_around():
+    film = Film(np.array([[0, 4095]], np.uint16), 12, rescale=(-1.0, 4095.0))
+    assert dicom_intensity(film).tolist() == [[65535, 0]]
+
+
+# Resizing
+
+SIZES = [
+    ((97, 31), (64, 64)),
+    ((31, 97), (200, 333)),
+    ((1, 1), (5, 4)),
+    ((6, 5), (1, 1)),
+    ((64, 64), (64, 64)),
+    ((3, 7), (100, 99)),
+    ((512, 512), (475, 475)),
+    ((763, 611), (320, 321)),
+]
+
+
+@pytest.mark.parametrize("shape, new_shape", SIZES)
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_legacy_bilinear_is_tensorflow_1(shape, new_shape, dtype):
+    import tensorflow as tf
+
+    image = np.random.default_rng(0).integers(0, 1 << 8 * min(2, dtype().itemsize), shape)
+    image = image.astype(dtype)
+    expected = tf.raw_ops.ResizeBilinear(
+        images=image[None, ..., None], size=new_shape, align_corners=False, half_pixel_centers=False
+    )
+    np.testing.assert_array_equal(legacy_bilinear(image, *new_shape), expected[0, ..., 0].numpy())
+
+
+@pytest.mark.parametrize("shape, new_shape", SIZES)
+@pytest.mark.parametrize("ours, method", [(antialias_bilinear, "linear"), (bicubic, "cubic")])
+def test_antialiased_resizes_are_those_of_jax(ours, method, shape, new_shape):
+    image = np.random.default_rng(0).random(shape, np.float32)
+    expected = jax.image.resize(image, new_shape, method, antialias=True)
+    np.testing.assert_allclose(ours(image, *new_shape), expected, atol=5e-5)
+
+
+# Presets
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("shape", [(90, 60), (60, 90), (64, 64), (1, 300)])
+def test_network_input(name, shape):
+    film = Film(film_pixels(12, shape), 12, window_centers=(2048.0,), window_widths=(3000.0,))
+    image = network_input(film, PRESETS[name], 64)
+    assert (image.shape, image.dtype) == ((64, 64, 1), np.float32)
+    assert image.min() >= 0 and image.max() <= 1
+    if PRESETS[name].min_max:
+        assert (image.min(), image.max()) == (0, 1)
+    np.testing.assert_array_equal(image, network_input(film, PRESETS[name], 64))
+
+
+@pytest.mark.parametrize("name", ["imagenet", "native"])
+def test_letterbox_centres_on_black(name):
+    film = Film(np.full((100, 51), 255, np.uint8), 8)
+    image = network_input(film, PRESETS[name], 40)[..., 0]
+    assert (image[:, 10:30] == 1).all()
+    assert image[:, :10].max() == image[:, 30:].max() == 0
+
+
+def test_stretching_fills_the_square():
+    film = Film(np.tile(np.arange(50, dtype=np.uint8), (100, 1)), 8)
+    image = network_input(film, PRESETS["cxr_foundation"], 40)[..., 0]
+    np.testing.assert_allclose(image[7], np.arange(40) * 1.25 / (39 * 1.25), rtol=1e-6)
+
+
+def test_real_pictures_through_every_preset(shared_data):
+    for folder in ("nih", "kermany"):
+        path = sorted((shared_data / folder / "images").rglob("*.jp*g"))[0]
+        with path.open("rb") as stream:
+            film = read_film(stream)
+        for preset in PRESETS.values():
+            assert 0.1 < network_input(film, preset, 224).mean() < 0.9
