@@ -44,8 +44,8 @@ def run(main: Callable[[Any], int], schema: type, usage: str) -> None:
         asks_help = any(argument in HELP_FLAGS for argument in argv)
         try:
             rest = flags.FLAGS([_find_config(a) for a in argv if a not in HELP_FLAGS])
-        except KeyError as error:  # ml_collections' answer to a field that does not exist
-            sys.exit(f"error: {error.args[0]}{_similar_field(argv, schema)}")
+        except KeyError:  # ml_collections' answer to a field that does not exist
+            sys.exit(f"error: {_unknown_field(argv, schema)}")
         except (flags.Error, OSError) as error:
             sys.exit(f"error: {error}")
         if len(rest) > 1:
@@ -60,6 +60,8 @@ def run(main: Callable[[Any], int], schema: type, usage: str) -> None:
     def guarded(_: Sequence[str]) -> int:
         if flag.value is None:
             sys.exit(f"error: no --config given\n\n{usage.strip()}")
+        if flags.FLAGS["verbosity"].using_default_value:
+            logging.set_verbosity(logging.WARNING)  # JAX and Orbax inform at length
         try:
             return main(flag.value)
         except KeyboardInterrupt:
@@ -81,11 +83,10 @@ def _find_config(argument: str) -> str:
     return argument
 
 
-def _similar_field(argv: Sequence[str], schema: type) -> str:
+def _unknown_field(argv: Sequence[str], schema: type) -> str:
     known = [name for name, _, _ in fields(schema())]
-    for argument in argv:
-        name = argument.lstrip("-").partition("=")[0]
-        if name.startswith("config.") and name not in known:
-            similar = difflib.get_close_matches(name, known, n=1)
-            return f": --{name}" + (f"; did you mean --{similar[0]}?" if similar else "")
-    return ""
+    names = [argument.lstrip("-").partition("=")[0] for argument in argv]
+    unknown = [name for name in names if name.startswith("config.") and name not in known]
+    similar = [m for name in unknown for m in difflib.get_close_matches(name, known, n=1)]
+    hint = f"; did you mean --{similar[0]}?" if similar else "; --help lists them"
+    return f"there is no --{', --'.join(unknown)}{hint}"

@@ -39,7 +39,7 @@ def embed(config: EmbedConfig) -> int:
     report_listing(source, listing)
     layout, format = config.output.layout, config.output.format
     planned = outputs.plan(listing.files, layout, format, config.output.shards)
-    views = kept_views(config.input.views)
+    views = config.input.views = kept_views(config.input.views)
 
     from encoder import embed as encoder
     from encoder import sharding
@@ -47,8 +47,8 @@ def embed(config: EmbedConfig) -> int:
     mesh = sharding.make_mesh(config.encoder.model_parallel)
     if config.batch_size < 1 or config.batch_size % mesh.shape["data"]:
         raise ValueError(
-            f"batch_size is {config.batch_size}; expected a multiple of {mesh.shape['data']}, the "
-            "number of devices that share a batch"
+            f"batch_size is {config.batch_size}; expected a positive multiple of "
+            f"{mesh.shape['data']}, the number of devices that share a batch"
         )
     card, model, variables = load_encoder(config.encoder, mesh)
     layer = config.encoder.embedding
@@ -56,7 +56,9 @@ def embed(config: EmbedConfig) -> int:
     identity = {
         "input": source,
         "views": views,
-        "weights": {"source": card.source, "trained": card.trained, "digest": card.digest},
+        "weights": card.source,
+        "weights_digest": card.digest,
+        "trained": card.trained,
         **{name: getattr(card, name) for name in ("variant", "resolution", "preset")},
         **{"embedding": layer, "width": card.embeddings[layer], "dtype": config.encoder.dtype},
         **{"layout": layout, "format": format},
@@ -70,7 +72,7 @@ def embed(config: EmbedConfig) -> int:
         start = time.monotonic()
         if run.todo:
             infer = functools.partial(encoder.embed, forward, variables, mesh)
-            work(run, config, card, views, infer)
+            work(run, config, card, infer)
         counts = run.finish()
     report_run(folder, run, counts, time.monotonic() - start)
     return 0
@@ -127,7 +129,7 @@ def load_encoder(config: EncoderConfig, mesh: Any) -> tuple[Any, Any, Any]:
     )
 
 
-def work(run: Any, config: EmbedConfig, card: Any, views: Any, infer: Any) -> None:
+def work(run: Any, config: EmbedConfig, card: Any, infer: Any) -> None:
     """Takes every film of `run.todo` from its file to its embedding, with a progress bar."""
     from tqdm import tqdm
 
@@ -144,7 +146,7 @@ def work(run: Any, config: EmbedConfig, card: Any, views: Any, infer: Any) -> No
             run.todo,
             card.preset,
             card.resolution,
-            views,
+            config.input.views,
             workers=config.input.workers or os.cpu_count(),
             ahead=2 * config.batch_size,
         )

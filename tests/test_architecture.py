@@ -13,7 +13,7 @@ SIBLINGS = ("encoder", "heads", "input_pipeline")
 ALLOWED = {
     "apache_beam": ("input_pipeline/", "scripts/preprocess.py"),
     "flax": ("encoder/", "heads/"),
-    "pydicom": ("input_pipeline/",),
+    "pydicom": ("input_pipeline/", "scripts/bench_preprocess.py"),
     "tensorflow": ("input_pipeline/", "encoder/sources/"),
     "tensorflow_datasets": ("input_pipeline/",),
     "torch": (),

@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pytest
 
+from encoder import weights
 from input_pipeline.embeddings import FORMATS
 from input_pipeline.synthetic.mimic import write_mimic
 
@@ -58,7 +59,8 @@ def run(*args, environment, **options):
 
 
 def tree(folder):
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*.*")}
+    paths = (p for p in folder.rglob("*.*") if p.is_file())
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in paths}
 
 
 @pytest.fixture(scope="session")
@@ -79,7 +81,7 @@ def test_a_run_leaves_what_it_says(mimic, whole):
     assert manifest["embedded"] == len(records)
     assert manifest["embedded"] + manifest["skipped"] + manifest["rejected"] == films
     assert (manifest["skipped"], manifest["rejected"]) == (4, 2)
-    assert manifest["identity"]["weights"]["trained"] is False
+    assert manifest["identity"]["trained"] is False
     assert "untrained" in result.stderr + result.stdout
     for name, path in records.items():
         (record,) = FORMATS["tfrecord"].decode(path.read_bytes())
@@ -97,42 +99,119 @@ def test_different_films_have_different_embeddings(whole):
     assert np.median(spread) > 0.02
 
 
+def assert_finished(folder, expected):
+    """Equal in every byte but for the output path in the manifest, and so its checksum."""
+    found = tree(folder)
+    differing = {
+        name for name in found.keys() | expected.keys() if found.get(name) != expected[name]
+    }
+    assert differing <= {"manifest.json", "SHA256SUMS.txt"}
+    manifests = [json.loads(files["manifest.json"]) for files in (found, expected)]
+    for manifest in manifests:
+        del manifest["config"]["output"]["path"]
+    assert manifests[0] == manifests[1]
+
+
 def test_killed_at_random_moments_it_ends_with_the_same_files(
     mimic, environment, whole, tmp_path, record_property
 ):
     rng = random.Random(0)
-    killed = progress = 0
     expected = tree(whole[0])
-    while killed < KILLS:
+    kills, progress = 0, []
+    while kills < KILLS:
+        folder = tmp_path / str(len(progress) // 6)
         process = subprocess.Popen(
-            command(mimic, tmp_path),
+            command(mimic, folder),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             env=environment,
         )
-        more = progress + rng.randint(0, 5)  # records that stand there when it is killed
-        deadline = time.monotonic() + (rng.uniform(0.2, 3.0) if rng.random() < 0.3 else 60)
+        started = len(list(folder.rglob("*.tfrecord")))
+        enough = started + rng.randint(1, 6)  # new records at which it is killed, or a time
+        deadline = time.monotonic() + (rng.uniform(0.2, 3) if rng.random() < 0.3 else 60)
         while (
             process.poll() is None
             and time.monotonic() < deadline
-            and len(list(tmp_path.rglob("*.tfrecord"))) <= more
+            and len(list(folder.rglob("*.tfrecord"))) < enough
         ):
             time.sleep(0.002)
         time.sleep(rng.uniform(0, 0.01))
         process.send_signal(signal.SIGKILL)
-        if process.wait() != -signal.SIGKILL:
-            break  # it was through before it could be killed
-        killed += 1
-        found = {n: data for n, data in tree(tmp_path).items() if n.endswith(".tfrecord")}
-        assert all(expected[name] == data for name, data in found.items())
-        progress = len(found)
-    record_property("kills", killed)
-    result = run(mimic, tmp_path, environment=environment)
+        kills += process.wait() == -signal.SIGKILL
+        found = {n: data for n, data in tree(folder).items() if n.endswith(".tfrecord")}
+        assert all(expected[name] == data for name, data in found.items()), "a partial file"
+        progress.append(len(found) - started)
+    record_property("kills", kills)
+    record_property("records written before each", str(progress))
+    for folder in tmp_path.iterdir():
+        result = run(mimic, folder, environment=environment)
+        assert result.returncode == 0, result.stderr
+        assert_finished(folder, expected)
+    assert sum(new > 0 for new in progress) >= 5, "too few kills came in the middle of writing"
+
+
+def test_a_finished_run_does_nothing_again(mimic, environment, whole):
+    before = {p: p.stat().st_mtime_ns for p in whole[0].rglob("*.tfrecord")}
+    result = run(mimic, whole[0], environment=environment)
+    assert result.returncode == 0
+    assert {p: p.stat().st_mtime_ns for p in whole[0].rglob("*.tfrecord")} == before
+    assert f"already done {len(before):8}" in result.stdout
+
+
+def test_a_bundle_says_how_to_use_it(mimic, environment, tmp_path):
+    card = weights.random_card("b0", 40, "imagenet", (0.4, 0.5, 0.6), (0.2, 0.2, 0.3))
+    variables = weights.random_variables(weights.model_for(card), seed=5)
+    weights.save_bundle(tmp_path / "bundle", variables, card)
+    shards = ("--config.output.layout=sharded", "--config.output.shards=2")
+    options = (f"--config.encoder.weights={tmp_path}/bundle", *shards)
+    result = run(mimic, tmp_path / "out", *options, environment=environment)
+    assert result.returncode == 1
+    assert "config.encoder.resolution is 32, but the card" in result.stderr
+    assert "says 40" in result.stderr
+    options += ("--config.encoder.resolution=40", "--config.output.format=parquet")
+    result = run(mimic, tmp_path / "out", *options, environment=environment)
     assert result.returncode == 0, result.stderr
-    assert tree(tmp_path) == {
-        **expected,
-        "manifest.json": tree(tmp_path)["manifest.json"],
-        "SHA256SUMS.txt": tree(tmp_path)["SHA256SUMS.txt"],
-    }
-    assert killed >= 10
-    assert progress > 0, "no kill came after a record was written"
+    manifest = json.loads((tmp_path / "out/manifest.json").read_text())["identity"]
+    assert manifest["preset"] == "imagenet"
+    assert manifest["weights_digest"] == weights.digest(variables)
+    shards = sorted((tmp_path / "out").glob("embeddings-*.parquet"))
+    assert sum(len(FORMATS["parquet"].decode(p.read_bytes())) for p in shards) == 40
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--config.input.path="], 2, "--config.input.path: a folder"),
+        (["--config.input.path=/nowhere"], 1, "/nowhere does not exist"),
+        (["--config.input.pth=x"], 1, "did you mean --config.input.path?"),
+        (["--config.batch_size=many"], 1, "batch_size=many"),
+        (["--config.batch_size=0"], 1, "batch_size is 0; expected a positive multiple of 1"),
+        (["--config.encoder.weights=/nowhere"], 1, "/nowhere/card.json not found"),
+        (["--config.encoder.embedding=tail"], 1, "offer head (4096), pooled (320)"),
+        (["--config.encoder.preset=nice"], 1, "one of cxr_foundation, imagenet, native"),
+        (["--config.encoder.dtype=half"], 1, "expected bfloat16 or float32"),
+        (["--config.output.format=parquet"], 1, "use layout sharded"),
+        (["--config.output.path=/proc/out"], 1, "No such file or directory: /proc/out"),
+        (["stray"], 1, "'stray' is no flag"),
+        (["--help"], 0, "--config.encoder.weights=random"),
+    ],
+)
+def test_what_is_wrong_is_said(mimic, environment, tmp_path, options, code, message):
+    result = run(mimic, tmp_path / "out", *options, environment=environment)
+    assert message in result.stderr + result.stdout
+    assert "Traceback" not in result.stderr
+    assert result.returncode == code
+
+
+def test_nothing_said_is_answered_at_once_with_an_example():
+    start = time.monotonic()
+    result = subprocess.run(
+        [sys.executable, "scripts/embed.py", "--config=configs/mimic.py"],
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 2
+    for name in ("input.path", "encoder.weights", "output.path"):
+        assert f"--config.{name}" in result.stdout
+    assert "/data/mimic-cxr/files" in result.stdout
+    assert time.monotonic() - start < 3  # half a second; importing JAX alone would show
