@@ -11,7 +11,8 @@ demo: .venv/ready
 	$(BIN)/python scripts/embed.py --config configs/demo.py \
 		--config.input.path=$(DEMO)/mimic/files --config.input.views=AP,PA \
 		--config.encoder.weights=random --config.output.path=$(DEMO)/embeddings
-	$(BIN)/python scripts/contact_sheet.py --input $(DEMO)/mimic --output $(DEMO)/films.png
+	$(BIN)/python scripts/contact_sheet.py --input $(DEMO)/mimic --output $(DEMO)/films.png \
+		--labels $(DEMO)/mimic/mimic-cxr-2.0.0-chexpert.csv.gz
 
 test: .venv/ready
 	$(BIN)/python -m pytest

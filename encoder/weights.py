@@ -262,6 +262,11 @@ def save_bundle(path: str | os.PathLike, variables: Variables, card: Card) -> Ca
         raise FileExistsError(f"{path} exists already: remove it or choose another name")
     merge(flatten_dict(variables, sep="/"), abstract_variables(model_for(card)), "the variables")
     card = dataclasses.replace(card, digest=digest(variables))
+    # Orbax copies NumPy leaves before it writes them; as JAX arrays they are read where they lie.
+    host = jax.devices("cpu")[0]
+    variables = jax.tree.map(
+        lambda leaf: leaf if isinstance(leaf, jax.Array) else jax.device_put(leaf, host), variables
+    )
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
         with ocp.StandardCheckpointer() as checkpointer:

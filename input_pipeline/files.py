@@ -207,9 +207,13 @@ def write_whole(path: str, data: bytes, scratch: str) -> None:
         fs.pipe_file(inner, data)
         return
     with tempfile.NamedTemporaryFile(dir=scratch, delete=False) as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    os.chmod(stream.name, 0o644)
-    os.replace(stream.name, path)
+        try:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            os.chmod(stream.name, 0o644)
+            os.replace(stream.name, path)
+        except OSError as error:
+            os.unlink(stream.name)
+            raise OSError(error.errno, f"{error.strerror} when writing", path) from error

@@ -15,6 +15,7 @@ import multiprocessing
 import os
 import queue
 import resource
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing.connection import Connection
 
@@ -69,9 +70,10 @@ def load(
 
 def _serve(connection: Connection, preset: str, size: int, views: tuple[str, ...] | None) -> None:
     """A decoder process: paths in; pixels, or the JSON of a reason, out. Ends with its parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_AS, (DECODER_MEMORY, DECODER_MEMORY))
-    with contextlib.suppress(EOFError, ConnectionError, KeyboardInterrupt):
+    with contextlib.suppress(EOFError, ConnectionError):
         connection.send_bytes(b"ready")
         while True:
             path = os.fsdecode(connection.recv_bytes())

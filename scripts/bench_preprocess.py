@@ -154,10 +154,10 @@ def run(repeats: int) -> None:
             "toolkit, decoded and resized": functools.partial(toolkit_to_input, plain),
             "ours, to network input": functools.partial(ours, plain),
         }
-        print(report(interleave(candidates, repeats), "toolkit, to PNG only", "film"), "\n")
+        print(report(interleave(candidates, repeats), "toolkit, to PNG only"), "\n")
 
         by_syntax = {name: functools.partial(ours, path) for name, path in paths.items()}
-        print(report(interleave(by_syntax, repeats), "uncompressed", "film"), "\n")
+        print(report(interleave(by_syntax, repeats), "uncompressed"), "\n")
 
         film = read(plain)
         image = toolkit_intensity(film)
@@ -167,7 +167,7 @@ def run(repeats: int) -> None:
             "resize": lambda: legacy_bilinear(image, SIZE, SIZE),
             "table, resize and min-max": lambda: network_input(film, PRESET, SIZE),
         }
-        print(report(interleave(stages, repeats), "table, resize and min-max", "film"), "\n")
+        print(report(interleave(stages, repeats), "table, resize and min-max"), "\n")
 
         for name, function in (("nothing", pathlib.Path), ("toolkit", toolkit_png), ("ours", ours)):
             print(f"peak memory, {name:8} {peak_megabytes(function, plain):6.0f} MB")

@@ -48,6 +48,8 @@ def run(main: Callable[[Any], int], schema: type, usage: str) -> None:
             sys.exit(f"error: {_unknown_field(argv, schema)}")
         except (flags.Error, OSError) as error:
             sys.exit(f"error: {error}")
+        if flags.FLAGS["verbosity"].using_default_value:
+            flags.FLAGS.verbosity = logging.WARNING  # JAX and Orbax inform at length
         if len(rest) > 1:
             sys.exit(f"error: {rest[1]!r} is no flag; expected --config.<field>=<value>")
         if asks_help:
@@ -60,8 +62,6 @@ def run(main: Callable[[Any], int], schema: type, usage: str) -> None:
     def guarded(_: Sequence[str]) -> int:
         if flag.value is None:
             sys.exit(f"error: no --config given\n\n{usage.strip()}")
-        if flags.FLAGS["verbosity"].using_default_value:
-            logging.set_verbosity(logging.WARNING)  # JAX and Orbax inform at length
         try:
             return main(flag.value)
         except KeyboardInterrupt:

@@ -73,7 +73,7 @@ def make_tile(path: str, labels: dict[str, dict[str, float]], side: int) -> Tile
     photometric = film.photometric.replace("MONOCHROME", "MONO")
     view = film.view_position or "no view"
     technique = [f"{view} · {photometric} · {film.bits_stored} bit"]
-    technique.append(f"{syntaxes.get(uid, uid)} · {name}")
+    technique.append(f"{syntaxes.get(uid, uid.removeprefix('1.2.840.10008.1.2.'))} · {name}")
 
     study = _STUDY.search(path)
     present = labels.get(study[1] if study else "", {})

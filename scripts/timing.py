@@ -30,10 +30,10 @@ def interleave(
     return seconds
 
 
-def report(seconds: Mapping[str, list[float]], baseline: str, unit: str = "round") -> str:
+def report(seconds: Mapping[str, list[float]], baseline: str) -> str:
     """A table of median, fastest and slowest time, and the median of the per-round speed-ups."""
     heads = f"{'candidate':28} {'median ms':>10} {'min':>9} {'max':>9}"
-    lines = [f"{heads}   speed-up over {baseline}, {unit} by {unit}"]
+    lines = [f"{heads}   speed-up over {baseline}"]
     for name, values in seconds.items():
         speedup = statistics.median(b / v for b, v in zip(seconds[baseline], values, strict=True))
         middle, low, high = (1e3 * f(values) for f in (statistics.median, min, max))
