@@ -5,6 +5,7 @@ remember it. Whatever reads weights ends in `merge`, which names every leaf that
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -15,7 +16,7 @@ import shutil
 import types
 import typing
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -245,7 +246,8 @@ def save_bundle(path: str | os.PathLike, variables: Variables, card: Card) -> Ca
 
     Args:
         path: the directory to make. From one process only.
-        variables: NumPy or JAX leaves.
+        variables: JAX or NumPy leaves. Memory for L2, of which its leaves are 1.9 GB: 3.9 GB with
+            JAX leaves, 5.5 GB with NumPy ones, which Orbax copies before it writes.
         card: its digest is filled in.
 
     Returns:
@@ -262,11 +264,6 @@ def save_bundle(path: str | os.PathLike, variables: Variables, card: Card) -> Ca
         raise FileExistsError(f"{path} exists already: remove it or choose another name")
     merge(flatten_dict(variables, sep="/"), abstract_variables(model_for(card)), "the variables")
     card = dataclasses.replace(card, digest=digest(variables))
-    # Orbax copies NumPy leaves before it writes them; as JAX arrays they are read where they lie.
-    host = jax.devices("cpu")[0]
-    variables = jax.tree.map(
-        lambda leaf: leaf if isinstance(leaf, jax.Array) else jax.device_put(leaf, host), variables
-    )
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
         with ocp.StandardCheckpointer() as checkpointer:
@@ -367,17 +364,31 @@ def load_variables(
         shardings = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     expected = abstract_variables(model_for(card))
     with ocp.StandardCheckpointer() as checkpointer:
-        stored = checkpointer.metadata(folder).item_metadata.tree
-        stored = merge(flatten_dict(stored, sep="/"), expected, str(folder))
+        with _explained(folder):
+            stored = flatten_dict(checkpointer.metadata(folder).item_metadata.tree, sep="/")
+        stored = merge(stored, expected, str(folder))
         target = jax.tree.map(
             lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
             stored,
             jax.tree.broadcast(shardings, stored),
         )
-        variables = checkpointer.restore(folder, target)
+        with _explained(folder):
+            variables = checkpointer.restore(folder, target)
     if verify and (found := digest(variables)) != card.digest:
         raise ValueError(
             f"{folder} has digest {found}, but its card says {card.digest}: the weights were "
             "changed or damaged; fetch or convert them again"
         )
     return cast_kernels(variables, dtype)
+
+
+@contextlib.contextmanager
+def _explained(folder: pathlib.Path) -> Iterator[None]:
+    """Says what to do where Orbax, of a damaged checkpoint, raises this or that."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(
+            f"{folder} cannot be read ({str(error)[:200]}): it is damaged or incomplete; fetch or "
+            "convert the weights again"
+        ) from error

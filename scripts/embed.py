@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import importlib.metadata
 import os
+import sys
 import time
 from typing import Any
 
@@ -136,7 +137,13 @@ def work(run: Any, config: EmbedConfig, card: Any, infer: Any) -> None:
     from input_pipeline import pipeline
 
     total = run.done + len(run.todo)
-    with tqdm(total=total, initial=run.done, unit=" films", smoothing=0.1) as bar:
+    with tqdm(
+        total=total,
+        initial=run.done,
+        unit=" films",
+        bar_format="{percentage:3.0f}% {bar} {n}/{total} films, {rate_noinv_fmt}, {remaining} left",
+        mininterval=0.1 if sys.stderr.isatty() else 10,
+    ) as bar:
 
         def drop(film: Any, why: Any) -> None:
             run.add(film, why)

@@ -5,23 +5,24 @@ wrong networks agree on nothing. So the weights are calibrated on data first, di
 give different embeddings, and three deliberate mistakes must be found.
 """
 
-import math
+import pathlib
 import re
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
-from jax import lax
 
 from encoder import depthwise, efficientnet
-from encoder.efficientnet import VARIANTS, EfficientNet, embedding_widths
+from encoder.efficientnet import VARIANTS, EfficientNet, Variant, embedding_widths
 from encoder.weights import abstract_variables, random_variables
 
 TOLERANCE = 2e-5  # of the largest value of each stage, float32
 SIZES = {"b0": (96, 97), "l2": (64, 65)}  # even and odd, near the size of the calibration
 HEAD_WIDTHS = {"b0": 1280, "l2": 5504}  # Keras'
+GOLDEN = pathlib.Path(__file__).parent / "golden" / "efficientnet_l2_leaves.txt"
 STAGES = ["stem", *(f"stage{i}" for i in range(1, 8)), "head_map"]
 LAYERS = {  # ours -> Keras', where they differ
     "stem_conv": "stem_conv",
@@ -36,11 +37,12 @@ LAYERS = {  # ours -> Keras', where they differ
 LEAVES = {"scale": "gamma", "mean": "moving_mean", "var": "moving_variance"}
 
 
-def random_images(size: int, batch: int, seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).normal(size=(batch, size, size, 3)).astype(np.float32)
+def random_images(size: int, batch: int, seed: int) -> jax.Array:
+    shape = (batch, size, size, 3)
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
 
 
-def calibrate(model: EfficientNet, variables: dict, images: np.ndarray, seed: int = 0) -> dict:
+def calibrate(model: EfficientNet, variables: dict, images: jax.Array, seed: int = 0) -> dict:
     """Sets the BatchNorm statistics to those of the images, layer by layer, in one forward pass.
 
     Scales and biases get random values first, so that a mix-up of any two leaves shows. Those that
@@ -61,13 +63,12 @@ def calibrate(model: EfficientNet, variables: dict, images: np.ndarray, seed: in
         return {**variables, **step(variables, images)}
 
 
-def forward(model: EfficientNet, variables: dict, images: np.ndarray) -> dict[str, np.ndarray]:
-    """Every intermediate; traced anew, so that a patched constant is seen."""
-    out = jax.jit(lambda v, x: model.apply(v, x)[1])(variables, images)
-    return jax.tree.map(np.asarray, out)
+def compiled(model: EfficientNet) -> Callable[[dict, jax.Array], dict[str, jax.Array]]:
+    """(variables, images) -> all intermediates; traced anew, so that a patched constant is seen."""
+    return jax.jit(lambda variables, images: model.apply(variables, images)[1])
 
 
-def keras_forward(variant: str, variables: dict, images: np.ndarray) -> dict[str, np.ndarray]:
+def keras_forward(variant: str, variables: dict, images: jax.Array) -> dict[str, np.ndarray]:
     """Every stage's output of Keras' network with our variables in its layers."""
     import keras
     from keras.src.applications import efficientnet as reference
@@ -105,7 +106,7 @@ def keras_forward(variant: str, variables: dict, images: np.ndarray) -> dict[str
             last[f"stage{match[1]}"] = layer.name
     outputs = {name: network.get_layer(layer).output for name, layer in last.items()}
     # Keras divides by 255 in front of the stem; its Normalization has mean 0 and variance 1 here.
-    found = keras.Model(network.input, outputs)(255 * images, training=False)
+    found = keras.Model(network.input, outputs)(np.asarray(255 * images), training=False)
     return {name: value.numpy() for name, value in found.items()}
 
 
@@ -142,7 +143,8 @@ def calibrated(request):
 def test_every_stage_agrees_with_keras(calibrated, parity, record_property):
     variant, model, variables = calibrated
     images = random_images(SIZES[variant][parity], batch=2, seed=2)
-    ours = forward(model, variables, images)
+    forward = compiled(model)
+    ours = forward(variables, images)
     theirs = keras_forward(variant, variables, images)
     differences = {name: difference(ours[name], theirs[name]) for name in STAGES}
     numbers = " ".join(f"{name}={value:.1e}" for name, value in differences.items())
@@ -154,26 +156,100 @@ def test_every_stage_agrees_with_keras(calibrated, parity, record_property):
     for name in ("pooled", "head"):  # the signal is alive
         assert difference(ours[name][0], ours[name][1]) > 0.1
 
-    wrong = forward(model, swap_two_leaves(variables), images)
+    wrong = forward(swap_two_leaves(variables), images)
     assert difference(wrong["head_map"], theirs["head_map"]) > 1000 * TOLERANCE
 
 
-def test_parity_finds_deliberate_mistakes(monkeypatch, record_property):
-    model = EfficientNet("b0", HEAD_WIDTHS["b0"])
-    images = random_images(SIZES["b0"][0], batch=4, seed=1)
-    variables = calibrate(model, random_variables(model, seed=0), images)
-    right = forward(model, variables, images)
-
+@pytest.mark.parametrize("calibrated", ["b0"], indirect=True)
+def test_parity_finds_deliberate_mistakes(calibrated, monkeypatch, record_property):
+    variant, model, variables = calibrated
+    images = random_images(SIZES[variant][0], batch=2, seed=2)
+    right = compiled(model)(variables, images)
+    symmetric = model.clone(conv_general_dilated=symmetric_conv)
     wrong = {
-        "one leaf swapped": forward(model, swap_two_leaves(variables), images),
-        "symmetric padding": forward(
-            model.clone(conv_general_dilated=symmetric_conv), variables, images
-        ),
+        "one leaf swapped": compiled(model)(swap_two_leaves(variables), images),
+        "symmetric padding": compiled(symmetric)(variables, images),
     }
     monkeypatch.setattr(efficientnet, "BATCH_NORM_EPSILON", 1e-5)
-    wrong["epsilon 1e-5"] = forward(model, variables, images)
+    wrong["epsilon 1e-5"] = compiled(model)(variables, images)
     for mistake, out in wrong.items():
         found = difference(out["head_map"], right["head_map"])
         record_property(mistake, found)
         print(f"\n{mistake}: {found:.1e}")
         assert found > 1000 * TOLERANCE, mistake
+
+
+def test_leaves_of_l2_are_those_of_the_golden_table():
+    leaves = flatten_dict(abstract_variables(EfficientNet("l2")), sep="/")
+    found = [f"{path} {','.join(map(str, leaf.shape))}" for path, leaf in sorted(leaves.items())]
+    assert found == GOLDEN.read_text().splitlines()
+    assert {leaf.dtype for leaf in leaves.values()} == {jnp.dtype("float32")}
+
+
+def test_l2_has_the_published_number_of_parameters():
+    variables = abstract_variables(EfficientNet("l2", head_width=5504))
+    count = {name: sum(map(np.size, jax.tree.leaves(tree))) for name, tree in variables.items()}
+    assert count["params"] + 5504 * 1000 + 1000 == 480_309_308  # with ImageNet's classifier
+    assert count["batch_stats"] == 1_090_688
+
+
+def test_widths_of_the_embeddings():
+    pooled = {variant: embedding_widths(variant, None)["pooled"] for variant in VARIANTS}
+    assert pooled == {
+        **{"b0": 320, "b1": 320, "b2": 352, "b3": 384, "b4": 448, "b5": 512, "b6": 576, "b7": 640},
+        "l2": 1376,
+    }
+    offered = {"head": 4096, "pooled": 1376, "feature_map": 1376}
+    assert list(embedding_widths("l2", 4096).items()) == list(offered.items())
+    assert embedding_widths("l2", None) == {"pooled": 1376, "feature_map": 1376}
+
+
+@pytest.fixture
+def tiny(monkeypatch) -> EfficientNet:
+    """All seven stages, one block each: for what does not depend on size."""
+    monkeypatch.setitem(VARIANTS, "tiny", Variant(0.25, 0.1, 32, 0.0))
+    return EfficientNet("tiny", head_width=64)
+
+
+@pytest.mark.parametrize("head_width", [64, None])
+def test_embedding_is_the_last_average_and_intermediates_are_named(tiny, head_width):
+    model = tiny.clone(head_width=head_width)
+    images = random_images(32, batch=2, seed=0)
+    embedding, out = jax.jit(model.apply)(random_variables(model), images)
+    last = "head" if head_width else "pooled"
+    assert np.array_equal(embedding, out[last])
+    assert out[last].shape[1] == embedding_widths("tiny", head_width)[last]
+    names = {"stem", *(f"stage{i}" for i in range(1, 8)), "feature_map", "pooled"}
+    assert out.keys() == names | ({"head_map", "head"} if head_width else set())
+
+
+def test_bfloat16_computes_in_bfloat16_and_returns_close_float32_embeddings(tiny):
+    variables, images = random_variables(tiny), random_images(64, batch=4, seed=0)
+    expected, _ = jax.jit(tiny.apply)(variables, images)
+    found, out = jax.jit(tiny.clone(dtype=jnp.bfloat16).apply)(variables, images)
+    assert found.dtype == jnp.float32 and out["stage7"].dtype == jnp.bfloat16
+    assert difference(found, expected) < 0.05
+
+
+def test_training_updates_statistics_and_every_parameter_gets_a_gradient(tiny):
+    variables, images = random_variables(tiny), random_images(64, batch=4, seed=0)
+
+    @jax.jit
+    def step(params, batch_stats):
+        def loss(params):
+            (embedding, _), updates = tiny.apply(
+                {"params": params, "batch_stats": batch_stats},
+                images,
+                train=True,
+                mutable=["batch_stats"],
+            )
+            return jnp.sum(embedding[0] * embedding[1]), updates["batch_stats"]
+
+        return jax.grad(loss, has_aux=True)(params)
+
+    gradients, statistics = step(variables["params"], variables["batch_stats"])
+    for path, gradient in flatten_dict(gradients, sep="/").items():
+        assert np.all(np.isfinite(gradient)) and np.any(gradient), path
+    before = flatten_dict(variables["batch_stats"], sep="/")
+    for path, after in flatten_dict(statistics, sep="/").items():
+        assert not np.array_equal(after, before[path]), path

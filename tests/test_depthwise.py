@@ -1,0 +1,95 @@
+"""The fast convolutions against XLA's own."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from jax import lax
+
+from encoder import depthwise
+
+NHWC = ("NHWC", "HWIO", "NHWC")
+
+
+def random(shape: tuple[int, ...], dtype: str = "float32", seed: int = 0) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
+
+
+def both(images, kernel, strides, padding="SAME", groups=1):
+    """The convolution and its gradients for images and kernel: ours, and XLA's."""
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def run(conv, images, kernel):
+        def value(images, kernel):
+            options = {"dimension_numbers": NHWC, "feature_group_count": groups}
+            return conv(images, kernel, strides, padding, **options)
+
+        out, pull_back = jax.vjp(value, images, kernel)
+        return out, *pull_back(random(out.shape, out.dtype, seed=3))
+
+    return [
+        run(conv, images, kernel)
+        for conv in (depthwise.conv_general_dilated, lax.conv_general_dilated)
+    ]
+
+
+def assert_close(found, expected, tolerance):
+    for a, b in zip(found, expected, strict=True):
+        assert a.dtype == b.dtype and a.shape == b.shape
+        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        assert np.max(np.abs(a - b)) < tolerance * np.max(np.abs(b))
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 5e-2)])
+@pytest.mark.parametrize("height", [12, 13])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("side", [3, 5])
+def test_depthwise_is_the_grouped_convolution(side, stride, height, dtype, tolerance):
+    images = random((2, height, height - 3, 8), dtype)
+    kernel = random((side, side, 1, 8), dtype, seed=1)
+    found, expected = both(images, kernel, (stride, stride), groups=8)
+    assert_close(found, expected, tolerance)
+
+
+def test_depthwise_takes_explicit_padding():
+    images, kernel = random((1, 9, 8, 4)), random((3, 3, 1, 4), seed=1)
+    found, expected = both(images, kernel, (2, 2), padding=[(1, 1), (0, 2)], groups=4)
+    assert_close(found, expected, 1e-5)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 5e-2)])
+def test_pointwise_is_the_1x1_convolution(dtype, tolerance):
+    images, kernel = random((2, 5, 6, 16), dtype), random((1, 1, 16, 24), dtype, seed=1)
+    assert_close(*both(images, kernel, (1, 1)), tolerance)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "groups"),
+    [((3, 3, 4, 8), 2, 1), ((1, 1, 4, 8), 2, 1), ((3, 3, 2, 8), 1, 2), ((3, 3, 1, 8), 1, 4)],
+)
+def test_all_others_are_xlas_own(kernel, stride, groups):
+    found, expected = both(
+        random((2, 9, 8, 4)), random(kernel, seed=1), (stride, stride), groups=groups
+    )
+    for a, b in zip(found, expected, strict=True):
+        assert np.array_equal(a, b)
+
+
+def test_a_cpu_program_has_no_convolution_left_and_others_have():
+    layer = nn.Conv(
+        8,
+        (3, 3),
+        feature_group_count=8,
+        use_bias=False,
+        conv_general_dilated=depthwise.conv_general_dilated,
+    )
+    images = random((1, 8, 8, 8))
+    variables = layer.init(jax.random.key(0), images)
+    assert jax.tree.map(jnp.shape, variables) == {"params": {"kernel": (3, 3, 1, 8)}}
+    traced = jax.jit(layer.apply).trace(variables, images)
+    assert "convolution" not in traced.lower(lowering_platforms=("cpu",)).as_text()
+    for platform in ("cuda", "tpu"):
+        assert "convolution" in traced.lower(lowering_platforms=(platform,)).as_text()
