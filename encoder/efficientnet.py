@@ -77,6 +77,12 @@ def embedding_widths(variant: str, head_width: int | None) -> dict[str, int]:
     return head | {"pooled": last, "feature_map": last}
 
 
+def embedding_shape(width: int, layer: str, resolution: int) -> tuple[int, ...]:
+    """Shape of one image's embedding: [width], or of a `feature_map` [h w width] (stride 32)."""
+    side = math.ceil(resolution / 32)
+    return (side, side, width) if layer == "feature_map" else (width,)
+
+
 def swish(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """x * sigmoid(x), as h * tanh(h) + h with h = x / 2: on CPU a fifth faster, having no division.
 

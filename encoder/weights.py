@@ -64,6 +64,7 @@ class Card:
         trained: False for random numbers, whatever they are called.
         format_version: of this card.
         digest: `digest` of the variables; `save_bundle` fills it in.
+        checkpoint_bytes: size of the checkpoint's files, likewise; finds a broken download early.
     """
 
     variant: str
@@ -79,6 +80,7 @@ class Card:
     trained: bool
     format_version: int = FORMAT_VERSION
     digest: str = ""
+    checkpoint_bytes: int = 0
 
     def __post_init__(self) -> None:
         """Raises ValueError where fields contradict one another."""
@@ -248,7 +250,7 @@ def save_bundle(path: str | os.PathLike, variables: Variables, card: Card) -> Ca
         path: the directory to make. From one process only.
         variables: JAX or NumPy leaves. Memory for L2, of which its leaves are 1.9 GB: 3.9 GB with
             JAX leaves, 5.5 GB with NumPy ones, which Orbax copies before it writes.
-        card: its digest is filled in.
+        card: its digest and size are filled in.
 
     Returns:
         The card as written.
@@ -263,11 +265,12 @@ def save_bundle(path: str | os.PathLike, variables: Variables, card: Card) -> Ca
     if path.exists():
         raise FileExistsError(f"{path} exists already: remove it or choose another name")
     merge(flatten_dict(variables, sep="/"), abstract_variables(model_for(card)), "the variables")
-    card = dataclasses.replace(card, digest=digest(variables))
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(partial / CHECKPOINT, variables)
+        size = _file_bytes(partial / CHECKPOINT)
+        card = dataclasses.replace(card, digest=digest(variables), checkpoint_bytes=size)
         (partial / CARD).write_text(json.dumps(dataclasses.asdict(card), indent=2) + "\n")
         partial.rename(path)
     finally:
@@ -360,6 +363,11 @@ def load_variables(
     folder = pathlib.Path(path).absolute() / CHECKPOINT
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} not found: {path} is no complete weights bundle")
+    if (size := _file_bytes(folder)) != card.checkpoint_bytes:
+        raise ValueError(
+            f"{folder} holds {size} bytes, but its card says {card.checkpoint_bytes}: files are "
+            "missing or cut off; fetch or convert the weights again"
+        )
     if shardings is None:
         shardings = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     expected = abstract_variables(model_for(card))
@@ -380,6 +388,10 @@ def load_variables(
             "changed or damaged; fetch or convert them again"
         )
     return cast_kernels(variables, dtype)
+
+
+def _file_bytes(folder: pathlib.Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 @contextlib.contextmanager

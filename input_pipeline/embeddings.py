@@ -147,10 +147,9 @@ def decode_parquet(data: bytes) -> list[EmbeddingRecord]:
     import pyarrow.parquet as pq
 
     table = pq.read_table(io.BytesIO(data), columns=["image_id", "embedding"])
-    return [
-        EmbeddingRecord(i, np.array(e, np.float32))
-        for i, e in zip(table["image_id"].to_pylist(), table["embedding"].to_pylist(), strict=True)
-    ]
+    image_id, embedding = (table[name].combine_chunks() for name in table.column_names)
+    rows = embedding.flatten().to_numpy().reshape(len(image_id), embedding.type.list_size)
+    return [EmbeddingRecord(i, e) for i, e in zip(image_id.to_pylist(), rows, strict=True)]
 
 
 class Format(NamedTuple):

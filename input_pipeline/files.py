@@ -14,6 +14,7 @@ import os
 import posixpath
 import re
 import tempfile
+import zlib
 from collections.abc import Iterator, Sequence
 
 import fsspec
@@ -58,6 +59,7 @@ def is_remote(path: str) -> bool:
 
 def absolute(path: str, folder: str | None = None) -> str:
     """`path` as an absolute path or address; a relative one starts at `folder` (default: here)."""
+    path = path.removeprefix("file://")
     if is_remote(path):
         return path.rstrip("/")
     scheme, mark, inner = (folder or os.getcwd()).rpartition("://")
@@ -91,10 +93,13 @@ def list_inputs(path: str, limit: int | None = None) -> Listing:
     Raises:
         FileNotFoundError: nothing is there, or no film is among what is there.
         OSError: a folder cannot be read.
-        ValueError: a list has no column of paths, or two films have one key, so that their outputs
-            would overwrite each other.
+        ValueError: a list is damaged or has no column of paths, `limit` is below 1, or two films
+            have one key, so that their outputs would overwrite each other.
     """
-    fs, inner = fsspec.core.url_to_fs(absolute(path))
+    path = absolute(path)
+    fs, inner = fsspec.core.url_to_fs(path)
+    if limit is not None and limit < 1:
+        raise ValueError(f"input.limit is {limit}; expected at least 1")
     path = fs.unstrip_protocol(inner) if is_remote(path) else inner
     ignored: collections.Counter[str] = collections.Counter()
     repeated = 0
@@ -115,10 +120,10 @@ def list_inputs(path: str, limit: int | None = None) -> Listing:
     elif fs.exists(inner):
         found, root = [path], posixpath.dirname(path)
     elif re.search(r"[*?\[]", path):
-        names = [f for f in fs.glob(inner) if not posixpath.basename(f).startswith(".")]
-        matches = [f for f in names if not fs.isdir(f)]
+        matches = [f for f in fs.glob(inner) if not fs.isdir(f)]
         found = [fs.unstrip_protocol(f) for f in matches] if is_remote(path) else matches
         root = posixpath.dirname(re.split(r"[*?\[]", path)[0])
+        found = [f for f in found if "/." not in f.removeprefix(root)]
     else:
         raise FileNotFoundError(
             f"input {path} does not exist; expected a folder, a glob, a film, or a list of files "
@@ -153,16 +158,23 @@ def _walk(folder: str) -> Iterator[str]:
 
     entered = {os.path.realpath(folder)}
     for parent, folders, names in os.walk(folder, onerror=fail, followlinks=True):
-        targets = {f: os.path.realpath(os.path.join(parent, f)) for f in folders}
-        folders[:] = [f for f in folders if f[0] != "." and targets[f] not in entered]
-        entered.update(targets[f] for f in folders)
+        chosen = []
+        for name in folders:
+            target = os.path.realpath(os.path.join(parent, name))
+            if not name.startswith(".") and target not in entered:
+                entered.add(target)
+                chosen.append(name)
+        folders[:] = chosen
         yield from (f"{parent}/{n}" for n in names if not n.startswith("."))
 
 
 def _read_list(path: str) -> list[str]:
     """The entries of a list: the lines of a .txt, or the one column of paths of a table."""
     data = read_bytes(path)
-    text = (gzip.decompress(data) if path.lower().endswith(".gz") else data).decode("utf-8-sig")
+    try:
+        text = (gzip.decompress(data) if path.lower().endswith(".gz") else data).decode("utf-8-sig")
+    except (EOFError, zlib.error, gzip.BadGzipFile, UnicodeDecodeError) as error:
+        raise ValueError(f"list {path} is damaged or no UTF-8 text: {error}") from error
     if path.lower().endswith(".txt"):
         entries = text.splitlines()
     else:

@@ -28,6 +28,7 @@ from input_pipeline.embeddings import FORMATS, EmbeddingRecord
 
 LAYOUTS = ("per_image", "sharded")
 MANIFEST_VERSION = 1
+PASSING = ("unreadable", "crashed", "timed_out", "failed")  # reasons that another run may not meet
 _WRITERS = 4  # writing waits for the disk, not for the processor
 _WRITES_AHEAD = 64
 
@@ -124,38 +125,56 @@ def open_run(
         ValueError: the folder was made with another identity or from other films.
         OSError: the folder cannot be written, or another run is writing to it.
     """
-    identity = json.loads(json.dumps(identity))
+    identity, details = json.loads(json.dumps([identity, details]))
+    fs, root = fsspec.core.url_to_fs(folder)
     with claim(folder) as scratch:
-        there = _names_there(folder, outputs, identity)
+        earlier = _earlier_runs(folder, identity)
+        there = _names_there(folder, outputs, has_manifest=earlier is not None)
         whole, sums = _read_whole(folder, [o for o in outputs if o.name in there], format)
+        for damaged in there - whole.keys():
+            fs.rm_file(f"{root}/{damaged}")
         with concurrent.futures.ThreadPoolExecutor(_WRITERS, "writer") as threads:
             run = Run(folder, scratch, outputs, format, whole, sums, threads)
             run.damaged = len(there) - len(whole)
-            run.manifest = {"identity": identity, **details}
+            run.identity, run.earlier, run.details = identity, earlier or [], details
             run.write_manifest(complete=False)
             yield run
 
 
-def _names_there(folder: str, outputs: Sequence[Output], identity: Mapping[str, Any]) -> set[str]:
+def _earlier_runs(folder: str, identity: Mapping[str, Any]) -> list[Any] | None:
+    """Details of the runs that wrote to a folder; None if none did. Raises ValueError on others."""
+    fs, root = fsspec.core.url_to_fs(folder)
+    if not fs.exists(f"{root}/manifest.json"):
+        return None
+    try:
+        manifest = json.loads(fs.cat_file(f"{root}/manifest.json"))
+        found, runs = manifest["identity"], manifest["runs"]
+    except (ValueError, LookupError, TypeError) as error:
+        raise ValueError(
+            f"{folder}/manifest.json is no manifest of this program ({type(error).__name__}): "
+            "choose another output folder"
+        ) from error
+    differing = [
+        f"  {key}: {found.get(key)!r} there, {identity.get(key)!r} asked for"
+        for key in sorted(found.keys() | identity.keys())
+        if found.get(key) != identity.get(key)
+    ]
+    if differing:
+        raise ValueError(
+            f"{folder} was made by another run, and the two would be mixed up:\n"
+            + "\n".join(differing)
+            + "\nChoose another output folder or the same settings."
+        )
+    return runs
+
+
+def _names_there(folder: str, outputs: Sequence[Output], has_manifest: bool) -> set[str]:
     """Names of the embedding files in a folder. Raises ValueError if they are not this run's."""
     fs, root = fsspec.core.url_to_fs(folder)
     suffixes = tuple(f.suffix for f in FORMATS.values())
     below = fs.find(root) if fs.exists(root) else []
     names = {f.removeprefix(root).lstrip("/") for f in below if f.endswith(suffixes)}
-    if fs.exists(f"{root}/manifest.json"):
-        found = json.loads(fs.cat_file(f"{root}/manifest.json"))["identity"]
-        differing = [
-            f"  {key}: {found.get(key)!r} there, {identity.get(key)!r} asked for"
-            for key in sorted(found.keys() | identity.keys())
-            if found.get(key) != identity.get(key)
-        ]
-        if differing:
-            raise ValueError(
-                f"{folder} was made by another run, and the two would be mixed up:\n"
-                + "\n".join(differing)
-                + "\nChoose another output folder or the same settings."
-            )
-    elif names:
+    if names and not has_manifest:
         raise ValueError(
             f"{folder} holds {len(names)} embedding files but no manifest.json that says what made "
             "them: choose an empty folder"
@@ -203,9 +222,10 @@ class Run:
     Attributes:
         todo: films without an embedding yet, in the order of the plan.
         done: number of films whose embeddings were there before.
-        damaged: number of outputs that were there, but cut short or altered; they are made again.
+        damaged: number of outputs that were there, but cut short or altered, and were removed.
         dropped: film -> why it has no embedding.
-        manifest: what `manifest.json` says besides the counts.
+        identity, details: see `open_run`.
+        earlier: details of the earlier runs into the folder.
     """
 
     def __init__(
@@ -225,7 +245,9 @@ class Run:
         self.done = len(self._output_of) - len(self.todo)
         self.damaged = 0
         self.dropped: dict[files.InputFile, Skipped | Rejected] = {}
-        self.manifest: dict[str, Any] = {}
+        self.identity: Mapping[str, Any] = {}
+        self.details: Mapping[str, Any] = {}
+        self.earlier: list[Any] = []
         self._waiting = collections.Counter(self._output_of[film].name for film in self.todo)
         self._records: dict[str, list[EmbeddingRecord]] = collections.defaultdict(list)
         self._writes: collections.deque[concurrent.futures.Future[None]] = collections.deque()
@@ -261,15 +283,25 @@ class Run:
         self._sums[name] = hashlib.sha256(data).hexdigest()
 
     def write_manifest(self, complete: bool, **counts: int) -> None:
-        content = {"manifest_version": MANIFEST_VERSION, "complete": complete, **counts}
-        text = json.dumps({**content, **self.manifest}, indent=2) + "\n"
-        self._write("manifest.json", text.encode())
+        """Writes what the folder holds and which runs made it, each kind of run once."""
+        made_nothing = complete and self.done == counts["embedded"] and self.earlier
+        known = made_nothing or self.details in self.earlier
+        content = {
+            "manifest_version": MANIFEST_VERSION,
+            "complete": complete,
+            **counts,
+            "identity": self.identity,
+            "runs": self.earlier if known else [*self.earlier, self.details],
+        }
+        self._write("manifest.json", (json.dumps(content, indent=2) + "\n").encode())
 
     def finish(self) -> dict[str, int]:
         """Waits for the last write, then writes the tables, the manifest and the checksums.
 
         Returns:
-            How many films have an embedding now, were skipped and were rejected.
+            How many films have an embedding now, were skipped and were rejected, and how many of
+            the latter are `retryable`: they failed for reasons of `PASSING`. The manifest calls the
+            folder complete when there are none.
         """
         while self._writes:
             self._writes.popleft().result()
@@ -278,13 +310,14 @@ class Run:
             table = io.StringIO()
             rows = csv.writer(table, lineterminator="\n")
             rows.writerow(["image_id", "reason", "detail"])
-            chosen = [
-                (f, self.dropped[f]) for f in self.todo if isinstance(self.dropped.get(f), kind)
-            ]
-            rows.writerows([f.path, why.reason, why.detail] for f, why in chosen)
+            chosen = [film for film in self.todo if isinstance(self.dropped.get(film), kind)]
+            rows.writerows(
+                (film.path, self.dropped[film].reason, self.dropped[film].detail) for film in chosen
+            )
             self._write(f"{name}.csv", table.getvalue().encode("utf-8", "surrogateescape"))
             counts[name] = len(chosen)
-        self.write_manifest(complete=True, **counts)
+        counts["retryable"] = sum(why.reason in PASSING for why in self.dropped.values())
+        self.write_manifest(complete=not counts["retryable"], **counts)
         lines = [f"{digest}  {name}\n" for name, digest in sorted(self._sums.items())]
         self._write("SHA256SUMS.txt", "".join(lines).encode("utf-8", "surrogateescape"))
         return counts

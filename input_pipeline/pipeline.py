@@ -77,10 +77,14 @@ def _serve(connection: Connection, preset: str, size: int, views: tuple[str, ...
         connection.send_bytes(b"ready")
         while True:
             path = os.fsdecode(connection.recv_bytes())
+            signal.alarm(2 * DECODE_SECONDS)  # ends it even when nobody is left to do so
             try:
                 outcome = load(path, preset, size, views)
             except MemoryError:
                 outcome = Rejected("too_large", f"needs more than {DECODER_MEMORY >> 30} GiB")
+            except Exception as error:  # its message might quote the file
+                outcome = Rejected("failed", type(error).__name__)
+            signal.alarm(0)
             if isinstance(outcome, np.ndarray):
                 connection.send_bytes(b"")
                 connection.send_bytes(outcome)

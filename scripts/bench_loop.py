@@ -25,8 +25,7 @@ def run(repeats: int) -> None:
     films = [files.InputFile(f"/{i}.dcm", str(i)) for i in range(BATCHES * BATCH)]
 
     def bare() -> None:
-        for batch in images:
-            np.asarray(forward(variables, batch))
+        jax.block_until_ready([forward(variables, batch) for batch in images])
 
     def loop() -> None:
         planned = outputs.plan(films, "per_image", "tfrecord", 1)

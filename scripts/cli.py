@@ -66,10 +66,10 @@ def run(main: Callable[[Any], int], schema: type, usage: str) -> None:
             return main(flag.value)
         except KeyboardInterrupt:
             sys.exit("\nstopped: the same command goes on from here")
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, ImportError) as error:
             logging.debug("the error came from here", exc_info=True)
-            text = f"{error.strerror}: {error.filename}" if getattr(error, "filename", 0) else error
-            sys.exit(f"error: {text}")
+            said = [getattr(error, name, None) for name in ("strerror", "filename")]
+            sys.exit("error: " + (": ".join(str(part) for part in said if part) or str(error)))
 
     app.run(guarded, flags_parser=parse)
 

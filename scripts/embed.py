@@ -4,9 +4,11 @@ import collections
 import dataclasses
 import functools
 import importlib.metadata
+import math
 import os
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from configs.schema import EmbedConfig, EncoderConfig
@@ -23,15 +25,19 @@ and rejected films, and checksums. The same command again goes on where it ended
 """
 REQUIRED = ("config.input.path", "config.encoder.weights", "config.output.path")
 LIBRARIES = ("cxr-embeddings", "jax", "flax", "numpy", "pydicom", "imagecodecs", "pillow")
+MAX_FILE_BYTES = 2_000_000_000  # a file is gathered in memory before it is written
 
 
 def embed(config: EmbedConfig) -> int:
-    """Runs the whole job and returns the exit code."""
+    """Runs the whole job. Returns the exit code: 0 if every film got what it deserves."""
     if unset := [(n, text) for n, value, text in cli.fields(config) if n in REQUIRED and not value]:
         print("error: still to be said:")
         print("\n".join(f"  --{name}: {text}" for name, text in unset))
         print(f"\nFor example:\n{USAGE}")
         return 2
+    config.input.views = kept_views(config.input.views)
+    if config.input.workers < 0:
+        raise ValueError(f"input.workers is {config.input.workers}; expected 0 or more")
 
     from input_pipeline import files, outputs
 
@@ -40,10 +46,9 @@ def embed(config: EmbedConfig) -> int:
     report_listing(source, listing)
     layout, format = config.output.layout, config.output.format
     planned = outputs.plan(listing.files, layout, format, config.output.shards)
-    views = config.input.views = kept_views(config.input.views)
 
+    from encoder import efficientnet, sharding
     from encoder import embed as encoder
-    from encoder import sharding
 
     mesh = sharding.make_mesh(config.encoder.model_parallel)
     if config.batch_size < 1 or config.batch_size % mesh.shape["data"]:
@@ -53,16 +58,24 @@ def embed(config: EmbedConfig) -> int:
         )
     card, model, variables = load_encoder(config.encoder, mesh)
     layer = config.encoder.embedding
-    forward = encoder.make_forward(model, variables, mesh, layer, card.mean, card.std)
+    shape = efficientnet.embedding_shape(card.embeddings[layer], layer, card.resolution)
+    check_memory(shape, planned)
     identity = {
         "input": source,
-        "views": views,
+        "views": config.input.views,
         "weights": card.source,
         "weights_digest": card.digest,
         "trained": card.trained,
-        **{name: getattr(card, name) for name in ("variant", "resolution", "preset")},
-        **{"embedding": layer, "width": card.embeddings[layer], "dtype": config.encoder.dtype},
-        **{"layout": layout, "format": format},
+        "variant": card.variant,
+        "embedding": layer,
+        "shape": shape,
+        "dtype": config.encoder.dtype,
+        "resolution": card.resolution,
+        "preset": card.preset,
+        "mean": card.mean,
+        "std": card.std,
+        "layout": layout,
+        "format": format,
     }
     details = {
         "config": dataclasses.asdict(config),
@@ -72,17 +85,18 @@ def embed(config: EmbedConfig) -> int:
     with outputs.open_run(folder, planned, format, identity, details) as run:
         start = time.monotonic()
         if run.todo:
+            forward = encoder.make_forward(model, variables, mesh, layer, card.mean, card.std)
             infer = functools.partial(encoder.embed, forward, variables, mesh)
-            work(run, config, card, infer)
+            embed_films(run, config, card, infer)
         counts = run.finish()
     report_run(folder, run, counts, time.monotonic() - start)
-    return 0
+    return 1 if counts["retryable"] or not counts["embedded"] else 0
 
 
 def kept_views(views: tuple[str | None, ...] | None) -> tuple[str, ...] | None:
     """`--config.input.views=AP,PA` arrives as ("AP,PA",), and `=None` as (None,)."""
-    names = [name.strip().upper() for entry in views or () for name in (entry or "all").split(",")]
-    return None if not names or "ALL" in names else tuple(names)
+    names = {name.strip().upper() for entry in views or () for name in (entry or "all").split(",")}
+    return None if not names or "ALL" in names else tuple(sorted(names))
 
 
 def load_encoder(config: EncoderConfig, mesh: Any) -> tuple[Any, Any, Any]:
@@ -98,15 +112,16 @@ def load_encoder(config: EncoderConfig, mesh: Any) -> tuple[Any, Any, Any]:
 
     if config.dtype not in ("bfloat16", "float32"):
         raise ValueError(f"encoder.dtype is {config.dtype!r}; expected bfloat16 or float32")
-    if config.weights == "random":
+    random, bundle = config.weights == "random", os.path.expanduser(config.weights)
+    if random:
         print("warning: weights=random: these will be the embeddings of an untrained network")
         name = config.preset or "native"
-        if name not in PRESETS:
-            raise ValueError(f"encoder.preset is {name!r}; expected one of {', '.join(PRESETS)}")
-        normalisation = {"mean": PRESETS[name].mean, "std": PRESETS[name].std}
-        card = weights.random_card(config.variant, config.resolution, name, **normalisation)
+        preset = PRESETS.get(name, PRESETS["native"])
+        card = weights.random_card(config.variant, config.resolution, name, preset.mean, preset.std)
     else:
-        card = weights.load_card(config.weights)
+        card = weights.load_card(bundle)
+    if card.preset not in PRESETS:
+        raise ValueError(f"encoder.preset is {card.preset!r}; expected one of {', '.join(PRESETS)}")
     for name in ("variant", "resolution", "preset"):
         asked, given = getattr(config, name), getattr(card, name)
         if asked not in (None, given):
@@ -119,26 +134,36 @@ def load_encoder(config: EncoderConfig, mesh: Any) -> tuple[Any, Any, Any]:
         raise ValueError(f"encoder.embedding is {config.embedding!r}; the weights offer {offers}")
     model = weights.model_for(card, config.dtype)
     place = sharding.variable_shardings(mesh, weights.abstract_variables(model))
-    if config.weights == "random":
+    if random:
         variables = weights.random_variables(model, config.seed)
         card = dataclasses.replace(card, digest=weights.digest(variables))
-        return card, model, jax.device_put(weights.cast_kernels(variables, config.dtype), place)
-    return (
-        card,
-        model,
-        weights.load_variables(config.weights, card, dtype=config.dtype, shardings=place),
-    )
+        variables = jax.device_put(weights.cast_kernels(variables, config.dtype), place)
+    else:
+        variables = weights.load_variables(bundle, card, dtype=config.dtype, shardings=place)
+    return card, model, variables
 
 
-def work(run: Any, config: EmbedConfig, card: Any, infer: Any) -> None:
+def check_memory(shape: Sequence[int], planned: Sequence[Any]) -> None:
+    """Raises ValueError where an output would be too large to be gathered in memory."""
+    films = max(len(output.films) for output in planned)
+    size = 4 * math.prod(shape)
+    if films > 1 and films * size > MAX_FILE_BYTES:
+        raise ValueError(
+            f"each shard would hold {films} embeddings of {size / 1e6:.2f} MB; expected at most "
+            f"{MAX_FILE_BYTES / 1e9:.0f} GB a shard: raise output.shards or choose layout per_image"
+        )
+
+
+def embed_films(run: Any, config: EmbedConfig, card: Any, infer: Any) -> None:
     """Takes every film of `run.todo` from its file to its embedding, with a progress bar."""
+    import numpy as np
     from tqdm import tqdm
 
     from input_pipeline import pipeline
 
-    total = run.done + len(run.todo)
+    workers = config.input.workers or len(os.sched_getaffinity(0))
     with tqdm(
-        total=total,
+        total=run.done + len(run.todo),
         initial=run.done,
         unit=" films",
         bar_format="{percentage:3.0f}% {bar} {n}/{total} films, {rate_noinv_fmt}, {remaining} left",
@@ -154,12 +179,17 @@ def work(run: Any, config: EmbedConfig, card: Any, infer: Any) -> None:
             card.preset,
             card.resolution,
             config.input.views,
-            workers=config.input.workers or os.cpu_count(),
-            ahead=2 * config.batch_size,
+            workers,
+            ahead=2 * max(config.batch_size, workers),
         )
         batches = pipeline.batches(decoded, config.batch_size, drop)
         for films, embeddings in infer((batch.films, batch.image) for batch in batches):
             for film, embedding in zip(films, embeddings, strict=False):  # no padded row
+                if not np.isfinite(embedding).all():
+                    raise ValueError(
+                        f"the embedding of {film.path} is not finite: the weights are damaged, or "
+                        f"too large for {config.encoder.dtype}"
+                    )
                 run.add(film, embedding)
             bar.update(len(films))
 
@@ -178,7 +208,7 @@ def report_run(folder: str, run: Any, counts: dict[str, int], seconds: float) ->
     new = counts["embedded"] - run.done
     notes = {
         "embedded": f"{new / seconds:.1f} films a second",
-        "already done": f"{run.damaged} more were damaged and made again" if run.damaged else "",
+        "already done": f"{run.damaged} more were damaged and removed" if run.damaged else "",
     }
     for kind in ("skipped", "rejected"):
         reasons = collections.Counter(
@@ -187,9 +217,14 @@ def report_run(folder: str, run: Any, counts: dict[str, int], seconds: float) ->
             if type(why).__name__.lower() == kind
         )
         notes[kind] = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
-    numbers = {"embedded": new, "already done": run.done} | counts | {"embedded": new}
+    numbers = {**counts, "embedded": new, "already done": run.done}
     for name, note in notes.items():
         print(f"{name:13}{numbers[name]:8}   {note}")
+    if counts["retryable"]:
+        print(
+            f"warning: {counts['retryable']} films failed for reasons that may pass: the same "
+            "command tries them again"
+        )
     print(f"in {folder}, with manifest.json, skipped.csv, rejected.csv and SHA256SUMS.txt")
 
 

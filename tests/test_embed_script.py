@@ -1,5 +1,6 @@
 """`scripts/embed.py` as its user runs it: in a process of its own, on a folder of films."""
 
+import dataclasses
 import json
 import os
 import random
@@ -82,6 +83,7 @@ def test_a_run_leaves_what_it_says(mimic, whole):
     assert manifest["embedded"] + manifest["skipped"] + manifest["rejected"] == films
     assert (manifest["skipped"], manifest["rejected"]) == (4, 2)
     assert manifest["identity"]["trained"] is False
+    assert manifest["identity"]["shape"] == [4096]
     assert "untrained" in result.stderr + result.stdout
     for name, path in records.items():
         (record,) = FORMATS["tfrecord"].decode(path.read_bytes())
@@ -108,7 +110,8 @@ def assert_finished(folder, expected):
     assert differing <= {"manifest.json", "SHA256SUMS.txt"}
     manifests = [json.loads(files["manifest.json"]) for files in (found, expected)]
     for manifest in manifests:
-        del manifest["config"]["output"]["path"]
+        (only_run,) = manifest["runs"]
+        del only_run["config"]["output"]["path"]
     assert manifests[0] == manifests[1]
 
 
@@ -189,6 +192,8 @@ def test_a_bundle_says_how_to_use_it(mimic, environment, tmp_path):
         (["--config.encoder.weights=/nowhere"], 1, "/nowhere/card.json not found"),
         (["--config.encoder.embedding=tail"], 1, "offer head (4096), pooled (320)"),
         (["--config.encoder.preset=nice"], 1, "one of cxr_foundation, imagenet, native"),
+        (["--config.input.limit=0"], 1, "input.limit is 0; expected at least 1"),
+        (["--config.input.workers=-1"], 1, "input.workers is -1; expected 0 or more"),
         (["--config.encoder.dtype=half"], 1, "expected bfloat16 or float32"),
         (["--config.output.format=parquet"], 1, "use layout sharded"),
         (["--config.output.path=/proc/out"], 1, "No such file or directory: /proc/out"),
@@ -201,6 +206,50 @@ def test_what_is_wrong_is_said(mimic, environment, tmp_path, options, code, mess
     assert message in result.stderr + result.stdout
     assert "Traceback" not in result.stderr
     assert result.returncode == code
+
+
+def test_a_bundle_with_a_stranger_preset_or_broken_numbers(mimic, environment, tmp_path):
+    card = weights.random_card("b0", 32, "native", (0.0,) * 3, (1.0,) * 3)
+    variables = weights.random_variables(weights.model_for(card), seed=5)
+    variables["params"]["head_bn"]["bias"][7] = np.nan
+    weights.save_bundle(tmp_path / "nan", variables, card)
+    weights.save_bundle(tmp_path / "odd", variables, dataclasses.replace(card, preset="odd"))
+    for name, message in {
+        "nan": "is not finite",
+        "odd": "preset is 'odd'; expected one of",
+    }.items():
+        bundle = f"--config.encoder.weights={tmp_path}/{name}"
+        result = run(mimic, tmp_path / "out", bundle, environment=environment)
+        assert result.returncode == 1
+        assert message in result.stderr
+    assert not list((tmp_path / "out").rglob("*.tfrecord"))
+
+
+def test_films_that_cannot_be_reached_are_no_success(environment, mimic, tmp_path):
+    films = sorted(mimic.rglob("*.dcm"))[:6]
+    (tmp_path / "list.txt").write_text("\n".join(map(str, [*films, tmp_path / "gone.dcm"])))
+    given = f"--config.input.path={tmp_path}/list.txt"
+    result = run(mimic, tmp_path / "out", given, environment=environment)
+    assert result.returncode == 1
+    assert "1 films failed for reasons that may pass" in result.stdout
+    assert json.loads((tmp_path / "out/manifest.json").read_text())["complete"] is False
+
+
+def test_no_embedding_at_all_is_no_success(environment, mimic, tmp_path):
+    (tmp_path / "x.dcm").write_bytes(b"garbage")
+    given = f"--config.input.path={tmp_path}/x.dcm"
+    result = run(mimic, tmp_path / "out", given, environment=environment)
+    assert result.returncode == 1
+    assert "rejected            1   not_an_image 1" in result.stdout
+
+
+def test_feature_maps_say_their_shape(environment, mimic, tmp_path):
+    options = ("--config.encoder.embedding=feature_map", "--config.encoder.resolution=40")
+    result = run(mimic, tmp_path, *options, "--config.input.limit=4", environment=environment)
+    assert result.returncode == 0, result.stderr
+    assert json.loads((tmp_path / "manifest.json").read_text())["identity"]["shape"] == [2, 2, 320]
+    path = next(tmp_path.rglob("*.tfrecord"))
+    assert FORMATS["tfrecord"].decode(path.read_bytes())[0].embedding.shape == (2 * 2 * 320,)
 
 
 def test_nothing_said_is_answered_at_once_with_an_example():

@@ -35,8 +35,14 @@ def test_links_are_followed_and_loops_end(tmp_path):
     assert keys(tmp_path / "near") == ["b", "link/a"]
 
 
+def test_a_link_beside_its_target_is_one_folder(tmp_path):
+    touch(tmp_path, "a/x.dcm")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    assert len(keys(tmp_path)) == 1
+
+
 def test_a_glob_keeps_the_tree_below_its_fixed_part(tmp_path):
-    touch(tmp_path, "p10/s1/a.dcm", "p11/s2/b.dcm", "p11/s2/c.png")
+    touch(tmp_path, "p10/s1/a.dcm", "p11/s2/b.dcm", "p11/s2/c.png", "p10/.trash/d.dcm")
     assert keys(tmp_path / "p1*/**/*.dcm") == ["p10/s1/a", "p11/s2/b"]
     assert keys(tmp_path / "p11/s2/[bc].*") == ["b", "c"]
 
@@ -70,6 +76,11 @@ def test_a_single_film(tmp_path):
     assert keys(tmp_path / "a.dcm") == ["a"]
 
 
+def test_file_addresses_are_local_paths(tmp_path):
+    touch(tmp_path, "a.dcm")
+    assert files.list_inputs(f"file://{tmp_path}") == files.list_inputs(str(tmp_path))
+
+
 def test_remote_addresses():
     fs = fsspec.filesystem("memory")
     for name in ("p10/a.dcm", "p11/b.dcm", "p11/.c.dcm", "p11/x.txt"):
@@ -95,6 +106,11 @@ def test_errors_say_what_was_found(tmp_path):
     (tmp_path / "t.csv").write_text("subject,label\n1,2\n")
     with pytest.raises(ValueError, match="columns subject, label; expected exactly one of path"):
         files.list_inputs(str(tmp_path / "t.csv"))
+    (tmp_path / "cut.csv.gz").write_bytes(gzip.compress(b"path\na.dcm\n")[:-9])
+    with pytest.raises(ValueError, match=r"cut\.csv\.gz is damaged or no UTF-8 text"):
+        files.list_inputs(str(tmp_path / "cut.csv.gz"))
+    with pytest.raises(ValueError, match=r"input\.limit is -1; expected at least 1"):
+        files.list_inputs(str(tmp_path), limit=-1)
     (tmp_path / "mixed.txt").write_text("gs://bucket/a.dcm\n/data/b.dcm\n")
     with pytest.raises(ValueError, match="a list mixes"):
         files.list_inputs(str(tmp_path / "mixed.txt"))

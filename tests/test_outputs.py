@@ -25,10 +25,20 @@ def outcome(film):
     return Skipped("view", "LATERAL") if film.key.endswith("4") else vector(film)
 
 
-def run(folder, layout="per_image", format="tfrecord", stop_after=None, films=FILMS, **identity):
+def run(
+    folder,
+    layout="per_image",
+    format="tfrecord",
+    stop_after=None,
+    films=FILMS,
+    details=None,
+    **identity,
+):
     """Plays a run; `stop_after` leaves it, as a crash would, after so many films."""
     planned = outputs.plan(films, layout, format, shards=3)
-    with outputs.open_run(str(folder), planned, format, IDENTITY | identity, {}) as opened:
+    with outputs.open_run(
+        str(folder), planned, format, IDENTITY | identity, details or {}
+    ) as opened:
         for film in opened.todo[:stop_after]:
             opened.add(film, outcome(film))
         if stop_after is None:
@@ -110,6 +120,43 @@ def test_damaged_outputs_are_made_again(tmp_path, layout):
         (tmp_path / name).write_bytes(damage)
         assert run(tmp_path, layout).damaged == 1 or (damage == b"" and layout == "sharded")
         assert tree(tmp_path) == whole
+
+
+def test_damaged_outputs_are_removed_at_once(tmp_path):
+    run(tmp_path)
+    (tmp_path / "p0/00.tfrecord").write_bytes(b"cut")
+    assert run(tmp_path, stop_after=0).damaged == 1
+    assert not (tmp_path / "p0/00.tfrecord").exists()
+
+
+def test_the_manifest_names_every_kind_of_run_that_made_something(tmp_path):
+    def runs():
+        return json.loads((tmp_path / "manifest.json").read_text())["runs"]
+
+    run(tmp_path, stop_after=4, details={"version": 1})
+    run(tmp_path, stop_after=1, details={"version": 1})
+    run(tmp_path, details={"version": 2})
+    assert runs() == [{"version": 1}, {"version": 2}]
+    run(tmp_path, details={"version": 3})
+    assert runs() == [{"version": 1}, {"version": 2}], "the third run made nothing"
+
+
+def test_a_folder_is_complete_when_no_failure_may_pass(tmp_path, monkeypatch):
+    monkeypatch.setitem(globals(), "outcome", lambda film: Rejected("unreadable", ""))
+    run(tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert (manifest["complete"], manifest["retryable"]) == (False, 10)
+    monkeypatch.undo()
+    run(tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert (manifest["complete"], manifest["retryable"]) == (True, 0)
+
+
+def test_a_stranger_manifest_is_refused(tmp_path):
+    for content in ("", "[]", '{"name": "web app"}'):
+        (tmp_path / "manifest.json").write_text(content)
+        with pytest.raises(ValueError, match=r"manifest\.json is no manifest of this program"):
+            run(tmp_path)
 
 
 def test_another_identity_is_refused_and_named(tmp_path):

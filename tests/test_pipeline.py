@@ -43,6 +43,11 @@ def test_names_that_are_not_utf8(tmp_path):
     assert isinstance(outcome, np.ndarray)
 
 
+def test_an_error_of_our_own_is_said_to_be_one(tmp_path):
+    outcomes = pipeline.decode([film(tmp_path, "a", 1)], "no such preset", 8, None, 1, 1)
+    assert next(outcomes)[1] == Rejected("failed", "KeyError")
+
+
 def waiting_films(folder):
     """Two good films around one that never comes: a pipe that nobody writes to."""
     os.mkfifo(folder / "stuck.dcm")

@@ -1,0 +1,260 @@
+"""The weights bundle: what is written comes back, and whatever does not fit is named."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from encoder import weights
+from encoder.efficientnet import VARIANTS, EfficientNet, Variant, embedding_widths
+
+TINY_DIGEST = "5eeeea7be4acb56876eada8cc986dd34a58d05555c80d7a058f7aa589bbfefee"
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    """All seven stages, one block each."""
+    monkeypatch.setitem(VARIANTS, "tiny", Variant(0.25, 0.1, 32, 0.0))
+
+
+@pytest.fixture
+def card(tiny) -> weights.Card:
+    return weights.random_card("tiny", None, "imagenet", (0.1, 0.2, 0.3), (1.0, 2.0, 3.0))
+
+
+@pytest.fixture
+def variables(card) -> weights.Variables:
+    return weights.random_variables(weights.model_for(card), seed=0)
+
+
+@pytest.fixture
+def bundle(tmp_path, variables, card):
+    weights.save_bundle(tmp_path / "bundle", variables, card)
+    return tmp_path / "bundle"
+
+
+@pytest.fixture
+def mesh() -> jax.sharding.Mesh:
+    return jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+
+
+def assert_equal(found, expected):
+    found, expected = flatten_dict(found, sep="/"), flatten_dict(expected, sep="/")
+    assert found.keys() == expected.keys()
+    for path, leaf in expected.items():
+        assert found[path].dtype == leaf.dtype and np.array_equal(found[path], leaf), path
+
+
+def test_random_weights_are_the_same_on_every_machine(variables):
+    assert weights.digest(variables) == TINY_DIGEST
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {np.dtype("float32")}
+
+
+def test_random_weights_depend_on_the_seed_and_on_the_leafs_name_only(variables):
+    headless = weights.random_variables(EfficientNet("tiny", head_width=None), seed=0)
+    common = flatten_dict(variables, sep="/")
+    for path, leaf in flatten_dict(headless, sep="/").items():
+        assert np.array_equal(leaf, common[path]), path
+    other = weights.random_variables(EfficientNet("tiny"), seed=1)
+    assert weights.digest(other) != weights.digest(variables)
+
+
+@pytest.mark.parametrize(("variant", "size"), [("b0", 224), ("l2", 96)])
+def test_random_weights_keep_the_signal_alive(variant, size):
+    model = EfficientNet(variant)
+    # Smooth patterns of different contrast: closer to films, and to one another, than noise is.
+    coarse = np.random.default_rng(0).normal(size=(2, 4, 4, 3)).astype(np.float32)
+    images = jax.image.resize(jnp.asarray(coarse), (2, size, size, 3), "bilinear")
+    variables = jax.device_put(weights.random_variables(model))
+    embedding, out = jax.jit(model.apply)(variables, images)
+    for name, values in out.items():
+        assert 0.1 < float(jnp.std(values)) < 10, name
+    first, second = np.asarray(embedding)
+    assert np.linalg.norm(first - second) > 0.1 * np.linalg.norm(first)
+
+
+def test_digest_is_of_the_values_wherever_they_lie(variables, mesh):
+    expected = weights.digest(variables)
+    assert weights.digest(jax.device_put(variables)) == expected
+    assert weights.digest(jax.device_put(variables, NamedSharding(mesh, PartitionSpec()))) == (
+        expected
+    )
+
+    def split(leaf):  # over both axes where it divides
+        axes = ("data", "model") if leaf.shape[-1] % 8 == 0 else None
+        spec = PartitionSpec(*[None] * (leaf.ndim - 1), axes)
+        return jax.device_put(leaf, NamedSharding(mesh, spec))
+
+    assert weights.digest(jax.tree.map(split, variables)) == expected
+    backwards = unflatten_dict(dict(reversed(flatten_dict(variables).items())))
+    assert weights.digest(backwards) == expected
+
+
+def test_digest_sees_values_shapes_dtypes_and_names(variables):
+    path = "params/stem_conv/kernel"
+    leaves = flatten_dict(variables, sep="/")
+    kernel = leaves.pop(path)
+    bit = kernel.copy()
+    bit.view(np.uint32)[0, 0, 0, 0] ^= 1
+    others = [
+        {path: bit},
+        {path: kernel.reshape(3, 9, 1, 8)},
+        {path: kernel.view(np.int32)},
+        {"params/stem_convolution/kernel": kernel},
+    ]
+    digests = {weights.digest(unflatten_dict(leaves | other, sep="/")) for other in others}
+    assert len(digests | {weights.digest(variables)}) == 5
+
+
+def test_a_bundle_comes_back_as_it_was(bundle, variables, card, tmp_path):
+    found = weights.load_card(bundle)
+    size = sum(p.stat().st_size for p in (bundle / "checkpoint").rglob("*") if p.is_file())
+    assert size > 0
+    assert found == dataclasses.replace(
+        card, digest=weights.digest(variables), checkpoint_bytes=size
+    )
+    assert_equal(weights.load_variables(bundle, found), variables)
+    assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_bfloat16_is_for_kernels_only(bundle, variables):
+    found = weights.load_variables(bundle, weights.load_card(bundle), dtype=jnp.bfloat16)
+    assert_equal(found, weights.cast_kernels(variables, jnp.bfloat16))
+    kinds = {path[-1]: leaf.dtype for path, leaf in flatten_dict(found).items()}
+    assert kinds.pop("kernel") == jnp.bfloat16
+    assert set(kinds.values()) == {np.dtype("float32")}
+
+
+def test_leaves_go_straight_to_their_shardings(bundle, variables, mesh):
+    whole = NamedSharding(mesh, PartitionSpec())
+    columns = NamedSharding(mesh, PartitionSpec(None, None, None, "model"))
+    shardings = jax.tree.map(lambda _: whole, variables)
+    shardings["params"]["head_conv"]["kernel"] = columns
+    found = weights.load_variables(bundle, weights.load_card(bundle), shardings=shardings)
+    assert_equal(found, variables)
+    for leaf, sharding in zip(jax.tree.leaves(found), jax.tree.leaves(shardings), strict=True):
+        assert leaf.sharding == sharding
+    found = weights.load_variables(bundle, weights.load_card(bundle), shardings=whole)
+    assert {leaf.sharding for leaf in jax.tree.leaves(found)} == {whole}
+
+
+def test_nothing_is_overwritten(bundle, variables, card):
+    with pytest.raises(FileExistsError, match="exists already: remove it or choose another name"):
+        weights.save_bundle(bundle, variables, card)
+
+
+def test_a_save_that_fails_leaves_nothing(tmp_path, variables, card, monkeypatch):
+    def full(*_, **__):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(weights.json, "dumps", full)
+    with pytest.raises(OSError, match="disk full"):
+        weights.save_bundle(tmp_path / "bundle", variables, card)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_merge_names_everything_that_does_not_fit(variables):
+    expected = weights.abstract_variables(EfficientNet("tiny"))
+    found = flatten_dict(variables, sep="/")
+    del found["params/stem_bn/scale"], found["batch_stats/head_bn/mean"]
+    found["params/classifier/kernel"] = np.zeros((4096, 1000))
+    found["params/stem_conv/kernel"] = np.zeros((3, 3, 1, 8))
+    with pytest.raises(ValueError) as error:
+        weights.merge(found, expected, "somewhere")
+    first, *rest = str(error.value).splitlines()
+    assert first.startswith(f"somewhere: 4 of {len(jax.tree.leaves(expected))} leaves do not fit")
+    assert sorted(line.strip() for line in rest) == [
+        "missing: batch_stats/head_bn/mean (4096,)",
+        "missing: params/stem_bn/scale (8,)",
+        "not expected: params/classifier/kernel (4096, 1000)",
+        "shape: params/stem_conv/kernel is (3, 3, 1, 8), expected (3, 3, 3, 8)",
+    ]
+
+
+def test_variables_of_another_network_are_not_saved(tmp_path, variables, card):
+    other = weights.random_card("b0", None, "imagenet", card.mean, card.std)
+    with pytest.raises(ValueError, match=r"the variables: .* leaves do not fit the network"):
+        weights.save_bundle(tmp_path / "bundle", variables, other)
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format_version": 2}, "format_version 2, this program reads up to 1: update"),
+        ({"preset": None}, "preset is None, expected <class 'str'>"),
+        ({"trained": 1}, "trained is 1, expected <class 'bool'>"),
+        ({"resolution": True}, "resolution is True, expected <class 'int'>"),
+        ({"resolution": 0}, "resolution 0 and std"),
+        ({"mean": [0.5]}, r"mean is \[0.5\], expected tuple\[float, float, float\]"),
+        ({"std": [1, 1, 0]}, "must be positive"),
+        ({"head_width": "4096"}, r"head_width is '4096', expected int \| None"),
+        ({"head_width": 1280}, "embeddings are .* but tiny with head_width=1280 offers"),
+        ({"variant": "b9"}, "variant is 'b9', expected one of"),
+        ({"colour": "blue"}, "not expected: colour"),
+        ({"licence": ...}, "missing: licence"),  # ...: left out
+    ],
+)
+def test_cards_are_read_strictly(bundle, changes, message):
+    file = bundle / "card.json"
+    fields = json.loads(file.read_text()) | changes
+    file.write_text(json.dumps({k: v for k, v in fields.items() if v is not ...}))
+    with pytest.raises(ValueError, match=message):
+        weights.load_card(bundle)
+
+
+def test_a_card_of_whole_numbers_or_without_a_head_is_read(bundle):
+    file = bundle / "card.json"
+    changes = {"mean": [0, 0, 0], "head_width": None, "embeddings": {"pooled": 80}}
+    changes["embeddings"]["feature_map"] = 80
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    card = weights.load_card(bundle)
+    assert card.mean == (0.0, 0.0, 0.0) and card.head_width is None
+
+
+def test_what_is_no_bundle_is_said(tmp_path, bundle):
+    with pytest.raises(FileNotFoundError, match=r"expected a weights bundle, a folder with card"):
+        weights.load_card(tmp_path)
+    card = weights.load_card(bundle)
+    with pytest.raises(FileNotFoundError, match="no complete weights bundle"):
+        weights.load_variables(tmp_path, card)
+    (bundle / "card.json").write_text("{")
+    with pytest.raises(ValueError, match="is no JSON"):
+        weights.load_card(bundle)
+
+
+def test_changed_weights_are_found_by_their_digest(bundle):
+    wrong = dataclasses.replace(weights.load_card(bundle), digest="0" * 64)
+    with pytest.raises(ValueError, match=r"has digest .* but its card says 000.* fetch or convert"):
+        weights.load_variables(bundle, wrong)
+    weights.load_variables(bundle, wrong, verify=False)
+
+
+def test_the_checkpoint_of_another_network_is_named(bundle):
+    card = weights.load_card(bundle)
+    widths = embedding_widths("b0", card.head_width)
+    wrong = dataclasses.replace(card, variant="b0", embeddings=widths)
+    with pytest.raises(ValueError, match=r"missing: params/stage2_block2/expand_conv/kernel"):
+        weights.load_variables(bundle, wrong)
+
+
+def test_a_cut_off_checkpoint_is_said(bundle):
+    card = weights.load_card(bundle)
+    files = [p for p in (bundle / "checkpoint").rglob("*") if p.is_file()]
+    largest = max(files, key=lambda p: p.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="missing or cut off; fetch or convert"):
+        weights.load_variables(bundle, card)
+
+
+def test_a_damaged_checkpoint_is_said(bundle):
+    card = weights.load_card(bundle)
+    for file in (bundle / "checkpoint").rglob("manifest.ocdbt"):
+        file.write_bytes(bytes(file.stat().st_size))
+    with pytest.raises(ValueError, match=r"cannot be read .* damaged or incomplete; fetch"):
+        weights.load_variables(bundle, card)
