@@ -48,7 +48,7 @@ class OutputConfig:
         "per_image", "per_image: the input's tree, one file a film; sharded: few large files"
     )
     format: str = knob("tfrecord", "tfrecord, npz, or (sharded only) parquet")
-    shards: int = knob(32, "number of files of the sharded layout")
+    shards: int = knob(32, "files of the sharded layout; a run that is stopped repeats at most one")
 
 
 @dataclasses.dataclass
