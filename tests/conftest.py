@@ -13,7 +13,7 @@ import pytest
 
 jaxtyping.install_import_hook(("encoder", "heads", "input_pipeline"), "beartype.beartype")
 
-import jax
+import jax  # noqa: E402  after the flags and the hook
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")

@@ -8,6 +8,7 @@ give different embeddings, and three deliberate mistakes must be found.
 import pathlib
 import re
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -130,53 +131,69 @@ def symmetric_conv(lhs, rhs, window_strides, padding, **options):
     return depthwise.conv_general_dilated(lhs, rhs, window_strides, padding, **options)
 
 
+class Case(NamedTuple):
+    variant: str
+    model: EfficientNet
+    forward: Callable[[dict, jax.Array], dict[str, jax.Array]]
+    random: dict
+    calibrated: dict
+
+
 @pytest.fixture(scope="module", params=["b0", "l2"])
-def calibrated(request):
-    """A variant, its network and live variables; L2 (1.9 GB) is made once for all its tests."""
-    model = EfficientNet(request.param, HEAD_WIDTHS[request.param])
+def case(request):
+    """A network and its variables; L2 (1.9 GB, compiled in 10 s) is made once for all its tests."""
+    variant = request.param
+    model = EfficientNet(variant, HEAD_WIDTHS[variant])
     variables = jax.device_put(random_variables(model, seed=0))
-    images = random_images(SIZES[request.param][0], batch=8, seed=1)
-    return request.param, model, calibrate(model, variables, images)
+    images = random_images(SIZES[variant][0], batch=8, seed=1)
+    return Case(variant, model, compiled(model), variables, calibrate(model, variables, images))
 
 
 @pytest.mark.parametrize("parity", [0, 1], ids=["even", "odd"])
-def test_every_stage_agrees_with_keras(calibrated, parity, record_property):
-    variant, model, variables = calibrated
-    images = random_images(SIZES[variant][parity], batch=2, seed=2)
-    forward = compiled(model)
-    ours = forward(variables, images)
-    theirs = keras_forward(variant, variables, images)
+def test_every_stage_agrees_with_keras(case, parity, record_property):
+    images = random_images(SIZES[case.variant][parity], batch=2, seed=2)
+    ours = case.forward(case.calibrated, images)
+    theirs = keras_forward(case.variant, case.calibrated, images)
     differences = {name: difference(ours[name], theirs[name]) for name in STAGES}
     numbers = " ".join(f"{name}={value:.1e}" for name, value in differences.items())
-    record_property(f"parity {variant} {images.shape[1]}", numbers)
-    print(f"\nparity with Keras, {variant} at {images.shape[1]}: {numbers}")
+    record_property(f"parity {case.variant} {images.shape[1]}", numbers)
+    print(f"\nparity with Keras, {case.variant} at {images.shape[1]}: {numbers}")
     assert max(differences.values()) < TOLERANCE, numbers
     assert difference(ours["pooled"], theirs["stage7"].mean(axis=(1, 2))) < TOLERANCE
     assert difference(ours["head"], theirs["head_map"].mean(axis=(1, 2))) < TOLERANCE
     for name in ("pooled", "head"):  # the signal is alive
         assert difference(ours[name][0], ours[name][1]) > 0.1
 
-    wrong = forward(swap_two_leaves(variables), images)
+    wrong = case.forward(swap_two_leaves(case.calibrated), images)
     assert difference(wrong["head_map"], theirs["head_map"]) > 1000 * TOLERANCE
 
 
-@pytest.mark.parametrize("calibrated", ["b0"], indirect=True)
-def test_parity_finds_deliberate_mistakes(calibrated, monkeypatch, record_property):
-    variant, model, variables = calibrated
-    images = random_images(SIZES[variant][0], batch=2, seed=2)
-    right = compiled(model)(variables, images)
-    symmetric = model.clone(conv_general_dilated=symmetric_conv)
+@pytest.mark.parametrize("case", ["b0"], indirect=True)
+def test_parity_finds_deliberate_mistakes(case, monkeypatch, record_property):
+    images = random_images(SIZES[case.variant][0], batch=2, seed=2)
+    right = case.forward(case.calibrated, images)
+    symmetric = case.model.clone(conv_general_dilated=symmetric_conv)
     wrong = {
-        "one leaf swapped": compiled(model)(swap_two_leaves(variables), images),
-        "symmetric padding": compiled(symmetric)(variables, images),
+        "one leaf swapped": case.forward(swap_two_leaves(case.calibrated), images),
+        "symmetric padding": compiled(symmetric)(case.calibrated, images),
     }
     monkeypatch.setattr(efficientnet, "BATCH_NORM_EPSILON", 1e-5)
-    wrong["epsilon 1e-5"] = compiled(model)(variables, images)
+    wrong["epsilon 1e-5"] = compiled(case.model)(case.calibrated, images)
     for mistake, out in wrong.items():
         found = difference(out["head_map"], right["head_map"])
         record_property(mistake, found)
         print(f"\n{mistake}: {found:.1e}")
         assert found > 1000 * TOLERANCE, mistake
+
+
+def test_random_weights_keep_the_signal_alive_without_calibration(case):
+    images = random_images(SIZES[case.variant][0], batch=2, seed=2)
+    out = case.forward(case.random, images)
+    for name, values in out.items():
+        assert 0.1 < float(jnp.std(values)) < 10, name
+    for name in ("pooled", "head"):
+        first, second = np.asarray(out[name])
+        assert np.linalg.norm(first - second) > 0.1 * np.linalg.norm(first)
 
 
 def test_leaves_of_l2_are_those_of_the_golden_table():

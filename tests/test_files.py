@@ -101,7 +101,7 @@ def test_errors_say_what_was_found(tmp_path):
     touch(tmp_path, "x.txt", "y.txt")
     with pytest.raises(FileNotFoundError, match=r"no film in .*found 2 \.txt"):
         files.list_inputs(str(tmp_path))
-    with pytest.raises(FileNotFoundError, match="no film in .*found nothing"):
+    with pytest.raises(FileNotFoundError, match=r"no film in .*found nothing"):
         files.list_inputs(str(tmp_path / "*.dcm"))
     (tmp_path / "t.csv").write_text("subject,label\n1,2\n")
     with pytest.raises(ValueError, match="columns subject, label; expected exactly one of path"):

@@ -64,20 +64,6 @@ def test_random_weights_depend_on_the_seed_and_on_the_leafs_name_only(variables)
     assert weights.digest(other) != weights.digest(variables)
 
 
-@pytest.mark.parametrize(("variant", "size"), [("b0", 224), ("l2", 96)])
-def test_random_weights_keep_the_signal_alive(variant, size):
-    model = EfficientNet(variant)
-    # Smooth patterns of different contrast: closer to films, and to one another, than noise is.
-    coarse = np.random.default_rng(0).normal(size=(2, 4, 4, 3)).astype(np.float32)
-    images = jax.image.resize(jnp.asarray(coarse), (2, size, size, 3), "bilinear")
-    variables = jax.device_put(weights.random_variables(model))
-    embedding, out = jax.jit(model.apply)(variables, images)
-    for name, values in out.items():
-        assert 0.1 < float(jnp.std(values)) < 10, name
-    first, second = np.asarray(embedding)
-    assert np.linalg.norm(first - second) > 0.1 * np.linalg.norm(first)
-
-
 def test_digest_is_of_the_values_wherever_they_lie(variables, mesh):
     expected = weights.digest(variables)
     assert weights.digest(jax.device_put(variables)) == expected
@@ -254,7 +240,7 @@ def test_a_cut_off_checkpoint_is_said(bundle):
 
 def test_a_damaged_checkpoint_is_said(bundle):
     card = weights.load_card(bundle)
-    for file in (bundle / "checkpoint").rglob("manifest.ocdbt"):
-        file.write_bytes(bytes(file.stat().st_size))
+    file = bundle / "checkpoint" / "_METADATA"
+    file.write_bytes(bytes(file.stat().st_size))
     with pytest.raises(ValueError, match=r"cannot be read .* damaged or incomplete; fetch"):
         weights.load_variables(bundle, card)
