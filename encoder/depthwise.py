@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -61,7 +62,8 @@ def conv_general_dilated(
     others, and all other backends, get XLA's convolution. Which one is decided when the program is
     lowered, so that one traced function serves every backend; gradients follow.
     """
-    if isinstance(padding, str):
+    dense = {*lhs_dilation, *rhs_dilation} == {1}
+    if dense and isinstance(padding, str):
         padding = lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2], window_strides, padding)
 
     def standard(x: Array, kernel: Array) -> Array:
@@ -82,10 +84,13 @@ def conv_general_dilated(
     def pointwise(x: Array, kernel: Array) -> Array:
         return jnp.dot(x, kernel[0, 0], precision=options.get("precision"))
 
-    dense = {*lhs_dilation, *rhs_dilation} == {1}
     if dense and rhs.shape[2] == 1 and feature_group_count == lhs.shape[3] == rhs.shape[3]:
         fast = depthwise
-    elif dense and (*rhs.shape[:2], *window_strides, feature_group_count) == (1, 1, 1, 1, 1):
+    elif (
+        dense
+        and (*rhs.shape[:2], *window_strides, feature_group_count) == (1, 1, 1, 1, 1)
+        and not np.any(padding)
+    ):
         fast = pointwise
     else:
         return standard(lhs, rhs)

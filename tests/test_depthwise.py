@@ -78,6 +78,15 @@ def test_all_others_are_xlas_own(kernel, stride, groups):
         assert np.array_equal(a, b)
 
 
+def test_padded_pointwise_and_dilated_depthwise_are_xlas_own():
+    found, expected = both(random((1, 4, 4, 4)), random((1, 1, 4, 8)), (1, 1), [(1, 0), (0, 2)])
+    assert_close(found, expected, 1e-6)
+    options = {"dimension_numbers": NHWC, "feature_group_count": 4, "rhs_dilation": (2, 2)}
+    arguments = random((1, 8, 9, 4)), random((3, 3, 1, 4), seed=1), (1, 1), "SAME"
+    found = depthwise.conv_general_dilated(*arguments, **options)
+    assert np.array_equal(found, lax.conv_general_dilated(*arguments, **options))
+
+
 def test_a_cpu_program_has_no_convolution_left_and_others_have():
     layer = nn.Conv(
         8,
