@@ -1,3 +1,4 @@
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -56,9 +57,9 @@ def waiting_films(folder):
 
 
 def test_a_hanging_film_is_rejected_and_the_run_goes_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(pipeline, "DECODE_SECONDS", 1)
+    monkeypatch.setattr(pipeline, "DECODE_SECONDS", 3)
     outcomes = [outcome for _, outcome in decode(waiting_films(tmp_path), workers=1)]
-    assert outcomes[1] == Rejected("timed_out", "not decoded within 1 s")
+    assert outcomes[1] == Rejected("timed_out", "not decoded within 3 s")
     assert isinstance(outcomes[0], np.ndarray) and isinstance(outcomes[2], np.ndarray)
 
 
@@ -66,7 +67,11 @@ def test_a_film_that_kills_its_decoder_is_rejected_and_the_run_goes_on(tmp_path)
     films = waiting_films(tmp_path)
 
     def crash():
-        time.sleep(2)
+        while True:  # a pipe can be opened for writing once its reader is there
+            with contextlib.suppress(OSError):
+                os.open(films[1].path, os.O_WRONLY | os.O_NONBLOCK)
+                break
+            time.sleep(0.05)
         for child in multiprocessing.active_children():
             os.kill(child.pid, signal.SIGSEGV)
 
