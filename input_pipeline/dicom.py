@@ -42,9 +42,6 @@ REASONS = {
     "unsupported_syntax": "a transfer syntax or JPEG process that is not read here",
     "unsupported_depth": "not 8 or 16 bits allocated, or bits stored elsewhere than at the bottom",
     "corrupt_pixels": "pixel data that do not decode, or not to the size in the header",
-    "crashed": "the decoder died of it",
-    "timed_out": "the decoder did not come back from it",
-    "failed": "an error of this program; please report it",
 }
 
 TAGS = {

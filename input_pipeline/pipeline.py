@@ -156,6 +156,10 @@ def decode(
         workers: number of processes.
         ahead: films decoded before they are asked for; bounds the memory.
 
+    Yields:
+        Each film with its network input, or with what `read_film` says of it, or with a Rejected of
+        this module: `crashed` (its decoder died), `timed_out`, or `failed` (an error of ours).
+
     Raises:
         RuntimeError: the processes cannot be started.
     """
