@@ -179,6 +179,11 @@ def test_a_bundle_says_how_to_use_it(mimic, environment, tmp_path):
     assert manifest["weights_digest"] == weights.digest(variables)
     shards = sorted((tmp_path / "out").glob("embeddings-*.parquet"))
     assert sum(len(FORMATS["parquet"].decode(p.read_bytes())) for p in shards) == 40
+    card_file = tmp_path / "bundle/card.json"
+    card_file.write_text(card_file.read_text().replace("0.4", "0.3"))  # the same leaves, otherwise
+    result = run(mimic, tmp_path / "out", *options, environment=environment)
+    assert result.returncode == 1
+    assert "mean: [0.4, 0.5, 0.6] there, [0.3, 0.5, 0.6] asked for" in result.stderr
 
 
 @pytest.mark.parametrize(
