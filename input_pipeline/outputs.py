@@ -200,6 +200,8 @@ def _read_whole(
         data = files.read_bytes(files.absolute(output.name, folder))
         try:
             found = {record.image_id for record in FORMATS[format].decode(data)}
+        except (ImportError, MemoryError):  # not the file's fault, and damaged files are removed
+            raise
         except Exception:  # whatever a damaged file makes its reader raise
             return
         foreign = found - {film.path for film in output.films}
@@ -284,7 +286,7 @@ class Run:
 
     def write_manifest(self, complete: bool, **counts: int) -> None:
         """Writes what the folder holds and which runs made it, each kind of run once."""
-        made_nothing = complete and self.done == counts["embedded"] and self.earlier
+        made_nothing = counts and self.done == counts["embedded"] and self.earlier
         known = made_nothing or self.details in self.earlier
         content = {
             "manifest_version": MANIFEST_VERSION,

@@ -20,14 +20,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing.connection import Connection
 
 import numpy as np
-from jaxtyping import Bool, Float32
+from jaxtyping import Float32
 
 from input_pipeline import files
 from input_pipeline.dicom import Rejected, Skipped, read_film
 from input_pipeline.preprocessing import PRESETS, network_input
 
 DECODE_SECONDS = 300  # a film takes well under a second; a stalled network file system may not
-DECODER_MEMORY = 8 << 30  # bytes of address space; a film of 100 megapixels needs about 2 GiB
+DECODER_MEMORY = 8 << 30  # bytes of address space: bounds what a crafted file can take
 
 Image = Float32[np.ndarray, "size size 1"]
 
@@ -38,12 +38,10 @@ class Batch:
 
     Attributes:
         image: network input in [0, 1] before channel normalisation; padded rows are 0.
-        mask: which rows are films.
-        films: the films of the first rows.
+        films: of the first rows; the rest is padding.
     """
 
     image: Float32[np.ndarray, "batch size size 1"]
-    mask: Bool[np.ndarray, " batch"]
     films: Sequence[files.InputFile]
 
 
@@ -218,4 +216,4 @@ def batches(
 def _pack(films: Sequence[files.InputFile], rows: Sequence[np.ndarray], batch_size: int) -> Batch:
     image = np.zeros((batch_size, *rows[0].shape), np.float32)
     np.stack(rows, out=image[: len(rows)])
-    return Batch(image, np.arange(batch_size) < len(rows), films)
+    return Batch(image, films)

@@ -61,9 +61,10 @@ def test_the_encoder_needs_little(source):
         assert packages <= ENCODER_MAY_IMPORT, packages - ENCODER_MAY_IMPORT
 
 
-def test_help_imports_nothing_heavy():
+@pytest.mark.parametrize("arguments", [["--help"], ["--config=configs/mimic.py"]])
+def test_quick_answers_import_nothing_heavy(arguments):
     program = (
-        "import sys; sys.argv = ['embed.py', '--help']\n"
+        f"import sys; sys.argv = {['embed.py', *arguments]}\n"
         "from scripts import embed\n"
         "try:\n    embed.main()\n"
         "finally:\n    print(sorted({'jax', 'tensorflow', 'flax', 'pydicom'} & set(sys.modules)))"

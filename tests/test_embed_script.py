@@ -89,8 +89,13 @@ def test_a_run_leaves_what_it_says(mimic, whole):
         (record,) = FORMATS["tfrecord"].decode(path.read_bytes())
         assert record.image_id == f"{mimic}/files/{name.removesuffix('tfrecord')}dcm"
         assert record.embedding.shape == (4096,) and np.isfinite(record.embedding).all()
-    for line in (f"embedded {len(records):12}", "skipped", "rejected", str(folder)):
-        assert line.split()[-1] in result.stdout
+    printed = result.stdout.splitlines()
+    assert printed[0] == f"{films} films in {mimic}/files"
+    for name, count in {"embedded": len(records), "already done": 0}.items():
+        assert any(line.startswith(f"{name:13}{count:8}   ") for line in printed)
+    assert f"{'rejected':13}{2:8}   truncated 1, not_an_image 1" in printed
+    assert any(line.startswith(f"{'skipped':13}{4:8}   view L") for line in printed)
+    assert str(folder) in printed[-1]
 
 
 def test_different_films_have_different_embeddings(whole):
@@ -257,8 +262,7 @@ def test_feature_maps_say_their_shape(environment, mimic, tmp_path):
     assert FORMATS["tfrecord"].decode(path.read_bytes())[0].embedding.shape == (2 * 2 * 320,)
 
 
-def test_nothing_said_is_answered_at_once_with_an_example():
-    start = time.monotonic()
+def test_nothing_said_is_answered_with_an_example():
     result = subprocess.run(
         [sys.executable, "scripts/embed.py", "--config=configs/mimic.py"],
         capture_output=True,
@@ -268,4 +272,3 @@ def test_nothing_said_is_answered_at_once_with_an_example():
     for name in ("input.path", "encoder.weights", "output.path"):
         assert f"--config.{name}" in result.stdout
     assert "/data/mimic-cxr/files" in result.stdout
-    assert time.monotonic() - start < 3  # half a second; importing JAX alone would show

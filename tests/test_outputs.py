@@ -129,7 +129,7 @@ def test_damaged_outputs_are_removed_at_once(tmp_path):
     assert not (tmp_path / "p0/00.tfrecord").exists()
 
 
-def test_the_manifest_names_every_kind_of_run_that_made_something(tmp_path):
+def test_the_manifest_names_every_kind_of_run_that_made_something(tmp_path, monkeypatch):
     def runs():
         return json.loads((tmp_path / "manifest.json").read_text())["runs"]
 
@@ -139,6 +139,23 @@ def test_the_manifest_names_every_kind_of_run_that_made_something(tmp_path):
     assert runs() == [{"version": 1}, {"version": 2}]
     run(tmp_path, details={"version": 3})
     assert runs() == [{"version": 1}, {"version": 2}], "the third run made nothing"
+    monkeypatch.setitem(globals(), "outcome", lambda film: Rejected("unreadable", ""))
+    run(tmp_path, details={"version": 4})
+    assert runs() == [{"version": 1}, {"version": 2}], "nor did the fourth, which is incomplete"
+
+
+@pytest.mark.parametrize("failure", [ImportError("pyarrow is broken"), MemoryError()])
+def test_a_reader_that_fails_for_another_reason_costs_no_output(tmp_path, monkeypatch, failure):
+    run(tmp_path, "sharded", "parquet")
+    before = tree(tmp_path)
+
+    def broken(_):
+        raise failure
+
+    monkeypatch.setitem(FORMATS, "parquet", FORMATS["parquet"]._replace(decode=broken))
+    with pytest.raises(type(failure)):
+        run(tmp_path, "sharded", "parquet")
+    assert tree(tmp_path) == before
 
 
 def test_a_folder_is_complete_when_no_failure_may_pass(tmp_path, monkeypatch):

@@ -101,7 +101,6 @@ def test_batches_are_full_and_the_last_one_is_padded(tmp_path):
         )
     )
     assert [[f.key for f in b.films] for b in found] == [["0", "1", "3"], ["5", "6"]]
-    assert [b.mask.tolist() for b in found] == [[True] * 3, [True, True, False]]
     np.testing.assert_array_equal(found[0].image[:, 0, 0, 0], [1, 2, 3])
     np.testing.assert_array_equal(found[1].image[:, 0, 0, 0], [4, 5, 0])
     assert [(f.key, why.reason) for f, why in dropped] == [("2", "truncated"), ("4", "colour")]
