@@ -4,19 +4,16 @@ The card says what the weights are and how images are prepared for them, so that
 remember it. Whatever reads weights ends in `merge`, which names every leaf that does not fit.
 """
 
-import concurrent.futures
 import contextlib
 import dataclasses
 import hashlib
 import json
-import math
 import os
 import pathlib
 import shutil
 import types
 import typing
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -30,21 +27,8 @@ from encoder.efficientnet import VARIANTS, EfficientNet, embedding_widths
 FORMAT_VERSION = 1
 CARD = "card.json"
 CHECKPOINT = "checkpoint"
-HEAD_WIDTH = 4096  # of this project's own embedding
 
 Variables = dict[str, Any]  # {"params": ..., "batch_stats": ...}, nested dicts of arrays
-
-# What multiplies 1 / fan_in in the variance of random kernels, by layer; `random_variables` has the
-# reasons. 0.3557 is E[swish(z)^2] for z ~ N(0, 1), 0.25 the square of a half-open gate.
-GAINS = {
-    "stem_conv": 1.0,
-    "expand_conv": 1.0,
-    "depthwise_conv": 1 / 0.3557,
-    "reduce": 1.0,
-    "expand": 1.0,
-    "project_conv": 1 / (0.3557 * 0.25),
-    "head_conv": 1.0,
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,78 +92,6 @@ def abstract_variables(model: EfficientNet) -> Variables:
     model = model.clone(conv_general_dilated=lax.conv_general_dilated)  # half the tracing
     images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
     return jax.eval_shape(model.init, jax.random.key(0), images)
-
-
-def random_variables(model: EfficientNet, seed: int = 0) -> Variables:
-    """Untrained variables through which a signal survives: for demos, benchmarks and tests.
-
-    BatchNorm gets its identity statistics, so the kernels alone must hold the variance. A kernel of
-    variance gain / fan_in turns inputs of mean square q into outputs of variance gain * q, hence:
-    gain 1 after a linear layer, 1 / E[swish(z)^2] after a swish, and 1 / (0.25 E[swish(z)^2]) after
-    a swish and a half-open squeeze-and-excite gate. The projections of residual blocks are divided
-    by the number of blocks, so that all of them together add the variance of about one more signal.
-
-    The numbers are uniform (no transcendental functions) and each leaf is seeded by its own name:
-    every machine gets the same ones, in any order.
-
-    Args:
-        model: the network.
-        seed: another seed, other weights.
-
-    Returns:
-        Float32 NumPy leaves (L2: 1.9 GB, in about 5 s on two cores).
-    """
-    expected = flatten_dict(abstract_variables(model), sep="/")
-    blocks = len({path.split("/")[1] for path in expected if "_block" in path})
-
-    def fill(path: str) -> np.ndarray:
-        shape = expected[path].shape
-        layer, leaf = path.split("/")[-2:]
-        if leaf != "kernel":
-            return np.full(shape, leaf in ("scale", "var"), np.float32)
-        variance = GAINS[layer] / math.prod(shape[:-1])
-        if layer == "project_conv" and "_block1/" not in path:
-            variance /= blocks
-        bits = np.random.SFC64([seed, zlib.crc32(path.encode())])
-        values = np.random.Generator(bits).random(shape, np.float32)
-        values -= np.float32(0.5)
-        values *= np.float32(math.sqrt(12 * variance))
-        return values
-
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        leaves = pool.map(fill, expected)
-        return unflatten_dict(dict(zip(expected, leaves, strict=True)), sep="/")
-
-
-def random_card(
-    variant: str | None,
-    resolution: int | None,
-    preset: str,
-    mean: tuple[float, float, float],
-    std: tuple[float, float, float],
-) -> Card:
-    """The card of `random_variables`, whose only use is to try things out.
-
-    Raises:
-        ValueError: the variant is unknown or missing.
-    """
-    if variant not in VARIANTS:
-        raise ValueError(
-            f"random weights of variant {variant!r}; expected one of {', '.join(VARIANTS)}"
-        )
-    return Card(
-        variant=variant,
-        head_width=HEAD_WIDTH,
-        embeddings=embedding_widths(variant, HEAD_WIDTH),
-        resolution=resolution or VARIANTS[variant].resolution,
-        preset=preset,
-        mean=mean,
-        std=std,
-        source="random",
-        licence="none: random numbers",
-        training_data="None: the network is untrained.",
-        trained=False,
-    )
 
 
 def cast_kernels(variables: Variables, dtype: Any) -> Variables:
@@ -338,7 +250,7 @@ def load_variables(
     card: Card,
     *,
     dtype: Any = jnp.float32,
-    shardings: Any = None,
+    place: Callable[[Variables], Any] | None = None,
     verify: bool = True,
 ) -> Variables:
     """Reads a bundle's variables straight to their devices.
@@ -347,8 +259,8 @@ def load_variables(
         path: the bundle.
         card: its card, from `load_card`.
         dtype: of the kernels; see `cast_kernels`.
-        shardings: a `jax.sharding.Sharding`, or a tree of them that is a prefix of the variables;
-            None for the default device.
+        place: shapes of the variables -> their shardings: one, or a tree of them that is a prefix
+            of the variables; None for the default device.
         verify: compare the digest with the card's.
 
     Returns:
@@ -368,13 +280,13 @@ def load_variables(
             f"{folder} holds {size} bytes, but its card says {card.checkpoint_bytes}: files are "
             "missing or cut off; fetch or convert the weights again"
         )
-    if shardings is None:
-        shardings = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     expected = abstract_variables(model_for(card))
     with ocp.StandardCheckpointer() as checkpointer:
         with _explained(folder):
             stored = flatten_dict(checkpointer.metadata(folder).item_metadata.tree, sep="/")
         stored = merge(stored, expected, str(folder))
+        here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        shardings = place(expected) if place else here
         target = jax.tree.map(
             lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
             stored,

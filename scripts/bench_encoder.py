@@ -16,7 +16,8 @@ import numpy as np
 
 from encoder import efficientnet
 from encoder.efficientnet import EfficientNet
-from encoder.weights import cast_kernels, random_variables
+from encoder.random_weights import random_variables
+from encoder.weights import cast_kernels
 from scripts.timing import interleave, report
 
 CASES = (("b0", 224, 8), ("l2", 224, 1), ("l2", 475, 1))  # variant, resolution in pixels, batch

@@ -5,7 +5,7 @@ import tempfile
 import jax
 import numpy as np
 
-from encoder import embed, sharding, weights
+from encoder import embed, random_weights, sharding, weights
 from input_pipeline import files, outputs
 from scripts import timing
 
@@ -14,10 +14,10 @@ BATCHES, BATCH, RESOLUTION = 6, 8, 224
 
 def run(repeats: int) -> None:
     """Prints how much of the bare forward pass's throughput the whole loop keeps (B0, float32)."""
-    card = weights.random_card("b0", RESOLUTION, "native", (0.0,) * 3, (1.0,) * 3)
+    card = random_weights.random_card("b0", RESOLUTION, "native", (0.0,) * 3, (1.0,) * 3)
     model = weights.model_for(card)
     mesh = sharding.make_mesh()
-    variables = weights.random_variables(model)
+    variables = random_weights.random_variables(model)
     variables = jax.device_put(variables, sharding.variable_shardings(mesh, variables))
     forward = embed.make_forward(model, variables, mesh, "head", card.mean, card.std)
     generator = np.random.default_rng(0)

@@ -107,7 +107,7 @@ def load_encoder(config: EncoderConfig, mesh: Any) -> tuple[Any, Any, Any]:
     """
     import jax
 
-    from encoder import sharding, weights
+    from encoder import random_weights, sharding, weights
     from input_pipeline.preprocessing import PRESETS
 
     if config.dtype not in ("bfloat16", "float32"):
@@ -117,7 +117,9 @@ def load_encoder(config: EncoderConfig, mesh: Any) -> tuple[Any, Any, Any]:
         print("warning: weights=random: these will be the embeddings of an untrained network")
         name = config.preset or "native"
         preset = PRESETS.get(name, PRESETS["native"])
-        card = weights.random_card(config.variant, config.resolution, name, preset.mean, preset.std)
+        card = random_weights.random_card(
+            config.variant, config.resolution, name, preset.mean, preset.std
+        )
     else:
         card = weights.load_card(bundle)
     if card.preset not in PRESETS:
@@ -133,13 +135,14 @@ def load_encoder(config: EncoderConfig, mesh: Any) -> tuple[Any, Any, Any]:
         offers = ", ".join(f"{name} ({width})" for name, width in card.embeddings.items())
         raise ValueError(f"encoder.embedding is {config.embedding!r}; the weights offer {offers}")
     model = weights.model_for(card, config.dtype)
-    place = sharding.variable_shardings(mesh, weights.abstract_variables(model))
+    place = functools.partial(sharding.variable_shardings, mesh)
     if random:
-        variables = weights.random_variables(model, config.seed)
+        variables = random_weights.random_variables(model, config.seed)
         card = dataclasses.replace(card, digest=weights.digest(variables))
-        variables = jax.device_put(weights.cast_kernels(variables, config.dtype), place)
+        variables = weights.cast_kernels(variables, config.dtype)
+        variables = jax.device_put(variables, place(variables))
     else:
-        variables = weights.load_variables(bundle, card, dtype=config.dtype, shardings=place)
+        variables = weights.load_variables(bundle, card, dtype=config.dtype, place=place)
     return card, model, variables
 
 

@@ -18,7 +18,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from encoder import depthwise, efficientnet
 from encoder.efficientnet import VARIANTS, EfficientNet, Variant, embedding_widths
-from encoder.weights import abstract_variables, random_variables
+from encoder.random_weights import random_variables
+from encoder.weights import abstract_variables
 
 TOLERANCE = 2e-5  # of the largest value of each stage, float32
 SIZES = {"b0": (96, 97), "l2": (64, 65)}  # even and odd, near the size of the calibration

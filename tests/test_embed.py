@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from encoder import embed, sharding, weights
+from encoder import embed, random_weights, sharding
 from encoder.efficientnet import EfficientNet
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
@@ -16,7 +16,7 @@ MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
 @pytest.fixture(scope="module")
 def network():
     model = EfficientNet("b0", head_width=4096)
-    return model, weights.random_variables(model, seed=1)
+    return model, random_weights.random_variables(model, seed=1)
 
 
 @pytest.fixture(scope="module")

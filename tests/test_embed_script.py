@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pytest
 
-from encoder import weights
+from encoder import random_weights, weights
 from input_pipeline.embeddings import FORMATS
 from input_pipeline.synthetic.mimic import write_mimic
 
@@ -167,8 +167,8 @@ def test_a_finished_run_does_nothing_again(mimic, environment, whole):
 
 
 def test_a_bundle_says_how_to_use_it(mimic, environment, tmp_path):
-    card = weights.random_card("b0", 40, "imagenet", (0.4, 0.5, 0.6), (0.2, 0.2, 0.3))
-    variables = weights.random_variables(weights.model_for(card), seed=5)
+    card = random_weights.random_card("b0", 40, "imagenet", (0.4, 0.5, 0.6), (0.2, 0.2, 0.3))
+    variables = random_weights.random_variables(weights.model_for(card), seed=5)
     weights.save_bundle(tmp_path / "bundle", variables, card)
     shards = ("--config.output.layout=sharded", "--config.output.shards=2")
     options = (f"--config.encoder.weights={tmp_path}/bundle", *shards)
@@ -219,8 +219,8 @@ def test_what_is_wrong_is_said(mimic, environment, tmp_path, options, code, mess
 
 
 def test_a_bundle_with_a_stranger_preset_or_broken_numbers(mimic, environment, tmp_path):
-    card = weights.random_card("b0", 32, "native", (0.0,) * 3, (1.0,) * 3)
-    variables = weights.random_variables(weights.model_for(card), seed=5)
+    card = random_weights.random_card("b0", 32, "native", (0.0,) * 3, (1.0,) * 3)
+    variables = random_weights.random_variables(weights.model_for(card), seed=5)
     variables["params"]["head_bn"]["bias"][7] = np.nan
     weights.save_bundle(tmp_path / "nan", variables, card)
     weights.save_bundle(tmp_path / "odd", variables, dataclasses.replace(card, preset="odd"))

@@ -10,7 +10,7 @@ import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from encoder import weights
+from encoder import random_weights, weights
 from encoder.efficientnet import VARIANTS, EfficientNet, Variant, embedding_widths
 
 TINY_DIGEST = "5eeeea7be4acb56876eada8cc986dd34a58d05555c80d7a058f7aa589bbfefee"
@@ -24,12 +24,12 @@ def tiny(monkeypatch):
 
 @pytest.fixture
 def card(tiny) -> weights.Card:
-    return weights.random_card("tiny", None, "imagenet", (0.1, 0.2, 0.3), (1.0, 2.0, 3.0))
+    return random_weights.random_card("tiny", None, "imagenet", (0.1, 0.2, 0.3), (1.0, 2.0, 3.0))
 
 
 @pytest.fixture
 def variables(card) -> weights.Variables:
-    return weights.random_variables(weights.model_for(card), seed=0)
+    return random_weights.random_variables(weights.model_for(card), seed=0)
 
 
 @pytest.fixture
@@ -56,11 +56,11 @@ def test_random_weights_are_the_same_on_every_machine(variables):
 
 
 def test_random_weights_depend_on_the_seed_and_on_the_leafs_name_only(variables):
-    headless = weights.random_variables(EfficientNet("tiny", head_width=None), seed=0)
+    headless = random_weights.random_variables(EfficientNet("tiny", head_width=None), seed=0)
     common = flatten_dict(variables, sep="/")
     for path, leaf in flatten_dict(headless, sep="/").items():
         assert np.array_equal(leaf, common[path]), path
-    other = weights.random_variables(EfficientNet("tiny"), seed=1)
+    other = random_weights.random_variables(EfficientNet("tiny"), seed=1)
     assert weights.digest(other) != weights.digest(variables)
 
 
@@ -121,11 +121,11 @@ def test_leaves_go_straight_to_their_shardings(bundle, variables, mesh):
     columns = NamedSharding(mesh, PartitionSpec(None, None, None, "model"))
     shardings = jax.tree.map(lambda _: whole, variables)
     shardings["params"]["head_conv"]["kernel"] = columns
-    found = weights.load_variables(bundle, weights.load_card(bundle), shardings=shardings)
+    found = weights.load_variables(bundle, weights.load_card(bundle), place=lambda _: shardings)
     assert_equal(found, variables)
     for leaf, sharding in zip(jax.tree.leaves(found), jax.tree.leaves(shardings), strict=True):
         assert leaf.sharding == sharding
-    found = weights.load_variables(bundle, weights.load_card(bundle), shardings=whole)
+    found = weights.load_variables(bundle, weights.load_card(bundle), place=lambda _: whole)
     assert {leaf.sharding for leaf in jax.tree.leaves(found)} == {whole}
 
 
@@ -163,7 +163,7 @@ def test_merge_names_everything_that_does_not_fit(variables):
 
 
 def test_variables_of_another_network_are_not_saved(tmp_path, variables, card):
-    other = weights.random_card("b0", None, "imagenet", card.mean, card.std)
+    other = random_weights.random_card("b0", None, "imagenet", card.mean, card.std)
     with pytest.raises(ValueError, match=r"the variables: .* leaves do not fit the network"):
         weights.save_bundle(tmp_path / "bundle", variables, other)
     assert not [*tmp_path.iterdir()]
