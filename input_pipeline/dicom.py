@@ -5,7 +5,6 @@ Only the attributes of `TAGS` are read, and their raw bytes are parsed here, so 
 attribute is ever decoded, kept or quoted. Details name tags, sizes, bit depths and standard UIDs.
 """
 
-import dataclasses
 import functools
 import io
 import logging
@@ -14,35 +13,28 @@ import warnings
 import zlib
 
 import numpy as np
-from jaxtyping import Integer, UInt16
-from PIL import Image
+from jaxtyping import UInt16
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 from pydicom.tag import Tag
 
 from input_pipeline import pixel_data
-from input_pipeline.pixel_data import Element, Layout, Rejection, reject
+from input_pipeline.film import (
+    MAX_FILE_BYTES,
+    Film,
+    Lut,
+    Rejected,
+    Rejection,
+    Skipped,
+    check_size,
+    reject,
+)
+from input_pipeline.picture import read_picture
+from input_pipeline.pixel_data import Element, Layout
 
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # its messages quote header values
 
-MAX_PIXELS = 1 << 26  # four times the largest X-ray detector; stitched whole-leg films still fit
-MAX_FILE_BYTES = 1 << 30
 _HEADER_BYTES = 1 << 16  # read first; MIMIC-CXR headers take some 10 kB, pixels of laterals 15 MB
-
-REASONS = {
-    "unreadable": "the file system failed to deliver the file",
-    "not_an_image": "neither DICOM (part 10), PNG nor JPEG",
-    "corrupt_header": "an attribute is missing, malformed or contradicts another",
-    "no_pixel_data": "a DICOM without an image, or cut before it",
-    "truncated": "the file ends before its image does",
-    "colour": "more than grey values",
-    "multi_frame": "more than one frame",
-    "zero_size": "no rows or no columns",
-    "too_large": f"more than {MAX_PIXELS:,} pixels or {MAX_FILE_BYTES:,} bytes",
-    "unsupported_syntax": "a transfer syntax or JPEG process that is not read here",
-    "unsupported_depth": "not 8 or 16 bits allocated, or bits stored elsewhere than at the bottom",
-    "corrupt_pixels": "pixel data that do not decode, or not to the size in the header",
-}
 
 TAGS = {
     keyword: Tag(keyword)
@@ -57,48 +49,6 @@ _WANTED = list(TAGS.values())
 _PIXEL_DATA = {Tag("PixelData"), Tag("FloatPixelData"), Tag("DoubleFloatPixelData")}
 _COLOUR = re.compile(r"RGB|PALETTE COLOR|YBR_[A-Z0-9_]{1,12}|HSV|ARGB|CMYK|XYB")
 _VOI_FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
-
-
-@dataclasses.dataclass(frozen=True)
-class Rejected:
-    """A file that gives no film: `reason` is a key of `REASONS`, `detail` is for a human."""
-
-    reason: str
-    detail: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Skipped:
-    """A sound film that was not asked for: reason "view", and its ViewPosition as detail."""
-
-    reason: str
-    detail: str
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Lut:
-    """A DICOM lookup table (PS3.3 C.11.1.1): input `first + i` gives `values[i]`, ends extend."""
-
-    values: UInt16[np.ndarray, "entries"]
-    first: int
-    bits: int  # values lie in 0 ... 2 ** bits - 1
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Film:
-    """Stored values and what the header says of their meaning; defaults are those of a PNG."""
-
-    pixels: Integer[np.ndarray, "height width"]  # uint8, uint16, int8 or int16
-    bits_stored: int
-    photometric: str = "MONOCHROME2"  # or MONOCHROME1: the smallest value is white
-    rescale: tuple[float, float] | None = None  # slope, intercept
-    modality_lut: Lut | None = None  # takes the place of rescale
-    window_centers: tuple[float, ...] = ()  # as many as the header has; the first counts
-    window_widths: tuple[float, ...] = ()
-    voi_function: str = "LINEAR"  # what the window means: LINEAR, LINEAR_EXACT or SIGMOID
-    voi_lut: Lut | None = None  # an alternative to the window
-    presentation_lut_shape: str = ""  # "", IDENTITY or INVERSE
-    view_position: str | None = None  # None: not said
 
 
 def read_film(
@@ -125,7 +75,7 @@ def read_film(
             if head[128:132] == b"DICM":
                 return _read_dicom(stream, size, head, views)
             if head.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")):
-                return _read_picture(head + _fetch(stream, len(head), size))
+                return read_picture(head + _fetch(stream, len(head), size))
             return Rejected("not_an_image", f"{size} bytes, no signature of DICOM, PNG or JPEG")
         except Rejection as rejection:
             return Rejected(*rejection.args)
@@ -147,44 +97,6 @@ def _fetch(stream: io.IOBase, start: int, stop: int) -> bytes:
     if len(data) < stop - start:
         reject("unreadable", f"{len(data)} bytes where {stop - start} should be")
     return data
-
-
-# PNG and JPEG
-
-
-def _read_picture(data: bytes) -> Film:
-    """A grey picture; colour channels that are equal, under full opacity, count as grey."""
-    end = b"IEND" if data.startswith(b"\x89PNG") else b"\xff\xd9"
-    try:
-        picture = Image.open(io.BytesIO(data), formats=("PNG", "JPEG"))
-    except Image.DecompressionBombError:
-        reject("too_large", "more pixels than Pillow opens")
-    except Exception as error:
-        reject("corrupt_header", type(error).__name__)
-    _check_size(picture.height, picture.width)
-    if getattr(picture, "n_frames", 1) > 1:
-        reject("multi_frame", f"{picture.n_frames} frames")
-    if end not in data:
-        reject("truncated", f"no end marker in {len(data)} bytes")
-    # Pillow would quietly cut 16-bit colour or alpha to 8 bits; byte 24 of a PNG is its depth.
-    deep = end == b"IEND" and data[24] == 16 and picture.mode != "I;16"
-    if deep or picture.mode in ("1", "I", "F"):
-        reject("unsupported_depth", f"mode {picture.mode}{', 16 bits' if deep else ''}")
-    if picture.mode not in ("L", "I;16", "LA", "P", "RGB", "RGBA"):
-        reject("colour", f"mode {picture.mode}")
-    try:
-        if picture.mode in ("L", "I;16"):
-            pixels = np.asarray(picture)
-            return Film(pixels, bits_stored=8 * pixels.itemsize)
-        red, green, blue, alpha = np.moveaxis(np.asarray(picture.convert("RGBA")), -1, 0)
-    except Exception as error:
-        reject("corrupt_pixels", type(error).__name__)
-    if (red != green).any() or (green != blue).any() or (alpha != 255).any():
-        reject("colour", f"mode {picture.mode}, channels differ or are transparent")
-    return Film(np.ascontiguousarray(red), bits_stored=8)
-
-
-# DICOM
 
 
 def _read_dicom(
@@ -357,13 +269,6 @@ def _lut(header: Dataset, keyword: str, signed: bool) -> Lut | None:
     return Lut(values[:entries], first, bits)
 
 
-def _check_size(rows: int, columns: int) -> None:
-    if rows * columns == 0:
-        reject("zero_size", f"{rows} x {columns}")
-    if rows * columns > MAX_PIXELS:
-        reject("too_large", f"{rows} x {columns} pixels")
-
-
 def _layout(header: Dataset) -> Layout:
     """Checks that the header describes one grey frame that we can hold."""
     photometric = _text(header, "PhotometricInterpretation")
@@ -379,7 +284,7 @@ def _layout(header: Dataset) -> Layout:
     if frames not in ((0,), (1,)):  # 0 is written by some for "no multi-frame image"
         reject("corrupt_header", "NumberOfFrames is not a count")
     rows, columns = _integer(header, "Rows"), _integer(header, "Columns")
-    _check_size(rows, columns)
+    check_size(rows, columns)
     allocated, stored = _integer(header, "BitsAllocated"), _integer(header, "BitsStored")
     high = _integer(header, "HighBit") if _raw(header, "HighBit") else stored - 1
     if allocated not in (8, 16) or not 1 <= stored <= allocated or high != stored - 1:

@@ -23,8 +23,8 @@ import fsspec
 import numpy as np
 
 from input_pipeline import files
-from input_pipeline.dicom import Rejected, Skipped
 from input_pipeline.embeddings import FORMATS, EmbeddingRecord
+from input_pipeline.film import Rejected, Skipped
 
 LAYOUTS = ("per_image", "sharded")
 MANIFEST_VERSION = 1

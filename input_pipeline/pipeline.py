@@ -23,7 +23,8 @@ import numpy as np
 from jaxtyping import Float32
 
 from input_pipeline import files
-from input_pipeline.dicom import Rejected, Skipped, read_film
+from input_pipeline.dicom import read_film
+from input_pipeline.film import Rejected, Skipped
 from input_pipeline.preprocessing import PRESETS, network_input
 
 DECODE_SECONDS = 300  # a film takes well under a second; a stalled network file system may not

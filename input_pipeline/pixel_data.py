@@ -8,11 +8,12 @@ uncompressed data, or a hole within a JPEG segment, over which every JPEG decode
 import dataclasses
 import struct
 from collections.abc import Callable
-from typing import NoReturn
 
 import imagecodecs
 import numpy as np
 from jaxtyping import Integer
+
+from input_pipeline.film import Rejection, reject
 
 UNDEFINED = 0xFFFFFFFF
 IMPLICIT, EXPLICIT, DEFLATED, BIG = (f"1.2.840.10008.1.2{end}" for end in ("", ".1", ".1.99", ".2"))
@@ -30,15 +31,6 @@ _DECODERS = {
     for end in ends
 }
 SYNTAXES = (IMPLICIT, EXPLICIT, DEFLATED, BIG, RLE, *_DECODERS)
-
-
-class Rejection(Exception):
-    """Carries (reason, detail) of a `Rejected` up to `read_film`."""
-
-
-def reject(reason: str, detail: str) -> NoReturn:
-    """Gives a file up: raises `Rejection`."""
-    raise Rejection(reason, detail)
 
 
 @dataclasses.dataclass(frozen=True)

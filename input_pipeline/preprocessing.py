@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Integer, Real, UInt, UInt16
 from PIL import Image
 
-from input_pipeline.dicom import Film, Lut
+from input_pipeline.film import Film, Lut
 
 # Intensity: film -> unsigned image
 

@@ -17,7 +17,8 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.pixels import apply_modality_lut
 
-from input_pipeline.dicom import Film, read_film
+from input_pipeline.dicom import read_film
+from input_pipeline.film import Film
 from input_pipeline.preprocessing import (
     PRESETS,
     legacy_bilinear,

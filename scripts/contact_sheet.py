@@ -57,13 +57,14 @@ def make_tile(path: str, labels: dict[str, dict[str, float]], side: int) -> Tile
     from PIL import Image
 
     from input_pipeline import dicom, files, preprocessing
+    from input_pipeline.film import Rejected
     from input_pipeline.synthetic import dicom_files
 
     name = pathlib.PurePosixPath(path).stem[:8]
     with files.open_input(path) as stream:
         syntax = _SYNTAX.search(stream.read(1024))
         film = dicom.read_film(stream)
-    if not isinstance(film, dicom.Film):
+    if isinstance(film, Rejected):
         return Tile("Not readable", film.reason.replace("_", " "), [name], RED, None)
 
     pixels = preprocessing.network_input(film, preprocessing.PRESETS["native"], side)

@@ -19,7 +19,8 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 
 from input_pipeline import dicom
-from input_pipeline.dicom import REASONS, Film, Rejected, Skipped, read_film
+from input_pipeline.dicom import read_film
+from input_pipeline.film import REASONS, Film, Rejected, Skipped
 
 UID = "1.2.840.10008.1.2"
 EXPLICIT = f"{UID}.1"

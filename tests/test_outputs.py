@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from input_pipeline import files, outputs
-from input_pipeline.dicom import Rejected, Skipped
 from input_pipeline.embeddings import FORMATS
+from input_pipeline.film import Rejected, Skipped
 
 FILMS = [files.InputFile(f"/in/p{i % 3}/{i:02d}.dcm", f"p{i % 3}/{i:02d}") for i in range(10)]
 IDENTITY = {"weights": "abc", "preset": "native", "views": ("AP", "PA")}

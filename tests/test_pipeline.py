@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from input_pipeline import pipeline
-from input_pipeline.dicom import Rejected
 from input_pipeline.files import InputFile
+from input_pipeline.film import Rejected
 
 
 def film(folder, name, value):

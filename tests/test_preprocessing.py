@@ -12,7 +12,8 @@ from pydicom.dataset import Dataset
 from pydicom.pixels import apply_modality_lut, apply_voi_lut
 from test_dicom import dicom_file, film_pixels, read
 
-from input_pipeline.dicom import Film, Lut, read_film
+from input_pipeline.dicom import read_film
+from input_pipeline.film import Film, Lut
 from input_pipeline.preprocessing import (
     PRESETS,
     antialias_bilinear,
