@@ -1,4 +1,4 @@
-"""One DICOM file (or PNG, or JPEG) -> stored pixel values and the few header fields we need.
+"""A film's file -> stored pixel values and the few header fields we need; here from DICOM.
 
 Bad content never raises and is never guessed at: it becomes a `Rejected` with one of `REASONS`.
 Only the attributes of `TAGS` are read, and their raw bytes are parsed here, so that no patient

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from pydicom import encaps, pixels, uid
 
-from input_pipeline.synthetic import dicom_files, drawing, reports
+from input_pipeline.synthetic import anatomy, dicom_files, drawing, reports
 from input_pipeline.synthetic import mimic as stand_in
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
@@ -77,7 +77,7 @@ def smooth(film):
 
 
 def a_film(findings=(), side="left", view="PA", seed=0, shape=(224, 224)):
-    patient = drawing.draw_patient(np.random.default_rng(seed))
+    patient = anatomy.draw_patient(np.random.default_rng(seed))
     strengths = dict.fromkeys(findings, 1.0)
     rng = np.random.default_rng(seed + 1)
     return drawing.draw_film(rng, patient, strengths, side, shape, view)

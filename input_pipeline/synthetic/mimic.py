@@ -14,8 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from input_pipeline.synthetic.anatomy import Patient, draw_patient
+from input_pipeline.synthetic.canvas import SIDES
 from input_pipeline.synthetic.dicom_files import TECHNIQUES, Technique, dicom_bytes
-from input_pipeline.synthetic.drawing import SIDES, Patient, draw_film, draw_patient
+from input_pipeline.synthetic.drawing import draw_film
 from input_pipeline.synthetic.reports import CASES, LABELS, draw_labels, drawn_findings, report_text
 
 _METADATA = (
