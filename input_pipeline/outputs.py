@@ -126,19 +126,11 @@ def open_run(
         OSError: the folder cannot be written, or another run is writing to it.
     """
     identity, details = json.loads(json.dumps([identity, details]))
-    fs, root = fsspec.core.url_to_fs(folder)
-    with claim(folder) as scratch:
-        earlier = _earlier_runs(folder, identity)
-        there = _names_there(folder, outputs, has_manifest=earlier is not None)
-        whole, sums = _read_whole(folder, [o for o in outputs if o.name in there], format)
-        for damaged in there - whole.keys():
-            fs.rm_file(f"{root}/{damaged}")
-        with concurrent.futures.ThreadPoolExecutor(_WRITERS, "writer") as threads:
-            run = Run(folder, scratch, outputs, format, whole, sums, threads)
-            run.damaged = len(there) - len(whole)
-            run.identity, run.earlier, run.details = identity, earlier or [], details
-            run.write_manifest(complete=False)
-            yield run
+    with (
+        claim(folder) as scratch,
+        concurrent.futures.ThreadPoolExecutor(_WRITERS, "writer") as threads,
+    ):
+        yield Run(folder, scratch, threads, outputs, format, identity, details)
 
 
 def _earlier_runs(folder: str, identity: Mapping[str, Any]) -> list[Any] | None:
@@ -226,33 +218,37 @@ class Run:
         done: number of films whose embeddings were there before.
         damaged: number of outputs that were there, but cut short or altered, and were removed.
         dropped: film -> why it has no embedding.
-        identity, details: see `open_run`.
-        earlier: details of the earlier runs into the folder.
     """
 
     def __init__(
         self,
         folder: str,
         scratch: str,
+        threads: concurrent.futures.Executor,
         outputs: Sequence[Output],
         format: str,
-        whole: Mapping[str, set[str]],
-        sums: dict[str, str],
-        threads: concurrent.futures.Executor,
+        identity: Mapping[str, Any],
+        details: Mapping[str, Any],
     ) -> None:
-        self._folder, self._scratch, self._format = folder, scratch, FORMATS[format]
+        self._folder, self._scratch, self._threads = folder, scratch, threads
+        self._format, self._identity, self._details = FORMATS[format], identity, details
+        earlier = _earlier_runs(folder, identity)
+        self._earlier = earlier or []
+        there = _names_there(folder, outputs, has_manifest=earlier is not None)
+        whole, self._sums = _read_whole(folder, [o for o in outputs if o.name in there], format)
+        self.damaged = len(there - whole.keys())
+        fs, root = fsspec.core.url_to_fs(folder)
+        for name in there - whole.keys():
+            fs.rm_file(f"{root}/{name}")
+
         self._output_of = {film: output for output in outputs for film in output.films}
-        self._sums, self._threads = sums, threads
         self.todo = [f for o in outputs for f in o.films if f.path not in whole.get(o.name, ())]
         self.done = len(self._output_of) - len(self.todo)
-        self.damaged = 0
         self.dropped: dict[files.InputFile, Skipped | Rejected] = {}
-        self.identity: Mapping[str, Any] = {}
-        self.details: Mapping[str, Any] = {}
-        self.earlier: list[Any] = []
         self._waiting = collections.Counter(self._output_of[film].name for film in self.todo)
         self._records: dict[str, list[EmbeddingRecord]] = collections.defaultdict(list)
         self._writes: collections.deque[concurrent.futures.Future[None]] = collections.deque()
+        self._write_manifest(complete=False)
 
     def add(self, film: files.InputFile, outcome: np.ndarray | Skipped | Rejected) -> None:
         """Takes a film's embedding, or the reason why it has none; writes what is complete.
@@ -284,16 +280,16 @@ class Run:
         files.write_whole(files.absolute(name, self._folder), data, self._scratch)
         self._sums[name] = hashlib.sha256(data).hexdigest()
 
-    def write_manifest(self, complete: bool, **counts: int) -> None:
+    def _write_manifest(self, complete: bool, **counts: int) -> None:
         """Writes what the folder holds and which runs made it, each kind of run once."""
-        made_nothing = counts and self.done == counts["embedded"] and self.earlier
-        known = made_nothing or self.details in self.earlier
+        made_nothing = counts and self.done == counts["embedded"] and self._earlier
+        known = made_nothing or self._details in self._earlier
         content = {
             "manifest_version": MANIFEST_VERSION,
             "complete": complete,
             **counts,
-            "identity": self.identity,
-            "runs": self.earlier if known else [*self.earlier, self.details],
+            "identity": self._identity,
+            "runs": self._earlier if known else [*self._earlier, self._details],
         }
         self._write("manifest.json", (json.dumps(content, indent=2) + "\n").encode())
 
@@ -319,7 +315,7 @@ class Run:
             self._write(f"{name}.csv", table.getvalue().encode("utf-8", "surrogateescape"))
             counts[name] = len(chosen)
         counts["retryable"] = sum(why.reason in PASSING for why in self.dropped.values())
-        self.write_manifest(complete=not counts["retryable"], **counts)
+        self._write_manifest(complete=not counts["retryable"], **counts)
         lines = [f"{digest}  {name}\n" for name, digest in sorted(self._sums.items())]
         self._write("SHA256SUMS.txt", "".join(lines).encode("utf-8", "surrogateescape"))
         return counts

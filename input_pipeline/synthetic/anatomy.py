@@ -104,7 +104,7 @@ def _ribs(sign: int, broken: Sequence[int]) -> tuple[list[Line], list[Line]]:
 
 
 def bones(canvas: Canvas, patient: Patient, broken: str) -> Film:
-    """Attenuation of spine, ribs, clavicles, shoulder blades and upper arms; see `_frontal`."""
+    """Attenuation of spine, ribs, clavicles, shoulder blades and upper arms."""
     down = np.arange(-1.5, 1.5, 0.13)
     axis = np.stack([patient.scoliosis * np.sin(2 * down), down], axis=1)
     discs = [(point + np.array([(-0.08, 0.0), (0.08, 0.0)]), 0.025, 0.3) for point in axis]

@@ -127,7 +127,7 @@ def _devices(chest: Chest) -> Film:
 
 
 # finding -> what it adds to the attenuation of a frontal film. Cardiomegaly, Enlarged
-# Cardiomediastinum and Fracture change the anatomy itself, in `_frontal`.
+# Cardiomediastinum and Fracture change the anatomy itself, in drawing.py.
 FINDINGS: dict[str, Callable[[Chest], Film]] = {
     "Atelectasis": _atelectasis,
     "Consolidation": _consolidation,
