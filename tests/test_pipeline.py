@@ -1,9 +1,6 @@
-import contextlib
 import multiprocessing
 import os
 import signal
-import threading
-import time
 
 import numpy as np
 import pytest
@@ -64,21 +61,11 @@ def test_a_hanging_film_is_rejected_and_the_run_goes_on(tmp_path, monkeypatch):
 
 
 def test_a_film_that_kills_its_decoder_is_rejected_and_the_run_goes_on(tmp_path):
-    films = waiting_films(tmp_path)
-
-    def crash():
-        while True:  # a pipe can be opened for writing once its reader is there
-            with contextlib.suppress(OSError):
-                os.open(films[1].path, os.O_WRONLY | os.O_NONBLOCK)
-                break
-            time.sleep(0.05)
-        for child in multiprocessing.active_children():
-            os.kill(child.pid, signal.SIGSEGV)
-
-    thread = threading.Thread(target=crash)
-    thread.start()
-    outcomes = [outcome for _, outcome in decode(films, workers=1)]
-    thread.join()
+    decoded = decode(waiting_films(tmp_path), workers=1)
+    outcomes = [next(decoded)[1]]  # its decoder has started, and turns to the film that is stuck
+    for child in multiprocessing.active_children():
+        os.kill(child.pid, signal.SIGSEGV)
+    outcomes += [outcome for _, outcome in decoded]
     assert outcomes[1] == Rejected("crashed", "its decoder process ended with exit code -11")
     assert isinstance(outcomes[0], np.ndarray) and isinstance(outcomes[2], np.ndarray)
 
