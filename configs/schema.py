@@ -32,9 +32,13 @@ class EncoderConfig:
     resolution: int | None = knob(
         None, "side of the square network input in pixels; unset: what the card says"
     )
-    embedding: str = knob("head", "layer to emit: head (4,096), pooled or feature_map")
+    embedding: str | None = knob(
+        None,
+        "layer to emit: head (4,096), own_head, projection, pooled, feature_map or pooled_map, of "
+        "those that the card offers; unset: the first of them",
+    )
     preset: str | None = knob(
-        None, "how films are prepared: cxr_foundation, imagenet, native; unset: what the card says"
+        None, "how films are prepared: cxr_foundation, imagenet, ...; unset: what the card says"
     )
     dtype: str = knob("bfloat16", "precision of the network's arithmetic: bfloat16 or float32")
     seed: int = knob(0, "seed of weights=random")

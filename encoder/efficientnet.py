@@ -11,12 +11,14 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Float32
 
 from encoder import depthwise
 
 BATCH_NORM_EPSILON = 1e-3
 BATCH_NORM_MOMENTUM = 0.99  # TensorFlow's sense: the share of the old value that stays
+EMBEDDING_WIDTH = 4096  # of this project's own embeddings
+POOLED_MAP_PATCH = 5
 SQUEEZE_RATIO = 0.25  # of the block's input channels, not of the expanded ones
 
 
@@ -61,26 +63,56 @@ def scale_width(base: int, coefficient: float) -> int:
     return rounded if rounded >= 0.9 * width else rounded + 8
 
 
-def embedding_widths(variant: str, head_width: int | None) -> dict[str, int]:
+def stage_blocks(variant: str) -> list[int]:
+    """Number of blocks in each of the seven stages."""
+    return [math.ceil(stage[-1] * VARIANTS[variant].depth) for stage in STAGES]
+
+
+def stage_widths(variant: str) -> list[int]:
+    """Channels that each of the seven stages puts out."""
+    return [scale_width(stage[-2], VARIANTS[variant].width) for stage in STAGES]
+
+
+def head_name(head_width: int) -> str:
+    """`head` is 4,096 wide, as this project has it; a checkpoint's of another width `own_head`."""
+    return "head" if head_width == EMBEDDING_WIDTH else "own_head"
+
+
+def embedding_widths(
+    variant: str, head_width: int | None, projection: bool = False
+) -> dict[str, int]:
     """Channels of each embedding that a network offers, the default one first.
 
     Args:
         variant: a key of `VARIANTS`.
         head_width: channels of the head convolution; None for a network without one.
+        projection: whether the widest vector is also mapped to `EMBEDDING_WIDTH`.
 
     Returns:
-        For L2 with a head of 4096 `{"head": 4096, "pooled": 1376, "feature_map": 1376}`. The first
-        two are vectors; `feature_map` is the last stage before its average, [h w channel].
+        For L2 with a head of 4096 `{"head": 4096, "pooled": 1376, "feature_map": 1376,
+        "pooled_map": 1376}`. `projection`, `head` or `own_head`, and `pooled` are vectors;
+        `feature_map` is the last stage before its average, [h w channel]; `pooled_map` averages it
+        over patches of 5 x 5, as ELIXR-C does.
     """
-    last = scale_width(STAGES[-1][3], VARIANTS[variant].width)
-    head = {} if head_width is None else {"head": head_width}
-    return head | {"pooled": last, "feature_map": last}
+    last = stage_widths(variant)[-1]
+    vectors = {"projection": EMBEDDING_WIDTH} if projection else {}
+    if head_width is not None:
+        vectors[head_name(head_width)] = head_width
+    return vectors | {"pooled": last, "feature_map": last, "pooled_map": last}
 
 
 def embedding_shape(width: int, layer: str, resolution: int) -> tuple[int, ...]:
-    """Shape of one image's embedding: [width], or of a `feature_map` [h w width] (stride 32)."""
+    """Shape of one image's embedding: [width], or [h w width] of a map (stride 32 or 160).
+
+    Raises:
+        ValueError: the image is too small for a `pooled_map`.
+    """
     side = math.ceil(resolution / 32)
-    return (side, side, width) if layer == "feature_map" else (width,)
+    if layer == "pooled_map":
+        side //= POOLED_MAP_PATCH
+        if not side:
+            raise ValueError(f"pooled_map needs images of 160 px or more, these have {resolution}")
+    return (side, side, width) if layer.endswith("_map") else (width,)
 
 
 def swish(x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -90,6 +122,14 @@ def swish(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """
     half = x.astype(jnp.float32) / 2
     return (half * jnp.tanh(half) + half).astype(x.dtype)
+
+
+def patch_means(x: Float[Array, "b h w c"], size: int) -> Float32[Array, "b h2 w2 c"]:
+    """Averages over patches of size x size, beside one another; what is left over is left out."""
+    b, h, w, c = x.shape
+    rows, columns = h // size, w // size
+    patches = x[:, : rows * size, : columns * size].reshape(b, rows, size, columns, size, c)
+    return jnp.mean(patches, axis=(2, 4), dtype=jnp.float32)
 
 
 def conv_bn(
@@ -183,13 +223,15 @@ class EfficientNet(nn.Module):
     Attributes:
         variant: a key of `VARIANTS`.
         head_width: channels of the head convolution; None leaves it out, as in ELIXR-C.
+        projection: map the widest vector to `EMBEDDING_WIDTH` channels, without bias.
         dtype: of the computation. Parameters and BatchNorm statistics are created in float32, and
             the averages that become embeddings are float32, whatever it is.
         conv_general_dilated: the convolution, with the signature of `jax.lax.conv_general_dilated`.
     """
 
     variant: str
-    head_width: int | None = 4096
+    head_width: int | None = EMBEDDING_WIDTH
+    projection: bool = False
     dtype: Any = jnp.float32
     conv_general_dilated: Callable[..., Array] = depthwise.conv_general_dilated
 
@@ -204,9 +246,10 @@ class EfficientNet(nn.Module):
             train: normalise by the batch's own statistics and update `batch_stats`.
 
         Returns:
-            The embedding (`head`, or `pooled` without a head convolution) and all intermediates by
-            name: `stem`, `stage1` to `stage7`, `feature_map`, `pooled`, `head_map`, `head`. Under
-            `jit`, what the caller does not return is not computed.
+            The default embedding of `embedding_widths`, and all intermediates by name: `stem`,
+            `stage1` to `stage7`, `feature_map`, `pooled_map` (from 160 px), `pooled`, `head_map`,
+            `head` or `own_head`, `projection`. Under `jit`, what the caller does not return is not
+            computed.
         """
         scale = VARIANTS[self.variant]
         setting = {"dtype": self.dtype, "conv_general_dilated": self.conv_general_dilated}
@@ -216,11 +259,11 @@ class EfficientNet(nn.Module):
         x = images.astype(self.dtype)
         x = swish(convolve(x, "stem", scale_width(STEM_WIDTH, scale.width), 3, strides=2))
         out["stem"] = x
-        for i, (kernel_size, strides, expansion, width, repeats) in enumerate(STAGES, start=1):
-            features = scale_width(width, scale.width)
-            for j in range(1, math.ceil(repeats * scale.depth) + 1):
+        sizes = zip(STAGES, stage_widths(self.variant), stage_blocks(self.variant), strict=True)
+        for i, ((kernel_size, strides, expansion, *_), width, blocks) in enumerate(sizes, start=1):
+            for j in range(1, blocks + 1):
                 block = MBConv(
-                    features,
+                    width,
                     kernel_size,
                     strides if j == 1 else 1,
                     expansion,
@@ -230,8 +273,14 @@ class EfficientNet(nn.Module):
                 x = block(x, train)
             out[f"stage{i}"] = x
         out["feature_map"] = x
+        if min(x.shape[1:3]) >= POOLED_MAP_PATCH:
+            out["pooled_map"] = patch_means(x, POOLED_MAP_PATCH)
         embedding = out["pooled"] = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
         if self.head_width is not None:
             x = out["head_map"] = swish(convolve(x, "head", self.head_width))
-            embedding = out["head"] = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
+            embedding = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
+            out[head_name(self.head_width)] = embedding
+        if self.projection:
+            linear = nn.Dense(EMBEDDING_WIDTH, False, precision="highest", name="projection")
+            embedding = out["projection"] = linear(embedding)
         return embedding, out

@@ -10,10 +10,9 @@ import zlib
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from encoder.efficientnet import VARIANTS, EfficientNet, embedding_widths
-from encoder.weights import Card, Variables, abstract_variables
-
-HEAD_WIDTH = 4096  # of this project's own embedding
+from encoder.card import Card
+from encoder.efficientnet import EMBEDDING_WIDTH, VARIANTS, EfficientNet, embedding_widths
+from encoder.weights import Variables, abstract_variables
 
 # What multiplies 1 / fan_in in the variance of random kernels, by layer; `random_variables` has the
 # reasons. 0.3557 is E[swish(z)^2] for z ~ N(0, 1), 0.25 the square of a half-open gate.
@@ -87,14 +86,18 @@ def random_card(
         )
     return Card(
         variant=variant,
-        head_width=HEAD_WIDTH,
-        embeddings=embedding_widths(variant, HEAD_WIDTH),
+        head_width=EMBEDDING_WIDTH,
+        projection=None,
+        embeddings=embedding_widths(variant, EMBEDDING_WIDTH),
         resolution=resolution or VARIANTS[variant].resolution,
         preset=preset,
         mean=mean,
         std=std,
+        dtype="float32",
         source="random",
         licence="none: random numbers",
+        terms_of_use="",
         training_data="None: the network is untrained.",
+        dropped=[],
         trained=False,
     )

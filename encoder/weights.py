@@ -1,7 +1,6 @@
 """The weights bundle: a directory with an Orbax checkpoint of the variables and `card.json`.
 
-The card says what the weights are and how images are prepared for them, so that nobody has to
-remember it. Whatever reads weights ends in `merge`, which names every leaf that does not fit.
+Whatever reads weights ends in `merge`, which names every leaf that does not fit.
 """
 
 import contextlib
@@ -11,8 +10,6 @@ import json
 import os
 import pathlib
 import shutil
-import types
-import typing
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -22,69 +19,16 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import lax
 
-from encoder.efficientnet import VARIANTS, EfficientNet, embedding_widths
+from encoder.card import CARD, CHECKPOINT, Card
+from encoder.efficientnet import EfficientNet
 
-FORMAT_VERSION = 1
-CARD = "card.json"
-CHECKPOINT = "checkpoint"
 
 Variables = dict[str, Any]  # {"params": ..., "batch_stats": ...}, nested dicts of arrays
 
 
-@dataclasses.dataclass(frozen=True)
-class Card:
-    """What a bundle holds; `card.json` field by field.
-
-    Attributes:
-        variant: a key of `efficientnet.VARIANTS`.
-        head_width: channels of the head convolution; None: the network has none.
-        embeddings: the layers offered, with their widths: `efficientnet.embedding_widths`.
-        resolution: side of the square images the weights were trained for, in pixels.
-        preset: name of the preprocessing that the weights expect.
-        mean, std: of the normalisation that is part of that preprocessing, one a channel.
-        source: where the weights come from.
-        licence: its name, and the terms of use if there are others.
-        training_data: one sentence.
-        trained: False for random numbers, whatever they are called.
-        format_version: of this card.
-        digest: `digest` of the variables; `save_bundle` fills it in.
-        checkpoint_bytes: size of the checkpoint's files, likewise; finds a broken download early.
-    """
-
-    variant: str
-    head_width: int | None
-    embeddings: dict[str, int]
-    resolution: int
-    preset: str
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    source: str
-    licence: str
-    training_data: str
-    trained: bool
-    format_version: int = FORMAT_VERSION
-    digest: str = ""
-    checkpoint_bytes: int = 0
-
-    def __post_init__(self) -> None:
-        """Raises ValueError where fields contradict one another."""
-        if self.variant not in VARIANTS:
-            raise ValueError(f"card: variant is {self.variant!r}, expected one of {[*VARIANTS]}")
-        offered = embedding_widths(self.variant, self.head_width)
-        if self.embeddings != offered:
-            raise ValueError(
-                f"card: embeddings are {self.embeddings}, but {self.variant} with head_width="
-                f"{self.head_width} offers {offered}: correct whichever is wrong"
-            )
-        if self.resolution <= 0 or min(self.std) <= 0:
-            raise ValueError(
-                f"card: resolution {self.resolution} and std {self.std} must be positive"
-            )
-
-
 def model_for(card: Card, dtype: Any = jnp.float32) -> EfficientNet:
     """The network that the card's weights belong to, computing in `dtype`."""
-    return EfficientNet(card.variant, card.head_width, dtype)
+    return EfficientNet(card.variant, card.head_width, card.projection is not None, dtype)
 
 
 def abstract_variables(model: EfficientNet) -> Variables:
@@ -95,14 +39,14 @@ def abstract_variables(model: EfficientNet) -> Variables:
 
 
 def cast_kernels(variables: Variables, dtype: Any) -> Variables:
-    """Kernels in the dtype of the computation: half the memory in bfloat16.
+    """Convolutions' kernels in the dtype of the computation: half the memory in bfloat16.
 
     BatchNorm's leaves and the biases stay as they are: they are 0.5 % of the bytes, and the network
-    computes BatchNorm in float32.
+    computes BatchNorm in float32. So does the projection, which is to keep inner products.
     """
     leaves = flatten_dict(variables)
     for keys in leaves:
-        if keys[-1] == "kernel":
+        if keys[-1] == "kernel" and keys[-2] != "projection":
             leaves[keys] = leaves[keys].astype(dtype)
     return unflatten_dict(leaves)
 
@@ -143,10 +87,13 @@ def merge(found: Mapping[str, Any], expected: Variables, origin: str) -> Variabl
     wanted = flatten_dict(expected, sep="/")
     problems = [f"missing: {path} {wanted[path].shape}" for path in wanted if path not in found]
     for path, leaf in found.items():
+        name = getattr(leaf, "name", None)  # what a checkpoint called it
+        called = f" (there: {name})" if name not in (None, path) else ""
         if path not in wanted:
-            problems.append(f"not expected: {path} {tuple(leaf.shape)}")
+            problems.append(f"not expected: {path} {tuple(leaf.shape)}{called}")
         elif tuple(leaf.shape) != wanted[path].shape:
-            problems.append(f"shape: {path} is {tuple(leaf.shape)}, expected {wanted[path].shape}")
+            shapes = f"{tuple(leaf.shape)}, expected {wanted[path].shape}"
+            problems.append(f"shape: {path} is {shapes}{called}")
     if problems:
         raise ValueError(
             f"{origin}: {len(problems)} of {len(wanted)} leaves do not fit the network; is the "
@@ -162,7 +109,7 @@ def save_bundle(path: str | os.PathLike, variables: Variables, card: Card) -> Ca
         path: the directory to make. From one process only.
         variables: JAX or NumPy leaves. Memory for L2, of which its leaves are 1.9 GB: 3.9 GB with
             JAX leaves, 5.5 GB with NumPy ones, which Orbax copies before it writes.
-        card: its digest and size are filled in.
+        card: its dtype, digest and size are filled in.
 
     Returns:
         The card as written.
@@ -179,10 +126,13 @@ def save_bundle(path: str | os.PathLike, variables: Variables, card: Card) -> Ca
     merge(flatten_dict(variables, sep="/"), abstract_variables(model_for(card)), "the variables")
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
-        with ocp.StandardCheckpointer() as checkpointer:
+        with ocp.StandardCheckpointer(save_concurrent_gb=1) as checkpointer:
             checkpointer.save(partial / CHECKPOINT, variables)
         size = _file_bytes(partial / CHECKPOINT)
-        card = dataclasses.replace(card, digest=digest(variables), checkpoint_bytes=size)
+        kernel = variables["params"]["stem_conv"]["kernel"]
+        card = dataclasses.replace(
+            card, dtype=str(kernel.dtype), digest=digest(variables), checkpoint_bytes=size
+        )
         (partial / CARD).write_text(json.dumps(dataclasses.asdict(card), indent=2) + "\n")
         partial.rename(path)
     finally:
@@ -190,66 +140,11 @@ def save_bundle(path: str | os.PathLike, variables: Variables, card: Card) -> Ca
     return card
 
 
-def load_card(path: str | os.PathLike) -> Card:
-    """Reads and checks a bundle's card.
-
-    Raises:
-        FileNotFoundError: there is no card.
-        ValueError: it is not JSON, its format is newer than this program, or a field is missing,
-            unknown, of another type or contradicts the others.
-    """
-    file = pathlib.Path(path) / CARD
-    if not file.is_file():
-        raise FileNotFoundError(
-            f"{file} not found: expected a weights bundle, a folder with {CARD} and {CHECKPOINT}/"
-        )
-    try:
-        fields = json.loads(file.read_text())
-    except ValueError as error:
-        raise ValueError(f"{file} is no JSON: {error}; make the bundle again") from None
-    hints = typing.get_type_hints(Card)
-    if not isinstance(fields, dict):
-        raise ValueError(f"{file} holds a {type(fields).__name__}, expected fields {[*hints]}")
-    version = fields.get("format_version")
-    if isinstance(version, int) and version > FORMAT_VERSION:
-        raise ValueError(
-            f"{file} has format_version {version}, this program reads up to {FORMAT_VERSION}: "
-            "update cxr-embeddings"
-        )
-    problems = [f"missing: {name}" for name in hints if name not in fields]
-    for name, value in fields.items():
-        if name not in hints:
-            problems.append(f"not expected: {name}")
-        elif not _fits(value, hints[name]):
-            problems.append(f"{name} is {value!r}, expected {hints[name]}")
-    if problems:
-        raise ValueError(f"{file} does not fit the format of cards:\n  " + "\n  ".join(problems))
-    for name in ("mean", "std"):
-        fields[name] = tuple(map(float, fields[name]))
-    return Card(**fields)
-
-
-def _fits(value: object, hint: Any) -> bool:
-    """Whether a value out of JSON is of a type; lists stand for tuples and integers for floats."""
-    parts = typing.get_args(hint)
-    match typing.get_origin(hint):
-        case types.UnionType:
-            return any(_fits(value, part) for part in parts)
-        case kind if kind is dict:
-            return isinstance(value, dict) and all(_fits(v, parts[1]) for v in value.values())
-        case kind if kind is tuple:
-            same_length = isinstance(value, list) and len(value) == len(parts)
-            return same_length and all(map(_fits, value, parts))
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    return type(value) is hint
-
-
 def load_variables(
     path: str | os.PathLike,
     card: Card,
     *,
-    dtype: Any = jnp.float32,
+    dtype: Any = None,
     place: Callable[[Variables], Any] | None = None,
     verify: bool = True,
 ) -> Variables:
@@ -258,7 +153,7 @@ def load_variables(
     Args:
         path: the bundle.
         card: its card, from `load_card`.
-        dtype: of the kernels; see `cast_kernels`.
+        dtype: of the kernels, see `cast_kernels`; None: as they are stored.
         place: shapes of the variables -> their shardings: one, or a tree of them that is a prefix
             of the variables; None for the default device.
         verify: compare the digest with the card's.
@@ -299,7 +194,7 @@ def load_variables(
             f"{folder} has digest {found}, but its card says {card.digest}: the weights were "
             "changed or damaged; fetch or convert them again"
         )
-    return cast_kernels(variables, dtype)
+    return cast_kernels(variables, dtype) if dtype else variables
 
 
 def _file_bytes(folder: pathlib.Path) -> int:

@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Float, Float32, Integer, Real, UInt, UInt16
+from jaxtyping import Float, Float32, Integer, Real, UInt, UInt8, UInt16
 from PIL import Image
 
 from input_pipeline.film import Film, Lut
@@ -54,6 +54,12 @@ def toolkit_intensity(film: Film) -> UInt[np.ndarray, "height width"]:
     if gray.dtype != np.uint8:
         gray = np.interp(gray, (gray.min(), gray.max()), (0, 65535)).astype(np.uint16)
     return _apply_table(film, values, gray)
+
+
+def toolkit_intensity_8_bits(film: Film) -> UInt8[np.ndarray, "height width"]:
+    """The upper 8 bits of `toolkit_intensity`: what a network sees that reads PNGs as uint8."""
+    gray = toolkit_intensity(film)
+    return gray if gray.dtype == np.uint8 else (gray >> 8).astype(np.uint8)
 
 
 def dicom_intensity(film: Film) -> UInt16[np.ndarray, "height width"]:
@@ -220,6 +226,10 @@ PRESETS = {
     # own graph TensorFlow 1's resize and per-image min-max).
     "cxr_foundation": Preset(
         toolkit_intensity, legacy_bilinear, letterbox=False, min_max=True, **_PLAIN
+    ),
+    # The same, for weights whose graph decodes the PNG to 8 bits.
+    "cxr_foundation_8bit": Preset(
+        toolkit_intensity_8_bits, legacy_bilinear, letterbox=False, min_max=True, **_PLAIN
     ),
     # For weights trained on photographs; mean and std of ImageNet's training set.
     "imagenet": Preset(

@@ -25,7 +25,7 @@ def fields(config: Any, prefix: str = "config") -> Iterator[tuple[str, Any, str]
             yield name, value, field.metadata["help"]
 
 
-def run(main: Callable[[Any], int], schema: type, usage: str) -> None:
+def run(main: Callable[[Any], int], schema: type, default: str, usage: str) -> None:
     """Parses the command line into a config and hands it to `main`; never returns.
 
     `main` returns the exit code. A ValueError or OSError it raises is the user's to mend: its text
@@ -33,7 +33,8 @@ def run(main: Callable[[Any], int], schema: type, usage: str) -> None:
 
     Args:
         main: the command.
-        schema: dataclass of the config, for `--help` without `--config`.
+        schema: dataclass of the config.
+        default: config file, for command lines without `--config`.
         usage: what `--help` prints above the table of knobs.
     """
     flag = config_flags.DEFINE_config_file(
@@ -41,9 +42,13 @@ def run(main: Callable[[Any], int], schema: type, usage: str) -> None:
     )
 
     def parse(argv: Sequence[str]) -> list[str]:
+        if not any(argument.split("=")[0] in ("--config", "-config") for argument in argv):
+            argv = [argv[0], f"--config={default}", *argv[1:]]
         asks_help = any(argument in HELP_FLAGS for argument in argv)
         try:
-            rest = flags.FLAGS([_find_config(a) for a in argv if a not in HELP_FLAGS])
+            rest = flags.FLAGS(
+                [_find_config(argument) for argument in argv if argument not in HELP_FLAGS]
+            )
         except KeyError:  # ml_collections' answer to a field that does not exist
             sys.exit(f"error: {_unknown_field(argv, schema)}")
         except (flags.Error, OSError) as error:
@@ -54,24 +59,27 @@ def run(main: Callable[[Any], int], schema: type, usage: str) -> None:
             sys.exit(f"error: {rest[1]!r} is no flag; expected --config.<field>=<value>")
         if asks_help:
             print(usage.strip(), "\n\nKnobs and their values now:")
-            for name, value, text in fields(flag.value or schema()):
+            for name, value, text in fields(flag.value):
                 print(f"  --{name}={value}\n      {text}")
             sys.exit(0)
         return rest
 
     def guarded(_: Sequence[str]) -> int:
-        if flag.value is None:
-            sys.exit(f"error: no --config given\n\n{usage.strip()}")
         try:
             return main(flag.value)
         except KeyboardInterrupt:
             sys.exit("\nstopped: the same command goes on from here")
         except (ValueError, OSError, ImportError) as error:
             logging.debug("the error came from here", exc_info=True)
-            said = [getattr(error, name, None) for name in ("strerror", "filename")]
-            sys.exit("error: " + (": ".join(str(part) for part in said if part) or str(error)))
+            sys.exit(f"error: {sentence(error)}")
 
     app.run(guarded, flags_parser=parse)
+
+
+def sentence(error: Exception) -> str:
+    """What an error says to the user; of the system's errors without their number."""
+    said = [getattr(error, name, None) for name in ("strerror", "filename")]
+    return ": ".join(str(part) for part in said if part) or str(error)
 
 
 def _find_config(argument: str) -> str:

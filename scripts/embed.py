@@ -57,7 +57,7 @@ def embed(config: EmbedConfig) -> int:
             f"{mesh.shape['data']}, the number of devices that share a batch"
         )
     card, model, variables = load_encoder(config.encoder, mesh)
-    layer = config.encoder.embedding
+    layer = config.encoder.embedding or next(iter(card.embeddings))
     shape = efficientnet.embedding_shape(card.embeddings[layer], layer, card.resolution)
     check_memory(shape, planned)
     identity = {
@@ -66,6 +66,7 @@ def embed(config: EmbedConfig) -> int:
         "weights": card.source,
         "weights_digest": card.digest,
         "trained": card.trained,
+        "projection": card.projection if layer == "projection" else None,
         "variant": card.variant,
         "embedding": layer,
         "shape": shape,
@@ -108,6 +109,7 @@ def load_encoder(config: EncoderConfig, mesh: Any) -> tuple[Any, Any, Any]:
     import jax
 
     from encoder import random_weights, sharding, weights
+    from encoder.card import load_card
     from input_pipeline.preprocessing import PRESETS
 
     if config.dtype not in ("bfloat16", "float32"):
@@ -121,7 +123,7 @@ def load_encoder(config: EncoderConfig, mesh: Any) -> tuple[Any, Any, Any]:
             config.variant, config.resolution, name, preset.mean, preset.std
         )
     else:
-        card = weights.load_card(bundle)
+        card = load_card(bundle)
     if card.preset not in PRESETS:
         raise ValueError(f"encoder.preset is {card.preset!r}; expected one of {', '.join(PRESETS)}")
     for name in ("variant", "resolution", "preset"):
@@ -131,9 +133,13 @@ def load_encoder(config: EncoderConfig, mesh: Any) -> tuple[Any, Any, Any]:
                 f"config.encoder.{name} is {asked!r}, but the card of {config.weights} says "
                 f"{given!r}: leave the option out, or choose other weights"
             )
-    if config.embedding not in card.embeddings:
-        offers = ", ".join(f"{name} ({width})" for name, width in card.embeddings.items())
-        raise ValueError(f"encoder.embedding is {config.embedding!r}; the weights offer {offers}")
+    if config.embedding not in (None, *card.embeddings):
+        offers = ", ".join(f"{name} ({width:,})" for name, width in card.embeddings.items())
+        raise ValueError(
+            f"encoder.embedding is {config.embedding!r}, but the card of {config.weights} offers "
+            f"{offers}. head is this project's own, of 4,096 numbers; `convert_weights.py "
+            "--projection orthonormal:0` adds an untrained map to 4,096 numbers, named projection"
+        )
     model = weights.model_for(card, config.dtype)
     place = functools.partial(sharding.variable_shardings, mesh)
     if random:
@@ -232,7 +238,7 @@ def report_run(folder: str, run: Any, counts: dict[str, int], seconds: float) ->
 
 
 def main() -> None:
-    cli.run(embed, EmbedConfig, USAGE)
+    cli.run(embed, EmbedConfig, "configs/embed.py", USAGE)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pydicom
 import pytest
+from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.pixels import apply_modality_lut, apply_voi_lut
 from test_dicom import dicom_file, film_pixels, read
@@ -22,6 +23,7 @@ from input_pipeline.preprocessing import (
     legacy_bilinear,
     network_input,
     toolkit_intensity,
+    toolkit_intensity_8_bits,
 )
 
 # The toolkit's rule
@@ -114,6 +116,16 @@ def test_toolkit_rule_on_pictures():
     np.testing.assert_array_equal(toolkit_intensity(Film(eight, 8)), eight)
     stretched = toolkit_intensity(Film(sixteen, 16))
     assert (stretched.dtype, stretched.min(), stretched.max()) == (np.uint16, 0, 65535)
+
+
+@pytest.mark.parametrize("bits", [8, 12, 16])
+def test_upper_8_bits_are_those_that_tensorflow_decodes(bits):
+    import tensorflow as tf
+
+    film = Film(film_pixels(bits), bits)
+    Image.fromarray(toolkit_intensity(film)).save(stream := io.BytesIO(), "PNG")
+    expected = tf.io.decode_png(stream.getvalue(), channels=1, dtype=tf.uint8)[..., 0]
+    np.testing.assert_array_equal(toolkit_intensity_8_bits(film), expected.numpy())
 
 
 # The standard's rule

@@ -11,6 +11,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from encoder import random_weights, weights
+from encoder.card import Card, load_card
 from encoder.efficientnet import VARIANTS, EfficientNet, Variant, embedding_widths
 
 TINY_DIGEST = "5eeeea7be4acb56876eada8cc986dd34a58d05555c80d7a058f7aa589bbfefee"
@@ -23,7 +24,7 @@ def tiny(monkeypatch):
 
 
 @pytest.fixture
-def card(tiny) -> weights.Card:
+def card(tiny) -> Card:
     return random_weights.random_card("tiny", None, "imagenet", (0.1, 0.2, 0.3), (1.0, 2.0, 3.0))
 
 
@@ -98,7 +99,7 @@ def test_digest_sees_values_shapes_dtypes_and_names(variables):
 
 
 def test_a_bundle_comes_back_as_it_was(bundle, variables, card, tmp_path):
-    found = weights.load_card(bundle)
+    found = load_card(bundle)
     size = sum(p.stat().st_size for p in (bundle / "checkpoint").rglob("*") if p.is_file())
     assert size > 0
     assert found == dataclasses.replace(
@@ -109,7 +110,7 @@ def test_a_bundle_comes_back_as_it_was(bundle, variables, card, tmp_path):
 
 
 def test_bfloat16_is_for_kernels_only(bundle, variables):
-    found = weights.load_variables(bundle, weights.load_card(bundle), dtype=jnp.bfloat16)
+    found = weights.load_variables(bundle, load_card(bundle), dtype=jnp.bfloat16)
     assert_equal(found, weights.cast_kernels(variables, jnp.bfloat16))
     kinds = {path[-1]: leaf.dtype for path, leaf in flatten_dict(found).items()}
     assert kinds.pop("kernel") == jnp.bfloat16
@@ -121,11 +122,11 @@ def test_leaves_go_straight_to_their_shardings(bundle, variables, mesh):
     columns = NamedSharding(mesh, PartitionSpec(None, None, None, "model"))
     shardings = jax.tree.map(lambda _: whole, variables)
     shardings["params"]["head_conv"]["kernel"] = columns
-    found = weights.load_variables(bundle, weights.load_card(bundle), place=lambda _: shardings)
+    found = weights.load_variables(bundle, load_card(bundle), place=lambda _: shardings)
     assert_equal(found, variables)
     for leaf, sharding in zip(jax.tree.leaves(found), jax.tree.leaves(shardings), strict=True):
         assert leaf.sharding == sharding
-    found = weights.load_variables(bundle, weights.load_card(bundle), place=lambda _: whole)
+    found = weights.load_variables(bundle, load_card(bundle), place=lambda _: whole)
     assert {leaf.sharding for leaf in jax.tree.leaves(found)} == {whole}
 
 
@@ -180,10 +181,15 @@ def test_variables_of_another_network_are_not_saved(tmp_path, variables, card):
         ({"mean": [0.5]}, r"mean is \[0.5\], expected tuple\[float, float, float\]"),
         ({"std": [1, 1, 0]}, "must be positive"),
         ({"head_width": "4096"}, r"head_width is '4096', expected int \| None"),
-        ({"head_width": 1280}, "embeddings are .* but tiny with head_width=1280 offers"),
+        (
+            {"head_width": 1280},
+            "tiny with head_width=1280 and projection=None offers",
+        ),
         ({"variant": "b9"}, "variant is 'b9', expected one of"),
         ({"colour": "blue"}, "not expected: colour"),
         ({"licence": ...}, "missing: licence"),  # ...: left out
+        ({"dropped": [1]}, r"dropped is \[1\], expected list\[str\]"),
+        ({"projection": "orthonormal:0"}, "projection=orthonormal:0 offers {'projection': 4096"),
     ],
 )
 def test_cards_are_read_strictly(bundle, changes, message):
@@ -191,38 +197,37 @@ def test_cards_are_read_strictly(bundle, changes, message):
     fields = json.loads(file.read_text()) | changes
     file.write_text(json.dumps({k: v for k, v in fields.items() if v is not ...}))
     with pytest.raises(ValueError, match=message):
-        weights.load_card(bundle)
+        load_card(bundle)
 
 
 def test_a_card_of_whole_numbers_or_without_a_head_is_read(bundle):
     file = bundle / "card.json"
-    changes = {"mean": [0, 0, 0], "head_width": None, "embeddings": {"pooled": 80}}
-    changes["embeddings"]["feature_map"] = 80
+    changes = {"mean": [0, 0, 0], "head_width": None, "embeddings": embedding_widths("tiny", None)}
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
-    card = weights.load_card(bundle)
+    card = load_card(bundle)
     assert card.mean == (0.0, 0.0, 0.0) and card.head_width is None
 
 
 def test_what_is_no_bundle_is_said(tmp_path, bundle):
     with pytest.raises(FileNotFoundError, match=r"expected a weights bundle, a folder with card"):
-        weights.load_card(tmp_path)
-    card = weights.load_card(bundle)
+        load_card(tmp_path)
+    card = load_card(bundle)
     with pytest.raises(FileNotFoundError, match="no complete weights bundle"):
         weights.load_variables(tmp_path, card)
     (bundle / "card.json").write_text("{")
     with pytest.raises(ValueError, match="is no JSON"):
-        weights.load_card(bundle)
+        load_card(bundle)
 
 
 def test_changed_weights_are_found_by_their_digest(bundle):
-    wrong = dataclasses.replace(weights.load_card(bundle), digest="0" * 64)
+    wrong = dataclasses.replace(load_card(bundle), digest="0" * 64)
     with pytest.raises(ValueError, match=r"has digest .* but its card says 000.* fetch or convert"):
         weights.load_variables(bundle, wrong)
     weights.load_variables(bundle, wrong, verify=False)
 
 
 def test_the_checkpoint_of_another_network_is_named(bundle):
-    card = weights.load_card(bundle)
+    card = load_card(bundle)
     widths = embedding_widths("b0", card.head_width)
     wrong = dataclasses.replace(card, variant="b0", embeddings=widths)
     with pytest.raises(ValueError, match=r"missing: params/stage2_block2/expand_conv/kernel"):
@@ -230,7 +235,7 @@ def test_the_checkpoint_of_another_network_is_named(bundle):
 
 
 def test_a_cut_off_checkpoint_is_said(bundle):
-    card = weights.load_card(bundle)
+    card = load_card(bundle)
     files = [p for p in (bundle / "checkpoint").rglob("*") if p.is_file()]
     largest = max(files, key=lambda p: p.stat().st_size)
     largest.write_bytes(largest.read_bytes()[:-1])
@@ -239,7 +244,7 @@ def test_a_cut_off_checkpoint_is_said(bundle):
 
 
 def test_a_damaged_checkpoint_is_said(bundle):
-    card = weights.load_card(bundle)
+    card = load_card(bundle)
     file = bundle / "checkpoint" / "_METADATA"
     file.write_bytes(bytes(file.stat().st_size))
     with pytest.raises(ValueError, match=r"cannot be read .* damaged or incomplete; fetch"):

@@ -1,0 +1,218 @@
+"""Published checkpoints to bundles: which variant they are, the strict merge, and a self-check."""
+
+import dataclasses
+import hashlib
+import math
+import pathlib
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from encoder.card import Card
+from encoder.efficientnet import (
+    EMBEDDING_WIDTH,
+    STAGES,
+    VARIANTS,
+    embedding_widths,
+    stage_blocks,
+    stage_widths,
+)
+from encoder.sources import elixr_c, keras, tf, timm
+from encoder.sources.checkpoint import Checkpoint
+from encoder.weights import Variables, abstract_variables, merge, model_for
+
+
+class Source(NamedTuple):
+    """A kind of published checkpoint: how it is read, and what its weights may be used for."""
+
+    read: Callable[[pathlib.Path], Checkpoint]
+    licence: str
+    terms_of_use: str = ""
+
+
+SOURCES = {
+    "timm": Source(timm.read, "Apache-2.0"),
+    "keras": Source(keras.read, "Apache-2.0"),
+    "tf": Source(tf.read, "Apache-2.0"),
+    "elixr_c": Source(
+        elixr_c.read,
+        "Health AI Developer Foundations terms of use",
+        "https://developers.google.com/health-ai-developer-foundations/terms; the prohibited use "
+        "policy that they name holds for whatever is made from the weights, and goes with them.",
+    ),
+}
+CHECK_SIZE = 64  # pixels: a second for L2, and every stage still has more than one
+
+
+def variant_of(leaves: Mapping[str, Any], origin: str) -> str:
+    """The key of `VARIANTS` whose stages have as many blocks, as wide, as those found.
+
+    Args:
+        leaves: "params/stage1_block1/project_conv/kernel" and so on -> anything with a `shape`.
+        origin: where they were found, for the error.
+
+    Raises:
+        ValueError: no variant is like that.
+    """
+    blocks, widths = [0] * len(STAGES), [0] * len(STAGES)
+    for path, leaf in leaves.items():
+        if match := re.fullmatch(r"params/stage([1-7])_block\d+/project_conv/kernel", path):
+            blocks[int(match[1]) - 1] += 1
+            widths[int(match[1]) - 1] = leaf.shape[-1]
+    for variant in VARIANTS:
+        if blocks == stage_blocks(variant) and widths == stage_widths(variant):
+            return variant
+    names = [getattr(leaf, "name", path) for path, leaf in leaves.items()]
+    raise ValueError(
+        f"{origin} holds none of the EfficientNets {', '.join(VARIANTS)}: recognised were stages "
+        f"of {blocks} blocks and {widths} channels (l2 has {stage_blocks('l2')} and "
+        f"{stage_widths('l2')}); the first of its {len(names)} names are {', '.join(names[:5])}"
+    )
+
+
+def orthonormal(inputs: int, outputs: int, seed: int) -> np.ndarray:
+    """A fixed map between widths that keeps inner products: kernel [inputs outputs], float32.
+
+    Randomised Hartley transform: random signs, then columns or rows, drawn at random, of the
+    orthonormal matrix cas(2 pi j k / n) / sqrt(n), cas = cos + sin, n the larger width (Hartley
+    1942; as a random projection: Ailon and Chazelle 2009). Widening keeps every inner product;
+    narrowing keeps it times outputs / inputs on average. The entries take n values only, without
+    any matrix factorisation, so every machine makes the same bits.
+
+    Args:
+        inputs, outputs: widths; the shorter side of the kernel is orthonormal.
+        seed: another seed, another map.
+    """
+    size = max(inputs, outputs)
+    generator = np.random.Generator(np.random.SFC64([seed, inputs, outputs]))
+    signs = generator.integers(0, 2, (inputs, 1), np.int8) * np.float32(2) - 1
+    chosen = np.sort(generator.permutation(size)[: min(inputs, outputs)])
+    rows, columns = (np.arange(inputs), chosen) if inputs == size else (chosen, np.arange(outputs))
+    angles = 2 * np.pi / size * np.arange(size)
+    cas = ((np.cos(angles) + np.sin(angles)) / math.sqrt(size)).astype(np.float32)
+    return signs * cas[np.outer(rows, columns) % size]
+
+
+def read(
+    checkpoint: Checkpoint,
+    *,
+    variant: str | None,
+    resolution: int | None,
+    licence: str,
+    terms_of_use: str,
+    progress: Callable[[Sequence], Iterable] = iter,
+) -> tuple[Card, Variables]:
+    """Reads a published checkpoint into the network's variables.
+
+    Args:
+        checkpoint: from a reader of `SOURCES`.
+        variant: the one that it must be; None takes what it is.
+        resolution: in pixels, for a checkpoint that does not say; None: the variant's own.
+        licence, terms_of_use: for the card.
+        progress: wraps the arrays while they are read, to draw a bar.
+
+    Returns:
+        A card without digest, and float32 variables as `jax.Array`s: in memory once.
+
+    Raises:
+        ValueError: it is another variant or resolution than asked, or its leaves do not fit.
+    """
+    found = variant_of(checkpoint.leaves, checkpoint.origin)
+    for name, asked, there in (
+        ("variant", variant, found),
+        ("resolution", resolution, checkpoint.resolution),
+    ):
+        if asked != there and None not in (asked, there):
+            raise ValueError(f"{checkpoint.origin}: asked for {name} {asked}, but it is {there}")
+    head = checkpoint.leaves.get("params/head_conv/kernel")
+    head_width = head.shape[-1] if head else None
+    card = Card(
+        variant=found,
+        head_width=head_width,
+        projection=None,
+        embeddings=embedding_widths(found, head_width),
+        resolution=checkpoint.resolution or resolution or VARIANTS[found].resolution,
+        preset=checkpoint.preset,
+        mean=checkpoint.mean,
+        std=checkpoint.std,
+        source=checkpoint.origin,
+        licence=licence,
+        terms_of_use=terms_of_use,
+        dtype="float32",
+        training_data=checkpoint.training_data,
+        dropped=checkpoint.dropped,
+        trained=True,
+    )
+    merged = merge(checkpoint.leaves, abstract_variables(model_for(card)), checkpoint.origin)
+    leaves = progress([*flatten_dict(merged).items()])
+    return card, unflatten_dict({path: jnp.asarray(leaf.read()) for path, leaf in leaves})
+
+
+def add_projection(card: Card, variables: Variables, rule: str) -> tuple[Card, Variables]:
+    """Adds an untrained map from the widest vector to `EMBEDDING_WIDTH`, and says so in the card.
+
+    Args:
+        card, variables: of a network without one.
+        rule: "orthonormal:SEED"; see `orthonormal`.
+
+    Raises:
+        ValueError: the rule is none, or the network gives `EMBEDDING_WIDTH` numbers already.
+    """
+    match = re.fullmatch(r"orthonormal:(\d{1,9})", rule)
+    if not match:
+        raise ValueError(f"projection is {rule!r}; expected orthonormal:SEED, as orthonormal:0")
+    layer, width = next(iter(card.embeddings.items()))
+    if width == EMBEDDING_WIDTH:
+        raise ValueError(
+            f"{card.source} gives {width} numbers already, as {layer}: leave --projection out"
+        )
+    kernel = orthonormal(width, EMBEDDING_WIDTH, int(match[1]))
+    card = dataclasses.replace(
+        card,
+        projection=f"{rule} of {layer} (untrained)",
+        embeddings=embedding_widths(card.variant, card.head_width, projection=True),
+    )
+    params = variables["params"] | {"projection": {"kernel": jnp.asarray(kernel)}}
+    return card, variables | {"params": params}
+
+
+class Check(NamedTuple):
+    """What a network says of two fixed images, in a form that two people can compare.
+
+    Attributes:
+        digest: of the numbers, in steps so coarse that rounding errors do not reach the next one.
+        numbers: 16 an image, the embedding seen from 16 fixed directions, of unit variance.
+    """
+
+    digest: str
+    numbers: np.ndarray
+
+
+def self_check(card: Card, variables: Variables) -> Check:
+    """Runs the network on two fixed pseudo-random images of `CHECK_SIZE`, in float32.
+
+    Raises:
+        ValueError: an embedding is not finite, or the two are the same: no signal gets through.
+    """
+    generator = np.random.Generator(np.random.SFC64(0))
+    images = generator.random((2, CHECK_SIZE, CHECK_SIZE, 3), np.float32)
+    images = (images - np.float32(card.mean)) / np.float32(card.std)
+    embedding, _ = jax.jit(model_for(card).apply)(variables, images)
+    embedding = np.asarray(embedding)
+    if not np.isfinite(embedding).all():
+        raise ValueError(f"{card.source}: its network gives numbers that are not finite")
+    length = np.linalg.norm(embedding, axis=1, keepdims=True)
+    if np.linalg.norm(embedding[0] - embedding[1]) <= 1e-5 * length.max():
+        raise ValueError(
+            f"{card.source}: its network says the same of two different images; the weights are "
+            "damaged, or untrained"
+        )
+    signs = generator.integers(0, 2, (embedding.shape[1], 16)) * np.float32(2) - 1
+    numbers = embedding / length @ signs
+    steps = np.rint(numbers / 0.02).astype("<i4")
+    return Check(hashlib.sha256(steps).hexdigest()[:16], numbers)

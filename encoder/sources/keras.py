@@ -1,0 +1,156 @@
+"""Keras' EfficientNet, B0 to B7 and the generic constructor: `.weights.h5` and `.keras` files.
+
+Read with h5py alone, for what Keras saves is plain HDF5. Keras prepares images inside the network:
+Rescaling(1/255), Normalization and, with weights="imagenet", another Rescaling. The card's mean and
+std say the same of images in [0, 1].
+"""
+
+import json
+import pathlib
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import h5py
+import numpy as np
+
+from encoder.sources.checkpoint import IMAGENET_STD, Checkpoint, Leaf
+
+LAYERS = {  # Keras -> ours; those of a block follow "block<stage><letter>_"
+    "stem_conv": "stem_conv",
+    "stem_bn": "stem_bn",
+    "expand_conv": "expand_conv",
+    "expand_bn": "expand_bn",
+    "dwconv": "depthwise_conv",
+    "bn": "depthwise_bn",
+    "se_reduce": "squeeze_excite/reduce",
+    "se_expand": "squeeze_excite/expand",
+    "project_conv": "project_conv",
+    "project_bn": "project_bn",
+    "top_conv": "head_conv",
+    "top_bn": "head_bn",
+}
+LEAVES = ("params/{}/kernel", "params/{}/bias")
+BATCH_NORM = ("params/{}/scale", "params/{}/bias", "batch_stats/{}/mean", "batch_stats/{}/var")
+RESCALINGS = {  # layer -> scale, as Keras builds them
+    "rescaling": [1 / 255] * 3,
+    "rescaling_1": [std**-0.5 for std in IMAGENET_STD],  # weights="imagenet" only
+}
+
+
+def read(path: pathlib.Path) -> Checkpoint:
+    """Reads a `.weights.h5` file, or the folder of an unpacked `.keras` file.
+
+    Raises:
+        ValueError: it is no such file, is damaged, or refers to other files.
+    """
+    packed = path.is_dir()
+    file = path / "model.weights.h5" if packed else path
+    try:
+        layers = _layers(h5py.File(file))
+        config = json.loads((path / "config.json").read_text()) if packed else None
+        mean, std = _normalisation(layers, config)
+    except (OSError, RuntimeError, KeyError, ValueError) as error:  # of damaged files
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise ValueError(
+            f"{file} cannot be read as Keras 3 weights ({error}): it is damaged, cut off or of "
+            "another kind. Load it into its model with Keras and call save_weights('x.weights.h5')"
+        ) from None
+    found, dropped = {}, []
+    for layer, arrays in layers.items():
+        if layer == "predictions":
+            dropped.append(f"{layer} (the classifier, {len(arrays)} arrays)")
+        elif layer not in (*RESCALINGS, "normalization"):
+            for name, array in zip(_names(layer, arrays), arrays, strict=True):
+                found[name] = _leaf(f"{layer}/{name.rpartition('/')[2]}", array)
+    return Checkpoint(
+        origin=f"keras {path.name}",
+        leaves=found,
+        dropped=dropped,
+        preset="imagenet",
+        mean=mean,
+        std=std,
+        resolution=None,
+        training_data="As its maker says; Keras' own weights: photographs of ImageNet-1k.",
+    )
+
+
+def _layers(file: h5py.File) -> dict[str, list[h5py.Dataset]]:
+    """Name -> arrays of all layers that have any, or are there to rescale.
+
+    The layers that Keras does not name are known by their kind and number in the file.
+    """
+    layers = {}
+    groups = _own(file, "layers")
+    for kind in groups:
+        group = _own(groups, kind)
+        if "vars" not in group:
+            continue
+        arrays = _own(group, "vars")
+        if kind in RESCALINGS or len(arrays):
+            name = kind if kind in (*RESCALINGS, "normalization") else str(arrays.attrs["name"])
+            layers[name] = [_own(arrays, str(i)) for i in range(len(arrays))]
+    return layers
+
+
+def _own(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset:
+    """A member of a group that lies in this file; HDF5 can refer to any file on the machine."""
+    if isinstance(group.get(name, getlink=True), h5py.HardLink):
+        member = group[name]
+        if isinstance(member, h5py.Group) or not (member.external or member.is_virtual):
+            return member
+    raise KeyError(f"{group.name}/{name} is missing, or no member of this file itself")
+
+
+def _names(layer: str, arrays: Sequence[h5py.Dataset]) -> list[str]:
+    """Our path of each array of a layer; its own where we have none."""
+    match = re.fullmatch(r"block([1-7])([a-z])_(\w+)", layer)
+    prefix = f"stage{match[1]}_block{ord(match[2]) - ord('a') + 1}/" if match else ""
+    ours = LAYERS.get(match[3] if match else layer)
+    if ours is None:
+        return [f"{layer}/{i}" for i in range(len(arrays))]
+    names = BATCH_NORM if ours.endswith("_bn") else LEAVES
+    return [
+        names[i].format(prefix + ours) if i < len(names) else f"{layer}/{i}"
+        for i in range(len(arrays))
+    ]
+
+
+def _leaf(name: str, array: h5py.Dataset) -> Leaf:
+    shape = tuple(array.shape)
+    if name.endswith("dwconv/kernel") and len(shape) == 4:  # [h w channel 1] there
+        *sides, channels, one = shape
+        return Leaf(name, (*sides, one, channels), lambda: _float32(array).swapaxes(2, 3))
+    return Leaf(name, shape, lambda: _float32(array))
+
+
+def _float32(array: h5py.Dataset) -> np.ndarray:
+    return np.asarray(array, np.float32)
+
+
+def _normalisation(
+    layers: dict[str, list[h5py.Dataset]], config: dict[str, Any] | None
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation, of images in [0, 1], that the first layers amount to.
+
+    (x - mean) / sqrt(variance), then times the second scale if there is one.
+    """
+    if not {"rescaling", "normalization"} <= layers.keys():
+        raise KeyError("it has no Rescaling and Normalization layers, as Keras' EfficientNet has")
+    found = [name for name in RESCALINGS if name in layers]
+    if config is not None:
+        scales = [
+            np.broadcast_to(layer["config"]["scale"], 3)
+            for layer in config["config"]["layers"]
+            if layer["class_name"] == "Rescaling"
+        ]
+        expected = [RESCALINGS[name] for name in found]
+        if len(scales) != len(expected) or not np.allclose(scales, expected):
+            raise KeyError(f"its Rescaling layers have scales {scales}, expected {expected}")
+    statistics = layers["normalization"][:2]
+    if [array.shape for array in statistics] != [(3,), (3,)]:
+        raise KeyError(f"its Normalization holds {statistics}, expected mean and variance of 3")
+    mean, variance = (_float32(array).astype(np.float64) for array in statistics)
+    std = np.sqrt(variance) / (RESCALINGS["rescaling_1"] if "rescaling_1" in layers else 1)
+    return tuple(tuple(float(f"{x:.7g}") for x in values) for values in (mean, std))

@@ -1,0 +1,160 @@
+"""TensorFlow checkpoints of the Noisy Student tarballs (Xie et al., arXiv 1911.04252)."""
+
+import functools
+import pathlib
+import re
+
+import numpy as np
+
+from encoder.efficientnet import STAGES, VARIANTS, stage_blocks
+from encoder.sources.checkpoint import IMAGENET_MEAN, IMAGENET_STD, Checkpoint, Leaf
+
+AVERAGE = "/ExponentialMovingAverage"
+STATE = re.compile(r"global_step|.*/(RMSProp(_1)?|Momentum)(/ExponentialMovingAverage)?")
+DROPPED = {
+    "head/dense, the classifier": lambda name, _: "/head/dense/" in name,
+    "state of the optimizer": lambda name, _: STATE.fullmatch(name),
+    "values of which the average is taken": lambda name, names: name + AVERAGE in names,
+}
+OUTER = {
+    "stem/conv2d": "stem_conv",
+    "stem/tpu_batch_normalization": "stem_bn",
+    "head/conv2d": "head_conv",
+    "head/tpu_batch_normalization": "head_bn",
+}
+SQUEEZE_EXCITE = {
+    "se/conv2d": "squeeze_excite/reduce",
+    "se/conv2d_1": "squeeze_excite/expand",
+}
+EXPANDING = {
+    "conv2d": "expand_conv",
+    "tpu_batch_normalization": "expand_bn",
+    "depthwise_conv2d": "depthwise_conv",
+    "tpu_batch_normalization_1": "depthwise_bn",
+    **SQUEEZE_EXCITE,
+    "conv2d_1": "project_conv",
+    "tpu_batch_normalization_2": "project_bn",
+}
+PLAIN = {  # without expansion the numbers begin at the depthwise convolution
+    "depthwise_conv2d": "depthwise_conv",
+    "tpu_batch_normalization": "depthwise_bn",
+    **SQUEEZE_EXCITE,
+    "conv2d": "project_conv",
+    "tpu_batch_normalization_1": "project_bn",
+}
+LEAVES = {
+    "kernel": "params/{}/kernel",
+    "depthwise_kernel": "params/{}/kernel",
+    "bias": "params/{}/bias",
+    "gamma": "params/{}/scale",
+    "beta": "params/{}/bias",
+    "moving_mean": "batch_stats/{}/mean",
+    "moving_variance": "batch_stats/{}/var",
+}
+
+
+def read(path: pathlib.Path) -> Checkpoint:
+    """Reads a checkpoint: its folder (of the unpacked tarball), `.index` file or prefix.
+
+    Of every variable that has an exponential moving average, that is taken, as in the published
+    evaluations.
+
+    Raises:
+        ValueError: there is no checkpoint, or more than one; it is damaged; its name does not say
+            that it is Noisy Student's (AdvProp's has the same variables and wants other images).
+    """
+    prefix = _prefix(path)
+    if not re.search("noisy.?student", str(prefix)):
+        raise ValueError(
+            f"{prefix}: expected a Noisy Student checkpoint, with noisy_student in its path; other "
+            "EfficientNets (AdvProp) have the same variables but want images of another range. "
+            "Give the folder its published name, noisy_student_efficientnet-..."
+        )
+    import tensorflow as tf
+
+    # The reader makes an error's type out of the words in its message: any of these.
+    damages = (tf.errors.OpError, ValueError, IndexError, KeyError, RuntimeError)
+    try:
+        reader = tf.train.load_checkpoint(str(prefix))
+    except damages as error:
+        raise ValueError(_damaged(prefix, error)) from None
+
+    def values(name: str) -> np.ndarray:
+        try:
+            array = np.asarray(reader.get_tensor(name), np.float32)
+        except damages as error:
+            raise ValueError(_damaged(prefix, error)) from None
+        return array.swapaxes(-1, -2) if "/depthwise_kernel" in name else array
+
+    shapes = reader.get_variable_to_shape_map()
+    kept, dropped = set(shapes), []
+    for what, is_it in DROPPED.items():
+        names = {name for name in kept if is_it(name, shapes)}
+        kept -= names
+        dropped += [f"{what} ({len(names)} variables)"] if names else []
+    blocks = {name.split("/")[1] for name in kept if re.search(r"/blocks_\d+/", name)}
+    places = _block_places(len(blocks), prefix)
+    leaves = {}
+    for name in sorted(kept):
+        plain, shape = name.removesuffix(AVERAGE), tuple(shapes[name])
+        if plain.endswith("/depthwise_kernel"):  # [h w channel 1] there
+            shape = (*shape[:-2], *shape[:-3:-1])
+        ours = _our_name(plain, places) or name
+        leaves[ours] = Leaf(name, shape, functools.partial(values, name))
+    return Checkpoint(
+        origin=f"tf {prefix.parent.name}/{prefix.name}",
+        leaves=leaves,
+        dropped=dropped,
+        preset="imagenet",
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        resolution=475 if "l2_475" in str(prefix) else None,
+        training_data="Photographs: ImageNet-1k, and 300 million of JFT without their labels.",
+    )
+
+
+def _prefix(path: pathlib.Path) -> pathlib.Path:
+    """Path of the one checkpoint in a folder, without a suffix."""
+    if not path.is_dir():
+        return path.with_suffix("") if path.suffix == ".index" else path
+    found = sorted(path.rglob("*.index"))
+    if len(found) != 1:
+        raise ValueError(
+            f"{path} holds {len(found)} TensorFlow checkpoints ({', '.join(map(str, found[:5]))}), "
+            "expected one file *.index: name the one that you want"
+        )
+    return found[0].with_suffix("")
+
+
+def _damaged(prefix: pathlib.Path, error: Exception) -> str:
+    return (
+        f"{prefix} cannot be read as a TensorFlow checkpoint ({str(error)[:200]}): it is damaged, "
+        "cut off or of another kind; fetch it again"
+    )
+
+
+def _block_places(count: int, prefix: pathlib.Path) -> list[tuple[int, int]]:
+    """Flat number of a block -> its stage and its place there, both from 1."""
+    for variant in VARIANTS:
+        sizes = stage_blocks(variant)
+        if sum(sizes) == count:
+            return [(i, j) for i, size in enumerate(sizes, 1) for j in range(1, size + 1)]
+    raise ValueError(
+        f"{prefix} holds {count} blocks; expected those of an EfficientNet: "
+        + ", ".join(f"{variant} {sum(stage_blocks(variant))}" for variant in VARIANTS)
+    )
+
+
+def _our_name(name: str, places: list[tuple[int, int]]) -> str | None:
+    """Our path of a variable, "efficientnet-b0/blocks_3/se/conv2d_1/bias" and so on."""
+    layer, _, leaf = name.partition("/")[2].rpartition("/")
+    ours = OUTER.get(layer)
+    if match := re.fullmatch(r"blocks_(\d+)/(.+)", layer):
+        number, layer = int(match[1]), match[2]
+        if number >= len(places):
+            return None
+        stage, block = places[number]
+        expansion = STAGES[stage - 1][2]
+        ours = (PLAIN if expansion == 1 else EXPANDING).get(layer)
+        ours = ours and f"stage{stage}_block{block}/{ours}"
+    return LEAVES[leaf].format(ours) if ours and leaf in LEAVES else None

@@ -1,0 +1,221 @@
+"""timm's `tf_efficientnet_{b0...b7,l2}`, the papers' own ImageNet weights: safetensors or PyTorch.
+
+https://huggingface.co/timm; the names are those of timm/models/efficientnet.py and its builder.
+"""
+
+import json
+import math
+import pathlib
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+from encoder.sources import torch_file
+from encoder.sources.checkpoint import IMAGENET_MEAN, IMAGENET_STD, Checkpoint, Leaf
+
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # in a Hugging Face snapshot, the best first
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "I64": np.int64}
+NETWORK = re.compile(r"tf_efficientnet_(b[0-7]|l2)")
+NAMED = re.compile(r"((?:tf_)?efficientnet(?:v2)?_[a-z0-9]+)(?:[._](\w+))?")  # network, tag
+TRAINING_DATA = {  # first word of timm's tag -> what its documentation says of it
+    "ns": "ImageNet-1k, and unlabelled images of JFT-300M by Noisy Student (arXiv 1911.04252).",
+    "ap": "ImageNet-1k, and adversarial examples made of it by AdvProp (arXiv 1911.09665).",
+    "aa": "ImageNet-1k, augmented by AutoAugment (arXiv 1805.09501).",
+    "ra": "ImageNet-1k, augmented by RandAugment (arXiv 1909.13719).",
+    "in1k": "ImageNet-1k.",
+}
+ADVPROP_MEAN = ADVPROP_STD = (0.5, 0.5, 0.5)
+
+ENDS = {"conv_stem": "stem_conv", "bn1": "stem_bn", "conv_head": "head_conv", "bn2": "head_bn"}
+GATE = {"se.conv_reduce": "squeeze_excite/reduce", "se.conv_expand": "squeeze_excite/expand"}
+# A block's layers are numbered in their order, so without expansion the same names mean others.
+EXPANDING = GATE | {
+    "conv_pw": "expand_conv",
+    "bn1": "expand_bn",
+    "conv_dw": "depthwise_conv",
+    "bn2": "depthwise_bn",
+    "conv_pwl": "project_conv",
+    "bn3": "project_bn",
+}
+PLAIN = GATE | {
+    "conv_dw": "depthwise_conv",
+    "bn1": "depthwise_bn",
+    "conv_pw": "project_conv",
+    "bn2": "project_bn",
+}
+CONV_LEAVES = {"weight": "params/{}/kernel", "bias": "params/{}/bias"}
+NORM_LEAVES = {
+    "weight": "params/{}/scale",
+    "bias": "params/{}/bias",
+    "running_mean": "batch_stats/{}/mean",
+    "running_var": "batch_stats/{}/var",
+}
+
+
+class Published(NamedTuple):
+    """What timm says of a checkpoint, in config.json or by nothing but its name."""
+
+    name: str
+    tag: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    resolution: int | None
+
+
+def read(path: pathlib.Path) -> Checkpoint:
+    """Lists a checkpoint of timm; its numbers are read later, leaf by leaf.
+
+    Args:
+        path: a file with timm's config.json beside it or under the name that timm published it by;
+            or a folder as the Hugging Face Hub has it, with one of `HUB_FILES`.
+
+    Raises:
+        OSError: it is missing or cannot be opened.
+        ValueError: it is damaged, or nothing says that it is one of the networks we know.
+    """
+    file = _weights_file(path)
+    published = _published(file)
+    tensors = _safetensors(file) if file.suffix == ".safetensors" else torch_file.tensors(file)
+    leaves, dropped, counters = {}, [], 0
+    for name, leaf in tensors.items():
+        if name.startswith("classifier."):
+            dropped.append(name)
+        elif name.endswith(".num_batches_tracked"):
+            counters += 1
+        else:
+            leaves[_path(name, tensors)] = _channels_last(leaf)
+    if counters:
+        dropped.append(f"num_batches_tracked of {counters} BatchNorms")
+    unknown = f"Not known: timm explains no tag {published.tag!r} of these networks."
+    return Checkpoint(
+        origin=f"timm {published.name}, {file.name}",
+        leaves=leaves,
+        dropped=dropped,
+        preset="imagenet",
+        mean=published.mean,
+        std=published.std,
+        resolution=published.resolution,
+        training_data=TRAINING_DATA.get(published.tag.split("_")[0], unknown),
+    )
+
+
+def _weights_file(path: pathlib.Path) -> pathlib.Path:
+    if path.is_dir():
+        for name in HUB_FILES:
+            if (path / name).is_file():
+                return path / name
+        raise FileNotFoundError(f"{path} holds neither {' nor '.join(HUB_FILES)}: name the file")
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"{path} is no file of timm's: expected one of {', '.join(SUFFIXES)}")
+    return path
+
+
+def _published(file: pathlib.Path) -> Published:
+    """What config.json says, or else the name of the file; the two must not contradict."""
+    named = NAMED.search(file.parent.name if file.name in HUB_FILES else file.stem)
+    config = file.with_name("config.json")
+    described = _described(config) if config.is_file() else None
+    networks = {named[1]} if named else set()
+    networks |= {described.name} if described else set()
+    if not networks:
+        raise ValueError(
+            f"nothing says which network {file} is: keep timm's config.json beside it, or the name "
+            "it was published by, such as tf_efficientnet_l2_ns_475-bebbd00a.pth"
+        )
+    network = " and ".join(sorted(networks))
+    if not NETWORK.fullmatch(network):
+        raise ValueError(
+            f"{file} is {network} by its name and config.json, expected one of tf_efficientnet_b0 "
+            "to b7 and l2. timm's efficientnets without tf_ have leaves of the same names and "
+            "shapes, but another padding and epsilon: as one of ours they would be silently wrong"
+        )
+    tag = named[2] if named else None
+    if described:
+        tag = described.tag or tag or ""
+        return described._replace(name=f"{network}.{tag}".rstrip("."), tag=tag)
+    tag = tag or "in1k"  # of the release on GitHub, named by the network alone
+    advprop = tag.split("_")[0] == "ap"
+    mean, std = (ADVPROP_MEAN, ADVPROP_STD) if advprop else (IMAGENET_MEAN, IMAGENET_STD)
+    resolution = 475 if network.endswith("_l2") and "475" in tag else None
+    return Published(named[0], tag, mean, std, resolution)
+
+
+def _described(config: pathlib.Path) -> Published:
+    try:
+        fields = json.loads(config.read_text())
+        given = fields.get("pretrained_cfg", fields)
+        mean, std = (tuple(map(float, given[name])) for name in ("mean", "std"))
+        sides = set(given["input_size"][1:])
+        if len(sides) != 1 or not len(mean) == len(std) == 3:
+            raise ValueError(f"input_size {given['input_size']}, mean {mean}, std {std}")
+        tag = str(given.get("tag") or "")
+        return Published(str(fields["architecture"]), tag, mean, std, int(sides.pop()))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{config} is not timm's ({type(error).__name__}: {error}): expected architecture and "
+            "pretrained_cfg with input_size [3, side, side], mean and std; fetch it again, or move "
+            "the weights away from it"
+        ) from error
+
+
+def _path(name: str, tensors: Mapping[str, Leaf]) -> str:
+    """Our path of a leaf; its own name where we know none."""
+    match = re.fullmatch(r"(?:blocks\.([0-6])\.([1-9]?[0-9])\.)?(.+)\.(\w+)", name)
+    if not match:
+        return name
+    stage, block, layer, leaf = match.groups()
+    layers, prefix = ENDS, ""
+    if stage:
+        layers = EXPANDING if f"blocks.{stage}.{block}.conv_pwl.weight" in tensors else PLAIN
+        prefix = f"stage{int(stage) + 1}_block{int(block) + 1}/"
+    leaves = NORM_LEAVES if layer.startswith("bn") else CONV_LEAVES
+    if layer not in layers or leaf not in leaves:
+        return name
+    return leaves[leaf].format(prefix + layers[layer])
+
+
+def _channels_last(leaf: Leaf) -> Leaf:
+    """Kernels from [out in h w] to [h w in out]; depthwise ones, [c 1 h w], to [h w 1 c]."""
+    if len(leaf.shape) != 4:
+        return leaf
+    outputs, inputs, height, width = leaf.shape
+    shape = (height, width, inputs, outputs)
+    return Leaf(leaf.name, shape, lambda: leaf.read().transpose(2, 3, 1, 0))
+
+
+def _safetensors(file: pathlib.Path) -> dict[str, Leaf]:
+    """The library checks the file; its numbers are read without it, at the offsets in the header.
+
+    Its memory map would keep every page that was read, and opening it anew takes 7 ms a leaf of L2.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="numpy"):
+            pass
+    except SafetensorError as error:
+        raise ValueError(
+            f"{file} cannot be read: {error}; expected safetensors: fetch it again from where it "
+            "was published"
+        ) from error
+    with file.open("rb") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        header = json.loads(opened.read(length))
+    header.pop("__metadata__", None)
+
+    def leaf(name: str, dtype: str, shape: list[int], data_offsets: list[int]) -> Leaf:
+        if dtype not in DTYPES:
+            raise ValueError(f"{file}: {name} is {dtype}, expected one of {', '.join(DTYPES)}")
+
+        def read() -> np.ndarray:
+            start = 8 + length + data_offsets[0]
+            values = np.fromfile(file, DTYPES[dtype], math.prod(shape), offset=start)
+            return values.reshape(shape).astype(np.float32, copy=False)
+
+        return Leaf(name, tuple(shape), read)
+
+    return {name: leaf(name, **fields) for name, fields in header.items()}

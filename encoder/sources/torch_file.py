@@ -1,0 +1,274 @@
+"""PyTorch's files of tensors (.pth, .bin) without PyTorch, and without running what is in them.
+
+Such a file is a pickle beside raw numbers, and unpickling runs any code that the pickle names. Here
+nothing is unpickled: its opcodes are walked, the few that a dict of tensors is made of are
+interpreted, every other one is refused. Numbers stay in the file until they are asked for.
+"""
+
+import contextlib
+import io
+import math
+import pathlib
+import pickletools
+import struct
+import zipfile
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+from encoder.sources.checkpoint import Leaf
+
+ZIP_MAGIC = b"PK\x03\x04"
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+LEGACY_PROTOCOL = 1001
+MOST_PICKLED = 16 << 20  # bytes of pickles in a file; L2's take 0.4 MB
+MOST_NUMBERS = 1 << 48  # in a storage: arithmetic with lies stays quick
+MOST_DIMENSIONS = 8
+STATE_DICTS = ("state_dict_ema", "state_dict", "model")  # in an outer dict, the best first
+
+
+class Storage(NamedTuple):
+    """A run of numbers in the file; `count` is what the pickle says, not what the file holds."""
+
+    key: str
+    dtype: np.dtype
+    count: int
+
+
+class Tensor(NamedTuple):
+    """A view of a storage; `offset` and `strides` count numbers, not bytes."""
+
+    storage: Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+class Contents(NamedTuple):
+    """The pickled object, the bytes that each storage really has, and what reads them by key."""
+
+    pickled: Any
+    sizes: dict[str, int]
+    load: Callable[[str], bytes]
+
+
+def tensors(path: pathlib.Path) -> dict[str, Leaf]:
+    """The tensors of a file that `torch.save` wrote, in today's zip format or in that before 1.6.
+
+    Args:
+        path: holds a dict of tensors, or one under `state_dict_ema`, `state_dict` or `model`.
+
+    Returns:
+        Name -> leaf in the stored layout, unread. `read` raises ValueError where the zip's checksum
+        finds damage.
+
+    Raises:
+        OSError: the file cannot be opened.
+        ValueError: it is damaged or cut off, holds something else, or asks for code to be run.
+    """
+    with path.open("rb") as file:
+        is_zip = file.read(4) == ZIP_MAGIC
+    with _explained(path):
+        contents = _open_zip(path) if is_zip else _open_legacy(path)
+        named = _state_dict(contents.pickled)
+        return {name: _leaf(path, name, tensor, contents) for name, tensor in named.items()}
+
+
+@contextlib.contextmanager
+def _explained(path: pathlib.Path) -> Iterator[None]:
+    """Says what to do; a damaged file can fail anywhere, also inside zipfile and pickletools."""
+    try:
+        yield
+    except Exception as error:
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__} "
+        raise ValueError(
+            f"{path} cannot be read: {kind}{str(error)[:300]}; expected a dict of tensors as "
+            "torch.save writes it: fetch the file again from where it was published"
+        ) from error
+
+
+def _state_dict(pickled: Any) -> dict[str, Tensor]:
+    if isinstance(pickled, dict):
+        pickled = next((pickled[name] for name in STATE_DICTS if name in pickled), pickled)
+    if not isinstance(pickled, dict):
+        raise ValueError(f"it holds a {type(pickled).__name__}, no dict")
+    for name, value in pickled.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise ValueError(f"its dict holds a {type(value).__name__} under {str(name)[:80]!r}")
+    return pickled
+
+
+def _leaf(path: pathlib.Path, name: str, tensor: Tensor, contents: Contents) -> Leaf:
+    key, dtype, count = tensor.storage
+    if (found := contents.sizes.get(key)) != count * dtype.itemsize:
+        said = f"{count * dtype.itemsize} bytes of storage {key[:80]!r}"
+        raise ValueError(f"{name} needs {said}, but the file has {found}")
+
+    def read() -> np.ndarray:
+        strides = [dtype.itemsize * stride for stride in tensor.strides]
+        with _explained(path):
+            start = dtype.itemsize * tensor.offset
+            values = np.ndarray(tensor.shape, dtype, contents.load(key), start, strides)
+            return values.astype(np.float32)
+
+    return Leaf(name, tensor.shape, read)
+
+
+def _open_zip(path: pathlib.Path) -> Contents:
+    """torch >= 1.6: <a folder>/data.pkl, and every storage a file in <a folder>/data/."""
+    archive = zipfile.ZipFile(path)  # open as long as a leaf is held
+    end = path.stat().st_size
+    members = {member.filename: member for member in archive.infolist()}
+    for name, member in members.items():
+        size = member.file_size
+        stored = member.compress_type == zipfile.ZIP_STORED and size == member.compress_size
+        if not stored or member.header_offset + size > end:
+            raise ValueError(f"{name[:80]!r} in it is compressed or longer than the file")
+    roots = [name.removesuffix("data.pkl") for name in members if name.endswith("/data.pkl")]
+    if len(roots) != 1 or members[f"{roots[0]}data.pkl"].file_size > MOST_PICKLED:
+        raise ValueError(f"it is a zip with {len(roots)} data.pkl, expected one of at most 16 MiB")
+    byteorder = f"{roots[0]}byteorder"
+    if byteorder in members and archive.read(byteorder) != b"little":
+        raise ValueError("its numbers are not little-endian")
+    pickled = _walk(io.BytesIO(archive.read(f"{roots[0]}data.pkl")), {})
+    folder = f"{roots[0]}data/"
+    sizes = {name.removeprefix(folder): member.file_size for name, member in members.items()}
+    return Contents(pickled, sizes, lambda key: archive.read(folder + key))
+
+
+def _open_legacy(path: pathlib.Path) -> Contents:
+    """torch < 1.6: five pickles, then for every storage its count (int64) and its numbers."""
+    end, places = path.stat().st_size, {}
+    with path.open("rb") as file:
+        stream = io.BytesIO(file.read(MOST_PICKLED))
+        start = stream.getvalue()[:16]
+        if start[:1] != b"\x80" or _walk(stream, {}) != LEGACY_MAGIC:
+            raise ValueError(f"it begins with {start!r}, neither a zip nor torch's older format")
+        if _walk(stream, {}) != LEGACY_PROTOCOL or not _walk(stream, {})["little_endian"]:
+            raise ValueError(f"its protocol is not {LEGACY_PROTOCOL}, little-endian")
+        storages: dict[str, Storage] = {}
+        pickled = _walk(stream, storages)
+        if _walk(stream, {}) != sorted(storages):
+            raise ValueError("its list of storages is not that of its tensors")
+        file.seek(stream.tell())
+        for key in sorted(storages):
+            (count,) = struct.unpack("<q", file.read(8))
+            size = storages[key].dtype.itemsize * count
+            if not 0 <= size <= end - file.tell():
+                raise ValueError(f"storage {key[:80]!r} of {size} bytes is longer than the file")
+            places[key] = (file.tell(), size)
+            file.seek(size, io.SEEK_CUR)
+
+    def load(key: str) -> bytes:
+        start, size = places[key]
+        with path.open("rb") as file:
+            file.seek(start)
+            return file.read(size)
+
+    return Contents(pickled, {key: size for key, (_, size) in places.items()}, load)
+
+
+def _walk(stream: io.BytesIO, storages: dict[str, Storage]) -> Any:
+    """What the pickle at the stream's position describes; leaves the stream behind it.
+
+    Args:
+        storages: gets all that the pickle refers to, by their keys.
+
+    Raises:
+        ValueError: an opcode or a global is none of those that a dict of tensors is made of.
+        Exception: the opcodes make no sense: too few operands, of wrong types, no such memo.
+    """
+    stack: list[Any] = []
+    marks: list[int] = []
+    memo: dict[int, Any] = {}
+    for opcode, argument, _ in pickletools.genops(stream):
+        name = opcode.name
+        if name in OPERANDS:
+            start = len(stack) - OPERANDS[name] if OPERANDS[name] else marks.pop()
+            operands = stack[start:]
+            del stack[start:]
+        match name:
+            case "PROTO":
+                pass
+            case "MARK":
+                marks.append(len(stack))
+            case "BININT" | "BININT1" | "BININT2" | "LONG1" | "BINUNICODE" | "BINFLOAT":
+                stack.append(argument)
+            case "NONE" | "NEWTRUE" | "NEWFALSE":
+                stack.append({"NONE": None, "NEWTRUE": True, "NEWFALSE": False}[name])
+            case "EMPTY_DICT" | "EMPTY_LIST" | "EMPTY_TUPLE":
+                stack.append({"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}[name]())
+            case "BINPUT" | "LONG_BINPUT":
+                memo[argument] = stack[-1]
+            case "BINGET" | "LONG_BINGET":
+                stack.append(memo[argument])
+            case "TUPLE" | "TUPLE1" | "TUPLE2" | "TUPLE3":
+                stack.append(tuple(operands))
+            case "APPEND" | "APPENDS":
+                stack[-1].extend(operands)  # of all that can be there, lists alone have it
+            case "SETITEM" | "SETITEMS":
+                _set_items(stack[-1], operands)
+            case "BUILD":  # attributes of an OrderedDict, such as _metadata: ignored
+                _set_items(stack[-1], [])
+            case "GLOBAL" if argument in GLOBALS:
+                stack.append(GLOBALS[argument])
+            case "REDUCE":
+                function, arguments = operands
+                stack.append(function(*arguments))  # only `GLOBALS` puts functions on the stack
+            case "BINPERSID":
+                storage = _storage(operands[0])
+                storages[storage.key] = storage
+                stack.append(storage)
+            case "STOP":
+                return stack.pop()
+            case _:
+                asked = f"{name} {argument or ''}".strip()[:80]
+                raise ValueError(f"it asks for {asked!r}, which no dict of tensors needs")
+
+
+def _set_items(target: Any, operands: list[Any]) -> None:
+    """Keys are strings or integers: a tuple of tuples of tuples could take for ever to hash."""
+    if not isinstance(target, dict) or not all(isinstance(k, str | int) for k in operands[::2]):
+        raise ValueError(f"it sets items or attributes of a {type(target).__name__}")
+    target.update(zip(operands[::2], operands[1::2], strict=True))
+
+
+def _storage(identity: Any) -> Storage:
+    match identity:
+        case ("storage", np.dtype() as dtype, str(key), _, int(count), *view):
+            if 0 <= count < MOST_NUMBERS and not any(view):  # views: of torch < 0.4
+                return Storage(key, dtype, count)
+    raise ValueError("it refers to something that is no storage of numbers")
+
+
+def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Tensor:
+    """`torch._utils._rebuild_tensor_v2`; the arguments left out concern gradients."""
+    if not isinstance(storage, Storage):
+        raise ValueError(f"a tensor lies in a {type(storage).__name__}, no storage")
+    numbers = [offset, *shape, *strides]
+    if not all(isinstance(n, int) and 0 <= n <= storage.count for n in numbers):
+        raise ValueError(f"a tensor does not lie inside its storage of {storage.count} numbers")
+    if 0 in shape or not len(shape) == len(strides) <= MOST_DIMENSIONS:
+        raise ValueError(f"a tensor has {len(shape)} dimensions, {len(strides)} strides, or a zero")
+    last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
+    if last >= storage.count or math.prod(shape) > storage.count:
+        raise ValueError(f"a tensor {shape} goes beyond its storage of {storage.count} numbers")
+    return Tensor(storage, offset, tuple(shape), tuple(strides))
+
+
+# How many operands an opcode takes from the stack; 0: all down to the last mark.
+OPERANDS = {
+    **{"APPENDS": 0, "SETITEMS": 0, "TUPLE": 0, "APPEND": 1, "BINPERSID": 1, "BUILD": 1},
+    **{"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3, "SETITEM": 2, "REDUCE": 2},
+}
+GLOBALS = {
+    "collections OrderedDict": lambda: {},
+    "torch._utils _rebuild_tensor_v2": _tensor,
+    "torch._utils _rebuild_parameter": lambda tensor, *_: tensor,
+    "torch FloatStorage": np.dtype(np.float32),
+    "torch HalfStorage": np.dtype(np.float16),
+    "torch BFloat16Storage": np.dtype(ml_dtypes.bfloat16),
+    "torch LongStorage": np.dtype(np.int64),
+}

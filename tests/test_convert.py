@@ -1,0 +1,213 @@
+"""From a reader's leaves to a bundle: which variant, the strict merge, projection, self-check."""
+
+import dataclasses
+import hashlib
+import pathlib
+import tarfile
+import zipfile
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+from encoder import convert, weights
+from encoder.card import Card, load_card
+from encoder.efficientnet import VARIANTS, EfficientNet, Variant
+from encoder.random_weights import random_variables
+from encoder.sources import archive
+from encoder.sources.checkpoint import IMAGENET_MEAN, IMAGENET_STD, Checkpoint, Leaf
+
+ORTHONORMAL = {  # (inputs, outputs) -> SHA-256 of the map of seed 0, on every machine
+    (80, 4096): "2b6f93a3a366b57756c818ee00b683833e2e8d7d34265b6cc4db8a636505b2ea",
+    (5504, 4096): "869f64e8a7ff0cc818a0619b0b91f4dfea7dbc8c8dd0f9540d9faa4d9caf436e",
+}
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch) -> EfficientNet:
+    monkeypatch.setitem(VARIANTS, "tiny", Variant(0.25, 0.1, 32, 0.0))
+    return EfficientNet("tiny", 48)
+
+
+@pytest.fixture
+def checkpoint(tiny) -> Checkpoint:
+    """What a reader gives."""
+    leaves = {
+        path: Leaf(f"theirs/{path}", leaf.shape, lambda leaf=leaf: leaf)
+        for path, leaf in flatten_dict(random_variables(tiny), sep="/").items()
+    }
+    return Checkpoint(
+        origin="somewhere",
+        leaves=leaves,
+        dropped=["classifier"],
+        preset="imagenet",
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        resolution=None,
+        training_data="None.",
+    )
+
+
+def read(checkpoint: Checkpoint, **asked) -> tuple[Card, weights.Variables]:
+    asked = {"variant": None, "resolution": None, "licence": "L", "terms_of_use": "T"} | asked
+    return convert.read(checkpoint, **asked)
+
+
+def test_card_and_variables_of_a_checkpoint(checkpoint, tiny):
+    card, variables = read(checkpoint)
+    assert weights.digest(variables) == weights.digest(random_variables(tiny))
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(variables))
+    assert (card.variant, card.head_width, card.resolution) == ("tiny", 48, 32)
+    assert (card.licence, card.terms_of_use, card.dropped) == ("L", "T", ["classifier"])
+    assert next(iter(card.embeddings.items())) == ("own_head", 48)
+    assert card.trained and card.projection is None
+
+
+@pytest.mark.parametrize(
+    ("there", "asked", "found"), [(None, 64, 64), (96, None, 96), (96, 96, 96)]
+)
+def test_resolution_is_the_checkpoints_else_the_users(checkpoint, there, asked, found):
+    card, _ = read(checkpoint._replace(resolution=there), resolution=asked)
+    assert card.resolution == found
+
+
+def test_another_variant_or_resolution_than_asked(checkpoint):
+    with pytest.raises(ValueError, match="somewhere: asked for variant b0, but it is tiny"):
+        read(checkpoint, variant="b0")
+    with pytest.raises(ValueError, match="somewhere: asked for resolution 64, but it is 96"):
+        read(checkpoint._replace(resolution=96), resolution=64)
+
+
+def test_another_architecture_is_named_by_its_first_keys(checkpoint):
+    resnet = ["conv1.weight", "bn1.weight", "layer1.0.conv1.weight", "layer1.0.bn1.weight"]
+    leaves = {name: Leaf(name, (3,), lambda: np.zeros(3)) for name in resnet}
+    with pytest.raises(ValueError, match=r"none of the EfficientNets b0, .*, l2") as error:
+        read(checkpoint._replace(leaves=leaves))
+    assert "the first of its 4 names are conv1.weight, bn1.weight, layer1" in str(error.value)
+    assert "l2 has [6, 11, 11, 16, 16, 22, 6]" in str(error.value)
+
+
+def test_leaves_that_do_not_fit_are_named_as_the_checkpoint_names_them(checkpoint):
+    leaves = dict(checkpoint.leaves)
+    path = "params/stem_conv/kernel"
+    leaves[path] = leaves[path]._replace(shape=(3, 3, 1, 8))
+    leaves["odd"] = Leaf("odd", (3,), lambda: np.zeros(3))
+    with pytest.raises(ValueError) as error:
+        read(checkpoint._replace(leaves=leaves))
+    said = str(error.value)
+    assert f"{path} is (3, 3, 1, 8), expected (3, 3, 3, 8) (there: theirs/{path})" in said
+    assert "not expected: odd (3,)" in said
+
+
+@pytest.mark.parametrize("widths", ORTHONORMAL)
+def test_the_map_is_semi_orthonormal_and_the_same_everywhere(widths):
+    kernel = convert.orthonormal(*widths, seed=0)
+    assert kernel.shape == widths and kernel.dtype == np.float32
+    wide = kernel.astype(np.float64) if widths[0] < widths[1] else kernel.T.astype(np.float64)
+    assert np.abs(wide @ wide.T - np.eye(len(wide))).max() < 1e-6
+    assert hashlib.sha256(kernel).hexdigest() == ORTHONORMAL[widths]
+    assert not np.array_equal(convert.orthonormal(*widths, seed=1), kernel)
+
+
+def test_widening_keeps_inner_products_and_narrowing_nearly():
+    rng = np.random.default_rng(0)
+    for width, tolerance in ((1376, 1e-6), (5504, 0.06)):
+        vectors = np.maximum(rng.normal(size=(20, width)) + 0.3, 0)  # as after a swish
+        expected = vectors @ vectors.T
+        mapped = vectors @ convert.orthonormal(width, 4096, seed=0)
+        found = mapped @ mapped.T * max(1, width / 4096)
+        assert np.abs(found - expected).max() < tolerance * expected.max()
+
+
+def test_a_projection_is_untrained_and_comes_first(checkpoint, tmp_path):
+    card, variables = convert.add_projection(*read(checkpoint), "orthonormal:7")
+    assert card.projection == "orthonormal:7 of own_head (untrained)"
+    assert next(iter(card.embeddings.items())) == ("projection", 4096)
+    model = weights.model_for(card)
+    images = np.random.default_rng(0).random((2, 64, 64, 3), np.float32)
+    embedding, out = jax.jit(model.apply)(variables, images)
+    expected = np.asarray(out["own_head"]) @ convert.orthonormal(48, 4096, 7)
+    np.testing.assert_allclose(embedding, expected, atol=1e-6)
+    inner = out["own_head"] @ out["own_head"].T
+    np.testing.assert_allclose(embedding @ embedding.T, inner, rtol=1e-5)
+    weights.save_bundle(tmp_path / "bundle", variables, card)
+    loaded = weights.load_variables(tmp_path / "bundle", load_card(tmp_path / "bundle"))
+    assert weights.digest(loaded) == weights.digest(variables)
+    halved = weights.cast_kernels(variables, jnp.bfloat16)["params"]
+    assert halved["projection"]["kernel"].dtype == jnp.float32
+    assert halved["head_conv"]["kernel"].dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("rule", ["orthonormal", "orthonormal:-1", "gaussian:0", "orthonormal:x"])
+def test_other_projections_are_refused(checkpoint, rule):
+    with pytest.raises(ValueError, match="expected orthonormal:SEED, as orthonormal:0"):
+        convert.add_projection(*read(checkpoint), rule)
+
+
+def test_a_projection_needs_a_reason(checkpoint):
+    card, variables = convert.add_projection(*read(checkpoint), "orthonormal:0")
+    with pytest.raises(ValueError, match=r"gives 4096 numbers already, as projection: leave"):
+        convert.add_projection(card, variables, "orthonormal:0")
+
+
+def test_self_check_is_of_the_weights_and_repeats(checkpoint):
+    card, variables = read(checkpoint)
+    first = convert.self_check(card, variables)
+    assert first.numbers.shape == (2, 16)
+    assert convert.self_check(*read(checkpoint)).digest == first.digest
+    noise = jax.tree.map(lambda leaf: leaf * np.float32(1 + 1e-7), variables)  # another machine's
+    assert convert.self_check(card, noise).digest == first.digest
+    stem = jax.tree.map(lambda leaf: leaf * 1.1, variables["params"]["stem_bn"])
+    params = variables["params"] | {"stem_bn": stem}
+    assert convert.self_check(card, variables | {"params": params}).digest != first.digest
+    other = dataclasses.replace(card, mean=(0.5, 0.5, 0.5))
+    assert convert.self_check(other, variables).digest != first.digest
+
+
+def test_self_check_finds_dead_and_damaged_networks(checkpoint):
+    card, variables = read(checkpoint)
+    dead = jax.tree.map(jnp.zeros_like, variables)
+    with pytest.raises(ValueError, match="says the same of two different images"):
+        convert.self_check(card, dead)
+    stem = jax.tree.map(lambda leaf: leaf * jnp.nan, variables["params"]["stem_bn"])
+    params = variables["params"] | {"stem_bn": stem}
+    with pytest.raises(ValueError, match="gives numbers that are not finite"):
+        convert.self_check(card, variables | {"params": params})
+
+
+def test_archives_are_unpacked_and_removed(tmp_path):
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "file").write_text("content")
+    with tarfile.open(tmp_path / "name.tar.gz", "w:gz") as tar:
+        tar.add(tmp_path / "x", "x")
+    with archive.unpacked(tmp_path / "name.tar.gz", tmp_path) as folder:
+        assert folder.name == "name" and (folder / "x" / "file").read_text() == "content"
+    assert not folder.exists() and {p.name for p in tmp_path.iterdir()} == {"x", "name.tar.gz"}
+    with archive.unpacked(tmp_path / "x", tmp_path) as folder:
+        assert folder == tmp_path / "x"
+
+
+def test_archives_that_are_damaged_too_large_or_lead_out_are_refused(tmp_path, monkeypatch):
+    good = tmp_path / "good.tar.gz"
+    (tmp_path / "noise").write_bytes(np.random.default_rng(0).bytes(100_000))
+    with tarfile.open(good, "w:gz") as tar:
+        tar.add(tmp_path / "noise", "noise")
+    (tmp_path / "cut.tar.gz").write_bytes(good.read_bytes()[:50_000])
+    (tmp_path / "no.keras").write_bytes(b"PK nonsense")
+    with zipfile.ZipFile(tmp_path / "empty.keras", "w") as zip:
+        zip.writestr("other", "")
+    outside = tarfile.TarInfo("../../outside")
+    with tarfile.open(tmp_path / "outside.tar", "w") as tar:
+        tar.addfile(outside)
+    for name in ("cut.tar.gz", "no.keras", "empty.keras", "outside.tar"):
+        with pytest.raises(ValueError, match="cannot be unpacked"):
+            with archive.unpacked(tmp_path / name, tmp_path):
+                pass
+    monkeypatch.setattr(archive, "MAX_BYTES", 1000)
+    with pytest.raises(ValueError, match=r"would unpack to 0.0 GB, expected at most"):
+        with archive.unpacked(good, tmp_path):
+            pass
+    assert not [p for p in tmp_path.iterdir() if p.is_dir()]
+    assert not (pathlib.Path(tmp_path).parent / "outside").exists()

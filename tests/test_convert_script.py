@@ -1,0 +1,221 @@
+"""`scripts/convert_weights.py` as its user runs it, and `scripts/embed.py` with what it makes."""
+
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+from test_timm import timm_tensors
+
+from encoder import weights
+from encoder.card import load_card
+from encoder.efficientnet import EfficientNet
+from encoder.random_weights import random_variables
+from input_pipeline.synthetic.mimic import write_mimic
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+NAME = "tf_efficientnet_b0.ns_jft_in1k.safetensors"
+
+
+def run(script: str, *arguments: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, ROOT / "scripts" / script, *map(str, arguments)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
+    return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+
+def convert(path: pathlib.Path, output: pathlib.Path, *more: object, source: str = "timm"):
+    return run(
+        "convert_weights.py", f"--from={source}", f"--input={path}", f"--output={output}", *more
+    )
+
+
+def line(result: subprocess.CompletedProcess, start: str) -> str:
+    """The one line of what was printed that starts so."""
+    (found,) = [text for text in result.stdout.splitlines() if text.startswith(start)]
+    return found
+
+
+@pytest.fixture(scope="module")
+def variables() -> weights.Variables:
+    return random_variables(EfficientNet("b0", 1280), seed=3)
+
+
+@pytest.fixture(scope="module")
+def published(variables, tmp_path_factory) -> pathlib.Path:
+    """B0 as timm publishes it."""
+    path = tmp_path_factory.mktemp("published") / NAME
+    save_file(timm_tensors(variables), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def bundle(published, tmp_path_factory) -> tuple[pathlib.Path, subprocess.CompletedProcess]:
+    """The bundle made of it, and what was printed."""
+    path = tmp_path_factory.mktemp("bundles") / "b0"
+    result = convert(published, path)
+    assert result.returncode == 0, result.stderr
+    return path, result
+
+
+@pytest.fixture(scope="module")
+def projected(bundle) -> pathlib.Path:
+    path = bundle[0].with_name("projected")
+    options = ("--projection=orthonormal:0", "--dtype=bfloat16")
+    result = convert(bundle[0], path, *options, source="orbax")
+    assert result.returncode == 0, result.stderr
+    return path
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory) -> pathlib.Path:
+    folder = tmp_path_factory.mktemp("mimic")
+    write_mimic(folder, films=3, laterals=0, damaged=0, seed=3, size_range=(48, 80))
+    return folder / "files"
+
+
+def embed(bundle: pathlib.Path, films: pathlib.Path, output: pathlib.Path, *more: object):
+    return run(
+        "embed.py",
+        f"--config.encoder.weights={bundle}",
+        f"--config.input.path={films}",
+        f"--config.output.path={output}",
+        *more,
+    )
+
+
+def test_a_bundle_has_the_weights_and_says_where_they_are_from(bundle, variables):
+    path, result = bundle
+    card = load_card(path)
+    assert card.digest == weights.digest(variables)
+    assert card.source == f"timm tf_efficientnet_b0.ns_jft_in1k, {NAME}"
+    assert (card.licence, card.dtype, card.preset) == ("Apache-2.0", "float32", "imagenet")
+    assert "classifier.weight" in card.dropped
+    assert f"written to {path}" in result.stdout
+    assert line(result, "digest").endswith(card.digest)
+    assert not [p for p in path.parent.iterdir() if p.name.startswith(".")]
+
+
+def test_two_conversions_and_the_bundle_itself_check_alike(bundle, published, tmp_path):
+    path, first = bundle
+    again = convert(published, tmp_path / "again")
+    verified = run("convert_weights.py", "--from=orbax", f"--input={path}")
+    for result in (again, verified):
+        assert result.returncode == 0, result.stderr
+        assert line(result, "self-check") == line(first, "self-check")
+        assert line(result, "digest") == line(first, "digest")
+    assert re.match(r"self-check [0-9a-f]{16}, of two fixed images: ", line(first, "self-check"))
+    assert "verified, nothing written" in verified.stdout
+
+
+def test_describe_prints_the_card_and_nothing_else(bundle):
+    path, first = bundle
+    result = run("convert_weights.py", f"--describe={path}")
+    assert result.returncode == 0 and result.stdout.rstrip() in first.stdout
+    rows = {text[:17].strip(): text[18:] for text in result.stdout.splitlines()}
+    assert rows["embeddings"].startswith("own_head (1,280), pooled (320)")
+    assert rows["licence"] == "Apache-2.0" and rows["projection"] == "none"
+
+
+def test_embedding_takes_everything_from_the_card(bundle, films, tmp_path):
+    result = embed(bundle[0], films, tmp_path / "out")
+    assert result.returncode == 0, result.stderr
+    manifest = json.loads((tmp_path / "out/manifest.json").read_text())["identity"]
+    expected = {"variant": "b0", "embedding": "own_head", "shape": [1280], "resolution": 224}
+    expected |= {"preset": "imagenet", "trained": True, "projection": None}
+    assert {name: manifest[name] for name in expected} == expected
+
+
+def test_a_config_that_contradicts_the_card_is_refused_with_both_values(bundle, films, tmp_path):
+    for option, said in {
+        "variant=l2": "config.encoder.variant is 'l2', but the card of .* says 'b0'",
+        "resolution=475": "config.encoder.resolution is 475, but the card of .* says 224",
+        "preset=native": "config.encoder.preset is 'native', but the card of .* says 'imagenet'",
+        "embedding=head": r"'head', but the card of .* offers own_head \(1,280\), pooled \(320\)",
+    }.items():
+        result = embed(bundle[0], films, tmp_path / "out", f"--config.encoder.{option}")
+        assert result.returncode == 1 and re.search(said, result.stderr), result.stderr
+    assert "--projection orthonormal:0" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_projection_is_marked_untrained_wherever_it_goes(projected, films, tmp_path):
+    card = load_card(projected)
+    assert card.projection == "orthonormal:0 of own_head (untrained)" and card.dtype == "bfloat16"
+    result = embed(projected, films, tmp_path / "out")
+    assert result.returncode == 0, result.stderr
+    manifest = json.loads((tmp_path / "out/manifest.json").read_text())["identity"]
+    assert manifest["embedding"] == "projection" and manifest["shape"] == [4096]
+    assert manifest["projection"] == card.projection
+    result = embed(projected, films, tmp_path / "own", "--config.encoder.embedding=own_head")
+    manifest = json.loads((tmp_path / "own/manifest.json").read_text())["identity"]
+    assert manifest["shape"] == [1280] and manifest["projection"] is None
+
+
+def damaged(published: pathlib.Path, folder: pathlib.Path, how: str) -> pathlib.Path:
+    """The published file, spoilt."""
+    path = folder / NAME
+    if how == "cut off":
+        path.write_bytes(published.read_bytes()[:1_000_000])
+        return path
+    tensors = load_file(published)
+    if how == "a leaf lost":
+        del tensors["blocks.6.0.se.conv_expand.bias"]
+    if how == "not finite":
+        tensors["bn2.weight"][3] = np.nan
+    if how == "another network":
+        tensors = {f"layer1.{i}.conv1.weight": np.zeros((8, 8, 3, 3), "f4") for i in range(9)}
+    save_file(tensors, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("how", "options", "message"),
+    [
+        ("cut off", [], r"cannot be read: .*; expected safetensors: fetch it again"),
+        (
+            "a leaf lost",
+            [],
+            r"1 of 309 leaves .*\n  missing: params/stage7_block1/squeeze",
+        ),
+        ("not finite", [], "its network gives numbers that are not finite"),
+        ("another network", [], r"none of the EfficientNets .* names are layer1.0.conv1.weight"),
+        ("whole", ["--variant=l2"], "asked for variant l2, but it is b0"),
+        ("whole", ["--projection=gaussian"], "expected orthonormal:SEED"),
+        ("whole", ["--output="], "--output is missing"),
+        ("whole", ["--output=.."], "exists already: remove it or choose another name"),
+        ("whole", ["--from=tf"], "expected a Noisy Student checkpoint"),
+        ("whole", ["--from=keras"], "cannot be read as Keras 3 weights"),
+        ("whole", ["--from=orbax"], "expected a weights bundle, a folder with card.json"),
+        ("whole", ["--from=onnx"], "expected one of timm, keras, tf, elixr_c, orbax and a path"),
+        ("whole", ["--input=/nowhere"], "--input /nowhere does not exist"),
+        ("whole", ["stray"], "'stray' is no flag"),
+        ("whole", ["--dtype=float16"], "float16"),
+    ],
+)
+def test_what_is_wrong_is_said_and_nothing_is_left(published, tmp_path, how, options, message):
+    (tmp_path / "in").mkdir()
+    path = damaged(published, tmp_path / "in", how)
+    result = convert(path, tmp_path / "out" / "bundle", *options)
+    assert result.returncode == 1, result.stdout
+    assert re.search(message, result.stderr), result.stderr
+    assert "Traceback" not in result.stderr
+    left = [p for p in (tmp_path / "out").rglob("*")] if (tmp_path / "out").exists() else []
+    assert not left
+
+
+def test_a_bundle_that_was_changed_or_is_newer_is_refused(bundle, tmp_path):
+    copy = tmp_path / "copy"
+    subprocess.run(["cp", "-r", bundle[0], copy], check=True)
+    card = json.loads((copy / "card.json").read_text())
+    for changes, message in (
+        ({"digest": "0" * 64}, r"has digest [0-9a-f]{64}, but its card says 0000"),
+        ({"format_version": 2}, "format_version 2, this program reads up to 1: update"),
+    ):
+        (copy / "card.json").write_text(json.dumps(card | changes))
+        result = run("convert_weights.py", "--from=orbax", f"--input={copy}")
+        assert result.returncode == 1 and re.search(message, result.stderr)

@@ -1,0 +1,89 @@
+"""ELIXR-C from DICOM files through `scripts/embed.py`, against what its SavedModel says."""
+
+import io
+import json
+
+import jax
+import pytest
+from parity import calibrate, difference, random_images
+from PIL import Image
+from test_elixr_c import Style, save_1, save_2
+
+from configs.schema import EmbedConfig, EncoderConfig, InputConfig, OutputConfig
+from encoder import convert, weights
+from encoder.efficientnet import VARIANTS, EfficientNet, Variant
+from encoder.random_weights import random_variables
+from encoder.sources import elixr_c, saved_model
+from input_pipeline.dicom import read_film
+from input_pipeline.embeddings import FORMATS
+from input_pipeline.preprocessing import toolkit_intensity
+from input_pipeline.synthetic.mimic import write_mimic
+from scripts import elixr_c_check, embed
+
+TOLERANCE = 1e-4  # of the largest value
+
+
+@pytest.fixture(scope="module")
+def live():
+    """A small network without head, and calibrated weights of it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(VARIANTS, "tiny", Variant(0.25, 0.1, 1280, 0.0))
+        model = EfficientNet("tiny", None)
+        variables = jax.device_put(random_variables(model))
+        yield jax.device_get(calibrate(model, variables, random_images(64, 8, seed=1)))
+
+
+def png_of(path) -> bytes:
+    """What the toolkit would have sent."""
+    with path.open("rb") as file:
+        Image.fromarray(toolkit_intensity(read_film(file))).save(stream := io.BytesIO(), "PNG")
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("save", "depth"), [(save_2, "uint16"), (save_1, "uint8")], ids=["TF2, 16 bits", "TF1, 8 bits"]
+)
+def test_embedding_dicoms_gives_the_originals_features(
+    live, save, depth, tmp_path, monkeypatch, record_property
+):
+    monkeypatch.setattr(saved_model, "run", saved_model.run_here)  # without a process: quicker
+    arguments = {"use_resource": True} if save is save_1 else {}
+    save(tmp_path / "saved_model", live, Style(depth=depth), **arguments)
+    card, variables = convert.read(
+        elixr_c.read(tmp_path / "saved_model"),
+        variant=None,
+        resolution=None,
+        licence="",
+        terms_of_use="",
+    )
+    assert card.preset == {"uint16": "cxr_foundation", "uint8": "cxr_foundation_8bit"}[depth]
+    assert next(iter(card.embeddings)) == "pooled" and card.resolution == 1280
+    weights.save_bundle(tmp_path / "bundle", variables, card)
+    film = elixr_c_check.drawn_film()
+    expected = elixr_c.run(tmp_path / "saved_model", film)
+    assert elixr_c_check.compare(card, variables, film, expected) < TOLERANCE
+    with pytest.raises(ValueError, match="features differ from the original's by"):
+        elixr_c_check.compare(card, variables, film, expected[::-1])
+
+    write_mimic(tmp_path / "mimic", films=7, laterals=0, damaged=0, seed=1, size_range=(300, 700))
+    config = EmbedConfig(
+        input=InputConfig(path=str(tmp_path / "mimic" / "files"), workers=2),
+        encoder=EncoderConfig(
+            weights=str(tmp_path / "bundle"), embedding="pooled_map", dtype="float32"
+        ),
+        output=OutputConfig(path=str(tmp_path / "out")),
+        batch_size=8,
+    )
+    assert embed.embed(config) == 0
+    identity = json.loads((tmp_path / "out" / "manifest.json").read_text())["identity"]
+    assert identity["shape"] == [8, 8, 80] and identity["preset"] == card.preset
+    differences = []
+    for dicom in sorted((tmp_path / "mimic" / "files").rglob("*.dcm")):
+        record = tmp_path / "out" / dicom.relative_to(tmp_path / "mimic" / "files")
+        (found,) = FORMATS["tfrecord"].decode(record.with_suffix(".tfrecord").read_bytes())
+        expected = elixr_c.run(tmp_path / "saved_model", png_of(dicom))
+        differences.append(difference(found.embedding.reshape(8, 8, 80), expected))
+    assert len(differences) == 7
+    record_property(f"ELIXR-C from DICOM, {depth}", max(differences))
+    print(f"\nELIXR-C from DICOM, {depth}: {max(differences):.1e}")
+    assert max(differences) < TOLERANCE

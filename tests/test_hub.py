@@ -1,0 +1,346 @@
+"""Downloads by the real huggingface_hub, from a small hub on loopback that notes what it sends."""
+
+import contextlib
+import errno
+import hashlib
+import http.server
+import json
+import os
+import pathlib
+import socket
+import sys
+import threading
+import urllib.parse
+from collections.abc import Iterator
+
+import pytest
+
+from encoder import random_weights, weights
+from encoder.card import load_card
+from encoder.efficientnet import VARIANTS, Variant
+from encoder.sources import hub
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+SAVED_MODEL = ("saved_model.pb", "variables/variables.index", "variables/variables.data-0-of-1")
+
+
+class Hub(http.server.ThreadingHTTPServer):
+    """Repositories in memory.
+
+    Attributes:
+        repositories: name -> file -> content.
+        refused: start of a path -> the status and headers it is answered with.
+        fetched: the files whose content was sent.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Answer)
+        self.repositories: dict[str, dict[str, bytes]] = {}
+        self.refused: dict[str, tuple[int, dict[str, str]]] = {}
+        self.fetched: list[str] = []
+
+
+class Answer(http.server.BaseHTTPRequestHandler):
+    server: Hub
+
+    def do_GET(self) -> None:
+        path = urllib.parse.unquote(self.path.partition("?")[0])
+        for start, (status, headers) in self.server.refused.items():
+            if path.startswith(start):
+                return self.reply(status, b"", headers)
+        api = path.startswith("/api/models/")
+        organisation, name, *rest = path.removeprefix("/api/models/").strip("/").split("/")
+        files = self.server.repositories.get(f"{organisation}/{name}")
+        if files is None:
+            return self.reply(404, b"", {"X-Error-Code": "RepoNotFound"})
+        if not api:
+            return self.file(files, "/".join(rest[2:]))
+        listing = [
+            {"type": "file", "path": path, "size": len(data), "oid": "0"}
+            for path, data in files.items()
+        ]
+        info = {"id": f"{organisation}/{name}", "sha": COMMIT}
+        self.reply(200, json.dumps(listing if "tree" in rest else info).encode())
+
+    do_HEAD = do_GET
+
+    def file(self, files: dict[str, bytes], name: str) -> None:
+        if self.command == "GET":
+            self.server.fetched.append(name)
+        etag = hashlib.sha256(files[name]).hexdigest()
+        self.reply(200, files[name], {"X-Repo-Commit": COMMIT, "ETag": f'"{etag}"'})
+
+    def reply(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        for name, value in ({"Content-Length": str(len(body))} | (headers or {})).items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def forget_client() -> dict[str, object]:
+    """Makes the next import of huggingface_hub a fresh one: it reads its variables only then."""
+    names = [n for n in sys.modules if n.partition(".")[0] == "huggingface_hub"]
+    return {name: sys.modules.pop(name) for name in names}
+
+
+@contextlib.contextmanager
+def client(endpoint: str, home: pathlib.Path, **variables: str) -> Iterator[None]:
+    """huggingface_hub as a program started with these variables would import it."""
+    variables |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "NO_PROXY": "127.0.0.1"}
+    for name in ("XET", "TELEMETRY", "PROGRESS_BARS"):
+        variables[f"HF_HUB_DISABLE_{name}"] = "1"
+    with pytest.MonkeyPatch.context() as patch:
+        for name in os.environ:
+            if name.startswith(("HF_", "HUGGING")):
+                patch.delenv(name)
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        before = forget_client()
+        import huggingface_hub
+
+        try:
+            yield
+        finally:
+            huggingface_hub.close_session()
+            forget_client()
+            sys.modules.update(before)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory) -> Iterator[Hub]:
+    with Hub() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            with client(f"http://127.0.0.1:{server.server_port}", tmp_path_factory.mktemp("home")):
+                yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture
+def serve(server, request):
+    """Adds a repository to the hub and gives its name, another one for each test."""
+    server.refused.clear()
+    server.fetched.clear()
+
+    def add(*names: str, **contents: bytes) -> str:
+        name = "org/" + hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:12]
+        server.repositories[name] = {n: n.encode() for n in names} | contents
+        return name
+
+    return add
+
+
+@pytest.mark.parametrize(
+    "source, path, needed, others",
+    [
+        (
+            "orbax",
+            "",
+            ["card.json", "checkpoint/_METADATA", "checkpoint/d/0"],
+            ["README.md", "checkpoint.txt", "model.safetensors", "config.json"],
+        ),
+        (
+            "orbax",
+            "b5",
+            ["b5/card.json", "b5/checkpoint/d/0"],
+            ["card.json", "checkpoints/d/0", "b5/film.png"],
+        ),
+        (
+            "elixr_c",
+            "elixr-c-v2-pooled",
+            [f"elixr-c-v2-pooled/{name}" for name in SAVED_MODEL],
+            ["README.md", "elixr-c-v2-pooled.tar.gz", "elixr-c-v2-pooled-2/x", "x/a.keras"],
+        ),
+        (
+            "timm",
+            "",
+            ["config.json", "model.safetensors"],
+            [".gitattributes", "pytorch_model.bin", "b.weights.h5"],
+        ),
+        ("timm", "", ["config.json", "pytorch_model.bin"], ["README.md", "sub/config.json"]),
+        ("keras", "b5.weights.h5", ["b5.weights.h5"], ["model.safetensors", "tf_model.h5"]),
+        ("keras", "a/b5.keras", ["a/b5.keras"], ["x.tar.gz", "card.json", "pytorch_model.bin"]),
+        ("tf", "noisy_student.tar.gz", ["noisy_student.tar.gz"], ["config.json", "a.index"]),
+        (
+            "tf",
+            "b5/model.ckpt.index",
+            [
+                "b5/checkpoint",
+                "b5/model.ckpt.data-00000-of-00002",
+                "b5/model.ckpt.data-00001-of-00002",
+                "b5/model.ckpt.index",
+            ],
+            ["b5/model.ckpt.meta", "b5/model.ckpt-2.data-00000-of-00001", "checkpoint"],
+        ),
+    ],
+)
+def test_each_kind_is_found_and_only_its_files_are_fetched(
+    server, serve, source, path, needed, others
+):
+    repository = serve(*others, *needed)
+    found = hub.download(repository)
+    assert (found.source, found.origin) == (source, f"hf:{repository}@{COMMIT[:12]}")
+    assert sorted(server.fetched) == sorted(needed)
+    cache = pathlib.Path(os.environ["HF_HOME"], "hub", f"models--{repository.replace('/', '--')}")
+    snapshot = cache / "snapshots" / COMMIT
+    assert found.path == snapshot / path
+    for name in needed:
+        assert (snapshot / name).read_text() == name
+
+
+def test_what_the_cache_has_is_not_fetched_again(server, serve):
+    repository = serve("b5.keras")
+    first = hub.download(repository)
+    assert hub.download(repository) == first
+    assert server.fetched == ["b5.keras"]
+
+
+def test_a_bundle_loads_from_the_cache(monkeypatch, server, serve, tmp_path):
+    monkeypatch.setitem(VARIANTS, "tiny", Variant(0.25, 0.1, 32, 0.0))
+    card = random_weights.random_card("tiny", None, "imagenet", (0.1,) * 3, (1.0,) * 3)
+    variables = random_weights.random_variables(weights.model_for(card), seed=0)
+    saved = weights.save_bundle(tmp_path / "bundle", variables, card)
+    files = {
+        str(file.relative_to(tmp_path)): file.read_bytes()
+        for file in tmp_path.rglob("*")
+        if file.is_file()
+    }
+    found = hub.download(serve(**files))
+    assert found.source == "orbax" and load_card(found.path) == saved
+    assert weights.digest(weights.load_variables(found.path, saved)) == saved.digest
+
+
+AMBIGUOUS = {
+    "orbax": ["b5/card.json", "b7/card.json", "b5/checkpoint/d/0", "b7/checkpoint/d/0"],
+    "elixr_c": [f"{folder}/{name}" for folder in ("pooled", "text") for name in SAVED_MODEL],
+    "timm": ["a/config.json", "a/model.safetensors", "b/config.json", "b/pytorch_model.bin"],
+    "keras": ["b0.weights.h5", "b1.keras"],
+    "tf": ["b5.tar.gz", "b7/model.ckpt.index", "b7/model.ckpt.data-00000-of-00001"],
+}
+
+
+@pytest.mark.parametrize(
+    "source, marks, folder, path",
+    [
+        ("orbax", ["b5/card.json", "b7/card.json"], "b7", "b7"),
+        ("elixr_c", ["pooled/saved_model.pb", "text/saved_model.pb"], "./pooled/", "pooled"),
+        ("timm", ["a/model.safetensors", "b/pytorch_model.bin"], "b", "b"),
+        ("keras", ["b0.weights.h5", "b1.keras"], "b1.keras", "b1.keras"),
+        ("tf", ["b5.tar.gz", "b7/model.ckpt.index"], "b7", "b7/model.ckpt.index"),
+    ],
+)
+def test_of_several_the_user_chooses(server, serve, source, marks, folder, path):
+    repository = serve(*AMBIGUOUS[source])
+    several = f"2 checkpoints of the kind {source}: {marks[0]!r}, {marks[1]!r}; choose .*--input"
+    with pytest.raises(ValueError, match=several):
+        hub.download(repository)
+    assert not server.fetched
+    found = hub.download(repository, folder)
+    assert found.source == source
+    assert found.path.as_posix().endswith(f"{COMMIT}/{path}")
+    assert hub.download(repository, next(m for m in marks if m.startswith(path))) == found
+
+
+def test_nothing_to_convert_names_what_was_found_and_expected(server, serve):
+    names = [f"{i:02}.txt" for i in range(12)]
+    repository = serve("card.json", "config.json", "x.index", *names)
+    with pytest.raises(ValueError, match="no weights that can be converted") as error:
+        hub.download(repository)
+    assert ": '00.txt', '01.txt'," in str(error.value)
+    assert "'09.txt' and 5 more. Expected one of: card.json" in str(error.value)
+    assert all(f"({kind})" in str(error.value) for kind in hub.KINDS)
+    with pytest.raises(ValueError, match=r"in 'b5': nothing; in all '00.txt', "):
+        hub.download(repository, "b5")
+    with pytest.raises(ValueError, match=r"converted: nothing\. Expected"):
+        hub.download(serve())
+    assert not server.fetched
+
+
+@pytest.mark.parametrize(
+    "name", ["../x.keras", "a/../../x.keras", "/x.keras", "C:\\x.keras", "..\\x.keras", "C:x.keras"]
+)
+def test_names_that_lead_out_of_the_folder_are_refused(server, serve, name):
+    with pytest.raises(ValueError, match=r"lists a file .* do not trust this repository"):
+        hub.download(serve("b5.keras", name))
+    assert not server.fetched
+
+
+@pytest.mark.parametrize(
+    "name", ["b5", "a/b/c", "https://huggingface.co/a/b", "a/", "a/b@main", "a/b--c", "../b", "ä/b"]
+)
+def test_malformed_names_of_repositories(server, name):
+    with pytest.raises(ValueError, match=r"expected ORG/NAME|[Rr]epo.id"):
+        hub.download(name)
+
+
+@pytest.mark.parametrize("status", [401, 403])
+@pytest.mark.parametrize("where", ["/api/models/", "/"])
+def test_a_gated_repository(server, serve, status, where):
+    repository = serve("b5.keras")
+    server.refused[f"{where}{repository}"] = (status, {"X-Error-Code": "GatedRepo"})
+    terms = f"gated: accept its terms at https://huggingface.co/{repository}, create a token"
+    with pytest.raises(PermissionError, match=terms) as error:
+        hub.download(repository)
+    assert "`hf auth login` or the variable HF_TOKEN" in str(error.value)
+
+
+@pytest.mark.parametrize("status", [401, 404])
+def test_a_missing_or_private_repository(server, serve, status):
+    server.refused["/api/models/org/none"] = (status, {"X-Error-Code": "RepoNotFound"})
+    with pytest.raises(FileNotFoundError, match=r"org/none was not found, or is private"):
+        hub.download("org/none")
+
+
+@pytest.mark.parametrize("where", ["/api/models/", "/"])
+def test_a_token_that_may_not(server, serve, where):
+    repository = serve("b5.keras")
+    reason = "Please enable access to public gated repositories"
+    server.refused[f"{where}{repository}"] = (403, {"X-Error-Message": reason})
+    with pytest.raises(PermissionError, match=f"{reason}.*: create one of type Read at https"):
+        hub.download(repository)
+
+
+ELSEWHERE = "by other means and use --from SOURCE --input PATH, SOURCE one of orbax, elixr_c, timm"
+
+
+def test_a_hub_that_is_ill(server, serve):
+    server.refused["/api/models/"] = (503, {})
+    with pytest.raises(ConnectionError, match=f"503 Service Unavailable.*{ELSEWHERE}"):
+        hub.download(serve("b5.keras"))
+    server.refused["/api/models/"] = (200, {"Content-Type": "text/html"})
+    with pytest.raises(ConnectionError, match=f"JSONDecodeError.*{ELSEWHERE}"):
+        hub.download(serve("b5.keras"))
+
+
+def test_no_hub_at_all(tmp_path):
+    with socket.socket() as taken:  # bound, but nobody listens
+        taken.bind(("127.0.0.1", 0))
+        with client(f"http://127.0.0.1:{taken.getsockname()[1]}", tmp_path):
+            with pytest.raises(ConnectionError, match=f"ConnectError: .*refused.*{ELSEWHERE}"):
+                hub.download("org/name")
+
+
+def test_offline_mode(tmp_path):
+    with client("http://127.0.0.1", tmp_path, HF_HUB_OFFLINE="1"):
+        with pytest.raises(ConnectionError, match=f"offline mode is enabled.*{ELSEWHERE}"):
+            hub.download("org/name")
+
+
+def test_a_full_disk_is_told_as_it_is(monkeypatch, serve):
+    import huggingface_hub
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", full)
+    with pytest.raises(OSError, match="No space left") as error:
+        hub.download(serve("b5.keras"))
+    assert error.value.errno == errno.ENOSPC

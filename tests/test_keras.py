@@ -1,0 +1,322 @@
+"""Keras' EfficientNet, saved by Keras, converted by the program, and compared stage by stage."""
+
+import json
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import h5py
+import jax
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+from parity import (
+    STAGES,
+    TOLERANCE,
+    calibrate,
+    compiled,
+    difference,
+    random_images,
+    swap_two_leaves,
+    symmetric_conv,
+)
+
+from encoder import convert, efficientnet, weights
+from encoder.card import load_card
+from encoder.efficientnet import VARIANTS, EfficientNet
+from encoder.random_weights import random_variables
+from encoder.sources import archive
+from encoder.sources import keras as keras_source
+from encoder.sources.checkpoint import IMAGENET_MEAN, IMAGENET_STD
+
+# Keras' own, while it saves.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+SIZES = {"b0": (96, 97), "l2": (64, 65)}  # even and odd, near the size of the calibration
+HEAD_WIDTHS = {"b0": 1280, "l2": 5504}
+LAYERS = {  # ours -> Keras', where they differ
+    "stem_conv": "stem_conv",
+    "stem_bn": "stem_bn",
+    "head_conv": "top_conv",
+    "head_bn": "top_bn",
+    "depthwise_conv": "dwconv",
+    "depthwise_bn": "bn",
+    "squeeze_excite/reduce": "se_reduce",
+    "squeeze_excite/expand": "se_expand",
+}
+LEAVES = {"scale": "gamma", "mean": "moving_mean", "var": "moving_variance"}
+
+
+def keras_network(variant: str, **options: Any):
+    """Keras' network without weights of its own."""
+    sys.setrecursionlimit(10_000)  # Keras walks through L2's 88 blocks so
+    from keras.src.applications import efficientnet as reference
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reference, "CONV_KERNEL_INITIALIZER", "zeros")  # they are replaced: be quick
+        patch.setattr(reference, "DENSE_KERNEL_INITIALIZER", "zeros")
+        scale = VARIANTS[variant]
+        options = {"include_top": False, "weights": None, "input_shape": (None, None, 3)} | options
+        return reference.EfficientNet(scale.width, scale.depth, scale.resolution, **options)
+
+
+def assign(network: Any, variables: weights.Variables) -> None:
+    """Puts our variables into the layers of Keras' network, every one of them."""
+    kept = r"normalization|predictions"
+    theirs = {w.path: w for w in network.weights if not re.match(kept, w.path)}
+    for path, leaf in flatten_dict(variables, sep="/").items():
+        *layer, name = path.split("/")[1:]
+        layer = "/".join(layer)
+        prefix = ""
+        if match := re.fullmatch(r"stage(\d)_block(\d+)/(.*)", layer):
+            prefix, layer = f"block{match[1]}{chr(96 + int(match[2]))}_", match[3]
+        name = "beta" if layer.endswith("_bn") and name == "bias" else LEAVES.get(name, name)
+        values = np.asarray(leaf)
+        if layer == "depthwise_conv":
+            values = values.swapaxes(2, 3)  # Keras: [h w channel 1]
+        weight = theirs.pop(f"{prefix}{LAYERS.get(layer, layer)}/{name}")
+        assert weight.shape == values.shape, path
+        weight.assign(values)
+    assert not theirs
+
+
+def keras_forward(case: "Case", images: np.ndarray) -> dict[str, np.ndarray]:
+    """Every stage's output of the network that Keras loads from its own file.
+
+    Keras divides by 255 in front of the stem; its Normalization has mean 0 and variance 1 here.
+    """
+    import keras
+
+    network = keras_network(case.variant, input_shape=images.shape[1:])
+    network.load_weights(case.file)
+    last = {"stem": "stem_activation", "head_map": "top_activation"}
+    for layer in network.layers:
+        if match := re.fullmatch(r"block(\d)[a-z]_(add|project_bn)", layer.name):
+            last[f"stage{match[1]}"] = layer.name
+    outputs = {name: network.get_layer(layer).output for name, layer in last.items()}
+    found = keras.Model(network.input, outputs)(np.asarray(255 * images), training=False)
+    return {name: value.numpy() for name, value in found.items()}
+
+
+def convert_weights(*arguments: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, ROOT / "scripts" / "convert_weights.py", *map(str, arguments)]
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}
+    )
+
+
+class Case(NamedTuple):
+    variant: str
+    calibrated: weights.Variables  # what was put into Keras' network
+    file: pathlib.Path  # what Keras saved
+    model: EfficientNet
+    converted: weights.Variables  # what the program got out of its file
+
+
+@pytest.fixture(scope="module", params=["b0", "l2"])
+def case(request, tmp_path_factory) -> Iterator[Case]:
+    """Calibrated weights put into Keras, saved by it, converted by the program, and loaded."""
+    variant = request.param
+    model = EfficientNet(variant, HEAD_WIDTHS[variant])
+    variables = jax.device_put(random_variables(model, seed=0))
+    images = random_images(SIZES[variant][0], batch=8, seed=1)
+    variables = jax.device_get(calibrate(model, variables, images))
+    network = keras_network(variant)
+    assign(network, variables)
+    folder = tmp_path_factory.mktemp(variant)
+    file, bundle = folder / f"{variant}.weights.h5", folder / "bundle"
+    network.save_weights(file)
+    run = convert_weights("--from=keras", f"--input={file}", f"--output={bundle}")
+    assert run.returncode == 0, run.stderr
+    card = load_card(bundle)
+    converted = weights.load_variables(bundle, card)
+    assert (card.variant, card.head_width) == (variant, HEAD_WIDTHS[variant])
+    yield Case(variant, variables, file, weights.model_for(card), converted)
+    shutil.rmtree(folder)
+
+
+def test_every_leaf_arrives(case):
+    expected = flatten_dict(case.calibrated, sep="/")
+    found = flatten_dict(case.converted, sep="/")
+    assert found.keys() == expected.keys()
+    for path, leaf in expected.items():
+        assert np.array_equal(found[path], leaf), path
+
+
+@pytest.mark.parametrize("parity", [0, 1], ids=["even", "odd"])
+def test_every_stage_agrees_with_keras(case, parity, record_property):
+    images = random_images(SIZES[case.variant][parity], batch=2, seed=2)
+    forward = compiled(case.model)
+    ours = forward(case.converted, images)
+    theirs = keras_forward(case, images)
+    differences = {name: difference(ours[name], theirs[name]) for name in STAGES}
+    numbers = " ".join(f"{name}={value:.1e}" for name, value in differences.items())
+    record_property(f"parity {case.variant} {images.shape[1]}", numbers)
+    print(f"\nparity with Keras, {case.variant} at {images.shape[1]}: {numbers}")
+    assert max(differences.values()) < TOLERANCE, numbers
+    assert difference(ours["pooled"], theirs["stage7"].mean(axis=(1, 2))) < TOLERANCE
+    assert difference(ours["own_head"], theirs["head_map"].mean(axis=(1, 2))) < TOLERANCE
+    for name in ("pooled", "own_head"):  # the signal is alive
+        assert difference(ours[name][0], ours[name][1]) > 0.1
+
+    wrong = forward(swap_two_leaves(case.converted), images)
+    assert difference(wrong["head_map"], theirs["head_map"]) > 1000 * TOLERANCE
+
+
+@pytest.mark.parametrize("case", ["b0"], indirect=True)
+def test_parity_finds_deliberate_mistakes(case, monkeypatch, record_property):
+    images = random_images(SIZES[case.variant][0], batch=2, seed=2)
+    right = keras_forward(case, images)
+    symmetric = case.model.clone(conv_general_dilated=symmetric_conv)
+    wrong = {
+        "one leaf swapped": compiled(case.model)(swap_two_leaves(case.converted), images),
+        "symmetric padding": compiled(symmetric)(case.converted, images),
+    }
+    monkeypatch.setattr(efficientnet, "BATCH_NORM_EPSILON", 1e-5)
+    wrong["epsilon 1e-5"] = compiled(case.model)(case.converted, images)
+    for mistake, out in wrong.items():
+        found = difference(out["head_map"], right["head_map"])
+        record_property(mistake, found)
+        print(f"\n{mistake}: {found:.1e}")
+        assert found > 1000 * TOLERANCE, mistake
+
+
+def as_published(tmp_path: pathlib.Path, monkeypatch) -> tuple[Any, pathlib.Path]:
+    """B0 as weights="imagenet" builds it, with ImageNet's normalisation and a second Rescaling."""
+    from keras.src.applications import efficientnet as reference
+
+    top = {"include_top": True, "input_shape": (224, 224, 3)}
+    plain = keras_network("b0", **top)
+    plain.get_layer(index=2).adapt_mean.assign(IMAGENET_MEAN)
+    plain.get_layer(index=2).adapt_variance.assign(IMAGENET_STD)  # sic: Keras' files have it so
+    variables = random_variables(EfficientNet("b0", 1280))
+    assign(plain, variables)
+    plain.save_weights(tmp_path / "stored.weights.h5")
+    stored = str(tmp_path / "stored.weights.h5")
+    monkeypatch.setattr(reference.file_utils, "get_file", lambda *_, **__: stored)
+    network = keras_network("b0", weights="imagenet", weights_name="b0", **top)
+    network.save(tmp_path / "published.keras")
+    network.save_weights(tmp_path / "published.weights.h5")
+    return network, tmp_path
+
+
+def test_keras_own_normalisation_goes_into_the_card(tmp_path, monkeypatch):
+    network, folder = as_published(tmp_path, monkeypatch)
+    images = np.random.default_rng(0).random((2, 224, 224, 3), np.float32)
+    expected = network.get_layer("block7a_project_bn").output
+    import keras
+
+    expected = keras.Model(network.input, expected)(255 * images, training=False).numpy()
+    for name in ("published.keras", "published.weights.h5"):
+        with archive.unpacked(folder / name, folder) as path:
+            card, variables = convert.read(
+                keras_source.read(path), variant="b0", resolution=None, licence="", terms_of_use=""
+            )
+        assert np.allclose(card.mean, IMAGENET_MEAN, 1e-6)
+        assert np.allclose(card.std, IMAGENET_STD, 1e-6)
+        assert card.dropped == ["predictions (the classifier, 2 arrays)"]
+        normalised = (images - np.float32(card.mean)) / np.float32(card.std)
+        found = compiled(weights.model_for(card))(variables, normalised)["stage7"]
+        assert difference(found, expected) < TOLERANCE
+
+
+def test_other_rescalings_are_refused(tmp_path, monkeypatch):
+    _, folder = as_published(tmp_path, monkeypatch)
+    with archive.unpacked(folder / "published.keras", folder) as path:
+        config = json.loads((path / "config.json").read_text())
+        for layer in config["config"]["layers"]:
+            if layer["class_name"] == "Rescaling":
+                layer["config"]["scale"] = 1 / 127.5
+        (path / "config.json").write_text(json.dumps(config))
+        with pytest.raises(ValueError, match="its Rescaling layers have scales"):
+            keras_source.read(path)
+
+
+def write(path: pathlib.Path, layers: dict[str, list[np.ndarray]], named: bool = True) -> None:
+    """A file as Keras writes it: layer -> arrays."""
+    with h5py.File(path, "w") as file:
+        for i, (name, arrays) in enumerate(layers.items()):
+            kind = name if name.startswith(("rescaling", "normalization")) else f"layer_{i}"
+            group = file.create_group(f"layers/{kind}/vars")
+            if named:
+                group.attrs["name"] = name
+            for j, array in enumerate(arrays):
+                group[str(j)] = array
+
+
+@pytest.fixture
+def layers() -> dict[str, list[np.ndarray]]:
+    """The first layers of some EfficientNet."""
+    return {
+        "rescaling": [],
+        "normalization": [np.zeros(3, "f4"), np.ones(3, "f4"), np.zeros((), "i4")],
+        "stem_conv": [np.ones((3, 3, 3, 32), "f4")],
+        "block1a_dwconv": [np.arange(9 * 32, dtype="f4").reshape(3, 3, 32, 1)],
+    }
+
+
+def test_layers_are_known_by_their_names(tmp_path, layers):
+    layers |= {"block1a_dwconv_odd": [np.zeros(3, "f4")], "stem_bn": [np.zeros(3, "f4")] * 5}
+    write(tmp_path / "x.weights.h5", layers)
+    found = keras_source.read(tmp_path / "x.weights.h5").leaves
+    assert {name: leaf.shape for name, leaf in found.items()} == {
+        "params/stem_conv/kernel": (3, 3, 3, 32),
+        "params/stage1_block1/depthwise_conv/kernel": (3, 3, 1, 32),
+        "block1a_dwconv_odd/0": (3,),
+        "params/stem_bn/scale": (3,),
+        "params/stem_bn/bias": (3,),
+        "batch_stats/stem_bn/mean": (3,),
+        "batch_stats/stem_bn/var": (3,),
+        "stem_bn/4": (3,),  # too many: merge refuses it
+    }
+    kernel = found["params/stage1_block1/depthwise_conv/kernel"].read()
+    assert np.array_equal(kernel[..., 0, :], layers["block1a_dwconv"][0][..., 0])
+
+
+def test_what_is_no_file_of_keras_is_said(tmp_path, layers):
+    path = tmp_path / "x.weights.h5"
+    write(path, layers)
+    whole = path.read_bytes()
+    spoilt = {
+        "cut off": lambda: path.write_bytes(whole[: len(whole) // 2]),
+        "text": lambda: path.write_text("weights"),
+        "empty": lambda: path.write_bytes(b""),
+        "without names, as of old": lambda: write(path, layers, named=False),
+        "no normalization": lambda: write(path, {"stem_conv": layers["stem_conv"]}),
+    }
+    for spoil in spoilt.values():
+        spoil()
+        with pytest.raises(ValueError, match=r"cannot be read as Keras 3 weights .* save_weights"):
+            keras_source.read(path)
+    with pytest.raises(FileNotFoundError):
+        keras_source.read(tmp_path / "none.weights.h5")
+
+
+@pytest.mark.parametrize("kind", ["link", "group", "storage", "virtual"])
+def test_other_files_are_not_read(tmp_path, layers, kind):
+    secret, path = tmp_path / "secret.h5", tmp_path / "x.weights.h5"
+    with h5py.File(secret, "w") as file:
+        file["data"] = np.ones((3, 3, 3, 32), "f4")
+    del layers["stem_conv"]
+    write(path, layers)
+    with h5py.File(path, "a") as file:
+        if kind == "group":
+            file["layers/layer_9"] = h5py.ExternalLink(secret, "/")
+            file["layers/layer_9"].create_group("vars").attrs["name"] = "stem_conv"
+        group = file.require_group("layers/layer_9/vars")
+        group.attrs["name"] = "stem_conv"
+        if kind == "link":
+            group["0"] = h5py.ExternalLink(secret, "data")
+        if kind == "storage":
+            group.create_dataset("0", (3, 3, 3, 32), "f4", external=[(str(secret), 0, 3456)])
+        if kind == "virtual":
+            layout = h5py.VirtualLayout((3, 3, 3, 32), "f4")
+            layout[:] = h5py.VirtualSource(secret, "data", (3, 3, 3, 32))
+            group.create_virtual_dataset("0", layout)
+    with pytest.raises(ValueError, match="or no member of this file itself"):
+        keras_source.read(path)

@@ -1,0 +1,237 @@
+"""TensorFlow checkpoints under the names of the Noisy Student tarballs, written by TensorFlow."""
+
+import pathlib
+import re
+import tarfile
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+from parity import calibrate, compiled, difference, random_images
+
+from encoder import convert, weights
+from encoder.card import Card
+from encoder.efficientnet import STAGES, VARIANTS, EfficientNet, Variant, stage_blocks
+from encoder.random_weights import random_variables
+from encoder.sources import archive, tf
+from encoder.weights import abstract_variables
+
+FOLDER = "noisy_student_efficientnet-b0"
+AVERAGE = "/ExponentialMovingAverage"
+OUTER = {
+    "stem_conv": "stem/conv2d",
+    "stem_bn": "stem/tpu_batch_normalization",
+    "head_conv": "head/conv2d",
+    "head_bn": "head/tpu_batch_normalization",
+}
+BLOCK = {
+    "expand_conv": "conv2d",
+    "expand_bn": "tpu_batch_normalization",
+    "depthwise_conv": "depthwise_conv2d",
+    "depthwise_bn": "tpu_batch_normalization_1",
+    "squeeze_excite/reduce": "se/conv2d",
+    "squeeze_excite/expand": "se/conv2d_1",
+    "project_conv": "conv2d_1",
+    "project_bn": "tpu_batch_normalization_2",
+}
+BLOCK_WITHOUT_EXPANSION = BLOCK | {
+    "depthwise_bn": "tpu_batch_normalization",
+    "project_conv": "conv2d",
+    "project_bn": "tpu_batch_normalization_1",
+}
+
+
+def published_name(path: str, variant: str) -> str:
+    """Our path -> what the facts call the variable in the published checkpoints."""
+    _, *layer, leaf = path.split("/")
+    layer = "/".join(layer)
+    if match := re.fullmatch(r"stage(\d)_block(\d+)/(.+)", layer):
+        stage, block = int(match[1]), int(match[2])
+        number = sum(stage_blocks(variant)[: stage - 1]) + block - 1
+        names = BLOCK_WITHOUT_EXPANSION if STAGES[stage - 1][2] == 1 else BLOCK
+        place = f"blocks_{number}/{names[match[3]]}"
+    else:
+        place = OUTER[layer]
+    if place.endswith("/depthwise_conv2d"):
+        leaf = "depthwise_kernel"
+    elif "batch_normalization" in place:
+        leaf = {"scale": "gamma", "bias": "beta", "mean": "moving_mean", "var": "moving_variance"}[
+            leaf
+        ]
+    return f"efficientnet-{variant}/{place}/{leaf}"
+
+
+def stored(variables: weights.Variables, variant: str) -> dict[str, np.ndarray]:
+    """The variables under their published names and in TensorFlow's layout."""
+    found = {}
+    for path, leaf in flatten_dict(variables, sep="/").items():
+        name, leaf = published_name(path, variant), np.asarray(leaf)
+        found[name] = leaf.swapaxes(2, 3) if name.endswith("depthwise_kernel") else leaf
+    return found
+
+
+def write(prefix: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
+    """Saves arrays under their names, as a program of TensorFlow 1 does."""
+    import tensorflow as tensorflow_2
+
+    tf1 = tensorflow_2.compat.v1
+    prefix.parent.mkdir(parents=True, exist_ok=True)
+    with tensorflow_2.Graph().as_default():
+        names = {
+            name: tf1.get_variable(f"v{i}", initializer=array)
+            for i, (name, array) in enumerate(arrays.items())
+        }
+        with tf1.Session() as session:
+            session.run(tf1.global_variables_initializer())
+            tf1.train.Saver(names).save(session, str(prefix), write_meta_graph=False)
+
+
+def training(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What a training run stores: averages, raw values of no use, optimizer, classifier, step."""
+    variant = next(iter(arrays)).split("/")[0]
+    arrays = arrays | {
+        f"{variant}/head/dense/kernel": np.zeros((8, 10), np.float32),
+        f"{variant}/head/dense/bias": np.zeros(10, np.float32),
+    }
+    averages = {name + AVERAGE: array for name, array in arrays.items()}
+    raw = {name: array + np.float32(1) for name, array in arrays.items()}
+    kernel = f"{variant}/stem/conv2d/kernel"
+    slots = {f"{kernel}/{slot}": np.zeros(3) for slot in ("RMSProp", "RMSProp_1")}
+    return averages | raw | slots | {"global_step": np.int64(7)}
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Iterator[EfficientNet]:
+    """Seven stages, the first of two blocks, so that one without expansion has a residual."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(VARIANTS, "tiny", Variant(0.25, 1.2, 64, 0.0))
+        yield EfficientNet("tiny", 48)
+
+
+@pytest.fixture(scope="module")
+def calibrated(tiny) -> weights.Variables:
+    variables = jax.device_put(random_variables(tiny))
+    return jax.device_get(calibrate(tiny, variables, random_images(64, 8, seed=1)))
+
+
+def read(path: pathlib.Path, **asked) -> tuple[Card, weights.Variables]:
+    asked = {"variant": None, "resolution": None, "licence": "", "terms_of_use": ""} | asked
+    return convert.read(tf.read(path), **asked)
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["folder", "tarball"])
+def test_averages_of_a_training_run_give_the_network_they_were_made_from(
+    packed, tmp_path, tiny, calibrated
+):
+    path = tmp_path / FOLDER
+    write(path / "model.ckpt", training(stored(calibrated, "tiny")))
+    if packed:
+        with tarfile.open(tmp_path / f"{FOLDER}.tar.gz", "w:gz") as tar:
+            tar.add(path, FOLDER)
+        path = tmp_path / f"{FOLDER}.tar.gz"
+    with archive.unpacked(path, tmp_path) as folder:
+        card, variables = read(folder)
+    expected = flatten_dict(calibrated, sep="/")
+    for name, leaf in flatten_dict(variables, sep="/").items():
+        assert np.array_equal(leaf, expected[name]), name
+    assert (card.variant, card.head_width, card.resolution) == ("tiny", 48, 64)
+    assert card.dropped == [
+        "head/dense, the classifier (4 variables)",
+        "state of the optimizer (3 variables)",
+        f"values of which the average is taken ({len(expected)} variables)",
+    ]
+    images = random_images(65, 2, seed=2)
+    expected = compiled(tiny)(calibrated, images)["own_head"]
+    assert difference(expected[0], expected[1]) > 0.1
+    found = compiled(weights.model_for(card))(variables, images)["own_head"]
+    assert np.array_equal(found, expected)
+    left = {p.name for p in tmp_path.iterdir()}
+    assert left <= {FOLDER, f"{FOLDER}.tar.gz"}
+
+
+def test_without_averages_the_values_themselves_are_taken(tmp_path, calibrated):
+    write(tmp_path / FOLDER / "model.ckpt", stored(calibrated, "tiny"))
+    card, variables = read(tmp_path / FOLDER / "model.ckpt.index")
+    assert weights.digest(variables) == weights.digest(calibrated)
+    assert card.dropped == []
+
+
+@pytest.mark.parametrize("variant", ["b0", "b7", "l2"])
+def test_every_variable_of_the_published_networks_has_its_place(variant):
+    """Names alone: every leaf's published name leads back to it, in every variant."""
+    places = tf._block_places(sum(stage_blocks(variant)), pathlib.Path("x"))
+    expected = abstract_variables(EfficientNet(variant, 1280))
+    for path in flatten_dict(expected, sep="/"):
+        assert tf._our_name(published_name(path, variant), places) == path
+
+
+def test_names_of_the_facts():
+    """Spelled out: the numbers of a block shift where there is no expansion."""
+    places = tf._block_places(88, pathlib.Path("x"))
+    for name, path in {
+        "stem/conv2d/kernel": "params/stem_conv/kernel",
+        "stem/tpu_batch_normalization/gamma": "params/stem_bn/scale",
+        "blocks_0/conv2d/kernel": "params/stage1_block1/project_conv/kernel",
+        "blocks_0/tpu_batch_normalization/beta": "params/stage1_block1/depthwise_bn/bias",
+        "blocks_5/tpu_batch_normalization_1/gamma": "params/stage1_block6/project_bn/scale",
+        "blocks_6/conv2d/kernel": "params/stage2_block1/expand_conv/kernel",
+        "blocks_6/conv2d_1/kernel": "params/stage2_block1/project_conv/kernel",
+        "blocks_6/depthwise_conv2d/depthwise_kernel": "params/stage2_block1/depthwise_conv/kernel",
+        "blocks_87/se/conv2d_1/bias": "params/stage7_block6/squeeze_excite/expand/bias",
+        "blocks_87/tpu_batch_normalization_2/beta": "params/stage7_block6/project_bn/bias",
+        "head/conv2d/kernel": "params/head_conv/kernel",
+        "blocks_0/conv2d_1/kernel": None,  # there is nothing to expand in stage 1
+        "blocks_88/conv2d/kernel": None,
+    }.items():
+        assert tf._our_name(f"efficientnet-l2/{name}", places) == path, name
+
+
+def test_the_475_pixels_of_the_second_l2_are_in_its_name(tmp_path, calibrated):
+    write(tmp_path / "noisy_student_efficientnet-l2_475" / "model.ckpt", stored(calibrated, "tiny"))
+    assert read(tmp_path)[0].resolution == 475
+    with pytest.raises(ValueError, match="asked for resolution 800, but it is 475"):
+        read(tmp_path, resolution=800)
+
+
+def test_what_does_not_fit_is_named(tmp_path, calibrated):
+    arrays = stored(calibrated, "tiny")
+    lost = arrays.pop("efficientnet-tiny/blocks_3/se/conv2d/bias")
+    arrays["efficientnet-tiny/blocks_3/se/conv2d_2/bias"] = lost
+    write(tmp_path / FOLDER / "model.ckpt", arrays)
+    with pytest.raises(ValueError) as error:
+        read(tmp_path)
+    assert "2 of" in str(error.value)
+    assert re.search(r"missing: params/stage2_block2/squeeze_excite/reduce/bias", str(error.value))
+    assert "not expected: efficientnet-tiny/blocks_3/se/conv2d_2/bias" in str(error.value)
+
+
+def test_other_checkpoints_of_the_same_names_are_refused(tmp_path, calibrated):
+    write(tmp_path / "efficientnet-b0" / "model.ckpt", stored(calibrated, "tiny"))
+    with pytest.raises(ValueError, match="expected a Noisy Student checkpoint, with noisy_student"):
+        read(tmp_path / "efficientnet-b0")
+
+
+def test_none_or_several_checkpoints(tmp_path, calibrated):
+    with pytest.raises(ValueError, match="holds 0 TensorFlow checkpoints"):
+        read(tmp_path)
+    for name in ("a", "b"):
+        write(tmp_path / FOLDER / name, {"x": np.zeros(3, np.float32)})
+    with pytest.raises(ValueError, match="holds 2 TensorFlow checkpoints"):
+        read(tmp_path)
+    with pytest.raises(ValueError, match=r"holds 0 blocks; expected .* l2 88"):
+        read(tmp_path / FOLDER / "a")
+
+
+def test_damaged_checkpoints_are_said(tmp_path, calibrated):
+    prefix = tmp_path / FOLDER / "model.ckpt"
+    write(prefix, stored(calibrated, "tiny"))
+    data = prefix.with_name("model.ckpt.data-00000-of-00001")
+    data.write_bytes(data.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="cannot be read as a TensorFlow checkpoint"):
+        read(tmp_path)
+    index = prefix.with_name("model.ckpt.index")
+    index.write_bytes(index.read_bytes()[:100])
+    with pytest.raises(ValueError, match="damaged, cut off or of another kind; fetch it again"):
+        read(tmp_path)

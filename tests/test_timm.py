@@ -1,0 +1,506 @@
+"""timm's checkpoints: against timm itself where it is installed, and against its golden numbers."""
+
+import json
+import pathlib
+import re
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+from unittest import mock
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
+from parity import (
+    STAGES,
+    TOLERANCE,
+    calibrate,
+    compiled,
+    difference,
+    random_images,
+    swap_two_leaves,
+    symmetric_conv,
+)
+from safetensors.numpy import save_file
+
+from encoder import convert, efficientnet, weights
+from encoder.card import Card
+from encoder.efficientnet import EfficientNet
+from encoder.random_weights import random_variables
+from encoder.sources import timm
+from encoder.sources.checkpoint import IMAGENET_MEAN, IMAGENET_STD
+
+GOLDEN = pathlib.Path(__file__).parent / "golden" / "timm_b0.json"
+SIZES = {"b0": (96, 97), "l2": (64, 65)}  # even and odd, near the size of the calibration
+HEAD_WIDTHS = {"b0": 1280, "l2": 5504}
+HALVES = (0.5, 0.5, 0.5)
+Forward = Callable[[weights.Variables, jax.Array], dict[str, jax.Array]]
+LAYERS = {  # ours -> timm's; in blocks by the number of their convolutions
+    "": {"stem_conv": "conv_stem", "stem_bn": "bn1", "head_conv": "conv_head", "head_bn": "bn2"},
+    "plain": {
+        **{"depthwise_conv": "conv_dw", "depthwise_bn": "bn1"},
+        **{"squeeze_excite/reduce": "se.conv_reduce", "squeeze_excite/expand": "se.conv_expand"},
+        **{"project_conv": "conv_pw", "project_bn": "bn2"},
+    },
+    "expanding": {
+        **{"expand_conv": "conv_pw", "expand_bn": "bn1"},
+        **{"depthwise_conv": "conv_dw", "depthwise_bn": "bn2"},
+        **{"squeeze_excite/reduce": "se.conv_reduce", "squeeze_excite/expand": "se.conv_expand"},
+        **{"project_conv": "conv_pwl", "project_bn": "bn3"},
+    },
+}
+LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
+
+
+def timm_tensors(variables: weights.Variables) -> dict[str, np.ndarray]:
+    """All that timm's file holds: our variables by its names, its classifier, its counters."""
+    found = {}
+    for path, leaf in flatten_dict(variables, sep="/").items():
+        layer, name = re.fullmatch(r"[a-z_]+/(.+)/(\w+)", path).groups()
+        layers, prefix = LAYERS[""], ""
+        if match := re.fullmatch(r"stage(\d)_block(\d+)/(.+)", layer):
+            layers = LAYERS["plain" if match[1] == "1" else "expanding"]
+            prefix, layer = f"blocks.{int(match[1]) - 1}.{int(match[2]) - 1}.", match[3]
+        values = np.asarray(leaf)
+        values = values.transpose(3, 2, 0, 1) if values.ndim == 4 else values
+        found[f"{prefix}{layers[layer]}.{LEAVES.get(name, name)}"] = np.array(values, order="C")
+        if name == "mean":
+            found[f"{prefix}{layers[layer]}.num_batches_tracked"] = np.array(0)
+    found["classifier.weight"] = np.zeros((1000, found["bn2.weight"].size), np.float32)
+    found["classifier.bias"] = np.zeros(1000, np.float32)
+    return found
+
+
+def converted(path: pathlib.Path) -> tuple[Card, weights.Variables]:
+    return convert.read(
+        timm.read(path), variant=None, resolution=None, licence="Apache-2.0", terms_of_use=""
+    )
+
+
+def import_timm() -> tuple[Any, Any]:
+    """torch and timm, which imports torchvision for other networks than these."""
+    torch = pytest.importorskip("torch", reason="torch is not installed: the golden test stands in")
+    stub = mock.MagicMock(FrozenBatchNorm2d=type("FrozenBatchNorm2d", (), {}))
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("", ".datasets", ".ops", ".ops.misc", ".transforms", ".transforms.functional"):
+            patch.setitem(sys.modules, f"torchvision{name}", stub)
+        reason = "timm is not installed: the golden test stands in"
+        return torch, pytest.importorskip("timm", reason=reason)
+
+
+def timm_network(variant: str, variables: weights.Variables) -> Any:
+    """timm's own network with our variables in it; made without any, so that it holds them once."""
+    torch, reference = import_timm()
+    with torch.device("meta"):
+        network = reference.create_model(f"tf_efficientnet_{variant}", pretrained=False)
+    tensors = timm_tensors(variables)
+    state = {name: torch.from_numpy(values) for name, values in tensors.items()}
+    network.load_state_dict(state, strict=True, assign=True)
+    return network.eval()
+
+
+def timm_forward(network: Any, images: np.ndarray) -> dict[str, np.ndarray]:
+    """Every stage's output, [batch height width channel]."""
+    import torch
+
+    found = {}
+
+    def keep(name: str) -> Callable:
+        def hook(layer, inputs, output):
+            found[name] = output.permute(0, 2, 3, 1).numpy().copy()
+
+        return hook
+
+    layers = {"stem": network.bn1, "head_map": network.bn2}
+    layers |= {f"stage{i}": stage for i, stage in enumerate(network.blocks, start=1)}
+    hooks = [layer.register_forward_hook(keep(name)) for name, layer in layers.items()]
+    with torch.inference_mode():
+        network(torch.from_numpy(np.array(images)).permute(0, 3, 1, 2))
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+class Case(NamedTuple):
+    variant: str
+    calibrated: weights.Variables  # what was put into timm's network
+    network: Any
+    folder: pathlib.Path
+    model: EfficientNet
+    forward: Forward
+    converted: weights.Variables  # what the reader got out of timm's file
+
+
+@pytest.fixture(scope="module", params=["b0", "l2"])
+def case(request, tmp_path_factory) -> Iterator[Case]:
+    """Calibrated weights put into timm, saved by it, and read; of L2, 1.9 GB, three copies."""
+    import_timm()
+    from safetensors.torch import save_file
+
+    variant = request.param
+    model = EfficientNet(variant, HEAD_WIDTHS[variant])
+    variables = jax.device_put(random_variables(model, seed=0))
+    variables = calibrate(model, variables, random_images(SIZES[variant][0], batch=8, seed=1))
+    network = timm_network(variant, variables)
+    folder = tmp_path_factory.mktemp(variant)
+    file = folder / f"tf_efficientnet_{variant}.ns_jft_in1k.safetensors"
+    save_file(network.state_dict(), file)
+    card, found = converted(file)
+    file.unlink()
+    assert (card.variant, card.head_width) == (variant, HEAD_WIDTHS[variant])
+    yield Case(variant, variables, network, folder, model, compiled(model), found)
+
+
+def test_every_leaf_arrives(case):
+    expected = flatten_dict(case.calibrated, sep="/")
+    found = flatten_dict(case.converted, sep="/")
+    assert found.keys() == expected.keys()
+    for path, leaf in expected.items():
+        assert np.array_equal(found[path], leaf), path
+
+
+@pytest.mark.parametrize("zip_format", [True, False], ids=["zip", "legacy"])
+def test_every_leaf_arrives_from_files_of_torch(case, zip_format):
+    import torch
+
+    file = case.folder / f"tf_efficientnet_{case.variant}_ns-00000000.pth"
+    torch.save(case.network.state_dict(), file, _use_new_zipfile_serialization=zip_format)
+    leaves = timm.read(file).leaves
+    expected = flatten_dict(case.calibrated, sep="/")
+    assert leaves.keys() == expected.keys()
+    for path, leaf in leaves.items():
+        assert np.array_equal(leaf.read(), expected[path]), path
+    file.unlink()
+
+
+@pytest.mark.parametrize("parity", [0, 1], ids=["even", "odd"])
+def test_every_stage_agrees_with_timm(case, parity, record_property):
+    images = random_images(SIZES[case.variant][parity], batch=2, seed=2)
+    ours = case.forward(case.converted, images)
+    theirs = timm_forward(case.network, images)
+    differences = {name: difference(ours[name], theirs[name]) for name in STAGES}
+    numbers = " ".join(f"{name}={value:.1e}" for name, value in differences.items())
+    record_property(f"parity {case.variant} {images.shape[1]}", numbers)
+    print(f"\nparity with timm, {case.variant} at {images.shape[1]}: {numbers}")
+    assert max(differences.values()) < TOLERANCE, numbers
+    for name in ("pooled", "own_head"):  # the signal is alive
+        assert difference(ours[name][0], ours[name][1]) > 0.1
+    wrong = case.forward(swap_two_leaves(case.converted), images)
+    assert difference(wrong["head_map"], theirs["head_map"]) > 1000 * TOLERANCE
+
+
+def mistakes(
+    model: EfficientNet, forward: Forward, variables: weights.Variables, images: jax.Array
+) -> Iterator[tuple[str, dict[str, jax.Array]]]:
+    """What a wrong port would say: name of the mistake and all intermediates."""
+    yield "one leaf swapped", forward(swap_two_leaves(variables), images)
+    symmetric = model.clone(conv_general_dilated=symmetric_conv)
+    yield "symmetric padding", compiled(symmetric)(variables, images)
+    plain = model.clone(conv_general_dilated=jax.lax.conv_general_dilated)  # compiles sooner
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(efficientnet, "BATCH_NORM_EPSILON", 1e-5)
+        yield "epsilon 1e-5", compiled(plain)(variables, images)
+
+
+@pytest.mark.parametrize("case", ["b0"], indirect=True)
+def test_parity_finds_deliberate_mistakes(case, record_property):
+    images = random_images(SIZES[case.variant][0], batch=2, seed=2)
+    right = timm_forward(case.network, images)["head_map"]
+    for mistake, wrong in mistakes(case.model, case.forward, case.converted, images):
+        found = difference(wrong["head_map"], right)
+        record_property(mistake, found)
+        print(f"\n{mistake}: {found:.1e}")
+        assert found > 1000 * TOLERANCE, mistake
+
+
+def live_variables() -> weights.Variables:
+    """B0's, alike on every machine: nothing in them is calibrated, and no two leaves are alike."""
+    leaves = flatten_dict(random_variables(EfficientNet("b0", HEAD_WIDTHS["b0"])), sep="/")
+    ranges = {"scale": (0.2, 0.45), "bias": (-0.1, 0.1), "mean": (-0.1, 0.1), "var": (0.05, 0.2)}
+    for path, leaf in leaves.items():
+        if (name := path.split("/")[-1]) in ranges:
+            low, high = ranges[name]
+            generator = np.random.Generator(np.random.SFC64(zlib.crc32(path.encode())))
+            values = low + (high - low) * generator.random(leaf.shape)
+            leaves[path] = values.astype(np.float32)
+    return unflatten_dict(leaves, sep="/")
+
+
+def statistics(stages: dict[str, np.ndarray]) -> dict[str, dict[str, Any]]:
+    """Of every stage: the mean, standard deviation and largest size, and seven of its values."""
+    found = {}
+    for name in STAGES:
+        values = np.asarray(stages[name], np.float64)
+        places = np.linspace(0, values.size - 1, 7).astype(int)
+        numbers = {"mean": values.mean(), "std": values.std(), "max": np.abs(values).max()}
+        found[name] = {key: float(number) for key, number in numbers.items()}
+        found[name]["values"] = values.ravel()[places].tolist()
+    return found
+
+
+def departure(found: dict[str, dict[str, Any]], golden: dict[str, dict[str, Any]]) -> float:
+    """Largest difference of any statistic, relative to the largest value of its stage."""
+    return max(
+        np.max(np.abs(np.subtract(found[name][key], golden[name][key]))) / golden[name]["max"]
+        for name in STAGES
+        for key in ("mean", "std", "max", "values")
+    )
+
+
+def test_b0_agrees_with_the_golden_numbers_of_timm(tmp_path, record_property):
+    golden = json.loads(GOLDEN.read_text())
+    file = tmp_path / "tf_efficientnet_b0.in1k.safetensors"
+    save_file(timm_tensors(live_variables()), file)
+    card, variables = converted(file)
+    model = weights.model_for(card)
+    forward = compiled(model)
+    for size in SIZES["b0"]:
+        images = random_images(size, batch=2, seed=2)
+        out = forward(variables, images)
+        found = departure(statistics(out), golden[str(size)])
+        record_property(f"golden b0 {size}", found)
+        print(f"\ngolden of timm, b0 at {size}: {found:.1e}")
+        assert found < TOLERANCE
+        assert difference(out["own_head"][0], out["own_head"][1]) > 0.01  # the signal is alive
+        assert all(0.1 < np.std(out[name]) < 10 for name in STAGES)
+
+    images = random_images(SIZES["b0"][0], batch=2, seed=2)
+    for mistake, wrong in mistakes(model, forward, variables, images):
+        found = departure(statistics(wrong), golden[str(SIZES["b0"][0])])
+        record_property(f"golden, {mistake}", found)
+        print(f"\ngolden, {mistake}: {found:.1e}")
+        assert found > 100 * TOLERANCE, mistake
+
+
+def write(
+    folder: pathlib.Path,
+    name: str = "tf_efficientnet_b0.in1k.safetensors",
+    tensors: dict[str, np.ndarray] | None = None,
+    config: Any = None,
+) -> pathlib.Path:
+    """A file of safetensors, by default of one leaf, and config.json where one is given."""
+    folder.mkdir(exist_ok=True)
+    stem = {"conv_stem.weight": np.zeros((32, 3, 3, 3), np.float32)}
+    save_file(stem if tensors is None else tensors, folder / name)
+    if config is not None:
+        (folder / "config.json").write_text(json.dumps(config))
+    return folder / name
+
+
+def configuration(architecture: str, tag: str, side: int = 224, **changed: Any) -> dict[str, Any]:
+    """As timm writes it on the Hub."""
+    given = {"tag": tag, "input_size": [3, side, side], "mean": [*HALVES], "std": [0.1, 0.2, 0.3]}
+    return {"architecture": architecture, "num_classes": 1000, "pretrained_cfg": given | changed}
+
+
+B0 = configuration("tf_efficientnet_b0", "in1k")
+
+
+def test_layers_change_their_names_and_kernels_their_layout(tmp_path):
+    expected = {  # timm's name -> ours, its shape, ours
+        "conv_stem.weight": ("params/stem_conv/kernel", (32, 3, 5, 7), (5, 7, 3, 32)),
+        "bn1.weight": ("params/stem_bn/scale", (32,), (32,)),
+        "bn1.running_var": ("batch_stats/stem_bn/var", (32,), (32,)),
+        "conv_head.weight": ("params/head_conv/kernel", (64, 32, 1, 1), (1, 1, 32, 64)),
+        "bn2.bias": ("params/head_bn/bias", (64,), (64,)),
+    }
+    block = "stage1_block1"
+    for name, ours, theirs, shape in (
+        ("conv_dw.weight", f"params/{block}/depthwise_conv/kernel", (8, 1, 3, 5), (3, 5, 1, 8)),
+        ("bn1.bias", f"params/{block}/depthwise_bn/bias", (8,), (8,)),
+        ("se.conv_reduce.bias", f"params/{block}/squeeze_excite/reduce/bias", (2,), (2,)),
+        ("conv_pw.weight", f"params/{block}/project_conv/kernel", (4, 8, 1, 1), (1, 1, 8, 4)),
+        ("bn2.weight", f"params/{block}/project_bn/scale", (4,), (4,)),
+    ):
+        expected[f"blocks.0.0.{name}"] = (ours, theirs, shape)
+    block = "stage6_block11"
+    for name, ours, theirs, shape in (
+        ("conv_pw.weight", f"params/{block}/expand_conv/kernel", (24, 4, 1, 1), (1, 1, 4, 24)),
+        ("bn1.weight", f"params/{block}/expand_bn/scale", (24,), (24,)),
+        ("conv_dw.weight", f"params/{block}/depthwise_conv/kernel", (24, 1, 5, 5), (5, 5, 1, 24)),
+        ("bn2.running_mean", f"batch_stats/{block}/depthwise_bn/mean", (24,), (24,)),
+        ("se.conv_expand.bias", f"params/{block}/squeeze_excite/expand/bias", (24,), (24,)),
+        ("conv_pwl.weight", f"params/{block}/project_conv/kernel", (6, 24, 1, 1), (1, 1, 24, 6)),
+        ("bn3.bias", f"params/{block}/project_bn/bias", (6,), (6,)),
+    ):
+        expected[f"blocks.5.10.{name}"] = (ours, theirs, shape)
+    rng = np.random.default_rng(0)
+    tensors = {
+        name: rng.normal(size=theirs).astype(np.float32)
+        for name, (_, theirs, _) in expected.items()
+    }
+    leaves = timm.read(write(tmp_path, tensors=tensors)).leaves
+    assert {leaf.name: (path, leaf.shape) for path, leaf in leaves.items()} == {
+        name: (ours, shape) for name, (ours, _, shape) in expected.items()
+    }
+    for leaf in leaves.values():
+        values = tensors[leaf.name]
+        if values.ndim == 4:
+            values = np.moveaxis(values, (0, 1), (3, 2))
+        assert np.array_equal(leaf.read(), values), leaf.name
+
+
+def test_what_is_left_out_is_listed(tmp_path):
+    checkpoint = timm.read(write(tmp_path, tensors=timm_tensors(live_variables())))
+    assert sorted(checkpoint.dropped) == [
+        "classifier.bias",
+        "classifier.weight",
+        "num_batches_tracked of 49 BatchNorms",
+    ]
+    assert checkpoint.origin == "timm tf_efficientnet_b0.in1k, tf_efficientnet_b0.in1k.safetensors"
+    assert checkpoint.preset == "imagenet"
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_half_precision_becomes_float32(tmp_path, dtype):
+    values = np.arange(8).astype(dtype)
+    file = write(tmp_path, tensors={"bn1.bias": values})
+    found = timm.read(file).leaves["params/stem_bn/bias"].read()
+    assert found.dtype == np.float32 and np.array_equal(found, np.arange(8))
+
+
+@pytest.mark.parametrize(
+    ("name", "normalisation", "resolution", "training_data"),
+    [
+        ("tf_efficientnet_l2_ns_475-bebbd00a", "imagenet", 475, "JFT-300M by Noisy Student"),
+        ("tf_efficientnet_l2.ns_jft_in1k_475", "imagenet", 475, "JFT-300M by Noisy Student"),
+        ("tf_efficientnet_l2.ns_jft_in1k", "imagenet", None, "JFT-300M by Noisy Student"),
+        ("tf_efficientnet_b7_ap-ddb28fec", "advprop", None, "AdvProp"),
+        ("tf_efficientnet_b7.ap_in1k", "advprop", None, "AdvProp"),
+        ("tf_efficientnet_b3_ap", "advprop", None, "AdvProp"),
+        ("tf_efficientnet_b5_ra-9a3e5369", "imagenet", None, "RandAugment"),
+        ("tf_efficientnet_b0.aa_in1k", "imagenet", None, "AutoAugment"),
+        ("tf_efficientnet_b0-0af12548", "imagenet", None, "ImageNet-1k.$"),
+        ("tf_efficientnet_b0.in1k", "imagenet", None, "ImageNet-1k.$"),
+        ("tf_efficientnet_b0.chexpert", "imagenet", None, "Not known: .* 'chexpert'"),
+    ],
+)
+def test_without_config_the_name_says_what_it_is(
+    tmp_path, name, normalisation, resolution, training_data
+):
+    checkpoint = timm.read(write(tmp_path, f"{name}.safetensors"))
+    expected = (IMAGENET_MEAN, IMAGENET_STD) if normalisation == "imagenet" else (HALVES, HALVES)
+    assert (checkpoint.mean, checkpoint.std) == expected
+    assert checkpoint.resolution == resolution
+    assert re.search(training_data, checkpoint.training_data)
+
+
+def test_config_says_what_it_is(tmp_path):
+    config = configuration("tf_efficientnet_l2", "ns_jft_in1k_475", 475)
+    for name in ("model.safetensors", "tf_efficientnet_l2_ns-df73bb44.safetensors"):
+        checkpoint = timm.read(write(tmp_path, name, config=config))
+        assert checkpoint.origin == f"timm tf_efficientnet_l2.ns_jft_in1k_475, {name}"
+        assert (checkpoint.mean, checkpoint.std) == (HALVES, (0.1, 0.2, 0.3))
+        assert checkpoint.resolution == 475
+        assert "Noisy Student" in checkpoint.training_data
+
+
+def test_a_config_without_tag_lets_the_folder_say_it(tmp_path):
+    config = configuration("tf_efficientnet_b0", "")
+    for folder, expected in (
+        ("tf_efficientnet_b0.ns_jft_in1k", "Noisy Student"),
+        ("0b36ae9", "Not known"),
+    ):
+        file = write(tmp_path / folder, "model.safetensors", config=config)
+        assert expected in timm.read(file).training_data
+
+
+def test_a_folder_of_the_hub(tmp_path):
+    (tmp_path / "pytorch_model.bin").write_bytes(b"none")
+    write(tmp_path, "model.safetensors", config=B0)
+    assert timm.read(tmp_path).origin == "timm tf_efficientnet_b0.in1k, model.safetensors"
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"pytorch_model.bin cannot be read"):
+        timm.read(tmp_path)
+    (tmp_path / "pytorch_model.bin").unlink()
+    with pytest.raises(FileNotFoundError, match=r"neither model.safetensors nor pytorch_model.bin"):
+        timm.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "efficientnet_b0.ra_in1k",  # the very same leaves, but padded and normalised otherwise
+        "efficientnet_b0_ra-3dd342df",
+        "tf_efficientnet_b8.ra_in1k",
+        "tf_efficientnet_lite0.in1k",
+        "tf_efficientnet_cc_b0_4e.in1k",
+        "tf_efficientnetv2_s.in1k",
+    ],
+)
+def test_other_efficientnets_are_refused_by_name(tmp_path, name):
+    architecture, _, tag = name.partition(".")
+    with pytest.raises(ValueError, match=f"is {architecture[:15]}.*silently wrong"):
+        timm.read(write(tmp_path, f"{name}.safetensors"))
+    config = configuration(architecture, tag)
+    with pytest.raises(ValueError, match=f"is {architecture}.*silently wrong"):
+        timm.read(write(tmp_path, "model.safetensors", config=config))
+    with pytest.raises(ValueError, match="silently wrong"):  # a name that contradicts its config
+        timm.read(write(tmp_path, f"{name}.safetensors", config=B0))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "resnet50-0676ba61.safetensors"])
+def test_a_file_of_which_nothing_says_what_it_is_is_refused(tmp_path, name):
+    with pytest.raises(ValueError, match=r"nothing says which network .* name it was published by"):
+        timm.read(write(tmp_path, name))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        [],
+        {},
+        {"architectures": ["ResNet"]},
+        {"architecture": "tf_efficientnet_b0", "pretrained_cfg": {}},
+        configuration("tf_efficientnet_b0", "in1k", mean=[0.5]),
+        configuration("tf_efficientnet_b0", "in1k", mean="none"),
+        configuration("tf_efficientnet_b0", "in1k", input_size=[3, 224, 240]),
+        configuration("tf_efficientnet_b0", "in1k", input_size=224),
+    ],
+)
+def test_a_config_that_is_not_of_timm_is_refused(tmp_path, config):
+    with pytest.raises(ValueError, match=r"config.json is not timm's"):
+        timm.read(write(tmp_path, config=config))
+
+
+def test_broken_safetensors_are_refused(tmp_path):
+    file = write(tmp_path)
+    whole = file.read_bytes()
+    for broken in (
+        b"",
+        whole[:7],
+        whole[:40],
+        whole[:-1],
+        b"\xff" * 8 + whole[8:],
+        b"version http",
+    ):
+        file.write_bytes(broken)
+        with pytest.raises(ValueError, match=r"cannot be read: .* fetch it again"):
+            timm.read(file)
+
+
+def test_what_does_not_fit_is_named(tmp_path):
+    tensors = timm_tensors(live_variables())
+    del tensors["blocks.3.1.bn2.bias"]
+    tensors["blocks.3.1.conv_rep.weight"] = np.ones((1, 2, 3, 4), np.float32)
+    tensors["bn1.weight"] = np.ones(31, np.float32)
+    with pytest.raises(ValueError, match="3 of 309 leaves") as error:
+        converted(write(tmp_path, tensors=tensors))
+    for problem in (
+        "missing: params/stage4_block2/depthwise_bn/bias",
+        "not expected: blocks.3.1.conv_rep.weight",
+        "shape: params/stem_bn/scale is (31,), expected (32,) (there: bn1.weight)",
+    ):
+        assert problem in str(error.value)
+    resnet = {"conv1.weight": np.ones((64, 3, 7, 7), np.float32)}
+    with pytest.raises(ValueError, match="none of the EfficientNets"):
+        converted(write(tmp_path, tensors=resnet))
+    with pytest.raises(ValueError, match=r"bn1.weight is I8, expected one of F32, F16"):
+        timm.read(write(tmp_path, tensors={"bn1.weight": np.ones(32, np.int8)}))
+    with pytest.raises(ValueError, match=r"expected one of .safetensors, .pth, .pt, .bin"):
+        timm.read(tmp_path / "tf_efficientnet_b0.onnx")
+    with pytest.raises(FileNotFoundError):
+        timm.read(tmp_path / "tf_efficientnet_b1.safetensors")
