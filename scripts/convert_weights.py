@@ -124,6 +124,7 @@ def read(source: str, path: pathlib.Path, output: pathlib.Path | None) -> tuple[
             terms_of_use=kind.terms_of_use,
             progress=lambda leaves: tqdm(leaves, unit=" arrays", leave=False),
         )
+        del checkpoint  # and with it what it holds open
     if source == "elixr_c":
         difference = elixr_c_check.compare(card, variables, film, expected)
         print(f"the original's features, from PNG on: the same within {difference:.1e}")

@@ -2,6 +2,7 @@
 
 import io
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import pytest
@@ -46,7 +47,7 @@ def png_of(path) -> bytes:
 def test_embedding_dicoms_gives_the_originals_features(
     live, save, depth, tmp_path, monkeypatch, record_property
 ):
-    monkeypatch.setattr(saved_model, "run", saved_model.run_here)  # without a process: quicker
+    monkeypatch.setattr(saved_model, "process", lambda: ThreadPoolExecutor(1))
     arguments = {"use_resource": True} if save is save_1 else {}
     save(tmp_path / "saved_model", live, Style(depth=depth), **arguments)
     card, variables = convert.read(

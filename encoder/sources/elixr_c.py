@@ -5,6 +5,7 @@ BatchNorm and bias of an EfficientNet depends on the one before, so the graph al
 compared with the network's own, step by step, it names every variable. Nothing is run for that.
 """
 
+import functools
 import math
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -45,6 +46,15 @@ class Step(NamedTuple):
     variables: dict[str, Op]
 
 
+class Description(NamedTuple):
+    """What a SavedModel's graph says: leaf -> (key of its values, their shape), and the rest."""
+
+    values: dict[str, tuple[str, tuple[int, ...]]]
+    dropped: list[str]
+    resolution: int
+    preset: str
+
+
 def read(path: pathlib.Path) -> Checkpoint:
     """Reads the folder of a SavedModel, without running any of it.
 
@@ -56,42 +66,47 @@ def read(path: pathlib.Path) -> Checkpoint:
         FileNotFoundError: it is no SavedModel.
         ValueError: it is damaged, or does not do what ELIXR-C does.
     """
-    import tensorflow as tf
+    with saved_model.process() as process:
+        found = saved_model.ask(process, describe, path)
+    values_process = functools.cache(saved_model.process)  # from the first array on
 
-    with saved_model.explained(path, MODEL):
-        program = saved_model.trace(saved_model.meta_graph(path), OUTPUT)
-        resolution, preset = image_preparation(program)
-        reader = tf.train.load_checkpoint(str(path / saved_model.PREFIX))
-        shapes = reader.get_variable_to_shape_map()
-        leaves = {}
-        for name, op in match(program, resolution).items():
-            key = program.keys.get(op.variable)
-            if shapes.get(key) != [*op.shape]:
-                raise ValueError(f"{op} {op.shape} is saved as {key!r} {shapes.get(key)}")
-            leaves[name] = _leaf(path, reader, key, op.shape, turned="depthwise_conv" in name)
-    kept = {leaf.name for leaf in leaves.values()}
+    def leaf(name: str, key: str, shape: tuple[int, ...]) -> Leaf:
+        turned = "depthwise_conv" in name  # in TensorFlow [h w channel 1]
+
+        def values() -> np.ndarray:
+            array = saved_model.ask(values_process(), saved_model.value, path, key, MODEL)
+            return array.swapaxes(2, 3) if turned else array
+
+        return Leaf(key, (*shape[:2], shape[3], shape[2]) if turned else shape, values)
+
     return Checkpoint(
         origin=f"elixr-c {path.name}",
-        leaves=leaves,
-        dropped=sorted(shapes.keys() - kept - {"_CHECKPOINTABLE_OBJECT_GRAPH"}),
-        preset=preset,
+        leaves={name: leaf(name, *where) for name, where in found.values.items()},
+        dropped=found.dropped,
+        preset=found.preset,
         mean=(0.0, 0.0, 0.0),
         std=(1.0, 1.0, 1.0),
-        resolution=resolution,
+        resolution=found.resolution,
         training_data="821,544 chest X-rays from India and the US, abnormal against normal "
         "(Sellergren et al., Radiology 2022).",
     )
 
 
-def _leaf(path: pathlib.Path, reader: Any, key: str, shape: tuple[int, ...], turned: bool) -> Leaf:
-    """An unread array; `turned` is a depthwise kernel, in TensorFlow [h w channel 1]."""
-
-    def values() -> np.ndarray:
-        with saved_model.explained(path, MODEL):
-            array = np.asarray(reader.get_tensor(key), np.float32)
-        return array.swapaxes(2, 3) if turned else array
-
-    return Leaf(key, (*shape[:2], shape[3], shape[2]) if turned else shape, values)
+def describe(path: pathlib.Path) -> Description:
+    """What `read` finds out. For a `saved_model.process`."""
+    with saved_model.explained(path, MODEL):
+        program = saved_model.trace(saved_model.meta_graph(path), OUTPUT)
+        resolution, preset = image_preparation(program)
+        shapes = saved_model.checkpoint_reader(path).get_variable_to_shape_map()
+        values = {}
+        for name, op in match(program, resolution).items():
+            key = program.keys.get(op.variable)
+            if shapes.get(key) != [*op.shape]:
+                raise ValueError(f"{op} {op.shape} is saved as {key!r} {shapes.get(key)}")
+            values[name] = key, op.shape
+        kept = {key for key, _ in values.values()}
+        dropped = sorted(shapes.keys() - kept - {"_CHECKPOINTABLE_OBJECT_GRAPH"})
+        return Description(values, dropped, resolution, preset)
 
 
 def run(path: pathlib.Path, png: bytes) -> Float32[np.ndarray, "h w width"]:
@@ -102,10 +117,12 @@ def run(path: pathlib.Path, png: bytes) -> Float32[np.ndarray, "h w width"]:
         png: a grey PNG file of 8 or 16 bits.
 
     Raises:
-        FileNotFoundError, ValueError, ChildProcessError: as `saved_model.run` does.
+        FileNotFoundError, ValueError: as `saved_model.run` does.
+        ChildProcessError: TensorFlow was killed.
     """
     features = {"image/encoded": png, "image/format": b"png"}
-    found = saved_model.run(path, features, OUTPUT, MODEL)
+    with saved_model.process() as process:
+        found = saved_model.ask(process, saved_model.run, path, features, OUTPUT, MODEL)
     return found.reshape(found.shape[-3:]).astype(np.float32)
 
 

@@ -7,13 +7,16 @@ ever run that one output needs, and only if it consists of what image networks n
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import multiprocessing
 import os
 import pathlib
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float32
 
 PREFIX = "variables/variables"  # of the files with the values
 VARIABLES = ("VarHandleOp", "VariableV2")
@@ -88,10 +91,36 @@ class Program(NamedTuple):
     keys: dict[str, str]
 
 
+def process() -> concurrent.futures.Executor:
+    """A process for TensorFlow, which takes 0.5 GB and keeps what memory it has once had.
+
+    It ends with the last reference to it.
+    """
+    spawn = multiprocessing.get_context("spawn")
+    return concurrent.futures.ProcessPoolExecutor(1, spawn, _frugal_tensorflow)
+
+
+def ask(process: concurrent.futures.Executor, function: Callable, *arguments: Any) -> Any:
+    """What a function returns or raises, in a process of TensorFlow.
+
+    Raises:
+        ChildProcessError: the process was killed.
+    """
+    try:
+        return process.submit(function, *arguments).result()
+    except concurrent.futures.process.BrokenProcessPool:
+        raise ChildProcessError("TensorFlow was killed; L2 needs 4.2 GB of memory") from None
+
+
+def _frugal_tensorflow() -> None:
+    os.environ["TF_ENABLE_ONEDNN_OPTS"] = "0"  # with it, L2 takes 0.4 GB more
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
 def run(path: pathlib.Path, features: dict[str, bytes], output: str, model: str) -> np.ndarray:
     """What a SavedModel gives for one tf.Example, with an axis of batches if it has one.
 
-    In a process of its own, for TensorFlow keeps what memory it has once had: 4 GB of L2.
+    Of the SavedModel, it runs only what `trace` found and allowed. For a `process`.
 
     Args:
         path: the folder of the SavedModel.
@@ -102,25 +131,8 @@ def run(path: pathlib.Path, features: dict[str, bytes], output: str, model: str)
     Raises:
         FileNotFoundError: it is no SavedModel.
         ValueError: it is damaged, or might do what no image network does.
-        ChildProcessError: the process was killed.
     """
-    spawn = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(1, spawn, _frugal_tensorflow) as process:
-        try:
-            return process.submit(run_here, path, features, output, model).result()
-        except concurrent.futures.process.BrokenProcessPool:
-            raise ChildProcessError(
-                f"TensorFlow was killed while it ran {path}; L2 needs 4.1 GB of memory"
-            ) from None
-
-
-def _frugal_tensorflow() -> None:
-    os.environ["TF_ENABLE_ONEDNN_OPTS"] = "0"  # with it, L2 takes 0.4 GB more
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
-
-def run_here(path: pathlib.Path, features: dict[str, bytes], output: str, model: str) -> np.ndarray:
-    """`run` in this process. Of the SavedModel, it runs only what `trace` found and allowed."""
+    sys.modules.setdefault("jax", None)  # or TensorFlow imports it: 0.1 GB
     import tensorflow as tf
 
     example = tf.train.Example()
@@ -147,6 +159,24 @@ def run_here(path: pathlib.Path, features: dict[str, bytes], output: str, model:
         batch = [example.SerializeToString()]
         single = session.graph.get_tensor_by_name(program.input).shape.rank == 0
         return session.run(program.output, {program.input: batch[0] if single else batch})
+
+
+@functools.cache
+def checkpoint_reader(path: pathlib.Path) -> Any:
+    """TensorFlow's reader of the values of a SavedModel."""
+    import tensorflow as tf
+
+    return tf.train.load_checkpoint(str(path / PREFIX))
+
+
+def value(path: pathlib.Path, key: str, model: str) -> Float32[np.ndarray, "..."]:
+    """One array of a SavedModel. For a `process`.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    with explained(path, model):
+        return np.asarray(checkpoint_reader(path).get_tensor(key), np.float32)
 
 
 @contextlib.contextmanager
