@@ -7,6 +7,7 @@ python scripts/convert_weights.py --describe bundles/l2               prints its
 """
 
 import dataclasses
+import os
 import pathlib
 import sys
 import time
@@ -146,7 +147,8 @@ def table(card: Any) -> str:
 
 
 def guarded(arguments: list[str]) -> None:
-    logging.set_verbosity(logging.WARNING)  # Orbax informs at length
+    logging.set_verbosity(logging.WARNING)  # Orbax informs at length,
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # and so does TensorFlow
     if arguments[1:]:
         sys.exit(f"error: {arguments[1]!r} is no flag; --help lists them")
     try:
