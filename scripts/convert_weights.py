@@ -148,7 +148,7 @@ def table(card: Any) -> str:
 
 def guarded(arguments: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)  # Orbax informs at length,
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # and so does TensorFlow
+    os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "2", "TF_ENABLE_ONEDNN_OPTS": "0"}  # so does TensorFlow
     if arguments[1:]:
         sys.exit(f"error: {arguments[1]!r} is no flag; --help lists them")
     try:
