@@ -5,6 +5,7 @@ Whatever reads weights ends in `merge`, which names every leaf that does not fit
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -116,6 +117,7 @@ def save_bundle(path: str | os.PathLike, variables: Variables, card: Card) -> Ca
 
     Raises:
         FileExistsError: `path` exists.
+        OSError: it cannot be written, or the disk is full.
         ValueError: the variables are not those of the card's network.
     """
     from orbax import checkpoint as ocp  # 0.7 s that only those who need it pay
@@ -135,6 +137,10 @@ def save_bundle(path: str | os.PathLike, variables: Variables, card: Card) -> Ca
         )
         (partial / CARD).write_text(json.dumps(dataclasses.asdict(card), indent=2) + "\n")
         partial.rename(path)
+    except ValueError as error:  # how Orbax reports a full disk
+        if os.strerror(errno.ENOSPC) in str(error):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return card

@@ -1,6 +1,6 @@
 """Published checkpoints to weights bundles, strictly: every array is accounted for.
 
-python scripts/convert_weights.py --from timm --input model.safetensors --output bundles/l2
+python scripts/convert_weights.py --from timm --input tf_efficientnet_l2_ns.pth --output bundles/l2
 python scripts/convert_weights.py --from hf:timm/tf_efficientnet_l2.ns_jft_in1k --output bundles/l2
 python scripts/convert_weights.py --from orbax --input bundles/l2     verifies a bundle
 python scripts/convert_weights.py --describe bundles/l2               prints its card

@@ -42,10 +42,13 @@ def read(path: pathlib.Path) -> Checkpoint:
     """Reads a `.weights.h5` file, or the folder of an unpacked `.keras` file.
 
     Raises:
+        FileNotFoundError: it is not there.
         ValueError: it is no such file, is damaged, or refers to other files.
     """
     packed = path.is_dir()
     file = path / "model.weights.h5" if packed else path
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} not found: expected a file .weights.h5 or .keras of Keras")
     try:
         layers = _layers(h5py.File(file))
         config = json.loads((path / "config.json").read_text()) if packed else None
