@@ -48,14 +48,14 @@ def convert() -> None:
         return print(table(load_card(DESCRIBE.value)))
     jax.config.update("jax_platforms", "cpu")  # everywhere the same numbers, and room enough
     start = time.monotonic()
-    source, path, origin = find_source()
     output = pathlib.Path(OUTPUT.value).expanduser().absolute() if OUTPUT.value else None
-    if output is None and source != "orbax":
-        raise ValueError("--output is missing: the folder of the new bundle")
     if output and output.exists():
         raise FileExistsError(f"{output} exists already: remove it or choose another name")
+    source, path, origin = find_source()
     if output:
         output.parent.mkdir(parents=True, exist_ok=True)
+    elif source != "orbax" or DTYPE.value or PROJECTION.value:
+        raise ValueError("--output is missing: the folder of the new bundle")
     card, variables = read(source, path, output)
     if origin:
         card = dataclasses.replace(card, source=f"{card.source}, from {origin}")

@@ -187,6 +187,7 @@ def damaged(published: pathlib.Path, folder: pathlib.Path, how: str) -> pathlib.
         ("whole", ["--variant=l2"], "asked for variant l2, but it is b0"),
         ("whole", ["--projection=gaussian"], "expected orthonormal:SEED"),
         ("whole", ["--output="], "--output is missing"),
+        ("whole", ["--output=", "--from=orbax", "--dtype=bfloat16"], "--output is missing"),
         ("whole", ["--output=.."], "exists already: remove it or choose another name"),
         ("whole", ["--from=tf"], "expected a Noisy Student checkpoint"),
         ("whole", ["--from=keras"], "cannot be read as Keras 3 weights"),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -141,6 +142,16 @@ def test_a_save_that_fails_leaves_nothing(tmp_path, variables, card, monkeypatch
 
     monkeypatch.setattr(weights.json, "dumps", full)
     with pytest.raises(OSError, match="disk full"):
+        weights.save_bundle(tmp_path / "bundle", variables, card)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_disk_that_is_too_small_is_said_before_anything_is_written(
+    tmp_path, variables, card, monkeypatch
+):
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(weights.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(OSError, match=r"bundle needs 0.00 GB, its disk has 0.00 GB left"):
         weights.save_bundle(tmp_path / "bundle", variables, card)
     assert not [*tmp_path.iterdir()]
 
