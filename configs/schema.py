@@ -40,7 +40,11 @@ class EncoderConfig:
     preset: str | None = knob(
         None, "how films are prepared: cxr_foundation, imagenet, ...; unset: what the card says"
     )
-    dtype: str = knob("bfloat16", "precision of the network's arithmetic: bfloat16 or float32")
+    dtype: str | None = knob(
+        None,
+        "precision of the network's arithmetic: bfloat16 or float32; unset: float32 on CPU, where "
+        "it is the faster one, else bfloat16",
+    )
     seed: int = knob(0, "seed of weights=random")
     model_parallel: int = knob(1, "devices that share one copy of the weights; 1: one copy each")
 

@@ -66,7 +66,7 @@ class Card:
         if self.variant not in VARIANTS:
             raise ValueError(f"card: variant is {self.variant!r}, expected one of {[*VARIANTS]}")
         offered = embedding_widths(self.variant, self.head_width, self.projection is not None)
-        if self.embeddings != offered:
+        if [*self.embeddings.items()] != [*offered.items()]:  # the first is the default
             raise ValueError(
                 f"card: embeddings are {self.embeddings}, but {self.variant} with head_width="
                 f"{self.head_width} and projection={self.projection} offers {offered}: correct "

@@ -36,8 +36,8 @@ class Source(NamedTuple):
 
 
 SOURCES = {
-    "timm": Source(timm.read, "Apache-2.0"),
-    "keras": Source(keras.read, "Apache-2.0"),
+    "timm": Source(timm.read, "Apache-2.0 as published by timm; of others' weights, theirs"),
+    "keras": Source(keras.read, "Apache-2.0 as published by Keras; of others' weights, theirs"),
     "tf": Source(tf.read, "Apache-2.0"),
     "elixr_c": Source(
         elixr_c.read,
@@ -61,7 +61,8 @@ def variant_of(leaves: Mapping[str, Any], origin: str) -> str:
     """
     blocks, widths = [0] * len(STAGES), [0] * len(STAGES)
     for path, leaf in leaves.items():
-        if match := re.fullmatch(r"params/stage([1-7])_block\d+/project_conv/kernel", path):
+        match = re.fullmatch(r"params/stage([1-7])_block\d+/project_conv/kernel", path)
+        if match and leaf.shape:
             blocks[int(match[1]) - 1] += 1
             widths[int(match[1]) - 1] = leaf.shape[-1]
     for variant in VARIANTS:
@@ -120,7 +121,8 @@ def read(
         A card without digest, and float32 variables as `jax.Array`s: in memory once.
 
     Raises:
-        ValueError: it is another variant or resolution than asked, or its leaves do not fit.
+        ValueError: it is another variant or resolution than asked, its leaves do not fit, or it is
+            untrained.
     """
     found = variant_of(checkpoint.leaves, checkpoint.origin)
     for name, asked, there in (
@@ -130,7 +132,7 @@ def read(
         if asked != there and None not in (asked, there):
             raise ValueError(f"{checkpoint.origin}: asked for {name} {asked}, but it is {there}")
     head = checkpoint.leaves.get("params/head_conv/kernel")
-    head_width = head.shape[-1] if head else None
+    head_width = head.shape[-1] if head and head.shape else None
     card = Card(
         variant=found,
         head_width=head_width,
@@ -150,31 +152,47 @@ def read(
     )
     merged = merge(checkpoint.leaves, abstract_variables(model_for(card)), checkpoint.origin)
     leaves = progress([*flatten_dict(merged).items()])
-    return card, unflatten_dict({path: jnp.asarray(leaf.read()) for path, leaf in leaves})
+    variables = unflatten_dict({path: jnp.asarray(leaf.read()) for path, leaf in leaves})
+    statistics = flatten_dict(variables["batch_stats"]).items()
+    if all((leaf == float(path[-1] == "var")).all() for path, leaf in statistics):
+        raise ValueError(
+            f"{checkpoint.origin} is untrained: all its BatchNorms have mean 0 and variance 1. "
+            "Expected trained weights; for random numbers embed.py has weights=random"
+        )
+    return card, variables
 
 
-def add_projection(card: Card, variables: Variables, rule: str) -> tuple[Card, Variables]:
-    """Adds an untrained map from the widest vector to `EMBEDDING_WIDTH`, and says so in the card.
-
-    Args:
-        card, variables: of a network without one.
-        rule: "orthonormal:SEED"; see `orthonormal`.
+def projection_seed(rule: str) -> int:
+    """The seed of "orthonormal:SEED".
 
     Raises:
-        ValueError: the rule is none, or the network gives `EMBEDDING_WIDTH` numbers already.
+        ValueError: it is another rule.
     """
     match = re.fullmatch(r"orthonormal:(\d{1,9})", rule)
     if not match:
         raise ValueError(f"projection is {rule!r}; expected orthonormal:SEED, as orthonormal:0")
+    return int(match[1])
+
+
+def add_projection(card: Card, variables: Variables, seed: int) -> tuple[Card, Variables]:
+    """Adds an untrained map from the widest vector to `EMBEDDING_WIDTH`, and says so in the card.
+
+    Args:
+        card, variables: of a network without one.
+        seed: of `orthonormal`.
+
+    Raises:
+        ValueError: the network gives `EMBEDDING_WIDTH` numbers already.
+    """
     layer, width = next(iter(card.embeddings.items()))
     if width == EMBEDDING_WIDTH:
         raise ValueError(
             f"{card.source} gives {width} numbers already, as {layer}: leave --projection out"
         )
-    kernel = orthonormal(width, EMBEDDING_WIDTH, int(match[1]))
+    kernel = orthonormal(width, EMBEDDING_WIDTH, seed)
     card = dataclasses.replace(
         card,
-        projection=f"{rule} of {layer} (untrained)",
+        projection=f"orthonormal:{seed} of {layer} (untrained)",
         embeddings=embedding_widths(card.variant, card.head_width, projection=True),
     )
     params = variables["params"] | {"projection": {"kernel": jnp.asarray(kernel)}}
@@ -185,7 +203,8 @@ class Check(NamedTuple):
     """What a network says of two fixed images, in a form that two people can compare.
 
     Attributes:
-        digest: of the numbers, in steps so coarse that rounding errors do not reach the next one.
+        digest: of the numbers, in steps so coarse that the rounding errors of another machine
+            hardly ever reach the next one. Where two differ, compare the numbers.
         numbers: 16 an image, the embedding seen from 16 fixed directions, of unit variance.
     """
 

@@ -183,6 +183,9 @@ def load_variables(
         with _explained(folder):
             stored = flatten_dict(checkpointer.metadata(folder).item_metadata.tree, sep="/")
         stored = merge(stored, expected, str(folder))
+        kernels = stored["params"]["stem_conv"]["kernel"].dtype
+        if kernels != jnp.dtype(card.dtype):
+            raise ValueError(f"{folder} holds {kernels}, but its card says {card.dtype}")
         here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         shardings = place(expected) if place else here
         target = jax.tree.map(

@@ -27,7 +27,7 @@ OUTPUT = flags.DEFINE_string("output", None, "folder of the new bundle")
 DESCRIBE = flags.DEFINE_string("describe", None, "print the card of this bundle, and nothing else")
 VARIANT = flags.DEFINE_string("variant", None, "what it must be, b0 to b7 or l2; else an error")
 RESOLUTION = flags.DEFINE_integer(
-    "resolution", None, "in pixels, where the checkpoint does not say; unset: the variant's"
+    "resolution", None, "in pixels, where the checkpoint does not say; unset: the variant's", 32
 )
 DTYPE = flags.DEFINE_enum(
     "dtype", None, ["float32", "bfloat16"], "of the kernels; unset: float32, or a bundle's own"
@@ -51,16 +51,17 @@ def convert() -> None:
     output = pathlib.Path(OUTPUT.value).expanduser().absolute() if OUTPUT.value else None
     if output and output.exists():
         raise FileExistsError(f"{output} exists already: remove it or choose another name")
-    source, path, origin = find_source()
     if output:
         output.parent.mkdir(parents=True, exist_ok=True)
-    elif source != "orbax" or DTYPE.value or PROJECTION.value:
-        raise ValueError("--output is missing: the folder of the new bundle")
+    elif FROM.value != "orbax" or DTYPE.value or PROJECTION.value:
+        raise ValueError(f"--output is missing: the folder of the new bundle\n\n{__doc__}")
+    seed = convert.projection_seed(PROJECTION.value) if PROJECTION.value else None
+    source, path, origin = find_source()
     card, variables = read(source, path, output)
     if origin:
         card = dataclasses.replace(card, source=f"{card.source}, from {origin}")
-    if PROJECTION.value:
-        card, variables = convert.add_projection(card, variables, PROJECTION.value)
+    if seed is not None:
+        card, variables = convert.add_projection(card, variables, seed)
     if DTYPE.value:
         variables = weights.cast_kernels(variables, DTYPE.value)
     check = convert.self_check(card, variables)
@@ -109,6 +110,8 @@ def read(source: str, path: pathlib.Path, output: pathlib.Path | None) -> tuple[
             asked, there = flags.FLAGS[name].value, getattr(card, name)
             if asked not in (None, there):
                 raise ValueError(f"{path}: asked for {name} {asked}, but its card says {there}")
+        if (DTYPE.value, card.dtype) == ("float32", "bfloat16"):
+            raise ValueError(f"{path} is in bfloat16: float32 cannot bring back what was rounded")
         return card, weights.load_variables(path, card)
     kind = convert.SOURCES[source]
     with archive.unpacked(path, output.parent) as unpacked:

@@ -112,6 +112,8 @@ def load_encoder(config: EncoderConfig, mesh: Any) -> tuple[Any, Any, Any]:
     from encoder.card import load_card
     from input_pipeline.preprocessing import PRESETS
 
+    if config.dtype is None:
+        config.dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     if config.dtype not in ("bfloat16", "float32"):
         raise ValueError(f"encoder.dtype is {config.dtype!r}; expected bfloat16 or float32")
     random, bundle = config.weights == "random", os.path.expanduser(config.weights)

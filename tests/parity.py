@@ -25,6 +25,16 @@ def random_images(size: int, batch: int, seed: int) -> jax.Array:
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
 
 
+def with_statistics(variables: dict, seed: int = 0) -> dict:
+    """Random BatchNorm statistics in place of those of a new network, which no reader takes."""
+    rng = np.random.default_rng(seed)
+    statistics = flatten_dict(variables["batch_stats"])
+    for path, leaf in statistics.items():
+        low, high = (0.9, 1.1) if path[-1] == "var" else (-0.1, 0.1)
+        statistics[path] = rng.uniform(low, high, leaf.shape).astype(np.float32)
+    return variables | {"batch_stats": unflatten_dict(statistics)}
+
+
 def calibrate(model: EfficientNet, variables: dict, images: jax.Array, seed: int = 0) -> dict:
     """Sets the BatchNorm statistics to those of the images, layer by layer, in one forward pass.
 

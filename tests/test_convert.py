@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
+from parity import with_statistics
 
 from encoder import convert, weights
 from encoder.card import Card, load_card
@@ -31,16 +32,19 @@ def tiny(monkeypatch) -> EfficientNet:
     return EfficientNet("tiny", 48)
 
 
+def as_leaves(variables: weights.Variables) -> dict[str, Leaf]:
+    return {
+        path: Leaf(f"theirs/{path}", leaf.shape, lambda leaf=leaf: leaf)
+        for path, leaf in flatten_dict(variables, sep="/").items()
+    }
+
+
 @pytest.fixture
 def checkpoint(tiny) -> Checkpoint:
     """What a reader gives."""
-    leaves = {
-        path: Leaf(f"theirs/{path}", leaf.shape, lambda leaf=leaf: leaf)
-        for path, leaf in flatten_dict(random_variables(tiny), sep="/").items()
-    }
     return Checkpoint(
         origin="somewhere",
-        leaves=leaves,
+        leaves=as_leaves(with_statistics(random_variables(tiny))),
         dropped=["classifier"],
         preset="imagenet",
         mean=IMAGENET_MEAN,
@@ -57,7 +61,7 @@ def read(checkpoint: Checkpoint, **asked) -> tuple[Card, weights.Variables]:
 
 def test_card_and_variables_of_a_checkpoint(checkpoint, tiny):
     card, variables = read(checkpoint)
-    assert weights.digest(variables) == weights.digest(random_variables(tiny))
+    assert weights.digest(variables) == weights.digest(with_statistics(random_variables(tiny)))
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(variables))
     assert (card.variant, card.head_width, card.resolution) == ("tiny", 48, 32)
     assert (card.licence, card.terms_of_use, card.dropped) == ("L", "T", ["classifier"])
@@ -80,6 +84,12 @@ def test_another_variant_or_resolution_than_asked(checkpoint):
         read(checkpoint._replace(resolution=96), resolution=64)
 
 
+def test_untrained_weights_are_refused(checkpoint, tiny):
+    leaves = as_leaves(random_variables(tiny))
+    with pytest.raises(ValueError, match=r"somewhere is untrained: .* has weights=random"):
+        read(checkpoint._replace(leaves=leaves))
+
+
 def test_another_architecture_is_named_by_its_first_keys(checkpoint):
     resnet = ["conv1.weight", "bn1.weight", "layer1.0.conv1.weight", "layer1.0.bn1.weight"]
     leaves = {name: Leaf(name, (3,), lambda: np.zeros(3)) for name in resnet}
@@ -93,6 +103,7 @@ def test_leaves_that_do_not_fit_are_named_as_the_checkpoint_names_them(checkpoin
     leaves = dict(checkpoint.leaves)
     path = "params/stem_conv/kernel"
     leaves[path] = leaves[path]._replace(shape=(3, 3, 1, 8))
+    leaves["params/stem_bn/bias"] = Leaf("scalar", (), lambda: np.zeros(()))
     leaves["odd"] = Leaf("odd", (3,), lambda: np.zeros(3))
     with pytest.raises(ValueError) as error:
         read(checkpoint._replace(leaves=leaves))
@@ -122,7 +133,7 @@ def test_widening_keeps_inner_products_and_narrowing_nearly():
 
 
 def test_a_projection_is_untrained_and_comes_first(checkpoint, tmp_path):
-    card, variables = convert.add_projection(*read(checkpoint), "orthonormal:7")
+    card, variables = convert.add_projection(*read(checkpoint), 7)
     assert card.projection == "orthonormal:7 of own_head (untrained)"
     assert next(iter(card.embeddings.items())) == ("projection", 4096)
     model = weights.model_for(card)
@@ -141,15 +152,15 @@ def test_a_projection_is_untrained_and_comes_first(checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize("rule", ["orthonormal", "orthonormal:-1", "gaussian:0", "orthonormal:x"])
-def test_other_projections_are_refused(checkpoint, rule):
+def test_other_projections_are_refused(rule):
     with pytest.raises(ValueError, match="expected orthonormal:SEED, as orthonormal:0"):
-        convert.add_projection(*read(checkpoint), rule)
+        convert.projection_seed(rule)
 
 
 def test_a_projection_needs_a_reason(checkpoint):
-    card, variables = convert.add_projection(*read(checkpoint), "orthonormal:0")
+    card, variables = convert.add_projection(*read(checkpoint), 0)
     with pytest.raises(ValueError, match=r"gives 4096 numbers already, as projection: leave"):
-        convert.add_projection(card, variables, "orthonormal:0")
+        convert.add_projection(card, variables, 0)
 
 
 def test_self_check_is_of_the_weights_and_repeats(checkpoint):
@@ -201,12 +212,16 @@ def test_archives_that_are_damaged_too_large_or_lead_out_are_refused(tmp_path, m
     outside = tarfile.TarInfo("../../outside")
     with tarfile.open(tmp_path / "outside.tar", "w") as tar:
         tar.addfile(outside)
-    for name in ("cut.tar.gz", "no.keras", "empty.keras", "outside.tar"):
+    with tarfile.open(tmp_path / "many.tar", "w") as tar:
+        for i in range(archive.MAX_MEMBERS + 1):
+            tar.addfile(tarfile.TarInfo(str(i)))
+    (tmp_path / "xz.tar").write_bytes(b"\xfd7zXZ\x00" + bytes(99))
+    for name in ("cut.tar.gz", "no.keras", "empty.keras", "outside.tar", "many.tar", "xz.tar"):
         with pytest.raises(ValueError, match="cannot be unpacked"):
             with archive.unpacked(tmp_path / name, tmp_path):
                 pass
     monkeypatch.setattr(archive, "MAX_BYTES", 1000)
-    with pytest.raises(ValueError, match=r"would unpack to 0.0 GB, expected at most"):
+    with pytest.raises(ValueError, match=r"1 members of 0.0 GB, expected at most 1000 of"):
         with archive.unpacked(good, tmp_path):
             pass
     assert not [p for p in tmp_path.iterdir() if p.is_dir()]

@@ -470,6 +470,38 @@ def test_nothing_is_run_that_could_write_a_file(seven, tmp_path, monkeypatch):
     assert not (tmp_path / "written").exists()
 
 
+def test_a_function_that_is_not_called_cannot_take_the_place_of_one_that_is(tmp_path, monkeypatch):
+    """TensorFlow's optimizer swaps functions that claim to implement the same."""
+    monkeypatch.chdir(tmp_path)
+
+    def implementation(body: Callable, device: str) -> Any:
+        attributes = {"api_implements": "same", "api_preferred_device": device}
+        spec = [tf.TensorSpec([None], tf.float32)]
+        options = {"experimental_attributes": attributes, "autograph": False}
+        return tf.function(body, input_signature=spec, **options)
+
+    def harmful(x: Any) -> Any:
+        with tf.control_dependencies([tf.raw_ops.WriteFile(filename="written", contents="x")]):
+            return x + 2.0
+
+    with tf.Graph().as_default() as graph:
+        examples = tf.compat.v1.placeholder(tf.string, [None], "examples")
+        implementation(harmful, "CPU").get_concrete_function().add_to_graph(graph)
+        with tf.device("/device:CPU:0"):
+            ones = implementation(lambda x: x + 0.0, "GPU")(tf.fill(tf.shape(examples), 1.0))
+        output = tf.identity(ones, "output")
+        meta_graph = tf.compat.v1.train.export_meta_graph(graph=graph)
+    signature = meta_graph.signature_def["serving_default"]
+    signature.inputs["examples"].name, signature.outputs["output"].name = examples.name, output.name
+    assert "WriteFile" in str(meta_graph.graph_def.library)
+    program = saved_model.trace(meta_graph, "output")
+    assert "WriteFile" not in str(program.graph_def.library)
+    with tf.compat.v1.Session(graph=tf.Graph()) as session:
+        tf.graph_util.import_graph_def(program.graph_def, name="")
+        assert session.run(program.output, {program.input: [b""]}).tolist() == [1.0]
+    assert not (tmp_path / "written").exists()
+
+
 def test_broken_folders_are_explained(case, tmp_path):
     with pytest.raises(FileNotFoundError, match="expected the folder of a SavedModel"):
         elixr_c.read(tmp_path)

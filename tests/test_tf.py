@@ -208,9 +208,10 @@ def test_what_does_not_fit_is_named(tmp_path, calibrated):
 
 
 def test_other_checkpoints_of_the_same_names_are_refused(tmp_path, calibrated):
-    write(tmp_path / "efficientnet-b0" / "model.ckpt", stored(calibrated, "tiny"))
+    folder = tmp_path / "noisy_student_bundles" / "efficientnet-b0-l2_475"
+    write(folder / "model.ckpt", stored(calibrated, "tiny"))
     with pytest.raises(ValueError, match="expected a Noisy Student checkpoint, with noisy_student"):
-        read(tmp_path / "efficientnet-b0")
+        read(folder)
 
 
 def test_none_or_several_checkpoints(tmp_path, calibrated):

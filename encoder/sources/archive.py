@@ -1,14 +1,15 @@
 """Checkpoints that come packed: `.tar`, `.tar.gz`, and Keras' `.keras`, which is a zip."""
 
 import contextlib
+import itertools
 import pathlib
 import tarfile
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Iterator
 
 MAX_BYTES = 16 << 30  # unpacked; L2 with its averages and its optimizer's state takes 8
+MAX_MEMBERS = 1000
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 
 
@@ -33,24 +34,33 @@ def unpacked(path: pathlib.Path, scratch: pathlib.Path) -> Iterator[pathlib.Path
         try:
             if is_tar:
                 with tarfile.open(path) as tar:
-                    members = tar.getmembers()
-                    _check_size(path, sum(member.size for member in members))
+                    members = [*itertools.islice(tar, MAX_MEMBERS + 1)]
+                    _check_size(len(members), sum(member.size for member in members))
                     tar.extractall(target, members, filter="data")
             else:
                 with zipfile.ZipFile(path) as archive:
                     members = [archive.getinfo(n) for n in ("config.json", "model.weights.h5")]
-                    _check_size(path, sum(member.file_size for member in members))
+                    _check_size(len(members), sum(member.file_size for member in members))
                     archive.extractall(target, members)
-        except (tarfile.TarError, zipfile.BadZipFile, KeyError, EOFError, zlib.error) as error:
-            raise ValueError(
-                f"{path} cannot be unpacked ({error}): it is damaged, cut off or something else; "
-                "fetch it again"
-            ) from None
+        except OSError as error:
+            if error.errno is not None:  # of the disk, not of the archive
+                raise
+            raise _unreadable(path, error) from None
+        except Exception as error:  # a damaged archive can fail anywhere
+            raise _unreadable(path, error) from None
         yield target
 
 
-def _check_size(path: pathlib.Path, size: int) -> None:
-    if size > MAX_BYTES:
+def _unreadable(path: pathlib.Path, error: Exception) -> ValueError:
+    return ValueError(
+        f"{path} cannot be unpacked ({error}): it is damaged, cut off, too large or something "
+        "else; fetch it again"
+    )
+
+
+def _check_size(members: int, size: int) -> None:
+    if members > MAX_MEMBERS or size > MAX_BYTES:
         raise ValueError(
-            f"{path} would unpack to {size / 1e9:.1f} GB, expected at most {MAX_BYTES / 1e9:.1f}"
+            f"{members} members of {size / 1e9:.1f} GB, expected at most {MAX_MEMBERS} of "
+            f"{MAX_BYTES / 1e9:.1f}"
         )

@@ -14,6 +14,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from encoder.efficientnet import BATCH_NORM_EPSILON
 from encoder.sources.checkpoint import IMAGENET_STD, Checkpoint, Leaf
 
 LAYERS = {  # Keras -> ours; those of a block follow "block<stage><letter>_"
@@ -32,6 +33,7 @@ LAYERS = {  # Keras -> ours; those of a block follow "block<stage><letter>_"
 }
 LEAVES = ("params/{}/kernel", "params/{}/bias")
 BATCH_NORM = ("params/{}/scale", "params/{}/bias", "batch_stats/{}/mean", "batch_stats/{}/var")
+ACTIVATIONS = ("silu", "swish", "sigmoid", "linear")
 RESCALINGS = {  # layer -> scale, as Keras builds them
     "rescaling": [1 / 255] * 3,
     "rescaling_1": [std**-0.5 for std in IMAGENET_STD],  # weights="imagenet" only
@@ -53,9 +55,7 @@ def read(path: pathlib.Path) -> Checkpoint:
         layers = _layers(h5py.File(file))
         config = json.loads((path / "config.json").read_text()) if packed else None
         mean, std = _normalisation(layers, config)
-    except (OSError, RuntimeError, KeyError, ValueError) as error:  # of damaged files
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
+    except Exception as error:  # a damaged file can fail anywhere
         raise ValueError(
             f"{file} cannot be read as Keras 3 weights ({error}): it is damaged, cut off or of "
             "another kind. Load it into its model with Keras and call save_weights('x.weights.h5')"
@@ -85,25 +85,27 @@ def _layers(file: h5py.File) -> dict[str, list[h5py.Dataset]]:
     The layers that Keras does not name are known by their kind and number in the file.
     """
     layers = {}
-    groups = _own(file, "layers")
+    groups = _own(file, "layers", h5py.Group)
     for kind in groups:
-        group = _own(groups, kind)
+        group = _own(groups, kind, h5py.Group)
         if "vars" not in group:
             continue
-        arrays = _own(group, "vars")
+        arrays = _own(group, "vars", h5py.Group)
         if kind in RESCALINGS or len(arrays):
             name = kind if kind in (*RESCALINGS, "normalization") else str(arrays.attrs["name"])
-            layers[name] = [_own(arrays, str(i)) for i in range(len(arrays))]
+            layers[name] = [_own(arrays, str(i), h5py.Dataset) for i in range(len(arrays))]
     return layers
 
 
-def _own(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset:
+def _own(group: h5py.Group, name: str, kind: type) -> Any:
     """A member of a group that lies in this file; HDF5 can refer to any file on the machine."""
+    member = None
     if isinstance(group.get(name, getlink=True), h5py.HardLink):
         member = group[name]
-        if isinstance(member, h5py.Group) or not (member.external or member.is_virtual):
-            return member
-    raise KeyError(f"{group.name}/{name} is missing, or no member of this file itself")
+    elsewhere = isinstance(member, h5py.Dataset) and (member.external or member.is_virtual)
+    if not isinstance(member, kind) or elsewhere:
+        raise KeyError(f"{group.name}/{name} is missing, or no {kind.__name__} of this file itself")
+    return member
 
 
 def _names(layer: str, arrays: Sequence[h5py.Dataset]) -> list[str]:
@@ -143,6 +145,7 @@ def _normalisation(
         raise KeyError("it has no Rescaling and Normalization layers, as Keras' EfficientNet has")
     found = [name for name in RESCALINGS if name in layers]
     if config is not None:
+        _demand_efficientnet(config)
         scales = [
             np.broadcast_to(layer["config"]["scale"], 3)
             for layer in config["config"]["layers"]
@@ -157,3 +160,15 @@ def _normalisation(
     mean, variance = (_float32(array).astype(np.float64) for array in statistics)
     std = np.sqrt(variance) / (RESCALINGS["rescaling_1"] if "rescaling_1" in layers else 1)
     return tuple(tuple(float(f"{x:.7g}") for x in values) for values in (mean, std))
+
+
+def _demand_efficientnet(config: dict[str, Any]) -> None:
+    """What the arrays do not show: activations and epsilon, which Keras lets anybody choose."""
+    for layer in config["config"]["layers"]:
+        settings = layer["config"]
+        for key, expected in (("activation", ACTIVATIONS), ("epsilon", (BATCH_NORM_EPSILON,))):
+            if layer["class_name"] != "Dense" and settings.get(key, expected[0]) not in expected:
+                raise KeyError(
+                    f"layer {settings['name']!r} has {key} {settings[key]!r}, expected one of "
+                    f"{expected}"
+                )

@@ -138,7 +138,10 @@ def run(path: pathlib.Path, features: dict[str, bytes], output: str, model: str)
     example = tf.train.Example()
     for key, value in features.items():
         example.features.feature[key].bytes_list.value.append(value)
-    with explained(path, model), tf.compat.v1.Session(graph=tf.Graph()) as session:
+    options = tf.compat.v1.ConfigProto()  # no optimizer, for one swaps functions for others
+    options.graph_options.rewrite_options.disable_meta_optimizer = True
+    session = tf.compat.v1.Session(graph=tf.Graph(), config=options)
+    with explained(path, model), session:
         program = trace(meta_graph(path), output)
         tf.graph_util.import_graph_def(program.graph_def, name="")
         variables = [op for op in program.ops if op.kind in VARIABLES]
@@ -187,7 +190,15 @@ def explained(path: pathlib.Path, model: str) -> Iterator[None]:
 
     try:
         yield
-    except (ValueError, LookupError, TypeError, DecodeError, tf.errors.OpError) as error:
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        TypeError,
+        ValueError,
+        DecodeError,
+        tf.errors.OpError,
+    ) as error:
         raise ValueError(
             f"{path} is not understood: {error}. Perhaps it is damaged, or another model than "
             f"{model}: fetch that one again"
@@ -238,9 +249,11 @@ def trace(meta_graph: Any, output: str) -> Program:
     needed = {op.name for op in ops if graph.get(op.name) is op}
     kept = type(meta_graph.graph_def)(
         node=[node for node in meta_graph.graph_def.node if node.name in needed],
-        library=meta_graph.graph_def.library,
         versions=meta_graph.graph_def.versions,
     )
+    called = {name for op in ops for name in op.functions}
+    library = meta_graph.graph_def.library.function
+    kept.library.function.extend(one for one in library if one.signature.name in called)
     return Program(kept, source.name, result, ops, keys)
 
 

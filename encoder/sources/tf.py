@@ -64,11 +64,12 @@ def read(path: pathlib.Path) -> Checkpoint:
             that it is Noisy Student's (AdvProp's has the same variables and wants other images).
     """
     prefix = _prefix(path)
-    if not re.search("noisy.?student", str(prefix)):
+    name = f"{path.name} {prefix.parent.name}"  # of the archive, and of the folder in it
+    if not re.search("noisy.?student", name):
         raise ValueError(
-            f"{prefix}: expected a Noisy Student checkpoint, with noisy_student in its path; other "
-            "EfficientNets (AdvProp) have the same variables but want images of another range. "
-            "Give the folder its published name, noisy_student_efficientnet-..."
+            f"{path.name}: expected a Noisy Student checkpoint, with noisy_student in the name of "
+            "the archive or folder; other EfficientNets (AdvProp) have the same variables but want "
+            "images of another range. Give it its published name, noisy_student_efficientnet-..."
         )
     import tensorflow as tf
 
@@ -95,12 +96,12 @@ def read(path: pathlib.Path) -> Checkpoint:
     blocks = {name.split("/")[1] for name in kept if re.search(r"/blocks_\d+/", name)}
     places = _block_places(len(blocks), prefix)
     leaves = {}
-    for name in sorted(kept):
-        plain, shape = name.removesuffix(AVERAGE), tuple(shapes[name])
+    for variable in sorted(kept):
+        plain, shape = variable.removesuffix(AVERAGE), tuple(shapes[variable])
         if plain.endswith("/depthwise_kernel"):  # [h w channel 1] there
             shape = (*shape[:-2], *shape[:-3:-1])
-        ours = _our_name(plain, places) or name
-        leaves[ours] = Leaf(name, shape, functools.partial(values, name))
+        ours = _our_name(plain, places) or variable
+        leaves[ours] = Leaf(variable, shape, functools.partial(values, variable))
     return Checkpoint(
         origin=f"tf {prefix.parent.name}/{prefix.name}",
         leaves=leaves,
@@ -108,7 +109,7 @@ def read(path: pathlib.Path) -> Checkpoint:
         preset="imagenet",
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
-        resolution=475 if "l2_475" in str(prefix) else None,
+        resolution=475 if "l2_475" in name else None,
         training_data="Photographs: ImageNet-1k, and 300 million of JFT without their labels.",
     )
 
