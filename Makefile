@@ -15,7 +15,7 @@ demo: .venv/ready
 		--labels $(DEMO)/mimic/mimic-cxr-2.0.0-chexpert.csv.gz
 
 test: .venv/ready
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: .venv/ready
 	$(BIN)/ruff check
