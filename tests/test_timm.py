@@ -211,7 +211,7 @@ def test_parity_finds_deliberate_mistakes(case, record_property):
     right = timm_forward(case.network, images)["head_map"]
     for mistake, wrong in mistakes(case.model, case.forward, case.converted, images):
         found = difference(wrong["head_map"], right)
-        record_property(mistake, found)
+        record_property(mistake, float(found))
         print(f"\n{mistake}: {found:.1e}")
         assert found > 1000 * TOLERANCE, mistake
 
@@ -261,7 +261,7 @@ def test_b0_agrees_with_the_golden_numbers_of_timm(tmp_path, record_property):
         images = random_images(size, batch=2, seed=2)
         out = forward(variables, images)
         found = departure(statistics(out), golden[str(size)])
-        record_property(f"golden b0 {size}", found)
+        record_property(f"golden b0 {size}", float(found))
         print(f"\ngolden of timm, b0 at {size}: {found:.1e}")
         assert found < TOLERANCE
         assert difference(out["own_head"][0], out["own_head"][1]) > 0.01  # the signal is alive
@@ -270,7 +270,7 @@ def test_b0_agrees_with_the_golden_numbers_of_timm(tmp_path, record_property):
     images = random_images(SIZES["b0"][0], batch=2, seed=2)
     for mistake, wrong in mistakes(model, forward, variables, images):
         found = departure(statistics(wrong), golden[str(SIZES["b0"][0])])
-        record_property(f"golden, {mistake}", found)
+        record_property(f"golden, {mistake}", float(found))
         print(f"\ngolden, {mistake}: {found:.1e}")
         assert found > 100 * TOLERANCE, mistake
 
