@@ -235,8 +235,8 @@ def test_keras_own_normalisation_goes_into_the_card(tmp_path, monkeypatch):
     ("kind", "change", "message"),
     [
         ("Rescaling", {"scale": 1 / 127.5}, "its Rescaling layers have scales"),
-        ("Activation", {"activation": "relu"}, "has activation .relu., expected one of"),
-        ("BatchNormalization", {"epsilon": 1e-5}, "has epsilon 1e-05, expected one of"),
+        ("Activation", {"activation": "sigmoid"}, "layer 'Activation' is 'sigmoid', no swish"),
+        ("BatchNormalization", {"epsilon": 1e-5}, "has epsilon 1e-05, expected 0.001"),
     ],
 )
 def test_other_networks_of_the_same_arrays_are_refused(tmp_path, layers, kind, change, message):

@@ -20,6 +20,11 @@ class Leaf(NamedTuple):
     shape: tuple[int, ...]
     read: Callable[[], np.ndarray]
 
+    def swapped(self) -> "Leaf":
+        """With the last two axes exchanged: depthwise kernels are [h w channel 1] in TensorFlow."""
+        *sides, first, second = self.shape
+        return Leaf(self.name, (*sides, second, first), lambda: self.read().swapaxes(-1, -2))
+
 
 class Checkpoint(NamedTuple):
     """A published checkpoint, named as the network names its variables.

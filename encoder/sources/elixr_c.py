@@ -71,13 +71,11 @@ def read(path: pathlib.Path) -> Checkpoint:
     values_process = functools.cache(saved_model.process)  # from the first array on
 
     def leaf(name: str, key: str, shape: tuple[int, ...]) -> Leaf:
-        turned = "depthwise_conv" in name  # in TensorFlow [h w channel 1]
-
         def values() -> np.ndarray:
-            array = saved_model.ask(values_process(), saved_model.value, path, key, MODEL)
-            return array.swapaxes(2, 3) if turned else array
+            return saved_model.ask(values_process(), saved_model.value, path, key, MODEL)
 
-        return Leaf(key, (*shape[:2], shape[3], shape[2]) if turned else shape, values)
+        stored = Leaf(key, shape, values)
+        return stored.swapped() if "depthwise_conv" in name else stored
 
     return Checkpoint(
         origin=f"elixr-c {path.name}",

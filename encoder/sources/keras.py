@@ -33,7 +33,7 @@ LAYERS = {  # Keras -> ours; those of a block follow "block<stage><letter>_"
 }
 LEAVES = ("params/{}/kernel", "params/{}/bias")
 BATCH_NORM = ("params/{}/scale", "params/{}/bias", "batch_stats/{}/mean", "batch_stats/{}/var")
-ACTIVATIONS = ("silu", "swish", "sigmoid", "linear")
+SWISH = ("silu", "swish")
 RESCALINGS = {  # layer -> scale, as Keras builds them
     "rescaling": [1 / 255] * 3,
     "rescaling_1": [std**-0.5 for std in IMAGENET_STD],  # weights="imagenet" only
@@ -123,11 +123,8 @@ def _names(layer: str, arrays: Sequence[h5py.Dataset]) -> list[str]:
 
 
 def _leaf(name: str, array: h5py.Dataset) -> Leaf:
-    shape = tuple(array.shape)
-    if name.endswith("dwconv/kernel") and len(shape) == 4:  # [h w channel 1] there
-        *sides, channels, one = shape
-        return Leaf(name, (*sides, one, channels), lambda: _float32(array).swapaxes(2, 3))
-    return Leaf(name, shape, lambda: _float32(array))
+    leaf = Leaf(name, tuple(array.shape), lambda: _float32(array))
+    return leaf.swapped() if name.endswith("dwconv/kernel") and array.ndim == 4 else leaf
 
 
 def _float32(array: h5py.Dataset) -> np.ndarray:
@@ -163,12 +160,14 @@ def _normalisation(
 
 
 def _demand_efficientnet(config: dict[str, Any]) -> None:
-    """What the arrays do not show: activations and epsilon, which Keras lets anybody choose."""
+    """What the arrays do not show: swish and epsilon, which Keras lets anybody choose."""
     for layer in config["config"]["layers"]:
         settings = layer["config"]
-        for key, expected in (("activation", ACTIVATIONS), ("epsilon", (BATCH_NORM_EPSILON,))):
-            if layer["class_name"] != "Dense" and settings.get(key, expected[0]) not in expected:
-                raise KeyError(
-                    f"layer {settings['name']!r} has {key} {settings[key]!r}, expected one of "
-                    f"{expected}"
-                )
+        is_swish = layer["class_name"] == "Activation" or settings["name"].endswith("_se_reduce")
+        if is_swish and settings["activation"] not in SWISH:
+            raise KeyError(f"layer {settings['name']!r} is {settings['activation']!r}, no swish")
+        if settings.get("epsilon", BATCH_NORM_EPSILON) != BATCH_NORM_EPSILON:
+            raise KeyError(
+                f"layer {settings['name']!r} has epsilon {settings['epsilon']}, expected "
+                f"{BATCH_NORM_EPSILON}"
+            )

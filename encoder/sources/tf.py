@@ -82,10 +82,9 @@ def read(path: pathlib.Path) -> Checkpoint:
 
     def values(name: str) -> np.ndarray:
         try:
-            array = np.asarray(reader.get_tensor(name), np.float32)
+            return np.asarray(reader.get_tensor(name), np.float32)
         except damages as error:
             raise ValueError(_damaged(prefix, error)) from None
-        return array.swapaxes(-1, -2) if "/depthwise_kernel" in name else array
 
     shapes = reader.get_variable_to_shape_map()
     kept, dropped = set(shapes), []
@@ -97,11 +96,10 @@ def read(path: pathlib.Path) -> Checkpoint:
     places = _block_places(len(blocks), prefix)
     leaves = {}
     for variable in sorted(kept):
-        plain, shape = variable.removesuffix(AVERAGE), tuple(shapes[variable])
-        if plain.endswith("/depthwise_kernel"):  # [h w channel 1] there
-            shape = (*shape[:-2], *shape[:-3:-1])
-        ours = _our_name(plain, places) or variable
-        leaves[ours] = Leaf(variable, shape, functools.partial(values, variable))
+        plain = variable.removesuffix(AVERAGE)
+        leaf = Leaf(variable, tuple(shapes[variable]), functools.partial(values, variable))
+        depthwise = plain.endswith("/depthwise_kernel") and len(leaf.shape) == 4
+        leaves[_our_name(plain, places) or variable] = leaf.swapped() if depthwise else leaf
     return Checkpoint(
         origin=f"tf {prefix.parent.name}/{prefix.name}",
         leaves=leaves,
