@@ -67,3 +67,95 @@ class EmbedConfig:
     encoder: EncoderConfig = dataclasses.field(default_factory=EncoderConfig)
     output: OutputConfig = dataclasses.field(default_factory=OutputConfig)
     batch_size: int = knob(8, "films a step, over all devices")
+
+
+@dataclasses.dataclass
+class EmbeddingsConfig:
+    path: str = knob(
+        "", "folder of the embeddings (tfrecord, npz or parquet, in any layout), local or remote"
+    )
+    cache: str | None = knob(
+        None, "folder for the table they are gathered in once; unset: .table in their own folder"
+    )
+    dtype: str = knob("float32", "of that table: float32, or float16 for half the disk")
+
+
+@dataclasses.dataclass
+class LabelsConfig:
+    path: str = knob(
+        "", "CSV of labels: MIMIC-CXR's chexpert or negbio, ChestX-ray14's, or any other"
+    )
+    findings: tuple[str, ...] = knob(
+        (), "columns of that table, such as Cardiomegaly,Edema; all: every finding of it"
+    )
+    uncertain: str = knob("ignore", "-1 means: ignore (unknown), zeros (negative), ones (positive)")
+    not_mentioned: str = knob("ignore", "empty means: ignore (unknown) or negative")
+    id_column: str = knob(
+        "", "column that names the film; unset: known by its name, here and below"
+    )
+    study_column: str = knob("", "column of the study")
+    patient_column: str = knob("", "column of the patient")
+    split_column: str = knob("", "column of the split")
+    split_path: str = knob("", "another CSV that has the split, such as MIMIC-CXR's")
+    train: tuple[str, ...] = knob(
+        (), "what the split to train on is called; unset: train, training"
+    )
+    tune: tuple[str, ...] = knob(
+        (),
+        "what the split to choose on is called; unset: tune, validate, validation, valid, val, dev",
+    )
+    test: tuple[str, ...] = knob((), "what the split to test on is called; unset: test, testing")
+    fractions: tuple[float, ...] = knob(
+        (), "0.7,0.1,0.2: shares of the patients to train, tune and test on, drawn by the seed"
+    )
+    metadata_path: str = knob(
+        "", "another CSV that has the subgroups, such as MIMIC-CXR's metadata"
+    )
+    subgroups: tuple[str, ...] = knob((), "columns to break the results down by: sex,age,view")
+    per_study: str = knob("none", "mean or max: one example a study, of its films' embeddings")
+
+
+@dataclasses.dataclass
+class TrainingConfig:
+    optimizer: str = knob("lbfgs", "lbfgs (linear probes, to the optimum), adamw, or lars")
+    hidden: tuple[int, ...] = knob(
+        (), "widths of hidden layers, such as 512,256; none: linear probe"
+    )
+    dropout: float = knob(0.0, "share of hidden units that a step leaves out")
+    standardise: bool = knob(True, "bring each number of the embeddings to mean 0, deviation 1")
+    class_weights: str = knob("none", "balanced: both classes of a finding weigh the same")
+    weight_decays: tuple[float, ...] = knob(
+        (1e-4, 1e-3, 1e-2, 1e-1, 1.0), "all are trained, and tune chooses; of lbfgs: the L2 penalty"
+    )
+    seeds: tuple[int, ...] = knob((0,), "all are trained, and tune chooses; lbfgs needs none")
+    batch_size: int = knob(128, "films a step")
+    epochs: int = knob(100, "times that all films are seen, at most")
+    learning_rate: float = knob(1e-3, "at its highest")
+    patience: int = knob(
+        10, "epochs without a better AUROC on tune that end a run; 0: all epochs, the last is kept"
+    )
+    shuffle: bool = knob(True, "a new order of the films in every epoch")
+
+
+@dataclasses.dataclass
+class HeadOutputConfig:
+    path: str = knob("", "folder to be made: head, card, metrics, predictions, report, figures")
+
+
+@dataclasses.dataclass
+class HeadConfig:
+    """What `scripts/train_head.py` needs to know."""
+
+    embeddings: EmbeddingsConfig = dataclasses.field(default_factory=EmbeddingsConfig)
+    labels: LabelsConfig = dataclasses.field(default_factory=LabelsConfig)
+    training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
+    output: HeadOutputConfig = dataclasses.field(default_factory=HeadOutputConfig)
+    sizes: tuple[str, ...] = knob(
+        (), "8,16,...,all: numbers of labelled films to show the AUROC for; none: no such curve"
+    )
+    draws: int = knob(20, "random draws of patients for each of these sizes")
+    compare: str = knob(
+        "", "folder of another head, tested on the same films: DeLong's paired test"
+    )
+    resamples: int = knob(1000, "of the bootstrap by patient that gives the intervals")
+    seed: int = knob(0, "of the bootstrap, the draws and a random split")

@@ -1,15 +1,20 @@
 """Embedding records and the file formats they travel in; the seam between encoder and heads."""
 
 import dataclasses
+import functools
 import io
+import math
 import struct
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import google_crc32c
 import numpy as np
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
 from jaxtyping import Float32
+
+MAX_ARRAY_BYTES = 4_000_000_000  # larger ones in a NumPy archive are damage, or meant to do harm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +22,8 @@ class EmbeddingRecord:
     """The embedding of one film. Which encoder made it stands once, in the run's manifest.
 
     Attributes:
-        image_id: path or address of the film.
+        image_id: path or address of the film; "" where the file does not say, as the published
+            embeddings of MIMIC-CXR and the toolkit's NumPy archives may not.
         embedding: float32 vector; a feature map is flattened in row-major order.
     """
 
@@ -26,10 +32,11 @@ class EmbeddingRecord:
 
 
 # What `tf.train.Example` is on the wire (tensorflow/core/example/{example,feature}.proto): protobuf
-# alone then writes and reads it, and nobody waits for TensorFlow. A map is a repeated entry.
+# alone then writes and reads it, and nobody waits for TensorFlow. A map is a repeated entry. Packed
+# floats are bytes on the wire, little endian; taken as such they never become Python numbers.
 _EXAMPLE_SCHEMA = {
     "BytesList": [("value", 1, "bytes", "repeated")],
-    "FloatList": [("value", 1, "float", "repeated")],
+    "FloatList": [("value", 1, "bytes", "repeated")],
     "Feature": [("bytes_list", 1, "BytesList", ""), ("float_list", 2, "FloatList", "")],
     "Entry": [("key", 1, "string", ""), ("value", 2, "Feature", "")],
     "Features": [("feature", 1, "Entry", "repeated")],
@@ -40,8 +47,8 @@ _EXAMPLE_SCHEMA = {
 def _message_classes() -> dict[str, type]:
     field = descriptor_pb2.FieldDescriptorProto
     file = descriptor_pb2.FileDescriptorProto(name="example.proto", package="tf", syntax="proto3")
-    for message, fields in _EXAMPLE_SCHEMA.items():
-        made = file.message_type.add(name=message)
+    for type_name, fields in _EXAMPLE_SCHEMA.items():
+        made = file.message_type.add(name=type_name)
         for name, number, kind, repeated in fields:
             one = made.field.add(name=name, number=number)
             one.label = field.LABEL_REPEATED if repeated else field.LABEL_OPTIONAL
@@ -73,7 +80,7 @@ def encode_tfrecord(records: Sequence[EmbeddingRecord]) -> bytes:
         example = _EXAMPLE()
         embedding, image_id = example.features.feature.add(), example.features.feature.add()
         embedding.key, image_id.key = "embedding", "image/id"
-        embedding.value.float_list.value.extend(record.embedding.tolist())
+        embedding.value.float_list.value.append(record.embedding.astype("<f4").tobytes())
         image_id.value.bytes_list.value.append(record.image_id.encode("utf-8", "surrogateescape"))
         data = example.SerializeToString()
         length = struct.pack("<Q", len(data))
@@ -81,29 +88,43 @@ def encode_tfrecord(records: Sequence[EmbeddingRecord]) -> bytes:
     return b"".join(parts)
 
 
-def _unframe(data: bytes) -> Iterator[bytes]:
-    """The payloads of TFRecord framing. Raises ValueError on a cut or altered file."""
+def unframe(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Where each record of a TFRecord file begins, and its payload.
+
+    Raises:
+        ValueError: the file is cut or altered; the records before that place came first.
+    """
     offset = 0
     while offset < len(data):
         length = data[offset : offset + 8]
         if len(length) < 8 or data[offset + 8 : offset + 12] != _masked_crc(length):
-            raise ValueError(f"record at byte {offset} has a damaged length")
+            raise ValueError(f"records from byte {offset} on are lost: a damaged length")
         start = offset + 12
         end = start + struct.unpack("<Q", length)[0]
-        if data[end : end + 4] != _masked_crc(data[start:end]):
-            raise ValueError(f"record at byte {offset} is cut short or damaged")
-        yield data[start:end]
+        payload = data[start:end]
+        if data[end : end + 4] != _masked_crc(payload):
+            raise ValueError(f"records from byte {offset} on are lost: cut short or damaged")
+        yield offset, payload
         offset = end + 4
 
 
-def decode_tfrecord(data: bytes) -> list[EmbeddingRecord]:
-    records = []
-    for payload in _unframe(data):
+def decode_example(payload: bytes) -> EmbeddingRecord:
+    """The record in a `tf.train.Example`. Raises ValueError if there is none."""
+    try:
         features = {f.key: f.value for f in _EXAMPLE.FromString(payload).features.feature}
-        image_id = features["image/id"].bytes_list.value[0].decode("utf-8", "surrogateescape")
-        embedding = np.array(features["embedding"].float_list.value, np.float32)
-        records.append(EmbeddingRecord(image_id, embedding))
-    return records
+    except message.DecodeError as error:
+        raise ValueError("no tf.train.Example") from error
+    values = b"".join(features["embedding"].float_list.value) if "embedding" in features else b""
+    if not values:
+        raise ValueError(f"no floats `embedding` among {', '.join(sorted(features)) or 'nothing'}")
+    image_id = [*features["image/id"].bytes_list.value, b""][0] if "image/id" in features else b""
+    return EmbeddingRecord(
+        image_id.decode("utf-8", "surrogateescape"), np.frombuffer(values, "<f4")
+    )
+
+
+def decode_tfrecord(data: bytes) -> list[EmbeddingRecord]:
+    return [decode_example(payload) for _, payload in unframe(data)]
 
 
 def _columns(records: Sequence[EmbeddingRecord]) -> tuple[np.ndarray, np.ndarray]:
@@ -122,11 +143,43 @@ def encode_npz(records: Sequence[EmbeddingRecord]) -> bytes:
     return stream.getvalue()
 
 
+@functools.lru_cache  # it runs Python's parser, and the headers of a folder are nearly all alike
+def _parse_header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype]:
+    stream = io.BytesIO(header)
+    if np.lib.format.read_magic(stream) == (1, 0):
+        return np.lib.format.read_array_header_1_0(stream)
+    return np.lib.format.read_array_header_2_0(stream)
+
+
+def _read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    """An array of a NumPy archive, whose header is not believed before its size is checked."""
+    size = archive.getinfo(name).file_size
+    if size > MAX_ARRAY_BYTES:
+        raise ValueError(f"{name} has {size} bytes; expected at most {MAX_ARRAY_BYTES}")
+    data = archive.read(name)
+    start = data.find(b"\n", 12, 10_012) + 1  # the end of the header, whose text starts by byte 12
+    shape, fortran_order, dtype = _parse_header(data[:start])
+    expected = math.prod(shape) * dtype.itemsize
+    if dtype.hasobject or min(shape, default=0) < 0 or expected != len(data) - start:
+        raise ValueError(f"{name} says it is {dtype} {shape}, but holds {len(data) - start} bytes")
+    return np.ndarray(shape, dtype, data, start, order="F" if fortran_order else "C")
+
+
 def decode_npz(data: bytes) -> list[EmbeddingRecord]:
-    with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-        image_id, embedding = archive["image_id"], archive["embedding"]
-    rows = zip(image_id, np.atleast_2d(embedding), strict=True)
-    return [EmbeddingRecord(str(i), e) for i, e in rows]
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        embedding = _read_array(archive, "embedding.npy")
+        if embedding.dtype.kind != "f" or embedding.ndim not in (1, 2):
+            raise ValueError(
+                f"`embedding` is {embedding.dtype} {embedding.shape}; expected floats [n dim]"
+            )
+        rows = np.atleast_2d(embedding)
+        has_ids = "image_id.npy" in archive.namelist()
+        image_id = _read_array(archive, "image_id.npy") if has_ids else [""] * len(rows)
+    if len(image_id) != len(rows):
+        raise ValueError(f"{len(image_id)} image ids for {len(rows)} embeddings")
+    with np.errstate(over="ignore"):  # a float64 may become infinite, which readers look for
+        rows = rows.astype(np.float32, copy=False)
+    return [EmbeddingRecord(str(i), e) for i, e in zip(image_id, rows, strict=True)]
 
 
 def encode_parquet(records: Sequence[EmbeddingRecord]) -> bytes:
@@ -148,7 +201,8 @@ def decode_parquet(data: bytes) -> list[EmbeddingRecord]:
 
     table = pq.read_table(io.BytesIO(data), columns=["image_id", "embedding"])
     image_id, embedding = (table[name].combine_chunks() for name in table.column_names)
-    rows = embedding.flatten().to_numpy().reshape(len(image_id), embedding.type.list_size)
+    values = embedding.flatten().to_numpy().astype(np.float32, copy=False)
+    rows = values.reshape(len(image_id), embedding.type.list_size)
     return [EmbeddingRecord(i, e) for i, e in zip(image_id.to_pylist(), rows, strict=True)]
 
 

@@ -199,8 +199,8 @@ def _read_whole(
         foreign = found - {film.path for film in output.films}
         if foreign:
             raise ValueError(
-                f"{output.name} in {folder} holds {min(foreign)}, which this run would not put "
-                "there: the films have changed; choose another output folder"
+                f"{output.name} in {folder} holds {min(foreign) or 'no image id'}, which this run "
+                "would not put there: the films have changed; choose another output folder"
             )
         if found or output.even_empty:
             ids[output.name], sums[output.name] = found, hashlib.sha256(data).hexdigest()

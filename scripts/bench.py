@@ -6,6 +6,8 @@ import importlib
 BENCHMARKS = {
     "preprocess": "from a DICOM file to 1280 x 1280 network input, against the toolkit's own steps",
     "encoder": "the network's forward pass, against its plain form in Flax",
+    "heads": "training heads, against the toolkit's Keras head and scikit-learn",
+    "heads_memory": "training heads on as many films as MIMIC-CXR has: time and peak memory",
     "loop": "the embedding loop with ready images, against the bare forward pass",
 }
 

@@ -25,6 +25,22 @@ def fields(config: Any, prefix: str = "config") -> Iterator[tuple[str, Any, str]
             yield name, value, field.metadata["help"]
 
 
+def unset(config: Any, required: Sequence[str], usage: str) -> bool:
+    """Whether some required knob has no value; says which, and what to do."""
+    missing = [(n, text) for n, value, text in fields(config) if n in required and not value]
+    if missing:
+        print("error: still to be said:")
+        print("\n".join(f"  --{name}: {text}" for name, text in missing))
+        print(f"\nFor example:\n{usage}")
+    return bool(missing)
+
+
+def listed(entries: Sequence[str | None] | None) -> tuple[str, ...]:
+    """`--config.x=AP,PA` arrives as ("AP,PA",), and `=None` as (None,): the names themselves."""
+    names = (name.strip() for entry in entries or () for name in (entry or "").split(","))
+    return tuple(name for name in names if name)
+
+
 def run(main: Callable[[Any], int], schema: type, default: str, usage: str) -> None:
     """Parses the command line into a config and hands it to `main`; never returns.
 
@@ -51,8 +67,8 @@ def run(main: Callable[[Any], int], schema: type, default: str, usage: str) -> N
             )
         except KeyError:  # ml_collections' answer to a field that does not exist
             sys.exit(f"error: {_unknown_field(argv, schema)}")
-        except (flags.Error, OSError) as error:
-            sys.exit(f"error: {error}")
+        except (flags.Error, OSError) as error:  # of a config file: with its traceback
+            sys.exit(f"error: {str(error).splitlines()[-1].removeprefix('ValueError: ')}")
         if flags.FLAGS["verbosity"].using_default_value:
             flags.FLAGS.verbosity = logging.WARNING  # JAX and Orbax inform at length
         if len(rest) > 1:
@@ -84,10 +100,11 @@ def sentence(error: Exception) -> str:
 
 def _find_config(argument: str) -> str:
     """`--config configs/x.py` also means the installed one when there is none in this folder."""
-    name, mark, path = argument.rpartition("=")
+    name, mark, config = argument.rpartition("=")
+    path, colon, preset = config.partition(":")
     installed = os.path.join(os.path.dirname(configs.__file__), os.path.basename(path))
     if path.startswith("configs/") and not os.path.exists(path) and os.path.exists(installed):
-        return name + mark + installed
+        return name + mark + installed + colon + preset
     return argument
 
 

@@ -30,10 +30,7 @@ MAX_FILE_BYTES = 2_000_000_000  # a file is gathered in memory before it is writ
 
 def embed(config: EmbedConfig) -> int:
     """Runs the whole job. Returns the exit code: 0 if every film got what it deserves."""
-    if unset := [(n, text) for n, value, text in cli.fields(config) if n in REQUIRED and not value]:
-        print("error: still to be said:")
-        print("\n".join(f"  --{name}: {text}" for name, text in unset))
-        print(f"\nFor example:\n{USAGE}")
+    if cli.unset(config, REQUIRED, USAGE):
         return 2
     config.input.views = kept_views(config.input.views)
     if config.input.workers < 0:
@@ -95,8 +92,8 @@ def embed(config: EmbedConfig) -> int:
 
 
 def kept_views(views: tuple[str | None, ...] | None) -> tuple[str, ...] | None:
-    """`--config.input.views=AP,PA` arrives as ("AP,PA",), and `=None` as (None,)."""
-    names = {name.strip().upper() for entry in views or () for name in (entry or "all").split(",")}
+    """The views in capitals; None keeps all."""
+    names = {name.upper() for name in cli.listed(views)}
     return None if not names or "ALL" in names else tuple(sorted(names))
 
 

@@ -14,7 +14,7 @@ ALLOWED = {
     "apache_beam": ("input_pipeline/", "scripts/preprocess.py"),
     "flax": ("encoder/", "heads/"),
     "pydicom": ("input_pipeline/", "scripts/bench_preprocess.py"),
-    "tensorflow": ("input_pipeline/", "encoder/sources/"),
+    "tensorflow": ("input_pipeline/", "encoder/sources/", "scripts/bench_heads.py"),
     "tensorflow_datasets": ("input_pipeline/",),
     "torch": (),
 }
@@ -61,13 +61,25 @@ def test_the_encoder_needs_little(source):
         assert packages <= ENCODER_MAY_IMPORT, packages - ENCODER_MAY_IMPORT
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--config=configs/mimic.py"]])
-def test_quick_answers_import_nothing_heavy(arguments):
+HEAVY = {"flax", "jax", "matplotlib", "pandas", "pydicom", "sklearn", "tensorflow"}
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments"),
+    [
+        ("embed", ["--help"]),
+        ("embed", ["--config=configs/mimic.py"]),
+        ("train_head", ["--help"]),
+        ("train_head", ["--config=configs/head.py:mlp"]),
+        ("predict", []),
+    ],
+)
+def test_quick_answers_import_nothing_heavy(script, arguments):
     program = (
-        f"import sys; sys.argv = {['embed.py', *arguments]}\n"
-        "from scripts import embed\n"
-        "try:\n    embed.main()\n"
-        "finally:\n    print(sorted({'jax', 'tensorflow', 'flax', 'pydicom'} & set(sys.modules)))"
+        f"import sys; sys.argv = {[script, *arguments]}\n"
+        f"from scripts import {script}\n"
+        f"try:\n    {script}.main()\n"
+        f"finally:\n    print(sorted({HEAVY} & set(sys.modules)))"
     )
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
     assert run.stdout.splitlines()[-1] == "[]", run.stdout + run.stderr

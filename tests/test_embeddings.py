@@ -1,8 +1,10 @@
 import io
+import zipfile
 
 import numpy as np
 import pytest
 
+from input_pipeline import embeddings
 from input_pipeline.embeddings import FORMATS, EmbeddingRecord
 
 
@@ -87,3 +89,89 @@ def test_npz_of_one_film_is_what_the_toolkit_reads():
 def test_names_that_are_not_utf8_survive():
     odd = EmbeddingRecord(b"/films/\xff.dcm".decode("utf-8", "surrogateescape"), np.ones(2, "f4"))
     assert FORMATS["tfrecord"].decode(FORMATS["tfrecord"].encode([odd]))[0].image_id == odd.image_id
+
+
+def archive(compression=zipfile.ZIP_STORED, **arrays):
+    """A NumPy archive of arrays, or of bytes in the place of an array."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", compression) as file:
+        for name, array in arrays.items():
+            content = io.BytesIO()
+            if isinstance(array, bytes):
+                content.write(array)
+            else:
+                np.save(content, array)
+            file.writestr(f"{name}.npy", content.getvalue())
+    return stream.getvalue()
+
+
+def header(descr, shape):
+    stream = io.BytesIO()
+    fields = {"descr": descr, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_2_0(stream, fields)
+    return stream.getvalue()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_tfrecords_without_an_image_id_are_read():
+    import tensorflow as tf
+
+    features = {
+        "embedding": tf.train.Feature(float_list=tf.train.FloatList(value=[1.0, 2.5])),
+        "image/format": tf.train.Feature(bytes_list=tf.train.BytesList(value=[b"png"])),
+    }
+    for image_id in ({}, {"image/id": tf.train.Feature()}):
+        example = tf.train.Example(features=tf.train.Features(feature=features | image_id))
+        record = embeddings.decode_example(example.SerializeToString())
+        assert record.image_id == ""
+        np.testing.assert_array_equal(record.embedding, np.array([1, 2.5], np.float32))
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.arange(6.0, dtype=">f4"),
+        np.arange(6.0),
+        np.arange(6, dtype=np.float16),
+        np.asfortranarray(np.arange(6, dtype=np.float32).reshape(2, 3)),
+        header("<f4", (1, 6)) + np.arange(6, dtype="<f4").tobytes(),
+    ],
+)
+def test_npz_of_any_floats_and_without_image_id_are_read(array):
+    rows = np.arange(6, dtype=np.float32).reshape(2 if np.ndim(array) == 2 else 1, -1)
+    for compression in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        found = FORMATS["npz"].decode(archive(compression, embedding=array))
+        assert_same(found, [EmbeddingRecord("", row) for row in rows])
+
+
+def test_float64_beyond_float32_becomes_infinite():
+    (record,) = FORMATS["npz"].decode(archive(embedding=np.array([1e300, 1])))
+    np.testing.assert_array_equal(record.embedding, [np.inf, 1])
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"embedding": header("<f4", (10**12,)) + bytes(4)}, r"\(1000000000000,\), but holds 4 b"),
+        ({"embedding": header("<f4", (-1, -1)) + bytes(4)}, r"\(-1, -1\), but holds 4 bytes"),
+        ({"embedding": header("<f4", (2,)) + bytes(9)}, r"\(2,\), but holds 9 bytes"),
+        ({"embedding": header("|O", (1,)) + bytes(8)}, "says it is object"),
+        ({"embedding": b""}, "magic string"),
+        ({"embedding": bytes(20_000)}, "magic string"),
+        ({"embedding": np.arange(4)}, r"`embedding` is int64 \(4,\); expected floats \[n dim\]"),
+        ({"embedding": np.zeros((2, 2, 2))}, r"is float64 \(2, 2, 2\); expected floats"),
+        ({"embedding": np.zeros((2, 3)), "image_id": np.array(["a"])}, "1 image ids for 2 emb"),
+        ({"embedding": np.zeros(3, "f4"), "image_id": np.array(["a"], object)}, "says it is obj"),
+    ],
+)
+def test_npz_that_are_not_what_they_say(arrays, message):
+    with pytest.raises(ValueError, match=message):
+        FORMATS["npz"].decode(archive(**arrays))
+
+
+def test_npz_that_would_fill_the_memory(monkeypatch):
+    bomb = archive(zipfile.ZIP_DEFLATED, embedding=np.zeros(10_000, np.float32))
+    assert len(bomb) < 1000
+    monkeypatch.setattr(embeddings, "MAX_ARRAY_BYTES", 30_000)
+    with pytest.raises(ValueError, match=r"embedding\.npy has 40128 bytes; expected at most 30000"):
+        FORMATS["npz"].decode(bomb)

@@ -1,0 +1,182 @@
+"""Trains every candidate, and keeps the one whose AUROC on tune is the highest."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Int
+
+from heads import linear_probe, train
+from heads.features import select, standardisation
+from heads.head import Head, Variables, logits
+
+OPTIMIZERS = ("lbfgs", *train.OPTIMIZERS)
+CLASS_WEIGHTS = ("none", "balanced")
+
+
+class Recipe(NamedTuple):
+    """What is trained, and how; `train.Settings` says what the other fields mean.
+
+    Attributes:
+        hidden: widths of the hidden layers; () is a linear probe.
+        dropout: share of hidden units that a training step leaves out.
+        standardise: whether embeddings get mean 0 and deviation 1 over the training films.
+        class_weights: "balanced" gives both classes of a finding the same total weight.
+        optimizer: "lbfgs" (linear probes only, to the optimum; `weight_decays` are its penalties,
+            and the other fields do nothing) or a key of `train.OPTIMIZERS`.
+    """
+
+    hidden: tuple[int, ...]
+    dropout: float
+    standardise: bool
+    class_weights: str
+    optimizer: str
+    learning_rate: float
+    weight_decays: tuple[float, ...]
+    seeds: tuple[int, ...]
+    batch_size: int
+    epochs: int
+    patience: int
+    shuffle: bool
+
+
+class Films(NamedTuple):
+    """Labelled films: rows of the embeddings, labels of 0 and 1, and which of them are known."""
+
+    row: Int[np.ndarray, " film"]
+    label: Float32[np.ndarray, "film finding"]
+    mask: Bool[np.ndarray, "film finding"]
+
+
+class Trained(NamedTuple):
+    """A head that was chosen.
+
+    Attributes:
+        head: the network.
+        variables: its numbers.
+        mean, scale: the standardisation of the embeddings.
+        candidates: weight_decay, seed, epoch (None of lbfgs) and tune_auroc of every one.
+        chosen: which of them this is.
+        note: what the user should know of the training; "" if nothing.
+    """
+
+    head: Head
+    variables: Variables
+    mean: Float32[np.ndarray, " dim"]
+    scale: Float32[np.ndarray, " dim"]
+    candidates: list[dict[str, Any]]
+    chosen: int
+    note: str
+
+
+def check(recipe: Recipe) -> None:
+    """Raises ValueError where a recipe cannot be followed."""
+    for what, fine, expected in (
+        ("optimizer", recipe.optimizer in OPTIMIZERS, f"one of {', '.join(OPTIMIZERS)}"),
+        ("class_weights", recipe.class_weights in CLASS_WEIGHTS, "none or balanced"),
+        ("hidden", all(width > 0 for width in recipe.hidden), "positive widths"),
+        ("dropout", 0 <= recipe.dropout < 1, "at least 0 and below 1"),
+        ("learning_rate", recipe.learning_rate > 0, "a positive number"),
+        ("weight_decays", len(recipe.weight_decays) > 0, "at least one"),
+        ("weight_decays", all(decay >= 0 for decay in recipe.weight_decays), "no negative one"),
+        ("seeds", len(recipe.seeds) > 0 and min(recipe.seeds) >= 0, "at least one, none negative"),
+        ("batch_size", recipe.batch_size > 0, "a positive number"),
+        ("epochs", recipe.epochs > 0, "a positive number"),
+        ("patience", recipe.patience >= 0, "0 or more"),
+    ):
+        if not fine:
+            raise ValueError(f"training.{what} is {getattr(recipe, what)!r}; expected {expected}")
+    if recipe.optimizer == "lbfgs" and recipe.hidden:
+        raise ValueError(
+            f"training.optimizer is lbfgs, which trains linear probes, and training.hidden is "
+            f"{recipe.hidden}: choose adamw, or hidden=()"
+        )
+    if recipe.optimizer == "lbfgs" and min(recipe.weight_decays) <= 0:
+        raise ValueError(
+            "training.weight_decays has a 0: without a penalty logistic regression may have no "
+            "optimum; choose a small positive one, such as 1e-6"
+        )
+
+
+def fit(
+    embedding: Float[np.ndarray, "table dim"],
+    films: Films,
+    tune: Films,
+    recipe: Recipe,
+    after_epoch: Callable[[np.ndarray], Any] = lambda auroc: None,
+) -> Trained:
+    """Trains all weight decays and seeds of a recipe at once, and chooses on tune.
+
+    Of equally good candidates the one with the largest weight decay and then the first seed is
+    taken.
+
+    Args:
+        embedding: of which `films` and `tune` are rows.
+        films: to train on; of a finding without any known label nothing is learnt.
+        tune: to choose by.
+        recipe: one that `check` lets pass.
+        after_epoch: is told the AUROCs on tune, of stochastic optimisers.
+    """
+    dim, findings = embedding.shape[1], films.label.shape[1]
+    mean, scale = np.zeros(dim, np.float32), np.ones(dim, np.float32)
+    if recipe.standardise:
+        mean, scale = standardisation(embedding, films.row)
+    to_train, to_tune = (select(embedding, s.row, mean, scale) for s in (films, tune))
+    head = Head(findings, recipe.hidden, recipe.dropout)
+    weight = _weights(films, recipe.class_weights)
+
+    def tune_auroc(variables: Variables) -> np.ndarray:
+        return train.mean_auroc(np.asarray(logits(head, variables, to_tune)), tune.label, tune.mask)
+
+    note, decays = "", sorted(recipe.weight_decays, reverse=True)
+    if recipe.optimizer == "lbfgs":
+        probe = linear_probe.fit(to_train, films.label, weight, decays)
+        if (largest := float(probe.gradient.max())) > linear_probe.TOLERANCE:
+            note = f"not at the optimum after {probe.steps} steps: gradient {largest:.1e}"
+        kernel = jnp.swapaxes(probe.kernel, 1, 2)
+        variables = {"params": {"logit": {"kernel": kernel, "bias": probe.bias}}}
+        auroc, seeds, epochs = tune_auroc(variables), [None], [None] * len(decays)
+    else:
+        settings = train.Settings(
+            recipe.optimizer,
+            recipe.learning_rate,
+            tuple(decays),
+            recipe.seeds,
+            recipe.batch_size,
+            recipe.epochs,
+            recipe.patience,
+            recipe.shuffle,
+        )
+        runs = train.fit(head, to_train, films.label, weight, settings, tune_auroc, after_epoch)
+        variables, auroc = runs.variables, runs.tune_auroc
+        seeds, epochs = list(recipe.seeds), runs.epoch.tolist()
+    pairs = [(decay, seed) for decay in decays for seed in seeds]
+    candidates = [
+        {"weight_decay": decay, "seed": seed, "epoch": epoch, "tune_auroc": float(value)}
+        for (decay, seed), epoch, value in zip(pairs, epochs, auroc, strict=True)
+    ]
+    chosen = int(np.argmax(auroc))
+    variables = jax.tree.map(lambda leaf: np.asarray(leaf[chosen]), variables)
+    return Trained(head, variables, mean, scale, candidates, chosen, note)
+
+
+def score(
+    trained: Trained, embedding: Float[np.ndarray, "table dim"], row: Int[np.ndarray, " film"]
+) -> Float32[np.ndarray, "film finding"]:
+    """Logits of films."""
+    films = select(embedding, row, trained.mean, trained.scale)
+    return np.asarray(logits(trained.head, trained.variables, films))
+
+
+def _weights(films: Films, class_weights: str) -> Float32[np.ndarray, "film finding"]:
+    """Of each label in the loss; scikit-learn's "balanced" where asked for."""
+    weight = films.mask.astype(np.float32)
+    if class_weights == "none":
+        return weight
+    known = weight.sum(0)
+    positives = (weight * films.label).sum(0)
+    sizes = np.where(films.label > 0, positives, known - positives)
+    of_class = known / (2 * np.maximum(sizes, 1))
+    return (weight * of_class).astype(np.float32)

@@ -1,0 +1,127 @@
+"""How good heads become with few labels: many trainings on small draws of the patients."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Shaped
+
+from heads import candidates
+from heads.candidates import Films, Recipe
+from heads.statistics import discrimination
+
+ELLIPSIS, ALL = "...", "all"
+
+
+def parse_sizes(sizes: Sequence[str], films: int) -> list[int]:
+    """Numbers of films from `8,16,...,all`: an ellipsis goes on doubling, `all` is all of them.
+
+    Raises:
+        ValueError: a size is none of these, or not above the one before it.
+    """
+    found: list[int] = []
+    for i, size in enumerate(sizes):
+        if size == ELLIPSIS and found:
+            after = next(iter(sizes[i + 1 :]), ALL)
+            end = int(after) if after.isdigit() else films
+            while 2 * found[-1] < end:
+                found.append(2 * found[-1])
+        elif size == ALL:
+            found.append(films)
+        elif size.isdigit() and int(size) > (found[-1] if found else 1):
+            found.append(int(size))
+        else:
+            raise ValueError(
+                f"sizes has {size!r}; expected growing numbers of at least 2, `...` to go on "
+                "doubling, and `all`, such as 8,16,...,all"
+            )
+    return sorted({size for size in found if size <= films})
+
+
+def draw(patient_id: Shaped[np.ndarray, " film"], size: int, seed: Sequence[int]) -> np.ndarray:
+    """Positions of `size` films of patients in random order; the last patient's may be cut."""
+    patient = np.array([p or f"\0{i}" for i, p in enumerate(patient_id)])  # unknown: alone
+    names, of_film = np.unique(patient, return_inverse=True)
+    rank = np.random.default_rng(seed).permutation(len(names))
+    return np.sort(np.argsort(rank[of_film], kind="stable")[:size])
+
+
+def measure(
+    embedding: Float[np.ndarray, "table dim"],
+    films: Films,
+    patient_id: Shaped[np.ndarray, " film"],
+    tune: Films,
+    test: Films,
+    findings: Sequence[str],
+    recipe: Recipe,
+    sizes: Sequence[int],
+    draws: int,
+    seed: int,
+    after_draw: Callable[[], Any] = lambda: None,
+) -> dict[str, Any]:
+    """AUROC on test after training on `sizes` films, for `draws` random draws of patients each.
+
+    Every draw is trained and chosen as the whole is, on all of tune. A finding counts in the draws
+    that have both its classes. Of all films there is one draw.
+
+    Returns:
+        Plain JSON values: sizes, draws, findings and mean; for each finding and size the number of
+        patients (mean), of draws that count, and the AUROC's mean with its 2.5 and 97.5 percentiles
+        over them, None where none counts. The mean over findings is of draws in which every
+        finding that test can measure counts.
+    """
+    testable = _both_classes(test)
+    aurocs: list[np.ndarray] = []
+    patients: list[float] = []
+    for size in sizes:
+        number = 1 if size == len(films.row) else draws
+        values, counts = np.full((number, len(findings)), np.nan), []
+        for i in range(number):
+            chosen = draw(patient_id, size, (seed, size, i))
+            some = Films(*(array[chosen] for array in films))
+            counts.append(len(np.unique(patient_id[chosen])))
+            usable = _both_classes(some)
+            if usable.any():
+                trained = candidates.fit(
+                    embedding, _only(some, usable), _only(tune, usable), recipe
+                )
+                logit = candidates.score(trained, embedding, test.row)
+                for j in np.flatnonzero(usable & testable):
+                    at = test.mask[:, j]
+                    values[i, j] = discrimination.auroc(logit[at, j], test.label[at, j])
+            after_draw()
+        aurocs.append(values)
+        patients.append(float(np.mean(counts)))
+
+    def curve(of_draws: Sequence[np.ndarray]) -> list[dict[str, Any]]:
+        return [
+            {"size": size, "patients": count, "draws": len(known), "auroc": _interval(known)}
+            for size, count, values in zip(sizes, patients, of_draws, strict=True)
+            for known in [values[np.isfinite(values)]]
+        ]
+
+    of_testable = [values[:, testable] for values in aurocs]
+    complete = [values[np.isfinite(values).all(1)].mean(1) for values in of_testable]
+    return {
+        "sizes": list(sizes),
+        "draws": draws,
+        "findings": {f: curve([v[:, j] for v in aurocs]) for j, f in enumerate(findings)},
+        "mean": curve(complete),
+    }
+
+
+def _both_classes(films: Films) -> np.ndarray:
+    positives = (films.label * films.mask).sum(0)
+    return (positives > 0) & (positives < films.mask.sum(0))
+
+
+def _only(films: Films, usable: np.ndarray) -> Films:
+    """The other findings are unknown, not gone: another number of them would be compiled anew."""
+    return films._replace(mask=films.mask & usable)
+
+
+def _interval(values: np.ndarray) -> dict[str, float] | None:
+    if not len(values):
+        return None
+    low, high = np.percentile(values, [2.5, 97.5])
+    return {"value": float(values.mean()), "low": float(low), "high": float(high)}

@@ -1,0 +1,1 @@
+"""Tables of labels to examples: read, joined by id, split by patient."""

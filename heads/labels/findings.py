@@ -1,0 +1,151 @@
+"""Columns of findings: which ones a table has, and what their values mean."""
+
+from collections.abc import Collection
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float32
+
+from heads.labels.tables import alike, find, plain
+
+# The 14 of the CheXpert and NegBio labellers (Irvin et al., arXiv 1901.07031, table 1), as the
+# tables of MIMIC-CXR-JPG and CheXpert name them.
+CHEXPERT = (
+    "Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Enlarged Cardiomediastinum",
+    "Fracture", "Lung Lesion", "Lung Opacity", "No Finding", "Pleural Effusion", "Pleural Other",
+    "Pneumonia", "Pneumothorax", "Support Devices",
+)  # fmt: skip
+# The 14 of ChestX-ray14 (Wang et al., CVPR 2017, in its extended release).
+NIH = (
+    "Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia",
+    "Pneumothorax", "Consolidation", "Edema", "Emphysema", "Fibrosis", "Pleural_Thickening",
+    "Hernia",
+)  # fmt: skip
+TABLES = {"CheXpert or NegBio": CHEXPERT, "ChestX-ray14": NIH}  # known by having all the columns
+NO_FINDING = "No Finding"
+VALUES = {"1": 1, "1.0": 1, "0": 0, "0.0": 0, "-1": -1, "-1.0": -1, "": np.nan}
+
+
+class Findings(NamedTuple):
+    """What a table says on some findings.
+
+    Attributes:
+        names: of the findings.
+        code: 1 positive, 0 negative, -1 uncertain, NaN not mentioned.
+        one_sided: whether empty values of the finding mean negative.
+        unlabelled: whether the row says nothing on any finding of its table.
+    """
+
+    names: tuple[str, ...]
+    code: Float32[np.ndarray, "row finding"]
+    one_sided: Bool[np.ndarray, " finding"]
+    unlabelled: Bool[np.ndarray, " row"]
+
+
+def split_finding_labels(table: pd.DataFrame, path: str) -> pd.DataFrame:
+    """Adds a column of 0 and 1 for each finding that ChestX-ray14's `Finding Labels` can list.
+
+    Columns that are there stay as they are. Where `Finding Labels` is empty, so are the new ones.
+
+    Raises:
+        ValueError: a label is none of `NIH` or `NO_FINDING` (a misspelt one would make a negative
+            of a positive, so none is taken for a new finding), or No Finding stands beside others.
+    """
+    missing = [name for name in (*NIH, NO_FINDING) if not alike(name, table.columns)]
+    if not alike("Finding Labels", table.columns) or not missing:
+        return table
+    column = table[find("Finding Labels", table.columns, path)]
+    listed = column.str.get_dummies("|").astype(bool)
+    known = {name: np.zeros(len(table), bool) for name in (*NIH, NO_FINDING)}
+    for label in filter(str.strip, listed):
+        name = find(label.strip(), known, f"what is known of `Finding Labels` ({path})", "finding")
+        known[name] |= listed[label].to_numpy()
+    both = known[NO_FINDING] & np.any([known[name] for name in NIH], axis=0)
+    if both.any():
+        raise ValueError(
+            f"{both.sum()} rows of {path} list No Finding beside a finding, the first in row "
+            f"{both.argmax() + 2} ({column.iloc[both.argmax()]}); expected one or the other: "
+            "correct them"
+        )
+    blank = column.str.strip().to_numpy() == ""
+    new = {name: np.where(blank, "", np.where(known[name], "1", "0")) for name in missing}
+    return pd.concat([table, pd.DataFrame(new, table.index)], axis=1)
+
+
+def read_findings(
+    table: pd.DataFrame,
+    path: str,
+    findings: tuple[str, ...],
+    ids: Collection[str],
+    subgroups: Collection[str],
+) -> Findings:
+    """Reads the columns of findings of a table of text.
+
+    Args:
+        table: as `split_finding_labels` gives it.
+        path: of the table, for errors.
+        findings: names, or ("all",): see `label_table.read_labels`.
+        ids: columns that are no findings.
+        subgroups: columns that are none of "all", though a finding may be a subgroup too.
+
+    Raises:
+        ValueError: a finding is not there, or a value is none of `VALUES`.
+    """
+    free = [name for name in table.columns if name not in ids]
+    standard = next((t for t in TABLES.values() if all(alike(name, free) for name in t)), ())
+    standard = [find(name, free, path) for name in standard]
+    if findings == ("all",):
+        rest = [name for name in free if name not in subgroups]
+        names = standard or [name for name in rest if table[name].isin(VALUES).all()]
+    else:
+        names = [find(name, free, path, "finding") for name in dict.fromkeys(findings)]
+    if not names:
+        raise ValueError(
+            f"found no finding in {path} ({findings=}); expected the name of at least one column "
+            f"of 0, 1, -1 and empty values. There are: {', '.join(free)}"
+        )
+    if len(set(names)) < len(names):
+        raise ValueError(f"{findings=} names a column of {path} twice; expected each once")
+    one_sided = np.array([bool(standard) and plain(name) == plain(NO_FINDING) for name in names])
+    unlabelled = np.full(len(table), bool(standard)) & (table[standard] == "").all(axis=1)
+    return Findings(tuple(names), _codes(table[names], path), one_sided, unlabelled.to_numpy())
+
+
+def _codes(text: pd.DataFrame, path: str) -> Float32[np.ndarray, "row finding"]:
+    for name in text:
+        wrong = ~text[name].isin(VALUES).to_numpy()
+        if wrong.any():
+            raise ValueError(
+                f"found {text[name].iloc[wrong.argmax()]!r} in row {wrong.argmax() + 2}, column "
+                f"{name!r}, of {path}, the first of {wrong.sum()}; expected 1, 0, -1 or nothing: "
+                "correct the table, or leave this column out of findings"
+            )
+    return text.apply(lambda column: column.map(VALUES)).to_numpy(np.float32)
+
+
+def decide(
+    found: Findings, uncertain: str, not_mentioned: str
+) -> tuple[
+    Float32[np.ndarray, "row finding"],
+    Bool[np.ndarray, "row finding"],
+    Bool[np.ndarray, "row finding"],
+]:
+    """Labels under the policies of `label_table.read_labels`.
+
+    Returns:
+        The labels, 0 or 1 and 0 where unknown; whether each is known; and whether it is one that
+        the policy of what is not mentioned decides.
+    """
+    label, mask = found.code == 1, (found.code == 1) | (found.code == 0)
+    unsure = found.code == -1
+    silent = np.isnan(found.code) & ~found.unlabelled[:, None]
+    by_policy = silent & ~found.one_sided
+    mask |= silent & found.one_sided
+    if not_mentioned == "negative":
+        mask |= by_policy
+    if uncertain != "ignore":
+        mask |= unsure
+    if uncertain == "ones":
+        label |= unsure
+    return label.astype(np.float32), mask, by_policy

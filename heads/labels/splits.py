@@ -1,0 +1,175 @@
+"""Which films a head is trained, tuned and tested on, and whether they can serve for that."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Int64, Shaped
+
+from heads.labels.label_table import Examples, Note, note
+
+SPLITS = {
+    "train": ("train", "training"),
+    "tune": ("tune", "validate", "validation", "valid", "val", "dev"),
+    "test": ("test", "testing"),
+}
+CANNOT = {  # what a finding with one class in the split goes without
+    "tune": "temperature and thresholds cannot be set",
+    "test": "AUROC and AUPRC cannot be computed",
+}
+
+
+def named_splits(
+    names: Shaped[np.ndarray, " n"], known: Mapping[str, Sequence[str]] = SPLITS
+) -> Shaped[np.ndarray, " n"]:
+    """The names in a table as "train", "tune" and "test"; "" for any other.
+
+    Args:
+        names: of each film's split, in any case.
+        known: the names there may be for each of the three.
+    """
+    meant = {name.casefold(): split for split, several in known.items() for name in several}
+    meant[""] = ""  # a film without a split is in none
+    unique, inverse = np.unique(names.astype(np.str_), return_inverse=True)
+    return np.array([meant.get(name.casefold(), "") for name in unique], object)[inverse]
+
+
+def random_splits(
+    patient_id: Shaped[np.ndarray, " n"], fractions: tuple[float, float, float], seed: int
+) -> Shaped[np.ndarray, " n"]:
+    """Draws "train", "tune" and "test" at random, all films of a patient into the same one.
+
+    Args:
+        patient_id: of each film. The draw depends on which patients there are, in no way on the
+            order of the films.
+        fractions: of the patients, for train, tune and test; they sum to 1.
+        seed: of the draw.
+
+    Raises:
+        ValueError: a patient is unknown, or the fractions are out of range.
+    """
+    shares = np.array(fractions)
+    if not (shares >= 0).all() or shares[:2].min() == 0 or abs(shares.sum() - 1) > 1e-6:
+        raise ValueError(
+            f"found {fractions=}; expected those of train, tune and test, which sum to 1, the "
+            "first two above 0"
+        )
+    unknown = int((patient_id == "").sum())
+    if unknown:
+        raise ValueError(
+            f"found {unknown} of {len(patient_id)} films whose patient is unknown; expected the "
+            "patient of each, since films of a patient must stay in one split: name the column "
+            "with patient_column, or give a table that has it as metadata_path"
+        )
+    patients, inverse = np.unique(patient_id.astype(np.str_), return_inverse=True)
+    rank = np.random.default_rng(seed).permutation(len(patients))
+    ends = np.round(np.cumsum(shares[:2]) * len(patients))
+    return np.array([*SPLITS], object)[np.searchsorted(ends, rank, side="right")][inverse]
+
+
+def check_patients(
+    patient_id: Shaped[np.ndarray, " n"], split: Shaped[np.ndarray, " n"]
+) -> list[Note]:
+    """Makes sure that no patient is in two splits.
+
+    Returns:
+        A note if some patients are unknown ("").
+
+    Raises:
+        ValueError: a patient is in more than one split.
+    """
+    pairs = pd.DataFrame({"patient": patient_id, "split": split})
+    pairs = pairs[pairs["patient"] != ""].drop_duplicates()
+    twice = np.unique(pairs["patient"][pairs["patient"].duplicated()].to_numpy(np.str_))
+    if len(twice):
+        raise ValueError(
+            f"{len(twice)} patients have films in more than one split: {', '.join(twice[:5])}; "
+            "expected each in one, or results come out too good: correct the split, or draw one "
+            "by patient with fractions"
+        )
+    unknown = int((patient_id == "").sum())
+    what = "films whose patient is unknown, so that no check can tell if one is in two splits"
+    return [Note(what, unknown, [])] if unknown else []
+
+
+def check_used(split: Shaped[np.ndarray, " n"], names: Shaped[np.ndarray, " n"]) -> None:
+    """Makes sure that there are films to train and to tune on.
+
+    Args:
+        split: of each film, "" if none of the three.
+        names: what the table calls it.
+
+    Raises:
+        ValueError: train or tune is empty.
+    """
+    for one in ("train", "tune"):
+        if not (split == one).any():
+            there, counts = np.unique(names.astype(np.str_), return_counts=True)
+            listed = ", ".join(f"{n} {c} films" for n, c in zip(there, counts, strict=True))
+            raise ValueError(
+                f"found no film in the split {one!r}; expected some. Films with labels are in: "
+                f"{listed or 'none'}. Name the splits of the table with split_names, or draw them "
+                "with fractions"
+            )
+
+
+def check_classes(examples: Examples, explicit: bool) -> Examples:
+    """Makes sure that each finding has positives and negatives to learn from.
+
+    Args:
+        examples: as `join.join` gives them.
+        explicit: whether the user named the findings.
+
+    Returns:
+        The examples without findings of one class in train, without films that then have no label,
+        and with notes of both and of findings with one class in tune or test.
+
+    Raises:
+        ValueError: a finding of one class in train was named, or none is left.
+    """
+    counts = {split: _counts(examples, split) for split in SPLITS}
+    one_class = {split: np.minimum(*both) == 0 for split, both in counts.items()}
+    lacks, told = one_class["train"], []
+    for i, name in enumerate(examples.findings):
+        parts = [f"{split} {p[i]} of {p[i] + n[i]}" for split, (p, n) in counts.items()]
+        told.append(f"{name} (positives of the known: {', '.join(parts)})")
+    lacking = [told[i] for i in np.flatnonzero(lacks)]
+    if lacking and (explicit or lacks.all()):
+        raise ValueError(
+            f"found one class only in train for {len(lacking)} of {len(told)} findings: "
+            f"{', '.join(lacking)}; expected positives and negatives: leave them out of findings, "
+            "change the policies (uncertain, not_mentioned), or embed more films"
+        )
+    notes = [Note(f"finding left out, one class only in train: {text}", 1, []) for text in lacking]
+    for split, cannot in CANNOT.items():
+        for i in np.flatnonzero(one_class[split] & ~lacks & (examples.split == split).any()):
+            notes.append(Note(f"finding whose {cannot}, one class only: {told[i]}", 1, []))
+    keep = examples.mask[:, ~lacks].any(axis=1)
+    what = "films without a known label of the findings that are left"
+    gone = examples.image_id[~keep]
+    split = examples.split[keep]
+    check_used(split, split)
+    return dataclasses.replace(
+        examples,
+        row=examples.row[keep],
+        image_id=examples.image_id[keep],
+        patient_id=examples.patient_id[keep],
+        study_id=examples.study_id[keep],
+        split=split,
+        label=examples.label[keep][:, ~lacks],
+        mask=examples.mask[keep][:, ~lacks],
+        findings=tuple(np.array(examples.findings, object)[~lacks]),
+        groups={name: values[keep] for name, values in examples.groups.items()},
+        notes=[*examples.notes, *notes, *note(what, gone)],
+        unmatched=[*examples.unmatched, *((what, one) for one in gone)],
+    )
+
+
+def _counts(
+    examples: Examples, split: str
+) -> tuple[Int64[np.ndarray, " finding"], Int64[np.ndarray, " finding"]]:
+    """Positives and negatives of each finding in a split."""
+    films = examples.split == split
+    label, mask = examples.label[films] == 1, examples.mask[films]
+    return (label & mask).sum(axis=0), (~label & mask).sum(axis=0)

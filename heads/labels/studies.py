@@ -1,0 +1,104 @@
+"""The films of one study as one example: their embeddings averaged, or the largest of each."""
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Float, Int, Shaped
+
+from heads.labels.label_table import Examples, Note
+from heads.labels.matching import film_ids
+
+MERGES = ("none", "mean", "max")
+
+
+def merge_embeddings(
+    embedding: Float[np.ndarray, "table dim"],
+    row: Int[np.ndarray, " film"],
+    study: Int[np.ndarray, " film"],
+    how: str,
+) -> Float[np.ndarray, "study dim"]:
+    """One embedding a study, in the dtype of the others.
+
+    Args:
+        embedding: of which films are rows.
+        row: of each film.
+        study: of each film, 0, 1, ..., none left out.
+        how: "mean" or "max", of each number.
+    """
+    order = np.argsort(study, kind="stable")
+    starts = np.flatnonzero(np.diff(study[order], prepend=-1))
+    merged = np.empty((len(starts), embedding.shape[1]), embedding.dtype)
+    for i, films in enumerate(np.split(row[order], starts[1:])):
+        some = embedding[films].astype(np.float32)
+        merged[i] = some.mean(0) if how == "mean" else some.max(0)
+    return merged
+
+
+def merge(
+    embedding: Float[np.ndarray, "table dim"], examples: Examples, how: str
+) -> tuple[Float[np.ndarray, "study dim"], Examples]:
+    """Makes every study one example; a film without a known study stays alone.
+
+    A study has a finding where one of its films has it, and does not have it where none has and one
+    is known not to. Subgroups in which its films differ, such as the view, become unknown.
+
+    Raises:
+        ValueError: an unknown `how`, no film with a known study, or films of one study in several
+            splits or of several patients.
+    """
+    if how not in MERGES:
+        raise ValueError(f"labels.per_study is {how!r}; expected one of {', '.join(MERGES)}")
+    if how == "none":
+        return embedding, examples
+    known = examples.study_id != ""
+    if not known.any():
+        raise ValueError(
+            f"labels.per_study is {how!r}, but no film has a known study; expected a column of "
+            "studies (labels.study_column), or MIMIC-CXR's folders"
+        )
+    key = np.where(known, examples.study_id, [f"\0{i}" for i in range(len(known))]).astype(str)
+    _, first, study = np.unique(key, return_index=True, return_inverse=True)
+    for what, values in (("splits", examples.split), ("patients", examples.patient_id)):
+        if (apart := values != values[first][study]).any():
+            raise ValueError(
+                f"{len(np.unique(study[apart]))} studies have films of several {what}, such as "
+                f"{key[apart][0]}: correct the tables, or leave out labels.per_study"
+            )
+    studies = len(first)
+    yes, no = (np.zeros((studies, len(examples.findings)), bool) for _ in range(2))
+    np.logical_or.at(yes, study, examples.mask & (examples.label > 0))
+    np.logical_or.at(no, study, examples.mask & (examples.label == 0))
+    merged = dataclasses.replace(
+        examples,
+        row=np.arange(studies),
+        image_id=np.where(known, examples.study_id, examples.image_id)[first],
+        patient_id=examples.patient_id[first],
+        study_id=examples.study_id[first],
+        split=examples.split[first],
+        label=yes.astype(np.float32),
+        mask=yes | no,
+        groups={name: _agreed(v, first, study) for name, v in examples.groups.items()},
+        notes=[
+            *examples.notes,
+            Note(f"films of a study with others, merged by their {how}", len(known) - studies, []),
+        ],
+    )
+    return merge_embeddings(embedding, examples.row, study, how), merged
+
+
+def merge_by_path(
+    embedding: Float[np.ndarray, "table dim"], image_id: Shaped[np.ndarray, " table"], how: str
+) -> tuple[Float[np.ndarray, "study dim"], Shaped[np.ndarray, " study"]]:
+    """Embeddings and ids of studies, which stand in the paths; others stay alone."""
+    study_id = film_ids(image_id).study.astype(str)
+    key = np.where(study_id == "", image_id.astype(str), study_id)
+    names, study = np.unique(key, return_inverse=True)
+    return merge_embeddings(embedding, np.arange(len(embedding)), study, how), names
+
+
+def _agreed(
+    values: Shaped[np.ndarray, " film"], first: np.ndarray, study: np.ndarray
+) -> Shaped[np.ndarray, " study"]:
+    agreed = values[first].copy()
+    agreed[study[values != agreed[study]]] = ""
+    return agreed

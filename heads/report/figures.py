@@ -1,0 +1,110 @@
+"""The pictures of a trained head: small multiples, one panel a finding, as wide as an A4 page.
+
+Every panel says on how many films and positives it stands.
+"""
+
+import io
+import pathlib
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import matplotlib.style
+import numpy as np
+from jaxtyping import Bool, Float, Num
+from matplotlib.figure import Figure
+
+from heads.report import curves, forests, panels
+from heads.report.panels import Tested
+
+DPI = 200
+ROWS = 36  # of one forest at most
+
+
+def draw(
+    findings: Sequence[str],
+    probability: Float[np.ndarray, "film finding"],
+    label: Num[np.ndarray, "film finding"],
+    mask: Bool[np.ndarray, "film finding"],
+    results: Mapping[str, Any],
+    data_efficiency: Mapping[str, Any] | None,
+) -> dict[str, Figure]:
+    """Draws what there is to draw; findings with one class only are left out.
+
+    Args:
+        findings: their names, one a column.
+        probability: after temperature scaling, in [0, 1].
+        label: 0 or 1, read where the mask is True.
+        mask: whether the label is known.
+        results: of the same films, by `statistics.metrics`.
+        data_efficiency: likewise, or None.
+
+    Returns:
+        name -> figure: "roc", "precision_recall", "calibration", "scores"; "forest" for two
+        findings or more; "subgroups" and "data_efficiency" where there are any. What does not fit
+        one page goes on in "roc_2" and so on.
+
+    Raises:
+        ValueError: the columns and the results are of different findings.
+    """
+    if probability.shape[1] != len(findings) or {*findings} != {*results["findings"]}:
+        raise ValueError(
+            f"{probability.shape[1]} columns named {[*findings]}, but results of "
+            f"{[*results['findings']]}: expected the same findings in both"
+        )
+    tested = []
+    for j, name in enumerate(findings):
+        result, known = results["findings"][name], mask[:, j]
+        if result["undefined"] is None:
+            scores = probability[known, j].astype(np.float64)
+            tested.append(Tested(name, scores, label[known, j] > 0, result))
+
+    reasons = [(name, found["undefined"]) for name, found in results["findings"].items()]
+    left_out = "; ".join(f"{name} ({reason})" for name, reason in reasons if reason)
+    foot = left_out and f"Left out: {left_out}."
+
+    figures: dict[str, Figure] = {}
+    with matplotlib.style.context(["default", panels.STYLE]):  # whatever a matplotlibrc says
+        painters = {
+            "roc": curves.roc,
+            "precision_recall": curves.precision_recall,
+            "calibration": curves.calibration,
+            "scores": curves.scores,
+        }
+        for name, paint in painters.items():
+            figures |= _numbered(name, (paint(some, foot) for some in panels.parts(tested)))
+        if len(tested) > 1:
+            ranked = sorted(tested, key=lambda one: -one.result["auroc"]["value"])
+            drawn = (forests.forest(some, results["mean"]) for some in panels.parts(ranked, ROWS))
+            figures |= _numbered("forest", drawn)
+        if tested and results["subgroups"]:
+            figures |= _numbered("subgroups", forests.subgroups(tested, results))
+        if data_efficiency:
+            figures |= _numbered("data_efficiency", curves.data_efficiency(data_efficiency))
+    return figures
+
+
+def svg(figure: Figure) -> bytes:
+    """A figure as SVG, its text as outlines; the same bytes every time."""
+    return _render(figure, "svg", dict.fromkeys(("Date", "Creator", "Format", "Type")))
+
+
+def save(figures: Mapping[str, Figure], folder: pathlib.Path) -> None:
+    """Writes NAME.png (200 dpi) and NAME.svg of every figure into a folder, made if need be."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, figure in figures.items():
+        (folder / f"{name}.svg").write_bytes(svg(figure))
+        (folder / f"{name}.png").write_bytes(_render(figure, "png", {"Software": None}))
+
+
+def _render(figure: Figure, kind: str, metadata: Mapping[str, None]) -> bytes:
+    stream = io.BytesIO()
+    with matplotlib.style.context(["default", panels.STYLE]), warnings.catch_warnings():
+        # Names in a script that the font lacks become boxes; the tables of the report have them.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        figure.savefig(stream, format=kind, dpi=DPI, metadata=metadata)
+    return stream.getvalue()
+
+
+def _numbered(name: str, figures: Iterator[Figure]) -> dict[str, Figure]:
+    return {f"{name}_{k}" if k > 1 else name: figure for k, figure in enumerate(figures, 1)}

@@ -1,0 +1,162 @@
+"""One self-contained page about a trained head: tables, figures, and what they were made from.
+
+The page has no script and loads nothing; every string in it is escaped.
+"""
+
+import base64
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jinja2
+from matplotlib.figure import Figure
+
+from heads.report import panels
+from heads.report.figures import svg
+
+PIXELS = 96  # of CSS in an inch
+CAPTIONS = {  # in the order of the page
+    "forest": "AUROC of each finding with its 95 % interval, largest first.",
+    "roc": "ROC curves. The dot is the first operating point on the {split} films; dotted: chance.",
+    "precision_recall": "Precision-recall curves. Dotted: chance, which is the prevalence.",
+    "scores": "Probabilities of the positive films (upwards) and the negative ones (downwards), "
+    "each as a share of its class, with the threshold of the first operating point.",
+    "calibration": "Calibration before and after temperature scaling. The films are sorted by "
+    "probability and cut into groups of equal size; a dot is a group, a vertical line the 95 % "
+    "interval (Wilson) of its share of positives. Scales differ between panels.",
+    "data_efficiency": "AUROC by the number of labelled films that the head was trained on: mean "
+    "and central 95 % of the draws.",
+    "subgroups": "AUROC in groups of films with 95 % intervals; the vertical line is that of all "
+    "films. In brackets: films of a group; right of each panel: positive films. No mark: "
+    "undefined, see the tables.",
+}
+
+
+def write_report(
+    path: pathlib.Path,
+    title: str,
+    provenance: Mapping[str, Any],
+    counts: Mapping[str, Mapping[str, Any]],
+    notes: Sequence[tuple[str, int, Sequence[str]]],
+    results: Mapping[str, Any],
+    data_efficiency: Mapping[str, Any] | None,
+    comparison: Mapping[str, Any] | None,
+    figures: Mapping[str, Figure],
+) -> None:
+    """Writes the page; the same arguments give the same bytes.
+
+    Args:
+        path: of the HTML file.
+        title: of the page.
+        provenance: a nested dict of plain values, printed as it is; `encoder.trained` says whether
+            the encoder was trained (None or missing: unknown).
+        counts: split -> films, patients, and positives and negatives by finding.
+        notes: what was left out: what, how many, ids of some.
+        results: of `statistics.metrics`, on test, or on tune where `counts` has no test films.
+        data_efficiency: likewise, or None.
+        comparison: with another head on the same films, by finding; None: there is none.
+        figures: of `figures.draw`.
+    """
+    split = "test" if counts.get("test", {}).get("films") else "tune"
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_finalize,
+    )
+    environment.filters |= {"number": panels.number, "bounds": panels.bounds, "p": _p}
+    page = environment.get_template("report.html").render(
+        title=title,
+        provenance=provenance,
+        counts=counts,
+        notes=notes,
+        results=results,
+        efficiency=data_efficiency,
+        comparison=comparison,
+        split=split,
+        warnings=_warnings(split, provenance),
+        pictures=_pictures(figures, split, results),
+    )
+    path.write_text(page, encoding="utf-8")
+
+
+def _finalize(value: Any) -> Any:
+    """Text without control characters; what the template itself marked up stays."""
+    if isinstance(value, str) and not hasattr(value, "__html__"):
+        return panels.printable(value)
+    return value
+
+
+def _warnings(split: str, provenance: Mapping[str, Any]) -> list[str]:
+    """What a reader must know before any number."""
+    found = []
+    if split == "tune":
+        found.append(
+            "There is no test split: all numbers are of the tune split, on which temperature, "
+            "thresholds and settings were chosen. Expect less on new films."
+        )
+    encoder = provenance.get("encoder")
+    trained = encoder.get("trained") if isinstance(encoder, Mapping) else None
+    if trained is False:
+        found.append(
+            "The encoder is untrained: its weights are random numbers. The page shows how things "
+            "work; the numbers say nothing about chest X-rays."
+        )
+    elif trained is not True:
+        found.append("It is not known whether the encoder was trained.")
+    return found
+
+
+def _pictures(
+    figures: Mapping[str, Figure], split: str, results: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """The figures as the page shows them: images with an alternative text of their key numbers.
+
+    As images, not inline, several SVGs cannot disturb one another's ids.
+    """
+    pictures = []
+    for kind, caption in CAPTIONS.items():
+        caption = caption.format(split=split)
+        words = f"{caption.split('. ')[0].removesuffix('.')}. {_key_numbers(kind, results)}"
+        for name, figure in figures.items():
+            if name.rstrip("0123456789").rstrip("_") != kind:
+                continue
+            width, height = figure.get_size_inches()
+            picture = {
+                "kind": kind,
+                "number": len(pictures) + 1,
+                "source": "data:image/svg+xml;base64," + base64.b64encode(svg(figure)).decode(),
+                "width": round(width * PIXELS),
+                "height": round(height * PIXELS),
+                "caption": caption,
+                "alternative": words,
+            }
+            pictures.append(picture)
+    return pictures
+
+
+def _key_numbers(kind: str, results: Mapping[str, Any]) -> str:
+    """What a figure shows, in words, for those who cannot see it."""
+    if kind in ("subgroups", "data_efficiency"):
+        return "The table below has the numbers."
+    words = []
+    for name, found in results["findings"].items():
+        if found["undefined"]:
+            continue
+        if kind == "precision_recall":
+            words.append(f"{name}: AUPRC {panels.interval(found['auprc'])}")
+        elif kind == "calibration":
+            before, after = (found["calibration"][when]["ece"] for when in ("before", "after"))
+            words.append(f"{name}: ECE {panels.interval(before)}, then {panels.interval(after)}")
+        elif kind == "scores":
+            threshold = panels.number(found["operating_points"][0]["threshold"], 3)
+            words.append(f"{name}: threshold {threshold}")
+        else:
+            words.append(f"{name}: AUROC {panels.interval(found['auroc'])}")
+    return "; ".join(words) + "."
+
+
+def _p(value: int | float) -> str:
+    return "< 0.001" if value < 0.001 else panels.number(value, 3)

@@ -1,0 +1,1 @@
+"""What a head can do, with intervals."""

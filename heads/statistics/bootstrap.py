@@ -1,0 +1,189 @@
+"""The bootstrap by patient: films as weights, all resamples of a metric at once, intervals.
+
+Patients are drawn with replacement, and a film counts as often as its patient was drawn: films of
+one patient are alike, and to draw them one by one would give intervals that are too narrow. The
+same draws serve every finding, subgroup and metric, so that differences and means keep what they
+have in common (Davison and Hinkley, Bootstrap Methods and their Application, 1997).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Float64, Int64, Real, Shaped, UInt8
+
+CONFIDENCE = 0.95
+USABLE = 0.95  # share of resamples that must define a metric: the rest is left out, not hidden
+_BLOCK_BYTES = 4_000_000  # of weights at once: a few such arrays fit the cache of one core
+
+
+class Draws(NamedTuple):
+    """Which patients each resample holds; one byte for each resample and patient.
+
+    Attributes:
+        count: [resample patient] how often a patient was drawn. More than 255 times does not
+            happen: with P patients a count is at most P, and close to Poisson(1) when P is large.
+        patient: [n] the patient of each film.
+    """
+
+    count: UInt8[np.ndarray, "resample patient"]
+    patient: Int64[np.ndarray, " n"]
+
+
+class Measured(NamedTuple):
+    """A metric on the films as they are, and on each resample.
+
+    Attributes:
+        value: None where undefined.
+        of_resamples: NaN where undefined.
+        reflect: for a metric of at least 0 that resampling itself raises, as it does the expected
+            calibration error: every resample holds the noise of the films and its own. The
+            percentiles are then mirrored at the value (the "basic" interval of Davison and
+            Hinkley, section 5.2.1), cut at 0, and the upper end is at least the value.
+    """
+
+    value: float | None
+    of_resamples: Float64[np.ndarray, " resample"]
+    reflect: bool = False
+
+    def times(self, factor: float) -> "Measured":
+        """The same in another unit."""
+        value = None if self.value is None else self.value * factor
+        return Measured(value, self.of_resamples * factor, self.reflect)
+
+
+def patients(patient_id: Shaped[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+    """Numbers the patients of films from 0; a film of an unknown patient ("") is its own."""
+    names = np.asarray(patient_id, dtype=str)
+    known = names != ""
+    number = np.empty(names.shape, np.int64)
+    distinct, number[known] = np.unique(names[known], return_inverse=True)
+    number[~known] = len(distinct) + np.arange(np.count_nonzero(~known))
+    return number
+
+
+def draw(patient_id: Shaped[np.ndarray, " n"], resamples: int, seed: int) -> Draws:
+    """Draws as many patients as there are, with replacement, `resamples` times."""
+    patient = patients(patient_id)
+    total = int(patient.max(initial=-1)) + 1
+    count = np.zeros((resamples, total), np.uint8)
+    random = np.random.default_rng(seed)
+    for row in count if total else ():
+        row[:] = np.bincount(random.integers(total, size=total), minlength=total)
+    return Draws(count, patient)
+
+
+def weights(
+    draws: Draws, rows: Int64[np.ndarray, " k"]
+) -> Iterator[Float64[np.ndarray, "block k"]]:
+    """Weights of the films `rows` in all resamples, a block of resamples at a time."""
+    patient = draws.patient[rows]
+    size = max(1, _BLOCK_BYTES // (8 * max(1, len(rows))))
+    for start in range(0, len(draws.count), size):
+        yield draws.count[start : start + size].take(patient, axis=1).astype(np.float64)
+
+
+def replicates(
+    draws: Draws,
+    rows: Int64[np.ndarray, " k"],
+    score: Float[np.ndarray, " k"],
+    label: Real[np.ndarray, " k"],
+    columns: Mapping[str, Float64[np.ndarray, "k _"]],
+) -> dict[str, Float64[np.ndarray, "resample ..."]]:
+    """The ranking metrics, and weighted sums, of every resample.
+
+    With sorted films one running sum of the weights gives the weight of the films below a score,
+    and of those up to it; AUROC (Mann-Whitney, ties count half) and average precision are sums
+    over the positive films of what lies below and above them. Both equal what scikit-learn gives
+    with `sample_weight`.
+
+    Args:
+        draws: of the whole test split.
+        rows: the films measured, numbered as in `draws`.
+        score: of these films, any monotone score; ties are allowed.
+        label: of these films, 0 or 1.
+        columns: numbers of these films to be summed with the weights, any number under a name.
+
+    Returns:
+        "auroc" and "auprc", NaN in resamples without both classes, and the sums under their names.
+    """
+    order = np.argsort(score, kind="stable")
+    score, positive = score[order], np.flatnonzero(label[order])
+    first, last = (np.searchsorted(score, score[positive], side) for side in ("left", "right"))
+    first_positive, last_positive = (
+        np.searchsorted(score[positive], score[positive], side) for side in ("left", "right")
+    )
+    matrix = np.concatenate([*columns.values()], axis=1)[order]
+    aurocs, auprcs, sums = [], [], []
+    for weight in weights(draws, rows[order]):
+        of_positive = weight[:, positive]
+        up_to, positives_up_to = _running(weight), _running(of_positive)
+        all_films, positives = up_to[:, -1:], positives_up_to[:, -1:]
+        below = up_to[:, first]
+        positives_below = positives_up_to[:, first_positive]
+        negatives_below = below - positives_below
+        negatives_up_to = up_to[:, last] - positives_up_to[:, last_positive]
+        wins = np.sum(of_positive * (negatives_below + negatives_up_to), axis=1) / 2
+        aurocs.append(ratio(wins, (positives * (all_films - positives))[:, 0]))
+        precision = ratio(positives - positives_below, all_films - below, otherwise=0.0)
+        found = np.sum(of_positive * precision, axis=1)
+        auprcs.append(np.where(np.isnan(aurocs[-1]), np.nan, ratio(found, positives[:, 0])))
+        sums.append(weight @ matrix)
+    ends = np.cumsum([column.shape[1] for column in columns.values()])
+    parts = np.split(np.concatenate(sums), ends[:-1], axis=1)
+    named = dict(zip(columns, parts, strict=True))
+    return {"auroc": np.concatenate(aurocs), "auprc": np.concatenate(auprcs), **named}
+
+
+def _running(weight: np.ndarray) -> np.ndarray:
+    total = np.zeros((weight.shape[0], weight.shape[1] + 1))
+    np.cumsum(weight, axis=1, out=total[:, 1:])
+    return total
+
+
+def ratio(
+    numerator: Float64[np.ndarray, "*shape"],
+    denominator: Float64[np.ndarray, "*shape"],
+    otherwise: float = np.nan,
+) -> Float64[np.ndarray, "*shape"]:
+    """Numerator over denominator, `otherwise` where the denominator is 0."""
+    out = np.full(numerator.shape, otherwise)
+    return np.divide(numerator, denominator, out=out, where=denominator != 0)
+
+
+def interval(measured: Measured) -> dict[str, float | int | None] | None:
+    """The value with the 95 % percentile interval of its resamples.
+
+    Returns:
+        value, low, high and resamples, the number of resamples that define the metric. low and
+        high are None where that is less than 95 % of them. None where the value is undefined.
+    """
+    value, of_resamples, reflect = measured
+    if value is None:
+        return None
+    used = of_resamples[np.isfinite(of_resamples)]
+    low = high = None
+    if len(used) >= USABLE * len(of_resamples):
+        outside = 50 * (1 - CONFIDENCE)
+        low, high = map(float, np.percentile(used, [outside, 100 - outside]))
+        if reflect:
+            low, high = max(0.0, 2 * value - high), max(value, 2 * value - low)
+    return {"value": value, "low": low, "high": high, "resamples": len(used)}
+
+
+def mean(measured: Sequence[Measured]) -> Measured:
+    """The mean over findings, on the films as they are and in each resample.
+
+    A resample's mean is over the findings that it defines, so that one rare finding does not take
+    the interval from all others; there is none where more than 5 % of all are undefined. One
+    finding without a value leaves the mean without: a mean over the rest would be another one.
+    """
+    values = [one.value for one in measured]
+    if not values or None in values:
+        return Measured(None, np.empty(0))
+    table = np.stack([one.of_resamples for one in measured])
+    defined = np.isfinite(table)
+    means = ratio(np.where(defined, table, 0.0).sum(axis=0), defined.sum(axis=0, dtype=np.float64))
+    if defined.mean() < USABLE:
+        means[:] = np.nan
+    return Measured(float(np.mean(values)), means, measured[0].reflect)

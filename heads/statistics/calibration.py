@@ -1,0 +1,181 @@
+"""Whether probabilities mean what they say: temperature, calibration error, slope, intercept."""
+
+import warnings
+
+import numpy as np
+from jaxtyping import Float, Float64, Int64, Real
+from scipy import optimize, special
+from scipy.linalg import LinAlgWarning
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import brier_score_loss
+
+from heads.statistics import bootstrap
+
+# A temperature beyond these is not a matter of calibration: tune is separated perfectly (the best
+# one is 0) or ranked the wrong way round (it is infinite).
+TEMPERATURES = (0.05, 20.0)
+BINS = 15  # of equal width, as in Guo et al., On Calibration of Modern Neural Networks, ICML 2017
+_NEWTON_STEPS, _TOLERANCE = 25, 1e-6  # from a start close by three steps are usual
+_STEEPEST = 200.0  # slope per standard deviation of the logit: beyond it a resample is separated
+
+
+def temperature(logit: Float[np.ndarray, " n"], label: Real[np.ndarray, " n"]) -> float:
+    """The temperature T that minimises the log loss of sigmoid(logit / T) (Guo et al. 2017).
+
+    Args:
+        logit: of the films of tune with a known label.
+        label: 0 or 1.
+
+    Returns:
+        T between 0.05 and 20; 1.0, which changes nothing, where a class is missing.
+    """
+    if not 0 < np.count_nonzero(label) < len(label):
+        return 1.0
+    # log(1 + exp(-x)) of the logit turned towards its label is the log loss, without overflow.
+    towards = np.where(label > 0, -1.0, 1.0) * logit
+    found = optimize.minimize_scalar(
+        lambda log_t: np.mean(np.logaddexp(0.0, towards / np.exp(log_t))),
+        bounds=np.log(TEMPERATURES),
+        method="bounded",
+        options={"xatol": 1e-6},
+    )
+    return float(np.exp(found.x))
+
+
+def columns(
+    probability: Float64[np.ndarray, " n"], label: Real[np.ndarray, " n"]
+) -> Float64[np.ndarray, "n 17"]:
+    """What `measure` wants summed over films: 1, the squared error, and the excess in each bin.
+
+    The excess is probability minus label, in the column of the film's bin; the other columns are 0.
+    Bins are [0, 1/15], (1/15, 2/15] and so on: those of scikit-learn's `calibration_curve`. The
+    probability is that of the finding, not that of the likelier class.
+    """
+    inner = np.linspace(0, 1, BINS + 1)[1:-1]
+    excess = np.zeros((len(probability), BINS))
+    excess[np.arange(len(label)), np.searchsorted(inner, probability)] = probability - label
+    return np.column_stack([np.ones(len(label)), np.square(probability - label), excess])
+
+
+def expected_error(
+    sums: Float64[np.ndarray, "resample 17"],
+) -> Float64[np.ndarray, " resample"]:
+    """The expected calibration error (ECE) from sums of `columns`.
+
+    It is the mean over films of |mean probability - share of positives| of their bin. Chance alone
+    makes it positive, the more so the fewer the films: it is not 0 for perfect probabilities.
+    """
+    return bootstrap.ratio(np.abs(sums[:, 2:]).sum(axis=1), sums[:, 0])
+
+
+def measure(
+    probability: Float64[np.ndarray, " n"],
+    label: Real[np.ndarray, " n"],
+    sums: Float64[np.ndarray, "resample 17"],
+) -> dict[str, bootstrap.Measured]:
+    """Brier score and expected calibration error; `sums` are those of `columns`, resampled."""
+    error = expected_error(columns(probability, label).sum(axis=0, keepdims=True))[0]
+    brier = float(brier_score_loss(label, probability))
+    return {
+        "brier": bootstrap.Measured(brier, bootstrap.ratio(sums[:, 1], sums[:, 0])),
+        "ece": bootstrap.Measured(float(error), expected_error(sums), reflect=True),
+    }
+
+
+def line(
+    draws: bootstrap.Draws,
+    rows: Int64[np.ndarray, " k"],
+    logit: Float64[np.ndarray, " k"],
+    label: Real[np.ndarray, " k"],
+) -> tuple[bootstrap.Measured, bootstrap.Measured]:
+    """Calibration slope and intercept: the logistic regression of the label on the logit.
+
+    1 and 0 are ideal. A slope below 1 says that the probabilities are too extreme. The intercept is
+    that of the same regression, not that with a slope held at 1 (Van Calster et al., BMC Medicine
+    2019;17:230). The resamples are fitted by Newton's method, all at once.
+
+    Args:
+        draws: of the whole test split.
+        rows: the films measured, numbered as in `draws`.
+        logit: of these films.
+        label: of these films, 0 or 1.
+
+    Returns:
+        Slope and intercept; None where one threshold separates the classes (then no finite line is
+        the best) or the fit fails, NaN in resamples where it does.
+    """
+    found = np.full((len(draws.count), 2), np.nan)
+    undefined = (bootstrap.Measured(None, found[:, 1]), bootstrap.Measured(None, found[:, 0]))
+    if separated(logit, label):
+        return undefined
+    centre, spread = logit.mean(), logit.std()  # logits of any size are then the same to the solver
+    x = (logit - centre) / spread
+    model = LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-10)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", ConvergenceWarning)
+            warnings.simplefilter("error", LinAlgWarning)
+            model.fit(x[:, None], label)
+    except (ConvergenceWarning, LinAlgWarning):  # one logit far beyond all others
+        return undefined
+    start = np.array([model.intercept_[0], model.coef_[0, 0]])
+    target_columns = np.column_stack([label, label * x])
+    first = 0
+    for weight in bootstrap.weights(draws, rows):
+        block = found[first : first + len(weight)]
+        block[:] = _newton(start, weight, weight @ target_columns, x)
+        # A resample much less steep than the whole may be overshot: the level line is safer then.
+        failed = np.isnan(block[:, 0])
+        if failed.any():
+            weight = weight[failed]
+            block[failed] = _newton(np.zeros(2), weight, weight @ target_columns, x)
+        first += len(block)
+    intercepts, slopes = found.T
+    slope, slopes = start[1] / spread, slopes / spread
+    return (
+        bootstrap.Measured(float(slope), slopes),
+        bootstrap.Measured(float(start[0] - slope * centre), intercepts - slopes * centre),
+    )
+
+
+def separated(logit: Float[np.ndarray, " n"], label: Real[np.ndarray, " n"]) -> bool:
+    """Whether one threshold separates the classes (both must occur), up to films that lie on it."""
+    negative, positive = logit[label == 0], logit[label == 1]
+    return bool(positive.min() >= negative.max() or negative.min() >= positive.max())
+
+
+def _newton(start: np.ndarray, weight: np.ndarray, target: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Intercept and slope of each resample, NaN where the steps do not settle.
+
+    Args:
+        start: intercept and slope to begin with.
+        weight: [resample film].
+        target: [resample 2] weighted sums of the label, and of the label times x.
+        x: [film].
+    """
+    found = np.full((len(weight), 2), np.nan)
+    powers = np.column_stack([np.ones_like(x), x, x * x])
+    at, left = np.tile(start, (len(weight), 1)), np.arange(len(weight))
+    for _ in range(_NEWTON_STEPS):
+        probability = at[:, 1:] * x
+        probability += at[:, :1]
+        special.expit(probability, out=probability)
+        weighted = weight * probability
+        down, along = (target - weighted @ powers[:, :2]).T
+        weighted *= 1 - probability
+        h00, h01, h11 = (weighted @ powers).T  # the Hessian of two parameters, inverted by hand
+        determinant = h00 * h11 - h01 * h01
+        determinant = np.where(determinant > 1e-12 * h00 * h11, determinant, 0.0)
+        by = np.column_stack([h11 * down - h01 * along, h00 * along - h01 * down])
+        step = bootstrap.ratio(by, np.tile(determinant[:, None], 2))
+        at = at + step
+        moved = np.abs(step).max(axis=1)
+        settled = moved < _TOLERANCE
+        found[left[settled]] = at[settled]
+        keep = ~settled & (np.abs(at[:, 1]) < _STEEPEST)
+        if not keep.any():
+            break
+        if not keep.all():
+            left, at, target, weight = left[keep], at[keep], target[keep], weight[keep]
+    return found

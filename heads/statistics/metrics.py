@@ -1,0 +1,210 @@
+"""What a head can do, with intervals: each finding, their mean, subgroups and the gaps between.
+
+Everything that is chosen (temperature, thresholds) is chosen on tune; test only measures.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Real, Shaped
+from scipy import special
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from heads.statistics import bootstrap, calibration, operating_points, subgroups
+from heads.statistics.calibration import temperature
+from heads.statistics.discrimination import delong, why_undefined
+from heads.statistics.operating_points import thresholds
+
+_INTERVALS = (
+    "95 %. auroc: DeLong, which takes films as independent; its bootstrap_low and bootstrap_high, "
+    "and all else: percentile bootstrap by patient (ece: reflected, because resampling raises it; "
+    "rates of 0 or 1: Wilson by patient). Temperature and thresholds are held fixed. Without "
+    "limits where fewer than 95 % of the resamples define the value."
+)
+
+_MEANS = {  # name in the results: metric, of probabilities after scaling
+    "auroc": "auroc",
+    "auprc": "auprc",
+    "brier": "brier",
+    "ece": "ece",
+    "calibration_slope": "slope",
+}
+
+
+class Scored(NamedTuple):
+    """The films of a split, scored; what stands where the mask is False is never looked at.
+
+    Attributes:
+        logit: any float type, one column a finding.
+        label: 0 or 1.
+        mask: whether the label is known.
+        patient_id: "" where unknown.
+    """
+
+    logit: Float[np.ndarray, "n finding"]
+    label: Real[np.ndarray, "n finding"]
+    mask: Bool[np.ndarray, "n finding"]
+    patient_id: Shaped[np.ndarray, " n"]
+
+
+def evaluate(
+    findings: Sequence[str],
+    tune: Scored,
+    test: Scored,
+    groups: Mapping[str, Shaped[np.ndarray, " n"]],
+    resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Measures a head on test.
+
+    Args:
+        findings: names of the columns of `tune` and `test`.
+        tune: fits the temperature and chooses the thresholds.
+        test: is measured.
+        groups: columns of attributes, such as sex, with the value of each film of test; "" where
+            unknown.
+        resamples: of the bootstrap.
+        seed: of the bootstrap; all else has no chance in it.
+
+    Returns:
+        Plain JSON values, None where something is undefined: `confidence`, `resamples`, `seed`,
+        `intervals`, `mean` (over the findings with both classes in test), `findings`, `subgroups`
+        and `gaps`. An interval has value, low and high (None where the films cannot give them) and,
+        from the bootstrap, resamples: how many define the value.
+
+    Raises:
+        ValueError: shapes do not fit, a known label is neither 0 nor 1, a logit is not finite.
+    """
+    _check("tune", findings, tune)
+    _check("test", findings, test)
+    for column, values in groups.items():
+        if values.shape != test.patient_id.shape:
+            raise ValueError(
+                f"groups: {column!r} has shape {values.shape}, expected one value for each of the "
+                f"{len(test.patient_id)} films of test"
+            )
+    if resamples < 1:
+        raise ValueError(f"resamples is {resamples}, expected at least 1; 1000 are usual")
+    draws = bootstrap.draw(test.patient_id, resamples, seed)
+    results, measured, films = {}, [], {}
+    for j, finding in enumerate(findings):
+        results[finding], of_means, films[finding] = _finding(j, tune, test, draws)
+        if of_means:
+            measured.append(of_means)
+    by_column = {
+        column: subgroups.measure(films, np.asarray(values, str), draws)
+        for column, values in groups.items()
+    }
+    mean = {
+        name: bootstrap.interval(bootstrap.mean([one[metric] for one in measured]))
+        for name, metric in _MEANS.items()
+    }
+    return {
+        "confidence": bootstrap.CONFIDENCE,
+        "resamples": resamples,
+        "seed": seed,
+        "intervals": _INTERVALS,
+        "mean": mean | {"findings": len(measured)},
+        "findings": results,
+        "subgroups": {column: found for column, (found, _) in by_column.items()},
+        "gaps": {column: gaps for column, (_, gaps) in by_column.items()},
+    }
+
+
+def _check(split: str, findings: Sequence[str], scored: Scored) -> None:
+    expected = (len(scored.patient_id), len(findings))
+    for name in ("logit", "label", "mask"):
+        if getattr(scored, name).shape != expected:
+            raise ValueError(
+                f"{split}: {name} has shape {getattr(scored, name).shape}, expected {expected}: "
+                "one row for each patient_id, one column for each finding"
+            )
+    for j, finding in enumerate(findings):
+        label, logit = scored.label[scored.mask[:, j], j], scored.logit[scored.mask[:, j], j]
+        if not np.isin(label, (0, 1)).all():
+            raise ValueError(
+                f"{split}: {finding} has labels {np.unique(label)[:5]}, expected 0 and 1: set the "
+                "mask to False where a label is missing or uncertain"
+            )
+        if not np.isfinite(logit).all():
+            raise ValueError(
+                f"{split}: {np.count_nonzero(~np.isfinite(logit))} logits of {finding} are not "
+                "finite: look for the embeddings or the training run that made them"
+            )
+
+
+def _known(split: Scored, finding: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rows = np.flatnonzero(split.mask[:, finding])
+    logit, label = split.logit[rows, finding], split.label[rows, finding]
+    return rows, logit.astype(np.float64), label.astype(np.int64)
+
+
+def _finding(
+    finding: int, tune: Scored, test: Scored, draws: bootstrap.Draws
+) -> tuple[dict[str, Any], dict[str, bootstrap.Measured], subgroups.Films]:
+    """One finding's results, what of it enters the means, and its films for the subgroups."""
+    _, tune_logit, tune_label = _known(tune, finding)
+    tune_undefined = why_undefined("tune", tune_label)
+    scale = temperature(tune_logit, tune_label)
+    tune_probability = special.expit(tune_logit / scale)
+    chosen = thresholds(tune_probability, tune_label)
+
+    rows, logit, label = _known(test, finding)
+    before, after = special.expit(logit), special.expit(logit / scale)
+    films = subgroups.Films(rows, logit, label, after, next(iter(chosen.values())))
+    result: dict[str, Any] = {
+        "n": len(rows),
+        "positives": int(label.sum()),
+        "patients": len(np.unique(draws.patient[rows])),
+        "undefined": why_undefined("test", label),
+    }
+    if result["undefined"]:
+        return result, {}, films
+
+    tables = {
+        rule: operating_points.cells(after, label, threshold)
+        for rule, threshold in chosen.items()
+        if threshold is not None
+    }
+    columns = {
+        "before": calibration.columns(before, label),
+        "after": calibration.columns(after, label),
+    }
+    sums = bootstrap.replicates(draws, rows, logit, label, columns | tables)
+    auprc = float(average_precision_score(label, logit))
+    measured = {
+        "auroc": bootstrap.Measured(float(roc_auc_score(label, logit)), sums["auroc"]),
+        "auprc": bootstrap.Measured(auprc, sums["auprc"]),
+    }
+    by_patient = bootstrap.interval(measured["auroc"])
+    result["auroc"] = delong(logit, label) | {
+        "bootstrap_low": by_patient["low"],
+        "bootstrap_high": by_patient["high"],
+        "resamples": by_patient["resamples"],
+    }
+    result["auprc"] = bootstrap.interval(measured["auprc"])
+
+    slope, intercept = calibration.line(draws, rows, logit, label)
+    result["calibration"] = {"undefined": None}
+    if slope.value is None:
+        reason = "one threshold separates the classes, or almost: no line fits best"
+        result["calibration"]["undefined"] = reason
+    for time, probability, divisor in (("before", before, 1.0), ("after", after, scale)):
+        measured |= calibration.measure(probability, label, sums[time])
+        measured |= {"slope": slope.times(divisor), "intercept": intercept}
+        result["calibration"][time] = {
+            metric: bootstrap.interval(measured[metric])
+            for metric in ("brier", "ece", "slope", "intercept")
+        }
+
+    result["temperature"] = None if tune_undefined else scale
+    result["tune"] = {
+        "n": len(tune_label),
+        "positives": int(tune_label.sum()),
+        "undefined": tune_undefined,
+    }
+    result["operating_points"] = operating_points.measure(
+        chosen, tune_probability, tune_label, tables, sums, draws.patient[rows]
+    )
+    return result, measured, films

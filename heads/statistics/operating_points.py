@@ -1,0 +1,154 @@
+"""Thresholds on the probability, chosen on tune, and what they do on test."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64, Int64, Real
+from scipy import stats
+from sklearn.metrics import roc_curve
+
+from heads.statistics import bootstrap
+from heads.statistics.discrimination import why_undefined
+
+_CELLS = ("tp", "fp", "tn", "fn")
+_RATES = {  # the cell of the numerator, and the other one of the denominator
+    "sensitivity": ("tp", "fn"),
+    "specificity": ("tn", "fp"),
+    "ppv": ("tp", "fp"),
+    "npv": ("tn", "fn"),
+}
+
+
+def _youden(sensitivity: np.ndarray, specificity: np.ndarray) -> int | None:
+    # Rounded: sums of fractions that are equal may differ in the last bit, and be no tie.
+    return int(np.argmax(np.round(sensitivity + specificity, 12)))
+
+
+def _sensitivity_90(sensitivity: np.ndarray, specificity: np.ndarray) -> int | None:
+    return int(np.argmax(sensitivity >= 0.90))  # reached at the latest where all are positive
+
+
+def _specificity_90(sensitivity: np.ndarray, specificity: np.ndarray) -> int | None:
+    reached = np.flatnonzero(specificity >= 0.90)
+    return int(reached[np.argmax(sensitivity[reached])]) if len(reached) else None
+
+
+# Each picks a point of the ROC curve, which runs from the highest threshold to the lowest. Of
+# points that are as good the first is taken: it calls the fewest films positive.
+RULES: dict[str, Callable[[np.ndarray, np.ndarray], int | None]] = {
+    "Youden's J on tune": _youden,
+    "sensitivity 0.90 on tune": _sensitivity_90,  # at least; with the highest specificity
+    "specificity 0.90 on tune": _specificity_90,  # at least; with the highest sensitivity
+}
+
+
+def thresholds(
+    probability: Float64[np.ndarray, " n"], label: Real[np.ndarray, " n"]
+) -> dict[str, float | None]:
+    """The threshold of each of `RULES`; a film is called positive at `probability >= threshold`.
+
+    Args:
+        probability: of the films of tune whose label is known, after temperature scaling.
+        label: 0 or 1.
+
+    Returns:
+        For each rule a probability that occurs on tune; None where a class is missing, or where no
+        threshold reaches the fixed value.
+    """
+    if why_undefined("tune", label):
+        return dict.fromkeys(RULES)
+    false, true, offered = roc_curve(label, probability, drop_intermediate=False)
+    # The first point calls no film positive; its threshold is infinite and no use to anybody.
+    false, true, offered = false[1:], true[1:], offered[1:]
+    picked = {rule: pick(true, 1 - false) for rule, pick in RULES.items()}
+    return {rule: None if at is None else float(offered[at]) for rule, at in picked.items()}
+
+
+def cells(
+    probability: Float64[np.ndarray, " n"], label: Real[np.ndarray, " n"], threshold: float
+) -> Float64[np.ndarray, "n 4"]:
+    """1 in the column of the film's cell of the two by two table (tp, fp, tn, fn), else 0."""
+    called, present = probability >= threshold, label > 0
+    columns = [called & present, called & ~present, ~called & ~present, ~called & present]
+    return np.column_stack(columns).astype(np.float64)
+
+
+def measure(
+    chosen: Mapping[str, float | None],
+    tune_probability: Float64[np.ndarray, " m"],
+    tune_label: Real[np.ndarray, " m"],
+    test_cells: Mapping[str, Float64[np.ndarray, "n 4"]],
+    sums: Mapping[str, Float64[np.ndarray, "resample ..."]],
+    patient: Int64[np.ndarray, " n"],
+) -> list[dict[str, Any]]:
+    """Each operating point on tune and on test.
+
+    Args:
+        chosen: what `thresholds` gave for the films of tune.
+        tune_probability, tune_label: these films.
+        test_cells: `cells` of the films of test, for each rule that has a threshold.
+        sums: their weighted sums, under the same names.
+        patient: number of each film's patient.
+
+    Returns:
+        For each rule: rule, threshold, undefined (None, or why there is no threshold), tune and
+        test.
+    """
+    points = []
+    for rule, threshold in chosen.items():
+        point = {
+            "rule": rule,
+            "threshold": threshold,
+            "undefined": None,
+            "tune": None,
+            "test": None,
+        }
+        if threshold is None:
+            reason = why_undefined("tune", tune_label)
+            point["undefined"] = reason or "no threshold reaches it on tune"
+        else:
+            tune = _counts(cells(tune_probability, tune_label, threshold))
+            point["tune"] = {
+                "sensitivity": tune["tp"] / (tune["tp"] + tune["fn"]),
+                "specificity": tune["tn"] / (tune["tn"] + tune["fp"]),
+            }
+            point["test"] = rates(test_cells[rule], sums[rule], patient) | _counts(test_cells[rule])
+        points.append(point)
+    return points
+
+
+def rates(
+    cell: Float64[np.ndarray, "n 4"],
+    sums: Float64[np.ndarray, "resample 4"],
+    patient: Int64[np.ndarray, " n"],
+) -> dict[str, dict[str, Any] | None]:
+    """Sensitivity, specificity, PPV and NPV with intervals; None where the denominator is 0.
+
+    All resamples of a rate of exactly 0 or 1 agree, which would give an interval without width. Its
+    limits are then Wilson's (JASA 1927;22:209-212), with each patient counted once.
+
+    Args:
+        cell: `cells` of the films.
+        sums: their weighted sums, for each resample.
+        patient: number of each film's patient.
+    """
+    results = {}
+    table = _counts(cell)
+    for rate, (hit, miss) in _RATES.items():
+        films = table[hit] + table[miss]
+        hits, misses = sums[:, _CELLS.index(hit)], sums[:, _CELLS.index(miss)]
+        value = table[hit] / films if films else None
+        found = bootstrap.interval(bootstrap.Measured(value, bootstrap.ratio(hits, hits + misses)))
+        if value in (0.0, 1.0):
+            counted = cell[:, [_CELLS.index(hit), _CELLS.index(miss)]].any(axis=1)
+            patients = len(np.unique(patient[counted]))
+            test = stats.binomtest(patients if value else 0, patients)
+            limits = test.proportion_ci(bootstrap.CONFIDENCE, method="wilson")
+            found |= {"low": float(limits.low), "high": float(limits.high)}
+        results[rate] = found
+    return results
+
+
+def _counts(cell: np.ndarray) -> dict[str, int]:
+    return dict(zip(_CELLS, map(int, cell.sum(axis=0)), strict=True))

@@ -1,0 +1,141 @@
+"""A trained head on the disk: an Orbax checkpoint beside a card that says what it is."""
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from heads.candidates import Trained
+from heads.head import Head
+
+CARD, CHECKPOINT = "card.json", "head"
+CARD_VERSION = 1
+
+# What must be equal for two embeddings to come from one encoder: keys of a run's identity
+ENCODER = (
+    "weights_digest",
+    "projection",
+    "variant",
+    "embedding",
+    "resolution",
+    "preset",
+    "mean",
+    "std",
+)
+
+
+class Saved(NamedTuple):
+    """A head that was read: what it computes with, and its card."""
+
+    trained: Trained
+    card: dict[str, Any]
+
+
+def save(folder: str | os.PathLike, trained: Trained, card: Mapping[str, Any]) -> None:
+    """Writes a head into a folder that exists.
+
+    Args:
+        folder: gets `head/` and `card.json`.
+        trained: the head.
+        card: what else to say of it: plain JSON values.
+
+    Raises:
+        OSError: the folder cannot be written, or the disk is full.
+    """
+    from orbax import checkpoint as ocp  # 0.7 s that only those who need it pay
+
+    path = pathlib.Path(folder).absolute()
+    numbers = {**trained.variables, "embedding": {"mean": trained.mean, "scale": trained.scale}}
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(path / CHECKPOINT, numbers)
+    network = {"hidden": list(trained.head.hidden), "width": len(trained.mean)}
+    content = {"card_version": CARD_VERSION, **network, **card}
+    (path / CARD).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def load(folder: str | os.PathLike) -> Saved:
+    """Reads a head.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is damaged, or of a newer version.
+    """
+    from orbax import checkpoint as ocp
+
+    path = pathlib.Path(folder).absolute()
+    if not (path / CARD).is_file():
+        raise FileNotFoundError(f"no {CARD} in {folder}; expected a folder of train_head.py")
+    try:
+        card = json.loads((path / CARD).read_text())
+        version, findings = card["card_version"], list(card["findings"])
+        hidden, width = tuple(map(int, card["hidden"])), int(card["width"])
+        temperatures = [float(card["temperatures"][finding]) for finding in findings]
+    except (ValueError, LookupError, TypeError) as error:
+        raise ValueError(
+            f"{path / CARD} is no card of a head ({type(error).__name__}: {error}): train it again"
+        ) from error
+    if version != CARD_VERSION:
+        raise ValueError(
+            f"{path / CARD} has version {version}, expected {CARD_VERSION}: it is of another "
+            "version of this program"
+        )
+    head = Head(len(findings), hidden)
+    shapes = jax.eval_shape(head.init, jax.random.key(0), np.zeros((1, width), np.float32))
+    vector = jax.ShapeDtypeStruct((width,), np.float32)
+    expected = {**shapes, "embedding": {"mean": vector, "scale": vector}}
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    target = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), expected
+    )
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            numbers = checkpointer.restore(path / CHECKPOINT, target)
+    except Exception as error:  # Orbax, of a damaged checkpoint, raises this or that
+        raise ValueError(
+            f"{path / CHECKPOINT} cannot be read ({str(error)[:200]}): train the head again"
+        ) from error
+    numbers = jax.tree.map(np.asarray, numbers)
+    standard = numbers.pop("embedding")
+    trained = Trained(head, numbers, standard["mean"], standard["scale"], [], 0, "")
+    return Saved(trained, {**card, "temperatures": dict(zip(findings, temperatures, strict=True))})
+
+
+def check_encoder(card: Mapping[str, Any], encoder: Mapping[str, Any] | None, width: int) -> None:
+    """Raises ValueError unless embeddings are from the encoder that the head was trained on.
+
+    Args:
+        card: the head's.
+        encoder: identity in the manifest of the embeddings; None where they have none.
+        width: numbers in each of them.
+    """
+    if width != card["width"]:
+        raise ValueError(
+            f"the embeddings have {width:,} numbers, the head was trained on {card['width']:,}: "
+            "embed the films with the encoder of the head's card"
+        )
+    trained_on = card["encoder"]
+    if (encoder is None) != (trained_on is None):
+        raise ValueError(
+            f"the head was trained on embeddings {_with(trained_on)} manifest.json, these are "
+            f"{_with(encoder)}: whether one encoder made both cannot be told; expected both with "
+            "or both without"
+        )
+    differing = [
+        f"  {key}: {trained_on.get(key)!r} of the head, {encoder.get(key)!r} of the embeddings"
+        for key in ENCODER
+        if encoder and trained_on and trained_on.get(key) != encoder.get(key)
+    ]
+    if differing:
+        raise ValueError(
+            "the embeddings are of another encoder than the head was trained on:\n"
+            + "\n".join(differing)
+            + "\nEmbed the films with the head's encoder, or train a head on these embeddings."
+        )
+
+
+def _with(encoder: Any) -> str:
+    return "without a" if encoder is None else "with a"

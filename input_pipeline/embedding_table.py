@@ -1,0 +1,267 @@
+"""A folder of embedding files, read once into one memory-mapped array with an index.
+
+The table is one file: the rows as they are, an index in JSON, and the length of the index. It
+appears by a rename when all of that is on the disk, so it is whole or not there.
+"""
+
+import contextlib
+import dataclasses
+import errno
+import fcntl
+import glob
+import hashlib
+import json
+import os
+import shutil
+import struct
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from typing import IO, Any
+
+import numpy as np
+from jaxtyping import Float, Shaped
+
+from input_pipeline import files
+from input_pipeline.embedding_files import File, is_embedding_file, list_files, read_ahead
+
+TABLE_VERSION = 1
+DTYPES = ("float32", "float16")
+_INDEX_LENGTH = struct.Struct("<Q")
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbeddingTable:
+    """The embeddings of a folder, in the order of its files' names and of the records in them.
+
+    Attributes:
+        image_id: str; a record's own, else its file's path below the folder, without suffix.
+        embedding: float32 or float16, all finite; read-only and mapped from the disk.
+        encoder: the "identity" in the run's manifest, which says what made the embeddings (weights,
+            preset, layer, ...); None where no manifest is.
+        complete: whether the manifest says that no film is missing; None where no manifest is.
+        digest: SHA-256 in hex of the ids and the rows as stored: which embeddings these are.
+        rejected: file, or image id, and why what it holds is left out.
+    """
+
+    image_id: Shaped[np.ndarray, " n"]
+    embedding: Float[np.ndarray, "n dim"]
+    encoder: dict[str, Any] | None
+    complete: bool | None
+    digest: str
+    rejected: list[tuple[str, str]]
+
+
+def read_table(path: str, cache: str | None = None, dtype: str = "float32") -> EmbeddingTable:
+    """Reads embeddings of any layout and format, or maps the table that was made of them before.
+
+    Read are the files `*.tfrecord`, `*.npz` and `*.parquet` of this program, and those of the CXR
+    Foundation toolkit. Names that begin with a dot are left out. A table is made anew when a file
+    has come, gone or changed. A damaged record is left out, and said to be in `rejected`.
+
+    Args:
+        path: local folder, searched with all below it; remote prefix; or a single file.
+        cache: local folder for the table; None is `.table` in the local folder.
+        dtype: "float32", or "float16" for half the size.
+
+    Raises:
+        FileNotFoundError: no embedding file is there.
+        ValueError: all are damaged, widths differ, an image id is there twice, a number is too
+            large for float16, the manifest is a stranger's, or a remote `path` has no `cache`.
+        OSError: a file cannot be read, or the table cannot be written.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")
+    path = files.absolute(path)
+    if cache is None and files.is_remote(path):
+        raise ValueError(f"{path} is remote: pass --config.embeddings.cache=FOLDER, a local one")
+    if cache is not None and files.is_remote(files.absolute(cache)):
+        raise ValueError(f"the cache {cache} is remote; expected a local folder")
+    folder, found = list_files(path)
+    manifest, encoder, complete = _read_manifest(folder)
+    cache = f"{folder}/.table" if cache is None else files.absolute(cache)
+
+    state = hashlib.sha256(repr((TABLE_VERSION, dtype, manifest)).encode())
+    for file in found:
+        state.update(repr(tuple(file)).encode())
+    key = state.hexdigest()
+    # One cache may serve several folders, and a folder may move together with its own cache.
+    source = path if files.is_remote(path) else os.path.relpath(path, cache)
+    name = hashlib.sha256(source.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    place = os.path.join(cache, f"{name}-{dtype}.table")
+
+    table = _open(place, key)
+    if table is None:
+        with _write_errors(cache), _alone_in(cache):
+            table = _open(place, key)  # another reader may have made it meanwhile
+            if table is None:
+                facts = {"key": key, "encoder": encoder, "complete": complete}
+                _make(place, folder, found, dtype, facts)
+                table = _open(place, key)
+    if table is None:
+        raise OSError(errno.EIO, "the table of the embeddings is damaged as soon as written", place)
+    return table
+
+
+def _read_manifest(folder: str) -> tuple[bytes, dict[str, Any] | None, bool | None]:
+    """A run's manifest as it stands, its identity, and whether it calls the folder complete."""
+    try:
+        data = files.read_bytes(f"{folder}/manifest.json")
+    except FileNotFoundError:
+        return b"", None, None
+    try:
+        manifest = json.loads(data)
+        return data, dict(manifest["identity"]), bool(manifest["complete"])
+    except (ValueError, LookupError, TypeError) as error:
+        raise ValueError(
+            f"{folder}/manifest.json is no manifest of this program ({type(error).__name__}): it "
+            "should say what made the embeddings; restore it, or remove it if it is another's"
+        ) from error
+
+
+def _open(place: str, key: str) -> EmbeddingTable | None:
+    """Maps a table that was made with this key; None where there is none."""
+    try:
+        with open(place, "rb") as stream:
+            end = stream.seek(-_INDEX_LENGTH.size, os.SEEK_END)
+            (length,) = _INDEX_LENGTH.unpack(stream.read())
+            stream.seek(end - length)
+            index = json.loads(stream.read(length))
+            if index["key"] != key:
+                return None
+            rows = np.memmap(stream, index["dtype"], "r", shape=tuple(index["shape"]))
+            if rows.nbytes != end - length:
+                return None
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    return EmbeddingTable(
+        image_id=np.array(index["image_id"], object),
+        embedding=rows,
+        encoder=index["encoder"],
+        complete=index["complete"],
+        digest=index["digest"],
+        rejected=[(name, reason) for name, reason in index["rejected"]],
+    )
+
+
+@contextlib.contextmanager
+def _write_errors(cache: str) -> Iterator[None]:
+    """What the system says when it cannot write becomes a sentence that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if is_embedding_file(str(error.filename)):  # reading failed
+            raise
+        raise OSError(
+            error.errno,
+            f"the table of the embeddings cannot be written to {cache} ({error.strerror}): pass "
+            "--config.embeddings.cache=FOLDER, a local folder that can be written and has space",
+        ) from error
+
+
+@contextlib.contextmanager
+def _alone_in(cache: str) -> Iterator[None]:
+    """Makes the cache and keeps other readers from making tables in it; ends with the process."""
+    os.makedirs(cache, exist_ok=True)
+    lock = os.open(cache, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"another program makes a table in {cache}: waiting for it", file=sys.stderr)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _make(
+    place: str,
+    folder: str,
+    found: Sequence[File],
+    dtype: str,
+    facts: dict[str, Any],
+) -> None:
+    """Writes the table of these files, with `facts` in its index."""
+    for leftover in glob.glob(f"{glob.escape(place)}.*.partial"):
+        os.unlink(leftover)
+    cache, name = os.path.split(place)
+    needed = sum(file.size for file in found) * np.dtype(dtype).itemsize // 4
+    free = shutil.disk_usage(cache).free
+    if needed > free:
+        missing = f"about {needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free"
+        raise OSError(errno.ENOSPC, missing)
+    with tempfile.NamedTemporaryFile(
+        dir=cache, prefix=f"{name}.", suffix=".partial", delete=False
+    ) as stream:
+        try:
+            index = json.dumps(facts | _write_rows(stream, folder, found, dtype)).encode()
+            stream.write(index + _INDEX_LENGTH.pack(len(index)))
+            stream.flush()
+            os.fsync(stream.fileno())
+            os.chmod(stream.name, 0o644)
+            os.replace(stream.name, place)
+        except BaseException:
+            os.unlink(stream.name)
+            raise
+
+
+def _write_rows(
+    stream: IO[bytes], folder: str, found: Sequence[File], dtype: str
+) -> dict[str, Any]:
+    """Writes the rows of all files, each block as soon as it is read. Returns their index."""
+    ids: list[str] = []
+    file_of: list[str] = []
+    rejected: list[tuple[str, str]] = []
+    widths: dict[int, tuple[str, int]] = {}  # the first file of a width, and its number of rows
+    content = hashlib.sha256()
+    with contextlib.closing(read_ahead(folder, found, dtype)) as blocks:
+        for groups, faults in blocks:
+            rejected += faults
+            for rows in groups:
+                width = rows.embedding.shape[1]
+                first, count = widths.get(width, (rows.file[0], 0))
+                widths[width] = first, count + len(rows.file)
+                ids += rows.image_id
+                file_of += rows.file
+                data = memoryview(rows.embedding).cast("B")
+                stream.write(data)
+                content.update(data)
+    if not widths:
+        why = f", such as {rejected[0][0]}: {rejected[0][1]}" if rejected else ""
+        raise ValueError(
+            f"the {len(found)} embedding files in {folder} hold no embedding that can be used; "
+            f"{len(rejected)} files or records are damaged{why}"
+        )
+    if len(widths) > 1:
+        said = ", ".join(f"{n} have {width} numbers ({f})" for width, (f, n) in widths.items())
+        raise ValueError(
+            f"the embeddings in {folder} differ in width: {said}; expected those of one encoder: "
+            "keep them in folders of their own"
+        )
+    shape = [len(ids), *widths]
+    stream.flush()
+    _check_ids(ids, file_of, np.memmap(stream.name, dtype, "r", shape=tuple(shape)))
+    content.update(json.dumps([dtype, shape, ids]).encode())
+    return {
+        "dtype": dtype,
+        "shape": shape,
+        "digest": content.hexdigest(),
+        "rejected": rejected,
+        "image_id": ids,
+    }
+
+
+def _check_ids(ids: Sequence[str], file_of: Sequence[str], embedding: np.ndarray) -> None:
+    """Raises ValueError if two rows have one image id."""
+    first: dict[str, int] = {}
+    pairs = [(first.setdefault(image_id, row), row) for row, image_id in enumerate(ids)]
+    repeated = [(one, other) for one, other in pairs if one != other]
+    if repeated:
+        one, other = repeated[0]
+        equal = sum(np.array_equal(embedding[a], embedding[b]) for a, b in repeated)
+        raise ValueError(
+            f"{ids[one]} has an embedding in {file_of[one]} and in {file_of[other]}; in all "
+            f"{len(repeated)} records repeat an image id, {equal} of them with the same numbers: "
+            "keep one record a film"
+        )

@@ -1,0 +1,47 @@
+"""Training on as many films as MIMIC-CXR has, in float16 on the disk: time and peak memory."""
+
+import resource
+import tempfile
+import time
+
+import numpy as np
+
+from heads import candidates
+from heads.candidates import Films, Recipe
+from scripts import bench_heads
+
+FILMS, TUNE = 368_960, 2_991
+LINEAR = Recipe((), 0.0, True, "none", "lbfgs", 1e-3, (1e-4, 1e-2), (0,), 512, 1, 0, True)
+MLP = LINEAR._replace(hidden=(512, 256), optimizer="adamw", weight_decays=(0.1,))
+
+
+def run(repeats: int, films: int = FILMS) -> None:
+    """Prints seconds and the largest resident memory of each training, in order."""
+    with tempfile.NamedTemporaryFile(suffix=".npy") as file:
+        shape = (films + TUNE, bench_heads.DIM)
+        table = np.lib.format.open_memmap(file.name, "w+", np.float16, shape)
+        label = np.empty((len(table), bench_heads.FINDINGS), np.float32)
+        for i, start in enumerate(range(0, len(table), 8192)):
+            some = slice(start, min(start + 8192, len(table)))
+            table[some], label[some] = bench_heads.draw(some.stop - some.start, seed=i)
+        table.flush()
+        del table
+        table = np.load(file.name, mmap_mode="r")
+        print(
+            f"{films:,} films x {bench_heads.DIM:,}, float16, {table.nbytes / 1e9:.2f} GB on disk"
+        )
+        row, mask = np.arange(len(table)), np.ones(label.shape, bool)
+        train, tune = (
+            Films(row[at], label[at], mask[at]) for at in (slice(films), slice(films, None))
+        )
+        for name, recipe in (("linear probe, 2 penalties", LINEAR), ("MLP, one epoch", MLP)):
+            start = time.perf_counter()
+            trained = candidates.fit(table, train, tune, recipe)
+            seconds = time.perf_counter() - start
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+            auroc = trained.candidates[trained.chosen]["tune_auroc"]
+            print(
+                f"{name:28} {bench_heads.FINDINGS} findings  {seconds:8.1f} s   peak {peak:.2f} GB"
+                f"   tune AUROC {auroc:.3f}",
+                flush=True,
+            )

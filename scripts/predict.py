@@ -1,0 +1,133 @@
+"""A head on embeddings, or on films with the weights they are embedded by.
+
+python scripts/predict.py --head heads/heart --embeddings /data/embeddings --output predictions.csv
+python scripts/predict.py --head heads/heart --weights /models/cxr-l2 --input /data/films \\
+    --output predictions.csv
+
+Writes one row a film: image_id, and for each finding NAME_probability (calibrated on the head's
+tune split) and NAME_positive, 1 where it reaches the head's threshold (Youden's J on tune).
+"""
+
+import os
+import pathlib
+import sys
+import tempfile
+from typing import Any
+
+from absl import app, flags, logging
+
+from scripts import cli
+
+HEAD = flags.DEFINE_string("head", None, "folder of a head, from train_head.py")
+EMBEDDINGS = flags.DEFINE_string("embeddings", None, "folder of embeddings, from embed.py")
+CACHE = flags.DEFINE_string(
+    "cache", None, "folder for the table they are gathered in once; unset: .table in their own"
+)
+WEIGHTS = flags.DEFINE_string("weights", None, "weights bundle to embed the films of --input with")
+INPUT = flags.DEFINE_string("input", None, "films: a folder, a glob, or a list of files")
+OUTPUT = flags.DEFINE_string("output", None, "CSV to be written")
+
+
+def predict() -> int:
+    """Does what the flags say. Returns the exit code."""
+    films = bool(WEIGHTS.value and INPUT.value)
+    halves = bool(WEIGHTS.value or INPUT.value) and not films
+    if not HEAD.value or not OUTPUT.value or halves or films == bool(EMBEDDINGS.value):
+        raise ValueError(
+            "expected --head, --output, and either --embeddings or --weights with --input\n\n"
+            + (__doc__ or "")
+        )
+    output = pathlib.Path(OUTPUT.value).expanduser().absolute()
+    if output.is_dir() or not output.parent.is_dir():
+        raise ValueError(f"{output} cannot be written: expected a file in a folder that exists")
+
+    from heads import store
+
+    saved = store.load(os.path.expanduser(HEAD.value))
+    if not films:
+        return predict_embeddings(saved, EMBEDDINGS.value, CACHE.value, output)
+    with tempfile.TemporaryDirectory(prefix=".embeddings-", dir=output.parent) as folder:
+        code = embed(saved.card, folder)
+        return code or predict_embeddings(saved, folder, None, output)
+
+
+def embed(card: dict[str, Any], folder: str) -> int:
+    """Embeds the films of --input as the head's were; every view, since all are asked for."""
+    from configs.schema import EmbedConfig, EncoderConfig, InputConfig, OutputConfig
+    from scripts import embed
+
+    encoder = card["encoder"]
+    if encoder is None:
+        raise ValueError(
+            "the head was trained on embeddings without manifest.json: which encoder made them "
+            "cannot be told, so films cannot be embedded for it; expected --embeddings"
+        )
+    random = WEIGHTS.value == "random"
+    config = EmbedConfig(
+        InputConfig(INPUT.value),
+        EncoderConfig(
+            WEIGHTS.value,
+            embedding=encoder["embedding"],
+            dtype=encoder["dtype"],
+            **{name: encoder[name] for name in ("variant", "resolution", "preset") if random},
+        ),
+        OutputConfig(folder),
+    )
+    return embed.embed(config)
+
+
+def predict_embeddings(saved: Any, path: str, cache: str | None, output: pathlib.Path) -> int:
+    import numpy as np
+    import pandas as pd
+    from scipy import special
+
+    from heads import candidates, store
+    from heads.labels import studies
+    from input_pipeline.embedding_table import read_table
+
+    card = saved.card
+    table = read_table(path, cache)
+    store.check_encoder(card, table.encoder, table.embedding.shape[1])
+    if table.encoder is None:
+        print("warning: no manifest.json says which encoder made these embeddings")
+    embedding, image_id = table.embedding, table.image_id
+    if card["per_study"] != "none":
+        embedding, image_id = studies.merge_by_path(embedding, image_id, card["per_study"])
+    logit = candidates.score(saved.trained, embedding, np.arange(len(embedding)))
+    columns: dict[str, Any] = {"image_id": image_id}
+    for j, finding in enumerate(card["findings"]):
+        probability = special.expit(logit[:, j].astype(float) / card["temperatures"][finding])
+        threshold = next(iter(card["thresholds"][finding].values()))
+        columns[f"{finding}_probability"] = probability
+        positive = (probability >= threshold).astype(int) if threshold is not None else ""
+        columns[f"{finding}_positive"] = positive
+    partial = output.with_name(f".{output.name}.partial-{os.getpid()}")
+    try:
+        pd.DataFrame(columns).to_csv(partial, index=False)
+        partial.replace(output)
+    finally:
+        partial.unlink(missing_ok=True)
+    print(f"{len(image_id)} predictions in {output}")
+    for name, reason in table.rejected:
+        print(f"warning: no prediction for {name}: {reason}")
+    return 0
+
+
+def guarded(arguments: list[str]) -> int:
+    logging.set_verbosity(logging.WARNING)  # JAX and Orbax inform at length
+    if arguments[1:]:
+        sys.exit(f"error: {arguments[1]!r} is no flag; --help lists them")
+    try:
+        return predict()
+    except KeyboardInterrupt:
+        sys.exit("\nstopped: nothing was written")
+    except (ValueError, OSError, ImportError) as error:
+        sys.exit(f"error: {cli.sentence(error)}")
+
+
+def main() -> None:
+    app.run(guarded)
+
+
+if __name__ == "__main__":
+    main()

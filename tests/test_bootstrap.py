@@ -1,0 +1,154 @@
+"""Replicates against scikit-learn's weights, and the intervals against simulated truth."""
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from heads.statistics import bootstrap
+
+
+def films(n: int, seed: int = 0, values: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Scores, with ties if there are few values, and labels."""
+    random = np.random.default_rng(seed)
+    label = (random.random(n) < 0.3).astype(np.int64)
+    score = random.normal(size=n) + label
+    return (np.round(score * values) / values if values else score), label
+
+
+def ids(n: int, patients: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(patients, size=n).astype(str)
+
+
+@pytest.mark.parametrize("values", [None, 3, 1], ids=["distinct", "ties", "many ties"])
+@pytest.mark.parametrize("resamples", [1, 60])
+def test_replicates_are_scikit_learns_weighted_metrics(values, resamples):
+    score, label = films(90, values=values)
+    draws = bootstrap.draw(ids(120, 40), resamples, seed=1)
+    rows = np.sort(np.random.default_rng(2).permutation(120)[:90])
+    columns = {"one": score[:, None], "two": np.column_stack([label, score]).astype(float)}
+    found = bootstrap.replicates(draws, rows, score, label, columns)
+    for r in range(resamples):
+        weight = draws.count[r, draws.patient[rows]]
+        expected = roc_auc_score(label, score, sample_weight=weight)
+        assert found["auroc"][r] == pytest.approx(expected, abs=1e-12)
+        expected = average_precision_score(label, score, sample_weight=weight)
+        assert found["auprc"][r] == pytest.approx(expected, abs=1e-12)
+        assert found["one"][r] == pytest.approx([weight @ score], abs=1e-12)
+        np.testing.assert_allclose(found["two"][r], weight @ columns["two"], atol=1e-12)
+
+
+def test_blocks_change_nothing(monkeypatch):
+    score, label = films(90)
+    draws = bootstrap.draw(ids(90, 40), 50, seed=1)
+
+    def run() -> dict[str, np.ndarray]:
+        return bootstrap.replicates(draws, np.arange(90), score, label, {"score": score[:, None]})
+
+    whole = run()
+    monkeypatch.setattr(bootstrap, "_BLOCK_BYTES", 7 * 8 * 90)
+    assert [len(block) for block in bootstrap.weights(draws, np.arange(90))] == [7] * 7 + [1]
+    for name, found in run().items():
+        np.testing.assert_allclose(found, whole[name], rtol=1e-13)
+
+
+def test_resamples_without_a_class_are_undefined():
+    label = np.array([1, 0, 0])
+    draws = bootstrap.Draws(np.array([[0, 2, 1], [3, 0, 0], [1, 1, 1]], np.uint8), np.arange(3))
+    score = np.array([0.5, 0.2, 0.9])
+    found = bootstrap.replicates(draws, np.arange(3), score, label, {"n": np.ones((3, 1))})
+    np.testing.assert_array_equal(found["auroc"], [np.nan, np.nan, 0.5])
+    np.testing.assert_array_equal(found["auprc"], [np.nan, np.nan, 0.5])
+    np.testing.assert_array_equal(found["n"], 3.0)
+
+
+def test_films_of_a_patient_stay_together_and_unknown_patients_are_alone():
+    draws = bootstrap.draw(np.array(["b", "", "a", "b", "", "a"], dtype=object), 200, seed=0)
+    assert draws.patient.tolist() == [1, 2, 0, 1, 3, 0]
+    assert draws.count.shape == (200, 4)
+    assert (draws.count.sum(axis=1) == 4).all()
+    assert draws.count.mean(axis=0) == pytest.approx(np.ones(4), abs=0.2)
+
+
+def test_the_seed_is_all_the_chance_there_is():
+    first, again, other = (bootstrap.draw(ids(50, 20), 30, seed).count for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+
+
+def test_no_films_no_patients():
+    draws = bootstrap.draw(np.array([], dtype=str), 5, seed=0)
+    assert draws.count.shape == (5, 0) and draws.patient.shape == (0,)
+
+
+def test_interval():
+    of_resamples = np.arange(101.0) / 100
+    found = bootstrap.interval(bootstrap.Measured(0.5, of_resamples))
+    assert found == {
+        "value": 0.5,
+        "low": pytest.approx(0.025),
+        "high": pytest.approx(0.975),
+        "resamples": 101,
+    }
+    of_resamples[:5] = np.nan
+    assert bootstrap.interval(bootstrap.Measured(0.5, of_resamples))["resamples"] == 96
+    of_resamples[5] = np.nan  # now more than 5 % are undefined
+    assert bootstrap.interval(bootstrap.Measured(0.5, of_resamples)) == {
+        "value": 0.5,
+        "low": None,
+        "high": None,
+        "resamples": 95,
+    }
+    assert bootstrap.interval(bootstrap.Measured(None, of_resamples)) is None
+
+
+def test_a_reflected_interval_holds_the_value_and_is_never_negative():
+    of_resamples = np.linspace(0.06, 0.12, 201)
+    found = bootstrap.interval(bootstrap.Measured(0.05, of_resamples, reflect=True))
+    assert (found["low"], found["high"]) == (0.0, 0.05)
+    found = bootstrap.interval(bootstrap.Measured(0.08, of_resamples, reflect=True))
+    assert found["low"] == pytest.approx(0.16 - np.quantile(of_resamples, 0.975))
+    assert found["high"] == pytest.approx(0.16 - np.quantile(of_resamples, 0.025))
+
+
+def test_mean_uses_the_findings_that_a_resample_defines():
+    always = bootstrap.Measured(0.8, np.full(40, 0.7))
+    rare = np.full(40, 0.9)
+    rare[:4] = np.nan
+    found = bootstrap.mean([always, bootstrap.Measured(0.6, rare)])
+    assert found.value == pytest.approx(0.7)
+    np.testing.assert_allclose(found.of_resamples, [0.7] * 4 + [0.8] * 36)
+    rare[:5] = np.nan  # 5 of 80 are more than 5 %
+    found = bootstrap.mean([always, bootstrap.Measured(0.6, rare)])
+    assert found.value == pytest.approx(0.7) and np.isnan(found.of_resamples).all()
+    assert bootstrap.mean([always, bootstrap.Measured(None, rare)]).value is None
+    assert bootstrap.mean([]).value is None
+
+
+def coverage(by_patient: bool, sets: int = 300) -> tuple[float, float]:
+    """How often the interval holds the true AUROC, and its mean width: 3 like films a patient."""
+    random = np.random.default_rng(7)
+    truth = stats.norm.cdf(1 / np.sqrt(2))  # of two normal distributions one standard deviation off
+    patient = np.repeat(np.arange(60), 3)
+    names = patient.astype(str) if by_patient else np.full(180, "")
+    held, widths = 0, []
+    for seed in range(sets):
+        label = (random.random(60) < 0.4).astype(np.int64)[patient]
+        own, shared = random.normal(size=180), random.normal(size=60)[patient]
+        score = label + np.sqrt(0.9) * shared + np.sqrt(0.1) * own
+        draws = bootstrap.draw(names, 200, seed)
+        of_resamples = bootstrap.replicates(
+            draws, np.arange(180), score, label, {"x": score[:, None]}
+        )
+        found = bootstrap.interval(bootstrap.Measured(0.0, of_resamples["auroc"]))
+        held += found["low"] <= truth <= found["high"]
+        widths.append(found["high"] - found["low"])
+    return held / sets, float(np.mean(widths))
+
+
+def test_intervals_by_patient_cover_the_truth_and_those_by_film_do_not():
+    held, width = coverage(by_patient=True)
+    held_by_film, width_by_film = coverage(by_patient=False)
+    assert 0.90 <= held <= 0.985
+    assert held_by_film < 0.85
+    assert width_by_film < 0.7 * width

@@ -1,0 +1,155 @@
+"""Temperature, calibration error and calibration line, against scikit-learn and known truth."""
+
+import numpy as np
+import pytest
+from scipy import special
+from sklearn.calibration import calibration_curve
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import brier_score_loss, log_loss
+
+from heads.statistics import bootstrap, calibration
+
+
+def films(n: int, seed: int = 0, confidence: float = 2.0) -> tuple[np.ndarray, np.ndarray]:
+    """Logits that are `confidence` times what they should be, and labels."""
+    random = np.random.default_rng(seed)
+    true = random.normal(-1, 1.5, n)
+    return confidence * true, (random.random(n) < special.expit(true)).astype(np.int64)
+
+
+def resampled(n: int, resamples: int = 40) -> tuple[bootstrap.Draws, np.ndarray]:
+    patient_id = np.random.default_rng(5).integers(n // 2, size=n).astype(str)
+    return bootstrap.draw(patient_id, resamples, seed=3), np.arange(n)
+
+
+def test_temperature_undoes_overconfidence():
+    logit, label = films(20_000)
+    found = calibration.temperature(logit, label)
+    assert found == pytest.approx(2, abs=0.1)
+    loss = [log_loss(label, special.expit(logit / (found * by))) for by in (0.99, 1, 1.01)]
+    assert min(loss) == loss[1]
+    draws, rows = resampled(len(logit), resamples=1)
+    before, _ = calibration.line(draws, rows, logit, label)
+    after, _ = calibration.line(draws, rows, logit / found, label)
+    assert before.value == pytest.approx(0.5, abs=0.03)
+    assert after.value == pytest.approx(1, abs=0.06)
+    assert after.value == pytest.approx(found * before.value)
+
+
+def test_temperature_stays_within_its_bounds():
+    logit, label = np.array([-3.0, -2, 2, 3], np.float32), np.array([0, 0, 1, 1])
+    assert calibration.temperature(logit, label) == pytest.approx(0.05, rel=1e-3)
+    assert calibration.temperature(logit, 1 - label) == pytest.approx(20, rel=1e-3)
+    assert calibration.temperature(1e6 * logit, 1 - label) == pytest.approx(20, rel=1e-3)
+    for one_class in (np.zeros(4), np.ones(4)):
+        assert calibration.temperature(logit, one_class) == 1.0
+    assert calibration.temperature(np.zeros(0), np.zeros(0)) == 1.0
+
+
+@pytest.mark.parametrize("digits", [12, 2])
+def test_scores_are_scikit_learns_in_every_resample(digits):
+    logit, label = films(300)
+    probability = np.round(special.expit(logit), digits)
+    draws, rows = resampled(300)
+    columns = calibration.columns(probability, label)
+    found = calibration.measure(probability, label, draws.count[:, draws.patient[rows]] @ columns)
+    everyone = np.ones(300, np.int64)
+    for r, weight in enumerate([everyone, *draws.count[:, draws.patient[rows]]]):
+        y, p = (np.repeat(part, weight) for part in (label, probability))
+        observed, predicted = calibration_curve(y, p, n_bins=15)
+        films_in = np.bincount(np.searchsorted(np.linspace(0, 1, 16)[1:-1], p), minlength=15)
+        films_in = films_in[films_in > 0] / len(p)
+        expected = {
+            "brier": brier_score_loss(y, p),
+            "ece": films_in @ np.abs(observed - predicted),
+        }
+        for metric, value in expected.items():
+            measured = found[metric]
+            was = measured.of_resamples[r - 1] if r else measured.value
+            assert was == pytest.approx(value, abs=1e-12)
+
+
+def test_lines_are_scikit_learns_in_every_resample():
+    logit, label = films(120)
+    draws, rows = resampled(120)
+    slope, intercept = calibration.line(draws, rows, logit, label)
+    weights = [np.ones(120), *draws.count[:, draws.patient[rows]]]
+    for r, weight in enumerate(weights):
+        model = LogisticRegression(C=np.inf, tol=1e-9, max_iter=1000)
+        model.fit(logit[:, None], label, sample_weight=weight)
+        for found, expected in ((slope, model.coef_[0, 0]), (intercept, model.intercept_[0])):
+            was = found.of_resamples[r - 1] if r else found.value
+            assert was == pytest.approx(expected, abs=2e-5)
+
+
+def test_separated_resamples_have_no_line():
+    logit = np.array([-2.0, -1, 0, 1, 2, 3])
+    label = np.array([0, 0, 1, 0, 1, 1])
+    count = np.array(
+        [
+            [1, 1, 1, 1, 1, 1],
+            [2, 1, 0, 1, 1, 1],  # separated
+            [1, 1, 1, 0, 2, 1],  # separated
+            [3, 2, 0, 1, 0, 0],  # one class
+            [0, 0, 6, 0, 0, 0],  # one film
+            [1, 0, 2, 2, 0, 1],
+        ],
+        np.uint8,
+    )
+    for scale in (1e-4, 1.0, 1e4):
+        draws = bootstrap.Draws(count, np.arange(6))
+        slope, intercept = calibration.line(draws, np.arange(6), scale * logit, label)
+        assert np.isfinite(slope.of_resamples).tolist() == [True, False, False, False, False, True]
+        assert np.isfinite(intercept.of_resamples).tolist() == [True] + 4 * [False] + [True]
+        assert slope.of_resamples[0] == pytest.approx(slope.value)
+
+
+@pytest.mark.parametrize("logit", [[1.0, 2, 3, 4], [4.0, 3, 2, 1], [1.0, 1, 1, 1], [1.0, 2, 2, 3]])
+def test_separated_films_have_no_line(logit):
+    draws, rows = resampled(4)
+    slope, intercept = calibration.line(draws, rows, np.array(logit), np.array([0, 0, 1, 1]))
+    assert slope.value is None and intercept.value is None
+    assert np.isnan(slope.of_resamples).all() and slope.of_resamples.shape == (40,)
+
+
+def test_a_resample_much_less_steep_than_the_whole_still_has_a_line():
+    """Newton's method from the line of all films overshoots it; from a level line it arrives."""
+    logit = np.repeat([-2.0, -1, 0, 1, 2], 20)
+    label = np.repeat([0, 0, 1, 1, 1], 20)
+    label[[25, 45]] = 1, 0
+    count = np.ones((2, 100), np.uint8)
+    count[0, [25, 45]] = 60
+    draws = bootstrap.Draws(count, np.arange(100))
+    slope, _ = calibration.line(draws, np.arange(100), logit, label)
+    model = LogisticRegression(C=np.inf, tol=1e-9)
+    model.fit(logit[:, None], label, sample_weight=count[0])
+    assert slope.of_resamples == pytest.approx([model.coef_[0, 0], slope.value], abs=1e-4)
+    assert slope.value > 3 * model.coef_[0, 0]
+
+
+def test_one_logit_far_beyond_all_others_has_no_line_and_no_warning():
+    random = np.random.default_rng(0)
+    logit = random.normal(-1, 1.5, 20)
+    label = (random.random(20) < special.expit(logit)).astype(np.int64)
+    logit[np.argmin(label)] = -1e9
+    slope, _ = calibration.line(*resampled(20), logit, label)
+    assert slope.value is None and np.isnan(slope.of_resamples).all()
+
+
+def test_the_interval_of_the_calibration_error_covers_the_truth():
+    """Percentiles of the resamples would not: resampling raises this error."""
+    every_logit, every_label = films(1_000_000, seed=9)
+    every_one = calibration.columns(special.expit(every_logit), every_label)
+    truth = calibration.expected_error(every_one.sum(axis=0, keepdims=True))[0]
+    held = {True: 0, False: 0}
+    for seed in range(150):
+        logit, label = films(200, seed)
+        probability = special.expit(logit)
+        draws = bootstrap.draw(np.full(200, ""), 200, seed)
+        sums = draws.count @ calibration.columns(probability, label)
+        measured = calibration.measure(probability, label, sums)["ece"]
+        for reflect in held:
+            found = bootstrap.interval(measured._replace(reflect=reflect))
+            held[reflect] += found["low"] <= truth <= found["high"]
+    assert 0.85 <= held[True] / 150 <= 0.99
+    assert held[False] / 150 < 0.8

@@ -1,0 +1,103 @@
+import numpy as np
+import pytest
+
+from heads import candidates, data_efficiency
+from heads.candidates import Films
+
+RECIPE = candidates.Recipe((), 0.0, True, "none", "lbfgs", 1e-3, (0.1,), (0,), 32, 1, 0, True)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        (["8", "16"], [8, 16]),
+        (["8", "...", "all"], [8, 16, 32, 64, 100]),
+        (["8", "...", "40", "all"], [8, 16, 32, 40, 100]),
+        (["8", "..."], [8, 16, 32, 64]),
+        (["64", "128", "all"], [64, 100]),
+        ([], []),
+    ],
+)
+def test_sizes(sizes, expected):
+    assert data_efficiency.parse_sizes(sizes, 100) == expected
+
+
+@pytest.mark.parametrize("sizes", [["x"], ["..."], ["16", "8"], ["1"], ["8", "-9"]])
+def test_other_sizes_are_refused(sizes):
+    with pytest.raises(ValueError, match=r"expected growing numbers"):
+        data_efficiency.parse_sizes(sizes, 100)
+
+
+def test_draws_take_whole_patients_but_for_the_last():
+    patients = np.repeat([f"p{i}" for i in range(20)], 3)
+    seen = set()
+    for seed in range(30):
+        chosen = data_efficiency.draw(patients, 10, (seed,))
+        names, counts = np.unique(patients[chosen], return_counts=True)
+        assert len(chosen) == len(set(chosen)) == 10 and sorted(counts) == [1, 3, 3, 3]
+        seen |= set(names)
+    assert len(seen) == 20
+    np.testing.assert_array_equal(chosen, data_efficiency.draw(patients, 10, (29,)))
+
+
+def test_films_of_unknown_patients_are_drawn_one_by_one():
+    assert len(data_efficiency.draw(np.array([""] * 9), 4, (0,))) == 4
+
+
+@pytest.fixture
+def data():
+    generator = np.random.default_rng(0)
+    embedding = generator.standard_normal((300, 10)).astype(np.float32)
+    odds = embedding[:, :3] * 3 - np.array([0, 0, 4])
+    label = np.float32(generator.random((300, 3)) < 1 / (1 + np.exp(-odds)))
+    mask = generator.random((300, 3)) < 0.9
+
+    def films(start, stop):
+        row = np.arange(start, stop)
+        return Films(row, label[row], mask[row])
+
+    return embedding, films(0, 120), films(120, 180), films(180, 300)
+
+
+def measure(data, **more):
+    embedding, train, tune, test = data
+    patients = np.array([f"p{i // 2}" for i in range(120)])
+    arguments = dict(sizes=[8, 32, 120], draws=5, seed=0) | more
+    return data_efficiency.measure(
+        embedding, train, patients, tune, test, ["a", "b", "rare"], RECIPE, **arguments
+    )
+
+
+def test_all_findings_are_measured_at_every_size(data):
+    calls = []
+    found = measure(data, after_draw=lambda: calls.append(1))
+    assert len(calls) == 5 + 5 + 1
+    for curve in (*found["findings"].values(), found["mean"]):
+        assert [point["size"] for point in curve] == [8, 32, 120]
+    common = found["findings"]["a"]
+    assert [point["draws"] for point in common] == [5, 5, 1]
+    assert [point["patients"] for point in common] == [4, 16, 60]
+    assert common[0]["auroc"]["value"] < common[2]["auroc"]["value"]
+    assert found["findings"]["rare"][0]["draws"] < 5, "draws without a positive do not count"
+    assert found == measure(data)
+    assert found != measure(data, seed=1)
+
+
+def test_the_last_point_is_the_whole_training(data):
+    embedding, train, tune, test = data
+    found = measure(data, sizes=[120])
+    trained = candidates.fit(embedding, train, tune, RECIPE)
+    logit = candidates.score(trained, embedding, test.row)[:, 0]
+    known = test.mask[:, 0]
+    from sklearn.metrics import roc_auc_score
+
+    expected = roc_auc_score(test.label[known, 0], logit[known])
+    assert found["findings"]["a"][0]["auroc"]["value"] == pytest.approx(expected)
+
+
+def test_a_finding_without_both_classes_in_test_is_left_out_of_the_mean(data):
+    _, _, _, test = data
+    test.label[:, 2] = 0
+    found = measure(data)
+    assert all(point["auroc"] is None for point in found["findings"]["rare"])
+    assert found["mean"][2]["auroc"] is not None

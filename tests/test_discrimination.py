@@ -1,0 +1,168 @@
+"""AUROC, DeLong's interval and his paired test, against slow implementations and known examples."""
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn.metrics import roc_auc_score
+
+from heads.statistics import discrimination
+
+
+def films(n: int, seed: int = 0, values: float = 4) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(seed)
+    label = (random.random(n) < 0.3).astype(np.float32)
+    return np.round((random.normal(size=n) + label) * values) / values, label
+
+
+def components(score: np.ndarray, label: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+    """AUROC and DeLong's structural components, pair by pair."""
+    positive, negative = score[label == 1], score[label == 0]
+    wins = (positive[:, None] > negative) + 0.5 * (positive[:, None] == negative)
+    return wins.mean(), wins.mean(axis=1), wins.mean(axis=0)
+
+
+def variance(of_positives: np.ndarray, of_negatives: np.ndarray) -> float:
+    return np.var(of_positives, ddof=1) / len(of_positives) + np.var(of_negatives, ddof=1) / len(
+        of_negatives
+    )
+
+
+def test_auroc_of_many_scores_is_scikit_learns():
+    label = films(60)[1]
+    score = np.stack([films(60, seed, values)[0] for seed in range(3) for values in (1, 1e6)])
+    score = score.reshape(3, 2, 60)
+    found = discrimination.auroc(score, label)
+    assert found.shape == (3, 2)
+    for at in np.ndindex(3, 2):
+        assert found[at] == pytest.approx(roc_auc_score(label, score[at]), abs=1e-12)
+    assert discrimination.auroc(score[0, 0], label.astype(np.int64)).shape == ()
+
+
+def test_auroc_is_nan_where_it_is_undefined():
+    score = np.zeros((2, 5), np.float32)
+    assert np.isnan(discrimination.auroc(score, np.ones(5))).all()
+    assert np.isnan(discrimination.auroc(score, np.zeros(5))).all()
+    assert np.isnan(discrimination.auroc(np.zeros((2, 0)), np.zeros(0))).all()
+    score[1, 2] = np.nan
+    assert np.isnan(discrimination.auroc(score, np.arange(5) % 2)).tolist() == [False, True]
+
+
+@pytest.mark.parametrize("values", [1, 4, 1e6])
+def test_delong_is_the_interval_of_the_structural_components(values):
+    score, label = films(80, values=values)
+    found = discrimination.delong(score, label)
+    value, of_positives, of_negatives = components(score, label)
+    half = stats.norm.ppf(0.975) * np.sqrt(variance(of_positives, of_negatives))
+    assert found["value"] == pytest.approx(value, abs=1e-12)
+    assert (found["low"], found["high"]) == pytest.approx((value - half, min(1, value + half)))
+
+
+def test_delong_gives_the_known_interval_of_hanley_and_mcneils_films():
+    """CT ratings of Hanley and McNeil (Radiology 1982;143:29-36), as in Stata's manual (roctab)."""
+    normal, abnormal = [33, 6, 6, 11, 2], [3, 2, 2, 11, 33]
+    score = np.repeat([1.0, 2, 3, 4, 5, 1, 2, 3, 4, 5], normal + abnormal)
+    label = np.repeat([0, 1], [sum(normal), sum(abnormal)])
+    found = discrimination.delong(score, label)
+    assert found["value"] == pytest.approx(0.8932, abs=5e-5)
+    assert (found["low"], found["high"]) == pytest.approx((0.83295, 0.95339), abs=2e-5)
+
+
+def test_delong_where_there_is_no_variance():
+    label = np.array([0, 0, 1, 1])
+    for score, value in (([1, 2, 3, 4], 1.0), ([4, 3, 2, 1], 0.0), ([1, 1, 1, 1], 0.5)):
+        found = discrimination.delong(np.array(score, float), label)
+        assert found == {"value": value, "low": value, "high": value}
+    assert discrimination.delong(np.array([1.0, 3, 2]), np.array([0, 0, 1])) == {
+        "value": 0.5,
+        "low": None,
+        "high": None,
+    }
+
+
+def test_why_undefined():
+    why = discrimination.why_undefined
+    assert why("test", np.zeros(120)) == "test has 0 positives among 120 films"
+    assert why("test", np.ones(1)) == "test has 0 negatives among 1 film"
+    assert why("tune", np.zeros(0)) == "tune has no film with a known label"
+    assert why("tune", np.arange(2)) is None
+
+
+def compare(label, a, b, mask=None):
+    mask = np.ones(label.shape, bool) if mask is None else mask
+    names = [f"finding {j}" for j in range(label.shape[1])]
+    return discrimination.compare(names, label, mask, a, b)
+
+
+def test_compare_is_the_paired_test_of_the_structural_components():
+    random = np.random.default_rng(0)
+    label = (random.random((90, 3)) < 0.4).astype(np.float32)
+    a = random.normal(size=(90, 3)) + label
+    b = a + random.normal(size=(90, 3)) + [3.0, 0.2, -0.2] * label
+    mask = random.random((90, 3)) < 0.9
+    found = compare(label, a, b, mask)
+    for j, result in enumerate(found.values()):
+        rows = mask[:, j]
+        known = label[rows, j]
+        auroc_a, positives_a, negatives_a = components(a[rows, j], known)
+        auroc_b, positives_b, negatives_b = components(b[rows, j], known)
+        deviation = np.sqrt(variance(positives_b - positives_a, negatives_b - negatives_a))
+        z = (auroc_b - auroc_a) / deviation
+        assert result["n"] == rows.sum() and result["positives"] == known.sum()
+        assert (result["auroc_a"], result["auroc_b"]) == pytest.approx((auroc_a, auroc_b))
+        assert result["difference"] == pytest.approx(auroc_b - auroc_a)
+        assert result["high"] - result["low"] == pytest.approx(2 * 1.959964 * deviation)
+        assert result["z"] == pytest.approx(z)
+        assert result["p"] == pytest.approx(2 * stats.norm.sf(abs(z)))
+    assert found["finding 0"]["z"] > 3  # b is the better one
+    other = compare(label, b, a, mask)
+    assert other["finding 0"]["z"] == pytest.approx(-found["finding 0"]["z"])
+
+
+def test_compare_leaves_masked_films_alone():
+    random = np.random.default_rng(0)
+    label = (random.random((60, 2)) < 0.4).astype(np.float32)
+    a, b = random.normal(size=(2, 60, 2))
+    mask = random.random((60, 2)) < 0.7
+    changed = [np.where(mask, part, other) for part, other in ((a, 9.0), (b, np.nan))]
+    assert compare(label, a, b, mask) == compare(np.where(mask, label, 1 - label), *changed, mask)
+
+
+def test_compare_of_heads_that_rank_alike():
+    score, label = (part[:, None] for part in films(60))
+    perfect = label + np.linspace(0, 0.1, 60)[:, None]
+    also_perfect = label - np.linspace(0, 0.1, 60)[:, None]
+    for a, b in ((score, score), (score, 3 * score + 1), (perfect, also_perfect)):
+        result = compare(label, a, b)["finding 0"]
+        assert (result["difference"], result["z"], result["p"]) == (0, 0, 1)
+        assert result["low"] == pytest.approx(0) == result["high"]
+
+
+def test_compare_says_why_there_is_no_test():
+    label = np.zeros((4, 3))
+    label[0, 1] = label[:2, 2] = 1
+    perfect, constant = label + 1.0, np.zeros((4, 3))
+    found = [*compare(label, perfect, constant).values()]
+    assert found[0]["undefined"] == "the comparison has 0 positives among 4 films"
+    assert found[1]["undefined"].startswith("a class has one film only")
+    assert found[2]["undefined"].startswith("AUROC 1.000 and 0.500, without variance")
+    assert all("p" not in result and "p_holm" not in result for result in found)
+
+
+def test_compare_adjusts_p_by_holm():
+    random = np.random.default_rng(1)
+    label = (random.random((120, 4)) < 0.4).astype(np.float32)
+    a = random.normal(size=(120, 4))
+    b = a + random.normal(size=(120, 4)) + [2.0, 0.7, 0.5, 0.0] * label
+    found = [*compare(label, a, b).values()]
+    p = np.array([result["p"] for result in found])
+    order = np.argsort(p)
+    stepped = np.maximum.accumulate(p[order] * [4, 3, 2, 1]).clip(max=1)
+    assert [found[j]["p_holm"] for j in order] == pytest.approx(stepped)
+
+
+def test_holms_p_never_falls_where_p_rises():
+    label = (np.random.default_rng(1).random((120, 1)) < 0.4).astype(np.float32)
+    a, b = np.random.default_rng(2).normal(size=(2, 120, 1))
+    four = [np.tile(part, 4) for part in (label, a, b + 0.3 * label)]
+    for result in compare(*four).values():
+        assert result["p_holm"] == pytest.approx(4 * result["p"]) and 1e-9 < result["p"] < 0.2

@@ -1,0 +1,610 @@
+import errno
+import os
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+
+import fsspec
+import google_crc32c
+import numpy as np
+import pytest
+
+from input_pipeline import embedding_files, embedding_table, embeddings, files, outputs
+from input_pipeline.embedding_table import read_table
+from input_pipeline.embeddings import FORMATS, EmbeddingRecord
+
+REPOSITORY = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+FILMS = [files.InputFile(f"/in/p{i % 3}/{i:02d}.dcm", f"p{i % 3}/{i:02d}") for i in range(10)]
+IDENTITY = {"weights_digest": "abc", "preset": "native", "trained": True}
+LAYOUTS = [(x, f) for x in outputs.LAYOUTS for f in FORMATS if (x, f) != ("per_image", "parquet")]
+
+
+def vector(seed, dim=6):
+    return np.random.default_rng(seed).normal(size=dim).astype(np.float32)
+
+
+def run(folder, layout="per_image", format="tfrecord", films=FILMS, stop_after=None):
+    """Writes a folder as `scripts/embed.py` does."""
+    planned = outputs.plan(films, layout, format, shards=3)
+    with outputs.open_run(str(folder), planned, format, IDENTITY, {}) as opened:
+        for film in opened.todo[:stop_after]:
+            opened.add(film, vector(int(film.key[-2:])))
+        if stop_after is None:
+            opened.finish()
+        return opened
+
+
+def write(folder, name, *records):
+    """Writes records, given as (image id, vector), into one file of the format its suffix says."""
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    encode = FORMATS[path.suffix[1:]].encode
+    path.write_bytes(encode([EmbeddingRecord(i, np.asarray(v, np.float32)) for i, v in records]))
+    return path
+
+
+def write_some(folder, count=5, suffix=".tfrecord"):
+    return [write(folder, f"{i}{suffix}", (f"film {i}", vector(i))) for i in range(count)]
+
+
+def varint(number):
+    return bytes([number]) if number < 128 else bytes([number % 128 + 128]) + varint(number >> 7)
+
+
+def field(number, content):
+    return varint(number << 3 | 2) + varint(len(content)) + content
+
+
+def example(**features):
+    """A `tf.train.Example` by the book of the wire format: bytes and vectors as features."""
+    entries = b""
+    for name, value in features.items():
+        kind = 1 if isinstance(value, bytes) else 2
+        content = value if kind == 1 else struct.pack(f"<{len(value)}f", *value)
+        key = name.replace("image_", "image/").encode()
+        entries += field(1, field(1, key) + field(2, field(kind, field(1, content))))
+    return field(1, entries)
+
+
+def framed(*payloads):
+    """TFRecord framing."""
+
+    def checked(data):
+        crc = google_crc32c.value(data)
+        return data + struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+
+    return b"".join(checked(struct.pack("<Q", len(p))) + checked(p) for p in payloads)
+
+
+def tables(folder):
+    return sorted(p.name for p in folder.iterdir())
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """The embedding files that were read, in the order in which that began."""
+    names, read_bytes = [], files.read_bytes
+
+    def counted(path):
+        if not path.endswith(".json"):
+            names.append(path)
+        return read_bytes(path)
+
+    monkeypatch.setattr(files, "read_bytes", counted)
+    return names
+
+
+@pytest.mark.parametrize(("layout", "format"), LAYOUTS)
+def test_every_layout_and_format_of_a_run_is_read(tmp_path, layout, format):
+    run(tmp_path, layout, format)
+    table = read_table(str(tmp_path))
+    films = sorted(FILMS, key=lambda f: f.key) if layout == "per_image" else FILMS
+    assert table.image_id.tolist() == [f.path for f in films]
+    np.testing.assert_array_equal(table.embedding, [vector(int(f.key[-2:])) for f in films])
+    assert isinstance(table.embedding, np.memmap)
+    assert table.embedding.dtype == np.float32
+    assert not table.embedding.flags.writeable
+    assert (table.encoder, table.complete, table.rejected) == (IDENTITY, True, [])
+
+
+def test_a_run_that_was_stopped_is_said_to_be_incomplete(tmp_path):
+    run(tmp_path, stop_after=4)
+    table = read_table(str(tmp_path))
+    assert (len(table.image_id), table.complete) == (4, False)
+
+
+def test_half_the_size_in_float16(tmp_path):
+    write_some(tmp_path)
+    half = read_table(str(tmp_path), dtype="float16").embedding
+    assert half.dtype == np.float16
+    np.testing.assert_array_equal(half, read_table(str(tmp_path)).embedding.astype(np.float16))
+    with pytest.raises(ValueError, match="dtype is 'int8'; expected one of float32, float16"):
+        read_table(str(tmp_path), dtype="int8")
+
+
+@pytest.mark.parametrize(
+    ("more", "ids"),
+    [
+        ({"image_id": b"gs://m/1.dcm", "image_format": b"png"}, ["gs://m/1.dcm", "p10/p1/s5/b-2"]),
+        ({"image_id": b"gs://m/1.dcm"}, ["gs://m/1.dcm", "p10/p1/s5/b-2"]),
+        ({}, ["p10/p1/s5/a-1", "p10/p1/s5/b-2"]),
+    ],
+)
+def test_published_tfrecords_with_and_without_an_image_id(tmp_path, more, ids):
+    folder = tmp_path / "p10/p1/s5"
+    folder.mkdir(parents=True)
+    (folder / "a-1.tfrecord").write_bytes(framed(example(embedding=vector(1, 1376), **more)))
+    (folder / "b-2.tfrecord").write_bytes(framed(example(embedding=vector(2, 1376))))
+    (tmp_path / "SHA256SUMS.txt").write_text("")
+    table = read_table(str(tmp_path))
+    assert table.image_id.tolist() == ids
+    np.testing.assert_array_equal(table.embedding, [vector(1, 1376), vector(2, 1376)])
+    assert (table.encoder, table.complete) == (None, None)
+
+
+def test_the_toolkits_npz_without_an_image_id(tmp_path):
+    np.savez(tmp_path / "b.npz", embedding=vector(1))
+    np.savez_compressed(tmp_path / "a.npz", embedding=vector(0)[None])
+    table = read_table(str(tmp_path))
+    assert table.image_id.tolist() == ["a", "b"]
+    np.testing.assert_array_equal(table.embedding, [vector(0), vector(1)])
+
+
+def test_records_without_an_image_id_in_one_file_belong_to_nobody(tmp_path):
+    np.savez(tmp_path / "a.npz", embedding=np.stack([vector(0), vector(1)]))
+    (tmp_path / "b.tfrecord").write_bytes(
+        framed(example(embedding=vector(2)), example(embedding=vector(3), image_id=b"known"))
+    )
+    table = read_table(str(tmp_path))
+    assert table.image_id.tolist() == ["known"]
+    assert [name for name, _ in table.rejected] == ["a.npz", "a.npz", "b.tfrecord"]
+    assert "nothing says whose it is" in table.rejected[0][1]
+
+
+def test_what_is_read_and_what_is_left_alone(tmp_path, reads):
+    write(tmp_path, "b.npz", ("b", vector(0)))
+    write(tmp_path, "x/a.TFRECORD".lower(), ("a", vector(1)))
+    for hidden in (".partial/c.npz", "x/.d.npz"):
+        write(tmp_path, hidden, ("hidden", vector(2)))
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/saved_model.pb").write_bytes(b"")
+    (tmp_path / "loop").symlink_to(tmp_path, target_is_directory=True)
+    (tmp_path / "x/again").symlink_to(tmp_path / "x", target_is_directory=True)
+    write(tmp_path.parent / "elsewhere", "e.npz", ("e", vector(3)))
+    (tmp_path / "linked").symlink_to(tmp_path.parent / "elsewhere", target_is_directory=True)
+    (tmp_path.parent / "elsewhere/back").symlink_to(tmp_path, target_is_directory=True)
+    assert read_table(str(tmp_path)).image_id.tolist() == ["b", "e", "a"]
+    assert len(reads) == 3
+
+
+def test_a_single_file(tmp_path, reads):
+    run(tmp_path, "sharded", "parquet")
+    table = read_table(str(tmp_path / "embeddings-00001-of-00003.parquet"))
+    assert table.image_id.tolist() == [f.path for f in FILMS[3:6]]
+    assert table.encoder == IDENTITY
+    assert len(read_table(str(tmp_path)).image_id) == 10
+    reads.clear()
+    assert len(read_table(str(tmp_path)).image_id) == 10
+    assert len(read_table(str(tmp_path / "embeddings-00001-of-00003.parquet")).image_id) == 3
+    assert reads == []
+    np.savez(tmp_path / "alone.npz", embedding=vector(0))
+    assert read_table(str(tmp_path / "alone.npz")).image_id.tolist() == ["alone"]
+
+
+def test_rows_are_in_order_whatever_the_threads_do(tmp_path, monkeypatch):
+    for i in range(40):
+        write(tmp_path, f"{i:02d}.npz", (f"{i}a", vector(2 * i)), (f"{i}b", vector(2 * i + 1)))
+    expected = read_table(str(tmp_path))
+    assert expected.image_id.tolist() == [f"{i}{x}" for i in range(40) for x in "ab"]
+    np.testing.assert_array_equal(expected.embedding, [vector(i) for i in range(80)])
+    read_bytes, delay = files.read_bytes, np.random.default_rng(0)
+
+    def slow(path):
+        time.sleep(delay.uniform(0, 0.02))
+        return read_bytes(path)
+
+    monkeypatch.setattr(files, "read_bytes", slow)
+    monkeypatch.setattr(embedding_files, "_BLOCK_FILES", 1)
+    table = read_table(str(tmp_path), cache=str(tmp_path / "other"))
+    assert table.image_id.tolist() == expected.image_id.tolist()
+    np.testing.assert_array_equal(table.embedding, expected.embedding)
+    assert table.digest == expected.digest
+
+
+def test_large_shards_are_not_held_together(tmp_path, monkeypatch):
+    write_some(tmp_path, 12, ".npz")
+    running, most, read_bytes, lock = 0, 0, files.read_bytes, threading.Lock()
+
+    def watched(path):
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.005)
+        with lock:
+            running -= 1
+        return read_bytes(path)
+
+    monkeypatch.setattr(files, "read_bytes", watched)
+    monkeypatch.setattr(embedding_files, "_BLOCK_BYTES", 100)
+    monkeypatch.setattr(embedding_files, "_BYTES_AHEAD", 100)
+    assert read_table(str(tmp_path)).embedding.shape == (12, 6)
+    assert most == 1
+
+
+def test_the_digest_is_of_the_ids_and_the_numbers(tmp_path):
+    digests = []
+    for name, image_id, seed in [("a", "x", 0), ("b", "x", 0), ("c", "y", 0), ("d", "x", 1)]:
+        write(tmp_path / name, "1.npz", (image_id, vector(seed)))
+        digests.append(read_table(str(tmp_path / name)).digest)
+    assert digests[0] == digests[1]
+    assert len(set(digests)) == 3
+    assert len(digests[0]) == 64
+
+
+def test_a_second_start_reads_no_embedding_file(tmp_path, reads, capsys):
+    run(tmp_path)
+    (tmp_path / "p0/bad.npz").write_bytes(b"bad")
+    first = read_table(str(tmp_path))
+    assert len(reads) == 11
+    assert "11/11 files" in capsys.readouterr().err
+    reads.clear()
+    second = read_table(str(tmp_path))
+    assert reads == []
+    assert capsys.readouterr().err == ""
+    assert second.image_id.tolist() == first.image_id.tolist()
+    np.testing.assert_array_equal(second.embedding, first.embedding)
+    for name in ("digest", "encoder", "complete", "rejected"):
+        assert getattr(second, name) == getattr(first, name)
+    assert second.rejected == [("p0/bad.npz", "File is not a zip file")]
+
+
+def test_any_change_makes_the_table_anew(tmp_path, reads):
+    paths = write_some(tmp_path)
+
+    def changed(**options):
+        reads.clear()
+        table = read_table(str(tmp_path), **options)
+        return bool(reads), table
+
+    assert changed()[0]
+    write(tmp_path, "0.tfrecord", ("film 0", vector(9)))  # of the same size
+    again, table = changed()
+    assert again
+    np.testing.assert_array_equal(table.embedding[0], vector(9))
+    paths[1].unlink()
+    assert changed()[1].image_id.tolist() == ["film 0", "film 2", "film 3", "film 4"]
+    paths[2].rename(tmp_path / "7.tfrecord")
+    assert changed()[1].image_id.tolist() == ["film 0", "film 3", "film 4", "film 2"]
+    (tmp_path / "manifest.json").write_text('{"identity": {"preset": "x"}, "complete": false}')
+    again, table = changed()
+    assert again
+    assert (table.encoder, table.complete) == ({"preset": "x"}, False)
+    assert changed(dtype="float16")[0]
+    assert not changed(dtype="float16")[0]
+    assert not changed()[0]
+
+
+def test_an_open_table_outlives_its_successor(tmp_path):
+    write_some(tmp_path)
+    old = read_table(str(tmp_path))
+    write(tmp_path, "0.tfrecord", ("film 0", vector(9)))
+    read_table(str(tmp_path))
+    np.testing.assert_array_equal(old.embedding[0], vector(0))
+
+
+def test_one_cache_serves_several_folders_and_a_folder_moves_with_its_own(tmp_path, reads):
+    for name in "ab":
+        write(tmp_path / name, "1.npz", (name, vector(0)))
+        read_table(str(tmp_path / name), cache=str(tmp_path / "cache"))
+    read_table(str(tmp_path / "a"))
+    reads.clear()
+    for name in "ab":
+        table = read_table(str(tmp_path / name), cache=str(tmp_path / "cache"))
+        assert table.image_id.tolist() == [name]
+    (tmp_path / "a").rename(tmp_path / "moved")
+    assert read_table(str(tmp_path / "moved")).image_id.tolist() == ["a"]
+    assert reads == []
+
+
+def test_a_damaged_table_is_made_anew(tmp_path):
+    write_some(tmp_path)
+    expected = read_table(str(tmp_path))
+    (name,) = tables(tmp_path / ".table")
+    whole = (tmp_path / ".table" / name).read_bytes()
+    for damaged in (b"", whole[:-1], whole[:50], whole[:-30] + bytes(30), whole[100:]):
+        (tmp_path / ".table" / name).write_bytes(damaged)
+        table = read_table(str(tmp_path))
+        assert table.image_id.tolist() == expected.image_id.tolist()
+        np.testing.assert_array_equal(table.embedding, [vector(i) for i in range(5)])
+
+
+def test_a_killed_reader_leaves_no_table(tmp_path):
+    write_some(tmp_path)
+    program = (
+        "import os, sys; from input_pipeline import embedding_table\n"
+        f"os.fsync = lambda _: os.kill(os.getpid(), {signal.SIGKILL:d})\n"
+        "embedding_table.read_table(sys.argv[1])"
+    )
+    for _ in range(2):
+        killed = subprocess.run([sys.executable, "-c", program, tmp_path], cwd=REPOSITORY)
+        assert killed.returncode == -signal.SIGKILL
+        (leftover,) = tables(tmp_path / ".table")
+        assert leftover.endswith(".partial")
+    assert len(read_table(str(tmp_path)).image_id) == 5
+    (name,) = tables(tmp_path / ".table")
+    assert name.endswith(".table")
+
+
+def test_readers_at_once_wait_for_the_first(tmp_path, reads):
+    write_some(tmp_path)
+    start, found = threading.Barrier(4), []
+
+    def reader():
+        start.wait()
+        found.append(read_table(str(tmp_path)))
+
+    readers = [threading.Thread(target=reader) for _ in range(4)]
+    for thread in readers:
+        thread.start()
+    for thread in readers:
+        thread.join()
+    assert len({table.digest for table in found}) == 1
+    assert len(found) == 4
+    assert len(reads) == 5
+
+
+def test_a_waiting_reader_says_so(tmp_path, capsys):
+    write_some(tmp_path)
+    (tmp_path / ".table").mkdir()
+    with embedding_table._alone_in(str(tmp_path / ".table")):
+        second = threading.Thread(target=read_table, args=[str(tmp_path)])
+        second.start()
+        second.join(0.2)
+        assert second.is_alive()
+    second.join()
+    assert "waiting for it" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
+    write_some(tmp_path)
+
+    def forbidden(**options):
+        raise PermissionError(errno.EACCES, "Permission denied", options["dir"])
+
+    monkeypatch.setattr(embedding_table.tempfile, "NamedTemporaryFile", forbidden)
+    with pytest.raises(
+        PermissionError,
+        match=rf"cannot be written to {tmp_path}/\.table \(Permission denied\): pass "
+        "--config.embeddings.cache=FOLDER",
+    ):
+        read_table(str(tmp_path))
+    monkeypatch.undo()
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OSError, match=r"pass --config\.embeddings\.cache=FOLDER"):
+        read_table(str(tmp_path), cache=str(tmp_path / "file/cache"))
+    assert len(read_table(str(tmp_path), cache=str(tmp_path / "new/cache")).image_id) == 5
+
+
+def test_a_full_disk(tmp_path, monkeypatch):
+    write_some(tmp_path)
+    usage = shutil.disk_usage(tmp_path)._replace(free=100)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(OSError, match=r"about 0\.0 GB are needed, 0\.0 GB are free\): pass --conf"):
+        read_table(str(tmp_path))
+    monkeypatch.undo()
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"No space left on device\): pass --config") as caught:
+        read_table(str(tmp_path))
+    assert caught.value.errno == errno.ENOSPC
+    assert tables(tmp_path / ".table") == []
+
+
+def test_a_file_that_cannot_be_read_is_no_damaged_file(tmp_path, monkeypatch):
+    write_some(tmp_path)
+    read_bytes = files.read_bytes
+
+    def failing(path):
+        if path.endswith("3.tfrecord"):
+            raise OSError(errno.EIO, "Input/output error")
+        return read_bytes(path)
+
+    monkeypatch.setattr(files, "read_bytes", failing)
+    with pytest.raises(OSError, match=r"Input/output error: '.*/3\.tfrecord'"):
+        read_table(str(tmp_path))
+    assert tables(tmp_path / ".table") == []
+
+
+def test_mixed_widths_are_named_and_counted(tmp_path):
+    for i, dim in enumerate([6, 6, 4, 6]):
+        write(tmp_path, f"{i}.npz", (str(i), vector(i, dim)))
+    with pytest.raises(
+        ValueError, match=r"3 have 6 numbers \(0\.npz\), 1 have 4 numbers \(2\.npz\); expected"
+    ):
+        read_table(str(tmp_path))
+
+
+def test_an_image_id_that_comes_twice_is_an_error(tmp_path):
+    write(tmp_path, "a.npz", ("x", vector(0)), ("y", vector(1)), ("z", vector(2)))
+    write(tmp_path, "b.tfrecord", ("x", vector(0)), ("z", vector(3)))
+    with pytest.raises(
+        ValueError,
+        match=r"x has an embedding in a\.npz and in b\.tfrecord; in all 2 records repeat an image "
+        "id, 1 of them with the same numbers",
+    ):
+        read_table(str(tmp_path))
+
+
+def damaged_files():
+    good = FORMATS["npz"].encode([EmbeddingRecord("x", vector(0))])
+    parquet = FORMATS["parquet"].encode([EmbeddingRecord("x", vector(0))])
+    flipped = bytearray(framed(example(embedding=vector(0))))
+    flipped[30] ^= 1
+    return {
+        "empty.npz": (b"", "not a zip file"),
+        "cut.npz": (good[:-9], "not a zip file"),
+        "cut.parquet": (parquet[:-9], "Parquet magic bytes not found"),
+        "cut.tfrecord": (framed(example(embedding=vector(0)))[:-1], "records from byte 0 on"),
+        "flipped.tfrecord": (bytes(flipped), "records from byte 0 on"),
+        "short.tfrecord": (b"1234", "records from byte 0 on are lost: a damaged length"),
+        "long.tfrecord": (framed(bytes(1))[:12] + b"x", "records from byte 0 on"),
+        "other.tfrecord": (framed(b"\x07"), "the record at byte 0: no tf.train.Example"),
+        "label.tfrecord": (framed(example(label=b"1")), "no floats `embedding` among label"),
+        "nothing.tfrecord": (framed(b""), "no floats `embedding` among nothing"),
+        "odd.tfrecord": (framed(example(embedding=[])), "no floats `embedding` among embedding"),
+    }
+
+
+@pytest.mark.parametrize("name", damaged_files())
+def test_a_damaged_file_is_left_out_with_its_reason(tmp_path, name):
+    write_some(tmp_path)
+    content, reason = damaged_files()[name]
+    (tmp_path / name).write_bytes(content)
+    table = read_table(str(tmp_path))
+    assert table.image_id.tolist() == [f"film {i}" for i in range(5)]
+    ((file, found),) = table.rejected
+    assert file == name
+    assert reason in found
+
+
+def test_the_good_records_of_a_damaged_shard_are_kept(tmp_path):
+    records = [example(embedding=vector(i), image_id=b"%d" % i) for i in range(6)]
+    records[1] = example(image_id=b"1")
+    content = bytearray(framed(*records))
+    content[len(framed(*records[:4])) + 40] ^= 1
+    (tmp_path / "x.tfrecord").write_bytes(content)
+    table = read_table(str(tmp_path))
+    assert table.image_id.tolist() == ["0", "2", "3"]
+    np.testing.assert_array_equal(table.embedding, [vector(0), vector(2), vector(3)])
+    start = len(framed(*records[:4]))
+    assert table.rejected == [
+        (
+            "x.tfrecord",
+            f"the record at byte {len(framed(records[0]))}: no floats `embedding` among image/id",
+        ),
+        ("x.tfrecord", f"records from byte {start} on are lost: cut short or damaged"),
+    ]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_embeddings_that_are_not_finite_are_left_out(tmp_path, value):
+    write_some(tmp_path)
+    write(tmp_path, "2.tfrecord", ("film 2", [1, 2, value, 4, 5, 6]))
+    table = read_table(str(tmp_path))
+    assert table.image_id.tolist() == ["film 0", "film 1", "film 3", "film 4"]
+    np.testing.assert_array_equal(table.embedding, [vector(i) for i in (0, 1, 3, 4)])
+    assert table.rejected == [("film 2", "holds NaN or infinity")]
+
+
+def test_numbers_too_large_for_float16(tmp_path):
+    write(tmp_path, "a.npz", ("x", [65504, -65504]), ("nan", [1e9, np.nan]))
+    assert np.isfinite(read_table(str(tmp_path), dtype="float16").embedding).all()
+    write(tmp_path, "b.npz", ("y", [1, 2]), ("z", [0, -65505]))
+    with pytest.raises(ValueError, match=r"embedding of z holds 65505, .* choose dtype float32"):
+        read_table(str(tmp_path), dtype="float16")
+    assert len(read_table(str(tmp_path)).image_id) == 3
+
+
+def test_nothing_usable_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match="do not exist; expected a folder or a file"):
+        read_table(str(tmp_path / "missing"))
+    with pytest.raises(FileNotFoundError, match=r"no embeddings in .*\*\.tfrecord, \*\.npz"):
+        read_table(str(tmp_path))
+    write(tmp_path, "empty.npz")
+    with pytest.raises(ValueError, match=r"1 embedding files .* hold no embedding .*; 0 files or"):
+        read_table(str(tmp_path))
+    for i in range(3):
+        (tmp_path / f"{i}.npz").write_bytes(b"damaged")
+    with pytest.raises(
+        ValueError, match=r"; 3 files or records are damaged, such as 0\.npz: File is not a zip"
+    ):
+        read_table(str(tmp_path))
+    assert tables(tmp_path / ".table") == []
+
+
+def test_a_stranger_manifest_is_an_error(tmp_path):
+    write_some(tmp_path)
+    for content in ("", "[]", '{"name": "web app"}', '{"identity": 3, "complete": true}'):
+        (tmp_path / "manifest.json").write_text(content)
+        with pytest.raises(ValueError, match=r"manifest\.json is no manifest of this program"):
+            read_table(str(tmp_path))
+
+
+def test_a_run_goes_on_in_a_folder_with_a_table(tmp_path):
+    run(tmp_path, stop_after=4)
+    assert len(read_table(str(tmp_path)).image_id) == 4
+    again = run(tmp_path)
+    assert (again.done, again.damaged) == (4, 0)
+    table = read_table(str(tmp_path))
+    assert (len(table.image_id), table.complete) == (10, True)
+    assert run(tmp_path).done == 10
+
+
+@pytest.mark.parametrize("format", ["tfrecord", "npz"])
+def test_a_record_without_an_image_id_is_none_of_a_runs_own(tmp_path, format):
+    run(tmp_path, format=format)
+    write(tmp_path, f"p0/00.{format}", ("", vector(0)))
+    assert read_table(str(tmp_path)).image_id[0] == "p0/00"
+    with pytest.raises(ValueError, match="which this run would not put there"):
+        run(tmp_path, format=format)
+
+
+def test_remote_folders(tmp_path, reads):
+    fs = fsspec.filesystem("memory")
+    run("memory://table", "sharded", "tfrecord")
+    fs.pipe_file("/table/.hidden/x.npz", b"")
+    with pytest.raises(ValueError, match=r"is remote: pass --config\.embeddings\.cache=FOLDER"):
+        read_table("memory://table")
+    with pytest.raises(ValueError, match="the cache memory://c is remote; expected a local"):
+        read_table("memory://table", cache="memory://c")
+    reads.clear()
+    for expected in (3, 0):
+        table = read_table("memory://table", cache=str(tmp_path))
+        assert table.image_id.tolist() == [f.path for f in FILMS]
+        assert table.encoder == IDENTITY
+        assert len(reads) == expected
+        reads.clear()
+    name = "embeddings-00001-of-00003.tfrecord"
+    alone = read_table(f"memory://table/{name}", cache=str(tmp_path))
+    assert alone.image_id.tolist() == [f.path for f in FILMS[3:6]]
+    data = fs.cat_file(f"/table/{name}")
+    fs.pipe_file(f"/table/{name}", data)
+    reads.clear()
+    read_table("memory://table", cache=str(tmp_path))
+    assert len(reads) == 3
+    fs.pipe_file("/table/x/published.tfrecord", framed(example(embedding=vector(0))))
+    assert read_table("memory://table", cache=str(tmp_path)).image_id[-1] == "x/published"
+    fs.rm("/table", recursive=True)
+    with pytest.raises(FileNotFoundError, match="no embeddings in memory://table"):
+        read_table("memory://table", cache=str(tmp_path))
+
+
+def test_names_that_are_not_utf8_survive(tmp_path):
+    odd = b"\xff.npz"
+    with open(os.path.join(os.fsencode(tmp_path), odd), "wb") as stream:
+        np.savez(stream, embedding=vector(0))
+    for _ in range(2):
+        assert read_table(str(tmp_path)).image_id.tolist() == [os.fsdecode(odd[:-4])]
+
+
+def test_a_reader_that_is_broken_costs_no_file(tmp_path, monkeypatch):
+    write_some(tmp_path, suffix=".parquet")
+
+    def broken(_):
+        raise ImportError("pyarrow is broken")
+
+    monkeypatch.setitem(embedding_files.DECODE, ".parquet", broken)
+    with pytest.raises(ImportError, match="pyarrow is broken"):
+        read_table(str(tmp_path))
+
+
+def test_the_formats_are_those_of_the_project():
+    assert set(embedding_files.DECODE) == {f.suffix for f in embeddings.FORMATS.values()}

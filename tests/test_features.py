@@ -1,0 +1,55 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from heads import features
+
+
+@pytest.fixture
+def table():
+    generator = np.random.default_rng(0)
+    return (3 + generator.standard_normal((50, 7)) * np.arange(1, 8)).astype(np.float32)
+
+
+def test_standardised_films_have_mean_0_and_deviation_1(table, monkeypatch):
+    monkeypatch.setattr(features, "BLOCK", 8)
+    row = np.arange(0, 50, 2)
+    mean, scale = features.standardisation(table, row)
+    np.testing.assert_allclose(mean, table[row].mean(0), rtol=1e-5)
+    np.testing.assert_allclose(scale, table[row].std(0), rtol=1e-5)
+
+
+def test_a_dimension_that_never_varies_is_left_in_its_unit(table):
+    table[:, 3] = 0.1
+    _, scale = features.standardisation(table, np.arange(50))
+    assert scale[3] == 1
+    table[:, 3] = 0
+    assert features.standardisation(table, np.arange(50))[1][3] == 1
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_few_films_and_many_give_the_same(table, dtype, monkeypatch):
+    table, row = table.astype(dtype), np.array([4, 9, 2, 40])
+    mean, scale = features.standardisation(table, row)
+    few = features.select(table, row, mean, scale)
+    monkeypatch.setattr(features, "IN_MEMORY", 0)
+    many = features.select(table, row, mean, scale)
+    assert few.row is None and many.row is not None and few.films == many.films == 4
+    index = jnp.array([[3, 0], [1, 1]])
+    np.testing.assert_allclose(features.take(few, index), features.take(many, index), atol=1e-6)
+    expected = (table[row[np.array([[3, 0], [1, 1]])]].astype(np.float32) - mean) / scale
+    np.testing.assert_allclose(features.take(few, index), expected, atol=1e-6)
+
+
+def test_many_films_are_read_from_the_memory_map_in_place(tmp_path, monkeypatch):
+    monkeypatch.setattr(features, "IN_MEMORY", 0)
+    np.save(tmp_path / "table.npy", np.ones((64, 16), np.float16))
+    table = np.load(tmp_path / "table.npy", mmap_mode="r")
+    films = features.select(table, np.arange(9), np.zeros(16, np.float32), np.ones(16, np.float32))
+    assert films.embedding.unsafe_buffer_pointer() == table.ctypes.data
+
+
+def test_positions_cover_every_film_and_repeat_the_last(monkeypatch):
+    monkeypatch.setattr(features, "BLOCK", 4)
+    assert features.positions(3).tolist() == [[0, 1, 2]]
+    assert features.positions(6).tolist() == [[0, 1, 2, 3], [4, 5, 5, 5]]

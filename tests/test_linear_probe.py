@@ -1,0 +1,112 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from heads import features, linear_probe
+
+FILMS, DIM, FINDINGS = 300, 40, 3
+
+
+@pytest.fixture
+def data():
+    generator = np.random.default_rng(0)
+    factors = generator.standard_normal((FILMS, 5))
+    embedding = factors @ generator.standard_normal((5, DIM)) + generator.standard_normal(
+        (FILMS, DIM)
+    )
+    odds = factors @ generator.standard_normal((5, FINDINGS)) - 1
+    label = generator.random((FILMS, FINDINGS)) < 1 / (1 + np.exp(-odds))
+    return embedding.astype(np.float32), label.astype(np.float32)
+
+
+def select(embedding):
+    zero = np.zeros(embedding.shape[1], np.float32)
+    return features.select(embedding, np.arange(len(embedding)), zero, zero + 1)
+
+
+def scikit_learn(embedding, label, weight, penalty):
+    """Kernel and bias by another program, to the rounding of float64."""
+    known = weight > 0
+    model = LogisticRegression(C=1 / (penalty * weight.sum()), tol=1e-8, max_iter=10_000)
+    model.fit(embedding[known].astype(np.float64), label[known], sample_weight=weight[known])
+    return model.coef_[0], model.intercept_[0]
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_the_optimum_is_scikit_learns(data, in_memory, monkeypatch):
+    embedding, label = data
+    if not in_memory:
+        monkeypatch.setattr(features, "IN_MEMORY", 0)
+        monkeypatch.setattr(features, "BLOCK", 128)
+    generator = np.random.default_rng(1)
+    weight = (generator.random(label.shape) < 0.8) * (1 + 2 * label)  # some unknown, some heavy
+    penalties = [1e-3, 1e-1]
+    probe = linear_probe.fit(
+        select(embedding), label, np.float32(weight), penalties, tolerance=2e-6
+    )
+    assert float(probe.gradient.max()) <= 2e-6
+    for i, penalty in enumerate(penalties):
+        for j in range(FINDINGS):
+            kernel, bias = scikit_learn(embedding, label[:, j], weight[:, j], penalty)
+            np.testing.assert_allclose(probe.kernel[i, j], kernel, atol=5e-4 * np.abs(kernel).max())
+            np.testing.assert_allclose(probe.bias[i, j], bias, atol=1e-3)
+
+
+def test_unknown_labels_never_matter(data):
+    embedding, label = data
+    weight = np.float32(np.random.default_rng(1).random(label.shape) < 0.5)
+    penalty = [1e-2]
+    one = linear_probe.fit(select(embedding), label, weight, penalty)
+    other = linear_probe.fit(
+        select(embedding), np.float32(np.where(weight > 0, label, 1 - label)), weight, penalty
+    )
+    np.testing.assert_array_equal(one.kernel, other.kernel)
+    third = linear_probe.fit(select(embedding), 1 - label, weight, penalty)
+    assert np.abs(third.kernel - one.kernel).max() > 0.01
+
+
+def test_problems_do_not_disturb_each_other(data):
+    embedding, label = data
+    weight = np.ones_like(label)
+    many = linear_probe.fit(select(embedding), label, weight, [1e-3, 1.0], 1e-5)
+    alone = linear_probe.fit(select(embedding), label[:, 1:2], weight[:, 1:2], [1.0], 1e-5)
+    np.testing.assert_allclose(many.kernel[1, 1], alone.kernel[0, 0], atol=1e-4)
+
+
+def test_the_sketch_saves_steps(monkeypatch):
+    """On embeddings whose dimensions are as correlated as real ones."""
+    generator = np.random.default_rng(0)
+    scales = np.float32(1 / np.arange(1, 201))
+    embedding = generator.standard_normal((1000, 200), np.float32) * 10 * scales
+    embedding = embedding @ np.linalg.qr(generator.standard_normal((200, 200)))[0].astype(
+        np.float32
+    )
+    label = (embedding[:, :1] + generator.standard_normal((1000, 1)) > 0).astype(np.float32)
+    films, ones, penalty = select(embedding), np.ones_like(label), [1e-4]
+    with_sketch = linear_probe.fit(films, label, ones, penalty, 1e-5)
+    flat = linear_probe.Sketch(jnp.zeros((1, 200)), jnp.ones(1), jnp.float32(1))
+    monkeypatch.setattr(linear_probe, "_sketch", lambda features: flat)
+    without = linear_probe.fit(films, label, ones, penalty, 1e-5)
+    assert with_sketch.steps < 0.6 * without.steps
+    largest = np.abs(without.kernel).max()
+    np.testing.assert_allclose(with_sketch.kernel, without.kernel, atol=3e-3 * largest)
+
+
+def test_separable_labels_and_few_films_end(data):
+    embedding, label = data
+    label = np.float32(embedding[:8, :1] > 0)
+    probe = linear_probe.fit(
+        select(embedding[:8]), label, np.ones_like(label), [1e-6, 1.0], max_steps=200
+    )
+    assert np.isfinite(probe.kernel).all()
+    logit = embedding[:8] @ np.asarray(probe.kernel[1, 0]) + np.asarray(probe.bias[1, 0])
+    np.testing.assert_array_equal(logit > 0, label[:, 0] > 0)
+
+
+def test_what_has_not_converged_says_so(data):
+    embedding, label = data
+    probe = linear_probe.fit(
+        select(embedding), label, np.ones_like(label), [1e-4], 1e-6, max_steps=2
+    )
+    assert probe.steps == 2 and float(probe.gradient.max()) > 1e-6

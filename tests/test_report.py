@@ -1,0 +1,488 @@
+import base64
+import html
+import re
+import shutil
+import subprocess
+import time
+import xml.etree.ElementTree as ElementTree
+
+import matplotlib
+import numpy as np
+import pytest
+from sklearn import metrics
+
+from heads.report import figures, panels
+from heads.report.page import write_report
+
+NAMES = (
+    "Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Enlarged Cardiomediastinum",
+    "Fracture", "Lung Lesion", "Lung Opacity", "No Finding", "Pleural Effusion", "Pleural Other",
+    "Pneumonia", "Pneumothorax", "Support Devices",
+)  # fmt: skip
+GROUPS = {"sex": ("F", "M"), "age": ("0-39", "40-59", "60-79", "80+"), "view": ("AP", "PA")}
+RATES = ("sensitivity", "specificity", "ppv", "npv")
+EVIL = (
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "a & b 'c' $x^{2$ {{ 7*7 }} \x00\u202e",
+    "A finding whose long name has 40 letters",
+    "Unbroken_name_of_a_finding_of_40_letters",
+)
+
+
+def interval(value, films):
+    half = max(0.0, value * (1 - value) / films) ** 0.5 * 1.5 + 0.004
+    return {"value": value, "low": max(0.0, value - half), "high": min(1.0, value + half)}
+
+
+def mean_of(intervals):
+    return interval(float(np.mean([one["value"] for one in intervals])), 300) if intervals else None
+
+
+def made_up_point(rule, label, probability, threshold):
+    called, present = probability >= threshold, label > 0
+    tp, fp = int((called & present).sum()), int((called & ~present).sum())
+    tn, fn = int((~called & ~present).sum()), int((~called & present).sum())
+    halves = {"sensitivity": (tp, fn), "specificity": (tn, fp), "ppv": (tp, fp), "npv": (tn, fn)}
+    test = {
+        rate: interval(a / (a + b), a + b) if a + b else None for rate, (a, b) in halves.items()
+    }
+    return {
+        "rule": f"{rule} on tune",
+        "threshold": float(threshold),
+        "tune": {"sensitivity": 0.84, "specificity": 0.79},
+        "test": test | {"tp": tp, "fp": fp, "tn": tn, "fn": fn},
+    }
+
+
+def made_up_finding(label, probability, where, least=1):
+    """What `heads.statistics.metrics` says of a finding, or of one in a subgroup."""
+    positives = int(label.sum())
+    few = min(positives, len(label) - positives)
+    result = {"n": len(label), "positives": positives, "undefined": None}
+    if few < least:
+        reason = f"{where} has {positives} positives among {len(label)} films"
+        return result | {"patients": len(label), "undefined": reason}
+    rules = {
+        "Youden's J": np.quantile(probability[label == 0], 0.8),
+        "sensitivity 0.90": np.quantile(probability[label == 1], 0.1),
+        "specificity 0.90": np.quantile(probability[label == 0], 0.9),
+    }
+    points = [made_up_point(rule, label, probability, at) for rule, at in rules.items()]
+    brier = float(((probability - label) ** 2).mean())
+    calibration = {
+        when: {
+            "brier": interval(brier + shift / 5, len(label)),
+            "ece": interval(0.03 + shift, len(label)),
+            "slope": {"value": 0.97 - 4 * shift, "low": 0.85 - 4 * shift, "high": 1.1 - 4 * shift},
+            "intercept": {"value": -0.05 - shift, "low": -0.3, "high": 0.2},
+        }
+        for when, shift in (("before", 0.06), ("after", 0.0))
+    }
+    return result | {
+        "patients": len(label) - len(label) // 10,
+        "auroc": interval(float(metrics.roc_auc_score(label, probability)), few),
+        "auprc": interval(float(metrics.average_precision_score(label, probability)), few),
+        "brier": calibration["after"]["brier"],
+        "calibration": calibration,
+        "temperature": 1.31,
+        "operating_points": points,
+        **{rate: points[0]["test"][rate] for rate in RATES[:2]},
+    }
+
+
+def made_up(findings, films=520, undefined=(), trained=True):
+    """A head that never was: what `draw` takes, and what `write_report` takes besides."""
+    rng = np.random.default_rng(0)
+    shape = films, len(findings)
+    prevalence, apart = 10 ** rng.uniform(-1.4, -0.35, shape[1]), rng.uniform(0.7, 2.4, shape[1])
+    label = (rng.random(shape) < prevalence).astype(np.float32)
+    label[0], label[1:3] = 0, 1
+    mask = rng.random(shape) < 0.9
+    mask[:3] = True
+    label[:, [*undefined]] = 0
+    signal = apart * label + rng.normal(0, 1, shape)
+    logit = apart * signal - apart**2 / 2 + np.log(prevalence / (1 - prevalence))
+    probability = (1 / (1 + np.exp(-logit))).astype(np.float32)
+    group = {column: rng.choice(values, films) for column, values in GROUPS.items()}
+
+    def measured(where, here, least):
+        found = {}
+        for j, name in enumerate(findings):
+            known = here & mask[:, j]
+            found[name] = made_up_finding(label[known, j], probability[known, j], where, least)
+        return found
+
+    def of(found, *keys):
+        values = [one for one in found.values() if not one["undefined"]]
+        for key in keys:
+            values = [value[key] for value in values]
+        return values
+
+    whole = measured("test", np.ones(films, bool), 1)
+    subgroups = {}
+    for column, values in GROUPS.items():
+        subgroups[column] = {}
+        for value in values:
+            inside = measured(value, group[column] == value, 3)
+            subgroups[column][value] = {
+                "n": int((group[column] == value).sum()),
+                "findings": inside,
+                "mean_auroc": mean_of(of(inside, "auroc")),
+            }
+    gap = {"largest": "F", "smallest": "M", "auroc": {"value": 0.04, "low": -0.05, "high": 0.13}}
+    none = {"largest": None, "smallest": None, "auroc": None, "undefined": "fewer than two groups"}
+    gaps = {name: none if found["undefined"] else gap for name, found in whole.items()}
+    results = {
+        "confidence": 0.95,
+        "resamples": 1000,
+        "seed": 0,
+        "intervals": "DeLong for auroc; percentile bootstrap by patient for the rest",
+        "mean": {
+            "auroc": mean_of(of(whole, "auroc")),
+            "auprc": mean_of(of(whole, "auprc")),
+            "brier": mean_of(of(whole, "brier")),
+            "ece": mean_of(of(whole, "calibration", "after", "ece")),
+            "calibration_slope": mean_of(of(whole, "calibration", "after", "slope")),
+            "findings": len(of(whole)),
+        },
+        "findings": whole,
+        "subgroups": subgroups,
+        "gaps": dict.fromkeys(GROUPS, gaps),
+    }
+    efficiency = made_up_efficiency(results) if of(whole) else None
+    drawn = {
+        "findings": findings,
+        "probability": probability,
+        "label": label,
+        "mask": mask,
+        "results": results,
+        "data_efficiency": efficiency,
+    }
+    return drawn, made_up_rest(findings, trained) | {
+        "results": results,
+        "data_efficiency": efficiency,
+    }
+
+
+def made_up_efficiency(results):
+    sizes = (8, 16, 32, 64, 128, 256, 430)
+
+    def curve(best, draws):
+        points = []
+        for k, size in enumerate(sizes):
+            value, spread = best - (best - 0.52) * 0.62**k, 0.16 * 0.72**k
+            auroc = {"value": value, "low": value - spread, "high": min(1.0, value + spread)}
+            points.append({"size": size, "patients": size - k, "draws": draws, "auroc": auroc})
+        points[0] |= {"draws": draws - 2} if best < 0.9 else {"draws": 0, "auroc": None}
+        return points
+
+    defined = {n: found for n, found in results["findings"].items() if not found["undefined"]}
+    return {
+        "sizes": list(sizes),
+        "draws": 20,
+        "findings": {name: curve(found["auroc"]["value"], 20) for name, found in defined.items()},
+        "mean": curve(results["mean"]["auroc"]["value"], 20),
+    }
+
+
+def made_up_rest(findings, trained):
+    rng = np.random.default_rng(1)
+    counts = {}
+    for split, films in (("train", 4300), ("tune", 510), ("test", 520)):
+        positives = {name: int(rng.integers(3, films // 4)) for name in findings}
+        counts[split] = {
+            "films": films,
+            "patients": films - 31,
+            "positives": positives,
+            "negatives": {name: films - count - 12 for name, count in positives.items()},
+        }
+    compared = {
+        "auroc": 0.86, "other_auroc": 0.84, "difference": 0.02, "z": 1.7, "p": 0.089,
+        "undefined": None,
+    }  # fmt: skip
+    comparison = {name: compared for name in findings}
+    comparison[findings[0]] = compared | {"z": 4.2, "p": 0.00003, "difference": 0.05}
+    if len(findings) > 1:
+        comparison[findings[-1]] = {"undefined": "the comparison has 0 positives among 520 films"}
+    return {
+        "title": "Findings on frontal chest films",
+        "provenance": {
+            "encoder": {
+                "weights": "cxr-l2",
+                "digest": "9f2c41d07be35a6810c4f7de2b9a4c55e1d0f3a7",
+                "trained": trained,
+                "layer": "pooled, 1376 numbers",
+            },
+            "head": {"hidden": [], "weight decay": 0.01, "weight decays tried": [0.0, 0.01, 0.1]},
+            "seeds": {"training": 0, "draws": 0},
+            "versions": {"cxr-embeddings": "0.1.0", "jax": "0.10.1", "numpy": "2.4.6"},
+        },
+        "counts": counts,
+        "notes": [
+            ("embeddings without a label", 12, ["02aa804e-bde0afdd-112c0b34-7bc16630-4e384014"]),
+            ("labels that are uncertain (-1), left out", 1204, []),
+        ],
+        "comparison": {"other": "logistic regression", "n": 520, "findings": comparison},
+    }
+
+
+def written(path, rest, drawn):
+    write_report(path, figures=drawn, **rest)
+    return path.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def fourteen(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("fourteen")
+    draws, rest = made_up(NAMES, undefined=(5,))
+    start = time.process_time()
+    drawn = figures.draw(**draws)
+    figures.save(drawn, folder / "figures")
+    page = written(folder / "report.html", rest, drawn)
+    return folder, page, drawn, rest, time.process_time() - start
+
+
+def test_fourteen_findings_are_drawn_and_written_fast_and_small(fourteen):
+    folder, page, drawn, _, seconds = fourteen
+    assert seconds < 20  # of processor time; alone on a machine it takes 8
+    assert len(page) < 3e6
+    assert [*drawn] == [
+        "roc", "precision_recall", "calibration", "scores", "forest", "subgroups",
+        "data_efficiency",
+    ]  # fmt: skip
+    files = {path.name for path in (folder / "figures").iterdir()}
+    assert files == {f"{name}.{kind}" for name in drawn for kind in ("png", "svg")}
+    for figure in drawn.values():
+        assert figure.get_size_inches()[0] <= panels.WIDTH + 1e-9
+        assert figure.get_size_inches()[1] <= 9.9  # one A4 page with a caption
+        for text in figure.findobj(matplotlib.text.Text):
+            assert text.get_fontsize() >= 8 or not text.get_text()
+
+
+def test_the_same_input_gives_the_same_bytes(tmp_path):
+    draws, rest = made_up(("Edema",))
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        with matplotlib.rc_context({"font.size": 20, "axes.grid": folder.name == "b"}):
+            drawn = figures.draw(**draws)
+            figures.save(drawn, folder)
+            written(folder / "report.html", rest, drawn)
+    for path in (tmp_path / "a").iterdir():
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes(), path.name
+        if path.suffix == ".svg":
+            assert b"date" not in path.read_bytes()
+
+
+def test_the_page_has_what_it_should_say(fourteen):
+    _, page, _, rest, _ = fourteen
+    text = html.unescape(re.sub("<[^>]*>", " ", page.split("</style>")[1]))
+    results = rest["results"]
+    for name, found in results["findings"].items():
+        if found["undefined"]:
+            assert f"\N{EN DASH} {found['undefined']}" in text
+            continue
+        assert f"{found['auroc']['value']:.3f}" in text
+        assert f"[{found['auroc']['low']:.3f}, {found['auroc']['high']:.3f}]" in text
+        assert f"{found['operating_points'][0]['threshold']:.3f}" in text
+        assert f"{name}: AUROC {panels.interval(found['auroc'])}" in page  # alternative text
+    for words in (
+        "DeLong for auroc; percentile bootstrap by patient for the rest. 1,000 resamples, seed 0.",
+        "Left out of all figures: Fracture (test has 0 positives",
+        "02aa804e-bde0afdd-112c0b34-7bc16630-4e384014",
+        "9f2c41d07be35a6810c4f7de2b9a4c55e1d0f3a7",
+        "0.0, 0.01, 0.1",
+        "< 0.001",
+    ):
+        assert words in text, words
+    assert "Warning" not in text
+    assert page.count("<caption>") == page.count("<table") == page.count('class="scroll"') - 7
+    assert page.count("<img") == page.count("alt=") == 7
+
+
+@pytest.mark.parametrize(
+    ("trained", "test", "words"),
+    [
+        (False, True, ["encoder is untrained"]),
+        (None, True, ["not known whether the encoder was trained"]),
+        (True, False, ["There is no test split"]),
+        (False, False, ["There is no test split", "encoder is untrained"]),
+    ],
+)
+def test_what_a_reader_must_know_first_is_in_a_warning(tmp_path, trained, test, words):
+    _, rest = made_up(("Edema",), trained=trained)
+    if not test:
+        rest["counts"] = {name: rest["counts"][name] for name in ("train", "tune")}
+    page = written(tmp_path / "report.html", rest, {})
+    assert page.count("<strong>Warning.</strong>") == len(words)
+    assert all(one in page for one in words)
+    assert ("on 510 tune films" in page) is not test
+    assert ("on 520 test films" in page) is test
+    rest["provenance"] = {}
+    assert "not known whether" in written(tmp_path / "report.html", rest, {})
+
+
+@pytest.fixture(scope="module")
+def evil(tmp_path_factory):
+    path = tmp_path_factory.mktemp("evil") / "report.html"
+    draws, rest = made_up(EVIL, films=150)
+    rest["title"], rest["comparison"]["other"] = EVIL[0], EVIL[1]
+    rest["notes"] = [(EVIL[1], 1, [EVIL[0], EVIL[2]]), ("unbroken" * 12, 1, ["0123456789" * 12])]
+    rest["provenance"] = {EVIL[0]: {EVIL[1]: [EVIL[2], None, True, "ab" * 99]}, "lines": "a\nb"}
+    results = rest["results"]
+    results["intervals"] = EVIL[0]
+    results["subgroups"] = {EVIL[0]: {EVIL[1]: results["subgroups"]["sex"]["F"]}}
+    results["gaps"] = {EVIL[4]: results["gaps"]["sex"]}
+    drawn = figures.draw(**draws)
+    return written(path, rest, drawn), drawn
+
+
+def test_evil_names_are_only_text(evil):
+    page, drawn = evil
+    assert "<script" not in page
+    assert "<img src=x" not in page
+    assert set(re.findall("<([a-z0-9]+)[ >]", page)) <= {
+        "html", "head", "meta", "title", "style", "body", "header", "main", "section", "nav", "ul",
+        "li", "a", "h1", "h2", "h3", "p", "b", "strong", "small", "abbr", "span", "div", "table",
+        "caption", "thead", "tbody", "tr", "th", "td", "figure", "figcaption", "img", "dl", "dt",
+        "dd",
+    }  # fmt: skip
+    assert "{{ 7*7 }}" in page
+    assert "\x00" not in page
+    assert "\u202e" not in page
+    for figure in drawn.values():
+        ElementTree.fromstring(figures.svg(figure))  # raises where a name broke out of its place
+
+
+def test_the_page_asks_for_nothing(fourteen):
+    _, page, _, _, _ = fourteen
+    assert "default-src 'none'; style-src 'unsafe-inline'; img-src data:" in page
+    assert "http:" not in page
+    assert "https:" not in page
+    assert re.findall(r"url\(|@import|<link|<script|<iframe|<object|\son\w+=", page) == []
+    sources = re.findall(r'src="([^"]*)"', page)
+    assert all(source.startswith("data:image/svg+xml;base64,") for source in sources)
+    for source in sources:
+        root = ElementTree.fromstring(base64.b64decode(source.partition(",")[2]))
+        for element in root.iter():
+            for name, value in element.attrib.items():
+                if name.endswith("href"):
+                    assert value.startswith("#")
+
+
+def test_without_any_defined_finding_there_are_tables_and_reasons(tmp_path):
+    draws, rest = made_up(NAMES[:2], undefined=(0, 1))
+    drawn = figures.draw(**draws)
+    assert drawn == {}
+    rest["comparison"], rest["notes"] = None, []
+    page = written(tmp_path / "report.html", rest, drawn)
+    assert "No finding has both classes" in page
+    assert page.count("\N{EN DASH} test has 0 positives among") == 2
+    assert "<img" not in page
+
+
+def test_values_that_are_undefined_say_why(tmp_path):
+    draws, rest = made_up(("Edema", "Fracture"), films=90)
+    found = rest["results"]["findings"]["Edema"]
+    found["auroc"] |= {"low": None, "high": None}
+    found["temperature"] = None
+    found["calibration"]["after"]["slope"] = None
+    found["calibration"]["undefined"] = "one threshold separates the classes"
+    found["operating_points"][0] |= {"threshold": None, "tune": None, "test": None}
+    found["operating_points"][1]["test"]["ppv"] = None
+    rest["data_efficiency"]["findings"]["Edema"] = []
+    rest["results"]["subgroups"]["sex"]["F"]["findings"].pop("Edema")
+    page = written(tmp_path / "report.html", rest, figures.draw(**draws))
+    for words in (
+        "no interval",
+        "tune could not give one",
+        "one threshold separates the classes",
+        "tune could not give a threshold",
+        "no film at or above the threshold",
+        "no draw has both classes",
+    ):
+        assert words in page, words
+
+
+def test_few_and_many_findings_fit_their_pages():
+    draws, _ = made_up(("Edema",), films=60)
+    drawn = figures.draw(**draws)
+    assert "forest" not in drawn
+    assert len(drawn["roc"].axes) == 1
+    assert [len(part) for part in panels.parts(range(43))] == [15, 15, 13]
+    headings = [panels.Heading(EVIL[3], ["AUROC", "of"])] * panels.PANELS
+    figure, axes = panels.grid(headings, "x", "y", foot=EVIL[3] * 9)
+    assert len(axes) == panels.PANELS
+    assert figure.get_size_inches()[1] <= 9.9  # one A4 page with a caption
+
+
+def test_columns_and_results_of_different_findings_are_refused():
+    draws, _ = made_up(("Edema", "Fracture"), films=40)
+    with pytest.raises(ValueError, match="expected the same findings"):
+        figures.draw(**draws | {"findings": ("Edema", "Oedema")})
+
+
+def test_numbers_read_well():
+    assert panels.number(-0.0004) == "0.00"
+    assert panels.number(-1.25, 1) == "−1.2"  # noqa: RUF001
+    assert panels.number(1234.5, 0) == "1,234"
+    assert panels.interval(None) == "–"  # noqa: RUF001
+    assert panels.interval({"value": 0.8, "low": None, "high": None}) == "0.80"
+    assert panels.interval({"value": 0.8, "low": 0.7, "high": 0.9}) == "0.80 [0.70, 0.90]"
+
+
+# In a browser.
+
+WRAPPER = """<!DOCTYPE html><meta charset="utf-8"><body><pre id="out"></pre>{frames}
+<script>
+onload = () => {{
+  for (const frame of document.querySelectorAll("iframe")) {{
+    const root = frame.contentDocument.documentElement;
+    const images = [...frame.contentDocument.images];
+    out.textContent += [root.clientWidth, root.scrollWidth, images.length,
+      images.filter(image => image.complete && image.naturalWidth > 100).length,
+      root.querySelectorAll("h2").length, root.querySelectorAll("script").length].join(" ") + ";";
+  }}
+}};
+</script>"""
+FRAME = '<iframe width="{width}" height="800" srcdoc="{page}"></iframe>'
+
+
+def browse(folder, *arguments):
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if not browser:
+        pytest.skip("neither chromium nor google-chrome found: the page is not opened in a browser")
+    command = [browser, "--no-sandbox", "--headless=new", "--disable-gpu", *arguments]
+    command.insert(1, f"--user-data-dir={folder / 'profile'}")
+    return subprocess.run(command, capture_output=True, timeout=120, check=True, text=True).stdout
+
+
+def test_no_sideways_scrolling_on_a_phone_or_a_desk(fourteen, evil, tmp_path):
+    expected = [(width, page) for page in (fourteen[1], evil[0]) for width in (360, 1280)]
+    frames = [FRAME.format(width=width, page=html.escape(page)) for width, page in expected]
+    (tmp_path / "wrapper.html").write_text(WRAPPER.format(frames="".join(frames)))
+    dom = browse(
+        tmp_path, "--virtual-time-budget=5000", "--dump-dom", f"file://{tmp_path}/wrapper.html"
+    )
+    measured = re.search('<pre id="out">([^<]*);</pre>', dom)[1].split(";")
+    for (width, page), line in zip(expected, measured, strict=True):
+        client, scroll, images, shown, headings, scripts = map(int, line.split())
+        assert width - 20 <= client <= width
+        assert scroll == client
+        assert images == shown == page.count("<img")
+        assert headings == page.count("<h2")
+        assert scripts == 0
+
+
+def test_it_prints_on_a4(fourteen, tmp_path):
+    folder, *_ = fourteen
+    browse(
+        tmp_path,
+        "--no-pdf-header-footer",
+        f"--print-to-pdf={tmp_path / 'report.pdf'}",
+        f"file://{folder}/report.html",
+    )
+    pdf = (tmp_path / "report.pdf").read_bytes()
+    assert pdf.startswith(b"%PDF")
+    boxes = {tuple(map(float, box.split())) for box in re.findall(rb"/MediaBox \[([^\]]*)\]", pdf)}
+    assert len(boxes) == 1
+    assert np.allclose(boxes.pop(), (0, 0, 595, 842), atol=1)

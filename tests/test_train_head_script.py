@@ -1,0 +1,353 @@
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+
+from configs import head as presets
+from configs.schema import EmbeddingsConfig, HeadConfig, HeadOutputConfig, LabelsConfig
+from heads import store
+from input_pipeline.embeddings import FORMATS, EmbeddingRecord
+from scripts import predict, train_head
+
+FILMS, DIM = 180, 24
+IDENTITY = {
+    "weights_digest": "abc",
+    "trained": True,
+    "projection": None,
+    "variant": "b0",
+    "embedding": "head",
+    "resolution": 224,
+    "preset": "native",
+    "mean": [0.0],
+    "std": [1.0],
+    "dtype": "float32",
+}
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Embeddings of 180 films of 90 patients in two shards, and a table of two findings."""
+    generator = np.random.default_rng(0)
+    embedding = generator.standard_normal((FILMS, DIM)).astype(np.float32)
+    odds = 4 * embedding @ generator.standard_normal((DIM, 2)) / np.sqrt(DIM)
+    label = (generator.random((FILMS, 2)) < 1 / (1 + np.exp(-odds))).astype(int)
+    names = [f"film_{i:03d}" for i in range(FILMS)]
+    write_embeddings(tmp_path / "embeddings", names, embedding)
+    table = pd.DataFrame(
+        {
+            "image_id": [f"{name}.png" for name in names],
+            "patient": [f"p{i // 2}" for i in range(FILMS)],
+            "split": ["test" if i % 3 == 2 else "tune" if i % 9 < 2 else "train"
+                      for i in np.arange(FILMS) // 2],
+            "sex": generator.choice(["F", "M"], FILMS),
+            "Edema": label[:, 0],
+            "Mass <b>": label[:, 1],
+        }
+    ).sample(frac=1, random_state=0)  # fmt: skip
+    table.to_csv(tmp_path / "labels.csv", index=False)
+    return tmp_path, embedding, table.set_index("image_id")
+
+
+def write_embeddings(folder, names, embedding, identity=IDENTITY):
+    folder.mkdir()
+    records = [
+        EmbeddingRecord(f"/films/{name}.png", vector)
+        for name, vector in zip(names, embedding, strict=True)
+    ]
+    half = len(records) // 2
+    for i, some in enumerate((records[:half], records[half:])):
+        (folder / f"embeddings-{i:05d}-of-00002.tfrecord").write_bytes(
+            FORMATS["tfrecord"].encode(some)
+        )
+    if identity is not None:
+        manifest = {"identity": identity, "runs": [], "complete": True}
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def config(folder, name="out", preset="linear", **labels):
+    return HeadConfig(
+        EmbeddingsConfig(str(folder / "embeddings")),
+        LabelsConfig(
+            **{
+                "path": str(folder / "labels.csv"),
+                "findings": ("Edema", "Mass <b>"),
+                "patient_column": "patient",
+                **labels,
+            }
+        ),
+        dataclasses.replace(presets.PRESETS[preset]),
+        HeadOutputConfig(str(folder / name)),
+        resamples=40,
+    )
+
+
+def test_a_linear_probe_is_as_good_as_scikit_learns(data, capsys):
+    folder, embedding, table = data
+    settings = config(folder, subgroups=("sex",))
+    settings.training.weight_decays = (0.01,)
+    assert train_head.train_head(settings) == 0
+    out = folder / "out"
+    assert {p.name for p in out.iterdir()} == {
+        "head", "card.json", "metrics.json", "predictions.csv", "left_out.csv", "report.html",
+        "figures",
+    }  # fmt: skip
+    measured = json.loads((out / "metrics.json").read_text())
+    assert measured["split"] == "test"
+    assert sum(measured["counts"][s]["films"] for s in ("train", "tune", "test")) == FILMS
+    assert {"F", "M"} <= measured["results"]["subgroups"]["sex"].keys()
+
+    order = [f"film_{i:03d}.png" for i in range(FILMS)]
+    table = table.loc[order]
+    train, test = ((table.split == s).to_numpy() for s in ("train", "test"))
+    scaled = (embedding - embedding[train].mean(0)) / embedding[train].std(0)
+    for finding in ("Edema", "Mass <b>"):
+        model = LogisticRegression(C=1 / (0.01 * train.sum()), tol=1e-6, max_iter=1000)
+        model.fit(scaled[train], table[finding][train])
+        theirs = roc_auc_score(table[finding][test], model.decision_function(scaled[test]))
+        ours = measured["results"]["findings"][finding]["auroc"]["value"]
+        assert ours == pytest.approx(theirs, abs=0.002) and ours > 0.7
+    predicted = pd.read_csv(out / "predictions.csv")
+    assert set(predicted.split) == {"tune", "test"}
+    for row in predicted.itertuples():  # each label beside its own film
+        assert table.loc[os.path.basename(row.image_id), "Edema"] == row.Edema_label
+    assert "&lt;b&gt;" in (out / "report.html").read_text()
+    assert "in " + str(out) in capsys.readouterr().out
+
+
+def test_labels_are_joined_by_id_whatever_the_order(data):
+    folder, _, table = data
+    assert train_head.train_head(config(folder)) == 0
+    table.sample(frac=1, random_state=5).reset_index().to_csv(folder / "labels.csv", index=False)
+    assert train_head.train_head(config(folder, "again")) == 0
+    one, other = (json.loads((folder / n / "metrics.json").read_text()) for n in ("out", "again"))
+    assert one == other
+
+
+def test_predict_gives_what_training_gave(data, monkeypatch):
+    folder, _, _ = data
+    settings = config(folder, preset="mlp")
+    settings.training = dataclasses.replace(
+        settings.training, hidden=(8,), epochs=3, seeds=(0,), weight_decays=(0.1,)
+    )
+    train_head.train_head(settings)
+    run_predict(monkeypatch, head=folder / "out", embeddings=folder / "embeddings",
+                output=folder / "p.csv")  # fmt: skip
+    predicted = pd.read_csv(folder / "p.csv").set_index("image_id")
+    assert len(predicted) == FILMS
+    ours = pd.read_csv(folder / "out" / "predictions.csv").set_index("image_id")
+    for finding in ("Edema", "Mass <b>"):
+        column = f"{finding}_probability"
+        np.testing.assert_allclose(predicted.loc[ours.index, column], ours[column], atol=1e-6)
+    card = json.loads((folder / "out" / "card.json").read_text())
+    threshold = card["thresholds"]["Edema"]["Youden's J on tune"]
+    positive = predicted.Edema_probability >= threshold
+    np.testing.assert_array_equal(predicted.Edema_positive == 1, positive)
+
+
+def run_predict(monkeypatch, **flags):
+    for name in ("head", "embeddings", "output", "weights", "input", "cache"):
+        value = flags.get(name)
+        flag = getattr(predict, name.upper())
+        monkeypatch.setattr(type(flag), "value", property(lambda self: FLAGS[self.name]))
+        FLAGS[name] = str(value) if value else None
+    assert predict.predict() == 0
+
+
+FLAGS: dict = {}
+
+
+@pytest.mark.parametrize(
+    ("identity", "message"),
+    [
+        ({**IDENTITY, "weights_digest": "xyz"}, "another encoder.*\n.*'abc' of the head, 'xyz'"),
+        ({**IDENTITY, "preset": "imagenet"}, "another encoder"),
+        (None, "with a manifest.json, these are without a"),
+    ],
+)
+def test_predict_refuses_embeddings_of_another_encoder(data, identity, message, monkeypatch):
+    folder, embedding, _ = data
+    train_head.train_head(config(folder))
+    write_embeddings(folder / "other", ["a", "b"], embedding[:2], identity)
+    with pytest.raises(ValueError, match=message):
+        run_predict(monkeypatch, head=folder / "out", embeddings=folder / "other",
+                    output=folder / "p.csv")  # fmt: skip
+    assert not (folder / "p.csv").exists()
+
+
+def test_predict_refuses_another_width_and_damaged_heads(data, monkeypatch):
+    folder, embedding, _ = data
+    train_head.train_head(config(folder))
+    write_embeddings(folder / "narrow", ["a", "b"], embedding[:2, :5])
+    arguments = dict(head=folder / "out", output=folder / "p.csv")
+    with pytest.raises(ValueError, match="have 5 numbers, the head was trained on 24"):
+        run_predict(monkeypatch, embeddings=folder / "narrow", **arguments)
+    for file in (folder / "out" / "head").rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"")
+    with pytest.raises(ValueError, match="cannot be read"):
+        run_predict(monkeypatch, embeddings=folder / "embeddings", **arguments)
+    (folder / "out" / "card.json").write_text("{}")
+    with pytest.raises(ValueError, match="is no card of a head"):
+        store.load(folder / "out")
+
+
+def test_two_heads_are_compared_on_the_same_films(data):
+    folder, _, _ = data
+    train_head.train_head(config(folder))
+    settings = config(folder, "other")
+    settings.training.weight_decays = (30.0,)
+    settings.compare = str(folder / "out")
+    train_head.train_head(settings)
+    measured = json.loads((folder / "other" / "metrics.json").read_text())
+    compared = measured["comparison"]
+    first = json.loads((folder / "out" / "metrics.json").read_text())["results"]["findings"]
+    for finding, found in compared["findings"].items():
+        assert found["other_auroc"] == pytest.approx(first[finding]["auroc"]["value"], abs=1e-6)
+        mine = measured["results"]["findings"][finding]["auroc"]["value"]
+        assert found["difference"] == pytest.approx(mine - found["other_auroc"], abs=1e-6)
+
+
+def test_data_efficiency_grows_with_the_labels(data):
+    folder, _, _ = data
+    settings = config(folder)
+    settings.sizes, settings.draws = ("8", "...", "all"), 4
+    settings.training.weight_decays = (0.1,)
+    train_head.train_head(settings)
+    found = json.loads((folder / "out" / "metrics.json").read_text())
+    curve = found["data_efficiency"]["mean"]
+    assert [point["size"] for point in curve][:4] == [8, 16, 32, 64]
+    assert curve[0]["auroc"]["value"] < curve[-1]["auroc"]["value"] - 0.05
+    whole = found["results"]["mean"]["auroc"]["value"]
+    assert curve[-1]["auroc"]["value"] == pytest.approx(whole, abs=1e-3)
+
+
+def test_studies_become_one_example(data):
+    folder, _, _ = data
+    settings = config(folder, per_study="mean", study_column="patient", not_mentioned="ignore")
+    train_head.train_head(settings)
+    found = json.loads((folder / "out" / "metrics.json").read_text())
+    assert sum(found["counts"][s]["films"] for s in ("train", "tune", "test")) == FILMS // 2
+
+
+def test_without_a_test_split_the_figures_are_of_tune_and_say_so(data, capsys):
+    folder, _, _ = data
+    train_head.train_head(config(folder, test=("none",)))
+    assert "there is no test split" in capsys.readouterr().out
+    assert json.loads((folder / "out" / "metrics.json").read_text())["split"] == "tune"
+    assert "no test split" in (folder / "out" / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ({"findings": ("Edma",)}, "Edma.*Edema"),
+        ({"patient_column": "pat"}, "pat"),
+        ({"path": "missing.csv"}, "missing.csv"),
+        ({"train": ("practice",)}, "no film in the split 'train'"),
+        ({"uncertain": "maybe"}, "uncertain='maybe'"),
+        ({"per_study": "median"}, "per_study is 'median'"),
+    ],
+)
+def test_wrong_labels_are_refused_before_anything_is_written(data, labels, message):
+    folder, _, _ = data
+    with pytest.raises((ValueError, OSError), match=message):
+        train_head.train_head(config(folder, **labels))
+    assert not (folder / "out").exists() and not list(folder.glob(".out*"))
+
+
+@pytest.mark.parametrize(
+    ("training", "message"),
+    [
+        ({"optimizer": "sgd"}, "optimizer is 'sgd'; expected one of lbfgs, adamw, lars"),
+        ({"hidden": (8,)}, "lbfgs, which trains linear probes"),
+        ({"weight_decays": (0.0,)}, "may have no optimum"),
+        ({"seeds": ()}, "seeds is"),
+    ],
+)
+def test_wrong_settings_are_refused(data, training, message):
+    folder, _, _ = data
+    settings = config(folder)
+    settings.training = dataclasses.replace(settings.training, **training)
+    with pytest.raises(ValueError, match=message):
+        train_head.train_head(settings)
+
+
+def test_one_class_in_a_split(data):
+    folder, _, table = data
+    table.loc[table.split == "train", "Edema"] = 0
+    table.reset_index().to_csv(folder / "labels.csv", index=False)
+    with pytest.raises(ValueError, match=r"one class only in train.*Edema"):
+        train_head.train_head(config(folder))
+    assert train_head.train_head(config(folder, findings=("all",))) == 0
+    found = json.loads((folder / "out" / "metrics.json").read_text())
+    assert list(found["results"]["findings"]) == ["Mass <b>"]
+    assert any("one class only in train" in note["what"] for note in found["notes"])
+
+
+def test_one_class_in_tune_or_test_is_counted(data):
+    folder, _, table = data
+    table.loc[table.split == "test", "Edema"] = 0
+    table.reset_index().to_csv(folder / "labels.csv", index=False)
+    train_head.train_head(config(folder))
+    found = json.loads((folder / "out" / "metrics.json").read_text())["results"]["findings"]
+    assert "0 positive" in found["Edema"]["undefined"] and found["Mass <b>"]["auroc"]
+    table.loc[table.split == "tune", ["Edema", "Mass <b>"]] = 0
+    table.reset_index().to_csv(folder / "labels.csv", index=False)
+    with pytest.raises(ValueError, match="tune has both classes of no finding"):
+        train_head.train_head(config(folder, "second"))
+
+
+def test_bad_embeddings_are_left_out_and_listed(data, capsys):
+    folder, _, _ = data
+    records = [EmbeddingRecord("/films/bad.png", np.full(DIM, np.nan, np.float32))]
+    (folder / "embeddings" / "more.npz").write_bytes(FORMATS["npz"].encode(records))
+    (folder / "embeddings" / "cut.tfrecord").write_bytes(b"123")
+    train_head.train_head(config(folder))
+    assert "2 left out" in capsys.readouterr().out
+    left_out = pd.read_csv(folder / "out" / "left_out.csv")
+    assert len(left_out) == 2
+
+
+def test_an_existing_head_is_not_overwritten(data):
+    folder, _, _ = data
+    (folder / "out").mkdir()
+    (folder / "out" / "card.json").write_text("{}")
+    with pytest.raises(ValueError, match="exists already"):
+        train_head.train_head(config(folder))
+
+
+def test_the_toolkits_command_line(data):
+    """As it stands in the toolkit's README, but for the name of the program."""
+    folder, _, table = data
+    kept = table.drop(columns=["patient", "sex", "Mass <b>"]).rename(columns={"Edema": "EFFUSION"})
+    kept.reset_index().to_csv(folder / "labels.csv", index=False)
+    command = (
+        "--train_split_name train --tune_split_name tune --labels_csv labels.csv "
+        "--head_name EFFUSION --data_dir ./embeddings/ --num_epochs 3"
+    )
+    run = subprocess.run(
+        [sys.executable, "-m", "scripts.train_head", *command.split()],
+        cwd=folder, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": os.getcwd(), "XLA_FLAGS": ""},
+    )  # fmt: skip
+    assert run.returncode == 0, run.stdout + run.stderr
+    card = json.loads((folder / "embeddings" / "model" / "card.json").read_text())
+    assert card["config"]["training"]["optimizer"] == "lars"
+    assert card["config"]["training"]["epochs"] == card["chosen"]["epoch"] == 3
+    assert card["findings"] == ["EFFUSION"]
+
+
+def test_a_command_line_of_ours_is_left_alone():
+    ours = ["x", "--config=configs/head.py:mlp", "--config.seed=3"]
+    assert train_head.translated(ours) == ours
+    assert train_head.translated(["x", "-head_name=A", "--data_dir", "d"]) == [
+        "x", "--config=configs/head.py:toolkit", "--config.labels.findings=A",
+        "--config.embeddings.path", "d", "--config.output.path=d/model",
+    ]  # fmt: skip
