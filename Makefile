@@ -11,6 +11,13 @@ demo: .venv/ready
 	$(BIN)/python scripts/embed.py --config configs/demo.py \
 		--config.input.path=$(DEMO)/mimic/files --config.input.views=AP,PA \
 		--config.encoder.weights=random --config.output.path=$(DEMO)/embeddings
+	rm -rf $(DEMO)/head
+	$(BIN)/python scripts/train_head.py \
+		--config.embeddings.path=$(DEMO)/embeddings \
+		--config.labels.path=$(DEMO)/mimic/mimic-cxr-2.0.0-chexpert.csv.gz \
+		--config.labels.split_path=$(DEMO)/mimic/mimic-cxr-2.0.0-split.csv.gz \
+		--config.labels.findings='No Finding,Lung Opacity' \
+		--config.labels.not_mentioned=negative --config.output.path=$(DEMO)/head
 	$(BIN)/python scripts/contact_sheet.py --input $(DEMO)/mimic --output $(DEMO)/films.png \
 		--labels $(DEMO)/mimic/mimic-cxr-2.0.0-chexpert.csv.gz
 

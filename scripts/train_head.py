@@ -4,11 +4,9 @@ import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
-import json
 import os
 import pathlib
 import re
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -55,15 +53,13 @@ def train_head(config: HeadConfig) -> int:
     labels, folder = config.labels, pathlib.Path(config.output.path).expanduser().absolute()
     for name in ("findings", "train", "tune", "test", "subgroups"):
         setattr(labels, name, cli.listed(getattr(labels, name)))
+    for name in ("path", "split_path", "metadata_path"):
+        setattr(labels, name, os.path.expanduser(getattr(labels, name)))
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise ValueError(f"{folder} exists already: remove it, or choose another output.path")
 
-    import numpy as np
-    from scipy import special
-
-    from heads import candidates, data_efficiency, predictions, store, train
+    from heads import candidates, experiment
     from heads.labels import studies
-    from heads.statistics import metrics
     from input_pipeline.embedding_table import read_table
 
     recipe = candidates.Recipe(**dataclasses.asdict(config.training))
@@ -72,118 +68,25 @@ def train_head(config: HeadConfig) -> int:
     report_table(config.embeddings.path, table)
     examples = read_examples(config, table.image_id)
     embedding, examples = studies.merge(table.embedding, examples, labels.per_study)
-    at = {split: examples.split == split for split in ("train", "tune", "test")}
-    films = {
-        split: candidates.Films(examples.row[rows], examples.label[rows], examples.mask[rows])
-        for split, rows in at.items()
-    }
-    counts = count(examples, at)
-    report_counts(counts, examples.notes)
-    if np.isnan(train.mean_auroc(films["tune"].label, films["tune"].label, films["tune"].mask)):
-        raise ValueError(
-            "tune has both classes of no finding, so nothing can be chosen on it: give it more "
-            "films, or draw the splits with labels.fractions"
-        )
-    sizes = data_efficiency.parse_sizes(cli.listed(config.sizes), len(films["train"].row))
-    tested = "test" if at["test"].any() else "tune"
-    if tested == "tune":
-        print("warning: there is no test split: all figures will be of tune, and too good")
+    report_counts(experiment.count(examples), examples.notes)
 
     start = time.monotonic()
-    with progress("training", recipe.epochs, "epochs", recipe.optimizer != "lbfgs") as advance:
-        trained = candidates.fit(
-            embedding,
-            films["train"],
-            films["tune"],
-            recipe,
-            lambda auroc: advance(f"tune AUROC {np.nanmax(auroc):.3f}"),
-        )
-    chosen = trained.candidates[trained.chosen]
-    print(f"trained {len(trained.candidates)} candidates in {time.monotonic() - start:.1f} s")
-    print("chosen:", ", ".join(f"{k} {v:.4g}" for k, v in chosen.items() if v is not None))
-    if trained.note:
-        print(f"warning: {trained.note}")
-
-    scored = {
-        split: metrics.Scored(
-            candidates.score(trained, embedding, films[split].row),
-            films[split].label,
-            films[split].mask,
-            examples.patient_id[at[split]],
-        )
-        for split in dict.fromkeys(("tune", tested))
-    }
-    groups = {name: values[at[tested]] for name, values in examples.groups.items()}
-    results = metrics.evaluate(
-        examples.findings, scored["tune"], scored[tested], groups, config.resamples, config.seed
-    )
-    temperatures, thresholds = operating(examples.findings, scored["tune"])
-    divisor = np.array([temperatures[finding] for finding in examples.findings])
-    probability = {s: special.expit(one.logit.astype(float) / divisor) for s, one in scored.items()}
-    comparison = None
-    if config.compare:
-        comparison = predictions.compare(
-            config.compare,
-            examples.image_id[at[tested]],
-            examples.findings,
-            probability[tested],
-            films[tested].label,
-            films[tested].mask,
-        )
-    efficiency = None
-    if sizes:
-        trainings = sum(config.draws if size < len(films["train"].row) else 1 for size in sizes)
-        with progress("data efficiency", trainings, "trainings") as advance:
-            efficiency = data_efficiency.measure(
-                embedding,
-                films["train"],
-                examples.patient_id[at["train"]],
-                films["tune"],
-                films[tested],
-                examples.findings,
-                recipe,
-                sizes,
-                config.draws,
-                config.seed,
-                advance,
-            )
-
-    card = {
-        "findings": list(examples.findings),
-        "temperatures": temperatures,
-        "thresholds": thresholds,
+    compare = os.path.expanduser(config.compare)
+    sizes = cli.listed(config.sizes)
+    plan = experiment.Plan(recipe, sizes, config.draws, config.resamples, config.seed, compare)
+    done = experiment.run(embedding, examples, plan, progress)
+    left_out = [*examples.unmatched, *((reason, name) for name, reason in table.rejected)]
+    provenance = {
         "per_study": labels.per_study,
         "encoder": table.encoder,
         "embeddings_digest": table.digest,
         "labels_digest": hashlib.sha256(pathlib.Path(labels.path).read_bytes()).hexdigest(),
-        "chosen": chosen,
-        "candidates": trained.candidates,
-        "note": trained.note,
         "config": dataclasses.asdict(config),
         "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
     }
-    measured = {
-        "split": tested,
-        "counts": counts,
-        "notes": [one._asdict() for one in examples.notes],
-        "results": results,
-        "data_efficiency": efficiency,
-        "comparison": comparison,
-    }
-    rows = np.concatenate([np.flatnonzero(at[split]) for split in scored])
-    ids = {name: getattr(examples, name)[rows] for name in predictions.IDS}
-    every = np.concatenate(list(probability.values()))
-    predicted = predictions.table(
-        ids, examples.findings, every, examples.label[rows], examples.mask[rows]
-    )
-    left_out = [*examples.unmatched, *((reason, name) for name, reason in table.rejected)]
-    with new_folder(folder) as partial:
-        store.save(partial, trained, card)
-        (partial / "metrics.json").write_text(json.dumps(measured, indent=2, allow_nan=False))
-        predicted.to_csv(partial / "predictions.csv", index=False)
-        write_left_out(partial / "left_out.csv", left_out)
-        draw_report(partial, card, measured, probability[tested], films[tested])
-    report_results(folder, tested, results)
+    experiment.write(folder, done, left_out, provenance)
+    report_results(done.trained, done.measured)
+    print(f"in {folder}, after {time.monotonic() - start:.0f} s: report.html, metrics.json, ...")
     return 0
 
 
@@ -217,91 +120,8 @@ def read_examples(config: HeadConfig, image_id: Any) -> Any:
     return check_classes(examples, explicit=labels.findings != ("all",))
 
 
-def operating(findings: Any, tune: Any) -> tuple[dict[str, float], dict[str, Any]]:
-    """Temperature, and thresholds of the scaled probability, of every finding; chosen on tune."""
-    from scipy import special
-
-    from heads.statistics import metrics
-
-    temperatures, thresholds = {}, {}
-    for j, finding in enumerate(findings):
-        known = tune.mask[:, j]
-        logit, label = tune.logit[known, j].astype(float), tune.label[known, j]
-        temperatures[finding] = metrics.temperature(logit, label)
-        probability = special.expit(logit / temperatures[finding])
-        thresholds[finding] = metrics.thresholds(probability, label)
-    return temperatures, thresholds
-
-
-def count(examples: Any, at: dict[str, Any]) -> dict[str, Any]:
-    """Films, patients, positives and negatives of every split."""
-    import numpy as np
-
-    counts = {}
-    for split, rows in at.items():
-        positive, mask = examples.label[rows] > 0, examples.mask[rows]
-        sums = {"positives": (positive & mask).sum(0), "negatives": (~positive & mask).sum(0)}
-        counts[split] = {
-            "films": int(rows.sum()),
-            "patients": len(np.unique(examples.patient_id[rows])),
-            **{
-                what: dict(zip(examples.findings, numbers.tolist(), strict=True))
-                for what, numbers in sums.items()
-            },
-        }
-    return counts
-
-
-def draw_report(
-    folder: pathlib.Path, card: dict, measured: dict, probability: Any, films: Any
-) -> None:
-    """Writes `report.html` and the folder `figures`."""
-    from heads.report import figures, page
-
-    findings, results = card["findings"], measured["results"]
-    efficiency = measured["data_efficiency"]
-    drawn = figures.draw(findings, probability, films.label, films.mask, results, efficiency)
-    (folder / "figures").mkdir()
-    figures.save(drawn, folder / "figures")
-    page.write_report(
-        folder / "report.html",
-        f"{'Linear probe' if not card['config']['training']['hidden'] else 'Head'} of "
-        f"{len(findings)} finding{'s' if len(findings) > 1 else ''}",
-        {k: v for k, v in card.items() if k not in ("findings", "thresholds")},
-        measured["counts"],
-        [tuple(note.values()) for note in measured["notes"]],
-        results,
-        efficiency,
-        measured["comparison"],
-        drawn,
-    )
-
-
 @contextlib.contextmanager
-def new_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A folder under a temporary name beside `folder`, which it becomes when all went well."""
-    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        if folder.exists():
-            folder.rmdir()
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def write_left_out(path: pathlib.Path, left_out: list[tuple[str, str]]) -> None:
-    """Every film and label row that was not used, and why."""
-    import csv
-
-    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream:
-        rows = csv.writer(stream, lineterminator="\n")
-        rows.writerows([("reason", "id"), *left_out])
-
-
-@contextlib.contextmanager
-def progress(what: str, total: int, unit: str, shown: bool = True) -> Iterator[Callable[..., None]]:
+def progress(what: str, total: int, unit: str, shown: bool) -> Iterator[Callable[..., None]]:
     """A progress bar; what it gives is called after each step, with a text to put behind."""
     from tqdm import tqdm
 
@@ -342,20 +162,24 @@ def report_counts(counts: dict[str, Any], notes: Any) -> None:
         print(f"{split:5} {one['films']:8} films of {one['patients']} patients; with {positives}")
 
 
-def report_results(folder: pathlib.Path, split: str, results: dict[str, Any]) -> None:
-    """Says how good the head is, and where things lie."""
+def report_results(trained: Any, measured: dict[str, Any]) -> None:
+    """Says what was chosen, and how good it is."""
+    chosen = trained.candidates[trained.chosen]
+    said = ", ".join(f"{name} {v:.4g}" for name, v in chosen.items() if v is not None)
+    print(f"chosen of {len(trained.candidates)}: {said}")
+    if trained.note:
+        print(f"warning: {trained.note}")
+    split, results = measured["split"], measured["results"]
+    if split == "tune":
+        print("warning: there is no test split: these figures are of tune, and too good")
     print(f"AUROC on {split} (95 % interval)")
     for finding, result in [*results["findings"].items(), ("mean", results["mean"])]:
         if result.get("undefined"):
             print(f"  {finding:28} -      {result['undefined']}")
         elif auroc := result["auroc"]:
-            low, high = (
-                auroc[k] if auroc[k] is not None else float("nan") for k in ("low", "high")
-            )
-            print(f"  {finding:28} {auroc['value']:.3f}  ({low:.3f} to {high:.3f})")
-    print(
-        f"in {folder}: report.html, metrics.json, predictions.csv, left_out.csv, figures, card.json"
-    )
+            low, high = auroc["low"], auroc["high"]
+            interval = "too few films" if low is None else f"{low:.3f} to {high:.3f}"
+            print(f"  {finding:28} {auroc['value']:.3f}  ({interval})")
 
 
 def translated(argv: list[str]) -> list[str]:

@@ -1,0 +1,288 @@
+"""A head from first to last: trained, chosen on tune, measured on test, written as a folder."""
+
+import contextlib
+import csv
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Float64
+from scipy import special
+
+from heads import candidates, data_efficiency, predictions, store, train
+from heads.candidates import Films, Recipe, Trained
+from heads.labels.label_table import Examples
+from heads.labels.splits import SPLITS
+from heads.report import figures, page
+from heads.statistics import metrics
+
+# what is done, how many steps, their unit, whether to show it -> a bar, to call after each step
+Progress = Callable[[str, int, str, bool], AbstractContextManager[Callable[..., None]]]
+
+
+class Plan(NamedTuple):
+    """What to do.
+
+    Attributes:
+        recipe: what is trained, and how.
+        sizes: numbers of films to measure the data efficiency at, as `data_efficiency.parse_sizes`
+            takes them; none: it is not measured.
+        draws: of patients, for each size.
+        resamples: of the bootstrap.
+        seed: of the bootstrap and the draws.
+        compare: folder of another head, or "".
+    """
+
+    recipe: Recipe
+    sizes: Sequence[str]
+    draws: int
+    resamples: int
+    seed: int
+    compare: str
+
+
+class Experiment(NamedTuple):
+    """What came out.
+
+    Attributes:
+        trained: the head that was chosen.
+        temperatures, thresholds: of each finding, chosen on tune.
+        measured: plain JSON values: the split that was measured, counts of each split, notes,
+            results, data_efficiency and comparison.
+        predicted: a row for each film of tune and test.
+        tested: the films that were measured.
+        probability: of them, after temperature scaling.
+    """
+
+    trained: Trained
+    temperatures: dict[str, float]
+    thresholds: dict[str, dict[str, float | None]]
+    measured: dict[str, Any]
+    predicted: pd.DataFrame
+    tested: Films
+    probability: Float64[np.ndarray, "film finding"]
+
+
+def films_of(examples: Examples) -> dict[str, Films]:
+    """The films of each split."""
+    return {
+        split: Films(examples.row[at], examples.label[at], examples.mask[at])
+        for split in SPLITS
+        for at in [examples.split == split]
+    }
+
+
+def count(examples: Examples) -> dict[str, dict[str, Any]]:
+    """Films, patients, and positives and negatives of each finding, by split: plain values."""
+    counts = {}
+    for split, films in films_of(examples).items():
+        positive = films.label > 0
+        sums = {
+            "positives": (positive & films.mask).sum(0).tolist(),
+            "negatives": (~positive & films.mask).sum(0).tolist(),
+        }
+        counts[split] = {
+            "films": len(films.row),
+            "patients": len(np.unique(examples.patient_id[examples.split == split])),
+            **{k: dict(zip(examples.findings, v, strict=True)) for k, v in sums.items()},
+        }
+    return counts
+
+
+def run(
+    embedding: Float[np.ndarray, "table dim"], examples: Examples, plan: Plan, progress: Progress
+) -> Experiment:
+    """Does the whole: test is looked at once, after everything is chosen.
+
+    Without films of test, tune is measured in its place.
+
+    Raises:
+        ValueError: the recipe or the sizes make no sense, tune has both classes of no finding, or
+            the other head cannot be compared.
+    """
+    films = films_of(examples)
+    tested = "test" if len(films["test"].row) else "tune"
+    sizes = data_efficiency.parse_sizes(plan.sizes, len(films["train"].row))
+    tune = films["tune"]
+    if np.isnan(train.mean_auroc(tune.label, tune.label, tune.mask)):
+        raise ValueError(
+            "tune has both classes of no finding, so nothing can be chosen on it: give it more "
+            "films, or draw the splits with labels.fractions"
+        )
+    recipe = plan.recipe
+    with progress("training", recipe.epochs, "epochs", recipe.optimizer != "lbfgs") as advance:
+        trained = candidates.fit(
+            embedding,
+            films["train"],
+            tune,
+            recipe,
+            lambda auroc: advance(f"tune AUROC {np.nanmax(auroc):.3f}"),
+        )
+    scored = {
+        split: metrics.Scored(
+            candidates.score(trained, embedding, films[split].row),
+            films[split].label,
+            films[split].mask,
+            examples.patient_id[examples.split == split],
+        )
+        for split in dict.fromkeys(("tune", tested))
+    }
+    temperatures, thresholds = _chosen_on_tune(examples.findings, scored["tune"])
+    divisor = np.array([temperatures[finding] for finding in examples.findings])
+    probability = {
+        split: special.expit(one.logit.astype(np.float64) / divisor)
+        for split, one in scored.items()
+    }
+    at = examples.split == tested
+    measured = {
+        "split": tested,
+        "counts": count(examples),
+        "notes": [note._asdict() for note in examples.notes],
+        "results": metrics.evaluate(
+            examples.findings,
+            scored["tune"],
+            scored[tested],
+            {name: values[at] for name, values in examples.groups.items()},
+            plan.resamples,
+            plan.seed,
+        ),
+        "data_efficiency": None,
+        "comparison": None,
+    }
+    if plan.compare:
+        test = films[tested]
+        measured["comparison"] = predictions.compare(
+            plan.compare,
+            examples.image_id[at],
+            examples.findings,
+            probability[tested],
+            test.label,
+            test.mask,
+        )
+    if sizes:
+        trainings = sum(plan.draws if size < len(films["train"].row) else 1 for size in sizes)
+        with progress("data efficiency", trainings, "trainings", True) as advance:
+            measured["data_efficiency"] = data_efficiency.measure(
+                embedding,
+                films["train"],
+                examples.patient_id[examples.split == "train"],
+                tune,
+                films[tested],
+                examples.findings,
+                recipe,
+                sizes,
+                plan.draws,
+                plan.seed,
+                advance,
+            )
+    rows = np.concatenate([np.flatnonzero(examples.split == split) for split in scored])
+    predicted = predictions.table(
+        {name: getattr(examples, name)[rows] for name in predictions.IDS},
+        examples.findings,
+        np.concatenate(list(probability.values())),
+        examples.label[rows],
+        examples.mask[rows],
+    )
+    return Experiment(
+        trained,
+        temperatures,
+        thresholds,
+        measured,
+        predicted,
+        films[tested],
+        probability[tested],
+    )
+
+
+def _chosen_on_tune(
+    findings: Sequence[str], tune: metrics.Scored
+) -> tuple[dict[str, float], dict[str, dict[str, float | None]]]:
+    """Temperature, and thresholds of the scaled probability, of every finding."""
+    temperatures, thresholds = {}, {}
+    for j, finding in enumerate(findings):
+        known = tune.mask[:, j]
+        logit, label = tune.logit[known, j].astype(np.float64), tune.label[known, j]
+        temperatures[finding] = metrics.temperature(logit, label)
+        probability = special.expit(logit / temperatures[finding])
+        thresholds[finding] = metrics.thresholds(probability, label)
+    return temperatures, thresholds
+
+
+def write(
+    folder: pathlib.Path,
+    experiment: Experiment,
+    left_out: Sequence[tuple[str, str]],
+    provenance: Mapping[str, Any],
+) -> None:
+    """Writes the folder of a head: whole, or not at all.
+
+    Args:
+        folder: to be made; it does not exist, or is empty.
+        experiment: what came out.
+        left_out: why, and the id, of everything that was not used.
+        provenance: what else the card says: plain JSON values, with the encoder's identity.
+
+    Raises:
+        OSError: it cannot be written, or the disk is full.
+    """
+    trained, measured = experiment.trained, experiment.measured
+    findings = list(measured["results"]["findings"])
+    chosen = trained.candidates[trained.chosen]
+    training = {"chosen": chosen, "candidates": trained.candidates, "note": trained.note}
+    card = {
+        "findings": findings,
+        "temperatures": experiment.temperatures,
+        "thresholds": experiment.thresholds,
+        **training,
+        **provenance,
+    }
+    with _new(folder) as partial:
+        store.save(partial, trained, card)
+        (partial / "metrics.json").write_text(json.dumps(measured, indent=2, allow_nan=False))
+        experiment.predicted.to_csv(partial / "predictions.csv", index=False)
+        with (partial / "left_out.csv").open(
+            "w", newline="", encoding="utf-8", errors="surrogateescape"
+        ) as stream:
+            csv.writer(stream, lineterminator="\n").writerows([("reason", "id"), *left_out])
+        drawn = figures.draw(
+            findings,
+            experiment.probability,
+            experiment.tested.label,
+            experiment.tested.mask,
+            measured["results"],
+            measured["data_efficiency"],
+        )
+        (partial / "figures").mkdir()
+        figures.save(drawn, partial / "figures")
+        kind = "Head with hidden layers" if trained.head.hidden else "Linear probe"
+        page.write_report(
+            partial / "report.html",
+            f"{kind}: {', '.join(findings) if len(findings) < 4 else f'{len(findings)} findings'}",
+            {**training, "temperatures": experiment.temperatures, **provenance},
+            measured["counts"],
+            [tuple(note.values()) for note in measured["notes"]],
+            measured["results"],
+            measured["data_efficiency"],
+            measured["comparison"],
+            drawn,
+        )
+
+
+@contextlib.contextmanager
+def _new(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A folder under a temporary name beside `folder`, which it becomes when all went well."""
+    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if folder.exists():
+            folder.rmdir()
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
