@@ -11,35 +11,10 @@ from jaxtyping import Bool, Float, Float32, Int
 from heads import linear_probe, train
 from heads.features import select, standardisation
 from heads.head import Head, Variables, logits
+from heads.train import Recipe
 
 OPTIMIZERS = ("lbfgs", *train.OPTIMIZERS)
 CLASS_WEIGHTS = ("none", "balanced")
-
-
-class Recipe(NamedTuple):
-    """What is trained, and how; `train.Settings` says what the other fields mean.
-
-    Attributes:
-        hidden: widths of the hidden layers; () is a linear probe.
-        dropout: share of hidden units that a training step leaves out.
-        standardise: whether embeddings get mean 0 and deviation 1 over the training films.
-        class_weights: "balanced" gives both classes of a finding the same total weight.
-        optimizer: "lbfgs" (linear probes only, to the optimum; `weight_decays` are its penalties,
-            and the other fields do nothing) or a key of `train.OPTIMIZERS`.
-    """
-
-    hidden: tuple[int, ...]
-    dropout: float
-    standardise: bool
-    class_weights: str
-    optimizer: str
-    learning_rate: float
-    weight_decays: tuple[float, ...]
-    seeds: tuple[int, ...]
-    batch_size: int
-    epochs: int
-    patience: int
-    shuffle: bool
 
 
 class Films(NamedTuple):
@@ -139,17 +114,8 @@ def fit(
         variables = {"params": {"logit": {"kernel": kernel, "bias": probe.bias}}}
         auroc, seeds, epochs = tune_auroc(variables), [None], [None] * len(decays)
     else:
-        settings = train.Settings(
-            recipe.optimizer,
-            recipe.learning_rate,
-            tuple(decays),
-            recipe.seeds,
-            recipe.batch_size,
-            recipe.epochs,
-            recipe.patience,
-            recipe.shuffle,
-        )
-        runs = train.fit(head, to_train, films.label, weight, settings, tune_auroc, after_epoch)
+        ordered = recipe._replace(weight_decays=tuple(decays))
+        runs = train.fit(head, to_train, films.label, weight, ordered, tune_auroc, after_epoch)
         variables, auroc = runs.variables, runs.tune_auroc
         seeds, epochs = list(recipe.seeds), runs.epoch.tolist()
     pairs = [(decay, seed) for decay in decays for seed in seeds]

@@ -7,8 +7,9 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from heads import candidates
-from heads.candidates import Films, Recipe
+from heads.candidates import Films
 from heads.statistics import discrimination
+from heads.train import Recipe
 
 ELLIPSIS, ALL = "...", "all"
 

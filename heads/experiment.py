@@ -16,11 +16,12 @@ from jaxtyping import Float, Float64
 from scipy import special
 
 from heads import candidates, data_efficiency, predictions, store, train
-from heads.candidates import Films, Recipe, Trained
+from heads.candidates import Films, Trained
 from heads.labels.label_table import Examples
 from heads.labels.splits import SPLITS
 from heads.report import figures, page
 from heads.statistics import metrics
+from heads.train import Recipe
 
 # what is done, how many steps, their unit, whether to show it -> a bar, to call after each step
 Progress = Callable[[str, int, str, bool], AbstractContextManager[Callable[..., None]]]

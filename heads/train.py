@@ -15,11 +15,12 @@ from heads.head import Head, Variables
 from heads.statistics import discrimination
 
 
-class Settings(NamedTuple):
-    """How to train.
+class Recipe(NamedTuple):
+    """What is trained, and how.
 
     Attributes:
-        optimizer: a key of `OPTIMIZERS`.
+        optimizer: a key of `OPTIMIZERS`, or "lbfgs" (linear probes only, to the optimum, with
+            `weight_decays` as penalties; seeds to shuffle do nothing): see `heads.candidates`.
         learning_rate: at its highest.
         weight_decays: one set of runs each.
         seeds: one run each: initial weights, order of the films, dropout.
@@ -28,6 +29,10 @@ class Settings(NamedTuple):
         patience: epochs without a better AUROC on tune after which a run ends; its best epoch is
             kept. 0: every epoch is run, and the last kept.
         shuffle: whether the order of the films is new in every epoch.
+        hidden: widths of the hidden layers; () is a linear probe.
+        dropout: share of hidden units that a training step leaves out.
+        standardise: whether embeddings get mean 0 and deviation 1 over the training films.
+        class_weights: "balanced" gives both classes of a finding the same total weight; "none".
     """
 
     optimizer: str
@@ -38,6 +43,10 @@ class Settings(NamedTuple):
     epochs: int
     patience: int
     shuffle: bool
+    hidden: tuple[int, ...] = ()
+    dropout: float = 0.0
+    standardise: bool = True
+    class_weights: str = "none"
 
 
 class Runs(NamedTuple):
@@ -56,20 +65,20 @@ class Runs(NamedTuple):
     history: Float[np.ndarray, "epoch run"]
 
 
-def _adamw(settings: Settings, steps: int, weight_decay: Array) -> optax.GradientTransformation:
+def _adamw(recipe: Recipe, steps: int, weight_decay: Array) -> optax.GradientTransformation:
     """Warm-up over a twentieth of all steps, then a cosine to zero; only kernels decay."""
     warmup = max(steps // 20, 1)
-    rate = optax.warmup_cosine_decay_schedule(0.0, settings.learning_rate, warmup, steps)
+    rate = optax.warmup_cosine_decay_schedule(0.0, recipe.learning_rate, warmup, steps)
     kernels = functools.partial(jax.tree.map, lambda leaf: leaf.ndim > 1)
     return optax.adamw(rate, weight_decay=weight_decay, mask=kernels)
 
 
-def _lars(settings: Settings, steps: int, weight_decay: Array) -> optax.GradientTransformation:
+def _lars(recipe: Recipe, steps: int, weight_decay: Array) -> optax.GradientTransformation:
     """The toolkit's: momentum 0.9, trust coefficient 0.001, constant rate, nothing excluded."""
-    return optax.lars(settings.learning_rate, weight_decay=weight_decay)
+    return optax.lars(recipe.learning_rate, weight_decay=weight_decay)
 
 
-OPTIMIZERS: dict[str, Callable[[Settings, int, Array], optax.GradientTransformation]] = {
+OPTIMIZERS: dict[str, Callable[[Recipe, int, Array], optax.GradientTransformation]] = {
     "adamw": _adamw,
     "lars": _lars,
 }
@@ -94,7 +103,7 @@ def fit(
     features: Features,
     label: Float32[np.ndarray, "film finding"],
     weight: Float32[np.ndarray, "film finding"],
-    settings: Settings,
+    recipe: Recipe,
     tune_auroc: Callable[[Variables], np.ndarray],
     after_epoch: Callable[[np.ndarray], Any] = lambda auroc: None,
 ) -> Runs:
@@ -105,33 +114,33 @@ def fit(
         features: the films to train on.
         label: 0 or 1.
         weight: of each label in the loss; 0 where it is unknown.
-        settings: how.
+        recipe: how.
         tune_auroc: variables with runs in front -> what the best epoch is chosen by, [runs].
         after_epoch: is told the AUROCs of the epoch.
     """
     films, dim = features.films, features.embedding.shape[1]
-    batch = min(settings.batch_size, films)
-    steps = settings.epochs * -(-films // batch)
-    decays = np.repeat(np.float32(settings.weight_decays), len(settings.seeds))
-    seeds = np.tile(np.array(settings.seeds), len(settings.weight_decays))
+    batch = min(recipe.batch_size, films)
+    steps = recipe.epochs * -(-films // batch)
+    decays = np.repeat(np.float32(recipe.weight_decays), len(recipe.seeds))
+    seeds = np.tile(np.array(recipe.seeds), len(recipe.weight_decays))
     keys = jax.vmap(jax.random.key)(jnp.asarray(seeds))
-    state = _start(head, dim, settings, steps, jnp.asarray(decays), keys)
+    state = _start(head, dim, recipe, steps, jnp.asarray(decays), keys)
     labels = jnp.asarray(label), jnp.asarray(weight)
 
     kept = jax.tree.map(jnp.copy, _variables(state))  # the state itself is overwritten
     best = np.full(len(seeds), -np.inf)
     kept_epoch, history = np.zeros(len(seeds), np.int64), []
-    for epoch in range(settings.epochs):
-        order = _order(films, batch, seeds, epoch if settings.shuffle else None)
-        state = _epoch(head, settings, steps, state, features, labels, jnp.asarray(order))
+    for epoch in range(recipe.epochs):
+        order = _order(films, batch, seeds, epoch if recipe.shuffle else None)
+        state = _epoch(head, recipe, steps, state, features, labels, jnp.asarray(order))
         auroc = tune_auroc(_variables(state))
         history.append(auroc)
-        running = epoch - kept_epoch <= settings.patience
-        better = (auroc > best) & running if settings.patience else np.full(len(seeds), True)
+        running = epoch - kept_epoch <= recipe.patience
+        better = (auroc > best) & running if recipe.patience else np.full(len(seeds), True)
         kept = _keep(jnp.asarray(better), _variables(state), kept)
         best, kept_epoch = np.where(better, auroc, best), np.where(better, epoch, kept_epoch)
         after_epoch(auroc)
-        if settings.patience and np.all(epoch - kept_epoch >= settings.patience):
+        if recipe.patience and np.all(epoch - kept_epoch >= recipe.patience):
             break
     return Runs(kept, best, kept_epoch + 1, np.array(history))
 
@@ -161,13 +170,11 @@ def _order(films: int, batch: int, seeds: np.ndarray, epoch: int | None) -> np.n
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _start(
-    head: Head, dim: int, settings: Settings, steps: int, decays: Array, keys: Array
-) -> _State:
+def _start(head: Head, dim: int, recipe: Recipe, steps: int, decays: Array, keys: Array) -> _State:
     def one(decay: Array, key: Array) -> _State:
         variables = head.init(key, jnp.zeros((1, dim)))
         params = variables["params"]
-        optimizer = OPTIMIZERS[settings.optimizer](settings, steps, decay)
+        optimizer = OPTIMIZERS[recipe.optimizer](recipe, steps, decay)
         return _State(params, variables.get("batch_stats", {}), optimizer.init(params), decay, key)
 
     return jax.vmap(one)(decays, keys)
@@ -176,7 +183,7 @@ def _start(
 @functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
 def _epoch(
     head: Head,
-    settings: Settings,
+    recipe: Recipe,
     steps: int,
     state: _State,
     features: Features,
@@ -203,7 +210,7 @@ def _epoch(
             return mean, updates.get("batch_stats", {})
 
         gradient, batch_stats = jax.grad(loss, has_aux=True)(state.params)
-        optimizer = OPTIMIZERS[settings.optimizer](settings, steps, state.weight_decay)
+        optimizer = OPTIMIZERS[recipe.optimizer](recipe, steps, state.weight_decay)
         with jax.numpy_dtype_promotion("standard"):  # Optax counts steps in integers
             updates, moments = optimizer.update(gradient, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)

@@ -85,7 +85,7 @@ def equal_epochs(embedding: np.ndarray, label: np.ndarray, repeats: int) -> None
 
     def ours(findings: int, seeds: int) -> Any:
         some, head = label[:, :findings], Head(findings, (512, 256))
-        settings = train.Settings("lars", 0.1, (0.0,), tuple(range(seeds)), 512, 2, 0, False)
+        settings = train.Recipe("lars", 0.1, (0.0,), tuple(range(seeds)), 512, 2, 0, False)
         weight = np.ones_like(some)
         return lambda: jax.block_until_ready(
             train.fit(head, films, some, weight, settings, lambda variables: np.zeros(seeds))
@@ -139,7 +139,7 @@ def to_the_same_auroc(embedding: np.ndarray, label: np.ndarray) -> None:
     )
 
     head, spent, reached = Head(1, (512, 256)), [], []
-    settings = train.Settings("adamw", 1e-3, (0.1,), (0,), 512, 10, 0, True)
+    settings = train.Recipe("adamw", 1e-3, (0.1,), (0,), 512, 10, 0, True)
 
     def watch(variables: Any) -> np.ndarray:
         jax.block_until_ready(variables)

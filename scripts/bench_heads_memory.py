@@ -7,11 +7,12 @@ import time
 import numpy as np
 
 from heads import candidates
-from heads.candidates import Films, Recipe
+from heads.candidates import Films
+from heads.train import Recipe
 from scripts import bench_heads
 
 FILMS, TUNE = 368_960, 2_991
-LINEAR = Recipe((), 0.0, True, "none", "lbfgs", 1e-3, (1e-4, 1e-2), (0,), 512, 1, 0, True)
+LINEAR = Recipe("lbfgs", 1e-3, (1e-4, 1e-2), (0,), 512, 1, 0, True)
 MLP = LINEAR._replace(hidden=(512, 256), optimizer="adamw", weight_decays=(0.1,))
 
 

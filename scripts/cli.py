@@ -92,6 +92,28 @@ def run(main: Callable[[Any], int], schema: type, default: str, usage: str) -> N
     app.run(guarded, flags_parser=parse)
 
 
+def run_flags(main: Callable[[], int | None], stopped: str) -> None:
+    """Runs a command whose flags are its own, as `run` does; never returns.
+
+    Args:
+        main: the command; returns the exit code, or None for 0.
+        stopped: what to say when the user stops it.
+    """
+
+    def guarded(arguments: Sequence[str]) -> int | None:
+        logging.set_verbosity(logging.WARNING)  # JAX and Orbax inform at length
+        if arguments[1:]:
+            sys.exit(f"error: {arguments[1]!r} is no flag; --help lists them")
+        try:
+            return main()
+        except KeyboardInterrupt:
+            sys.exit(f"\nstopped: {stopped}")
+        except (ValueError, OSError, ImportError) as error:
+            sys.exit(f"error: {sentence(error)}")
+
+    app.run(guarded)
+
+
 def sentence(error: Exception) -> str:
     """What an error says to the user; of the system's errors without their number."""
     said = [getattr(error, name, None) for name in ("strerror", "filename")]

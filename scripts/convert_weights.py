@@ -9,11 +9,10 @@ python scripts/convert_weights.py --describe bundles/l2               prints its
 import dataclasses
 import os
 import pathlib
-import sys
 import time
 from typing import Any
 
-from absl import app, flags, logging
+from absl import flags
 
 from scripts import cli
 
@@ -149,21 +148,9 @@ def table(card: Any) -> str:
     return "\n".join(rows)
 
 
-def guarded(arguments: list[str]) -> None:
-    logging.set_verbosity(logging.WARNING)  # Orbax informs at length,
-    os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "2", "TF_ENABLE_ONEDNN_OPTS": "0"}  # so does TensorFlow
-    if arguments[1:]:
-        sys.exit(f"error: {arguments[1]!r} is no flag; --help lists them")
-    try:
-        convert()
-    except KeyboardInterrupt:
-        sys.exit("\nstopped: nothing was written")
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"error: {cli.sentence(error)}")
-
-
 def main() -> None:
-    app.run(guarded)
+    os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "2", "TF_ENABLE_ONEDNN_OPTS": "0"}  # TensorFlow: hush
+    cli.run_flags(convert, "nothing was written")
 
 
 if __name__ == "__main__":

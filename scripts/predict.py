@@ -10,11 +10,10 @@ tune split) and NAME_positive, 1 where it reaches the head's threshold (Youden's
 
 import os
 import pathlib
-import sys
 import tempfile
 from typing import Any
 
-from absl import app, flags, logging
+from absl import flags
 
 from scripts import cli
 
@@ -113,20 +112,8 @@ def predict_embeddings(saved: Any, path: str, cache: str | None, output: pathlib
     return 0
 
 
-def guarded(arguments: list[str]) -> int:
-    logging.set_verbosity(logging.WARNING)  # JAX and Orbax inform at length
-    if arguments[1:]:
-        sys.exit(f"error: {arguments[1]!r} is no flag; --help lists them")
-    try:
-        return predict()
-    except KeyboardInterrupt:
-        sys.exit("\nstopped: nothing was written")
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"error: {cli.sentence(error)}")
-
-
 def main() -> None:
-    app.run(guarded)
+    cli.run_flags(predict, "nothing was written")
 
 
 if __name__ == "__main__":

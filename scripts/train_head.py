@@ -58,11 +58,11 @@ def train_head(config: HeadConfig) -> int:
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise ValueError(f"{folder} exists already: remove it, or choose another output.path")
 
-    from heads import candidates, experiment
+    from heads import candidates, experiment, train
     from heads.labels import studies
     from input_pipeline.embedding_table import read_table
 
-    recipe = candidates.Recipe(**dataclasses.asdict(config.training))
+    recipe = train.Recipe(**dataclasses.asdict(config.training))
     candidates.check(recipe)
     table = read_table(config.embeddings.path, config.embeddings.cache, config.embeddings.dtype)
     report_table(config.embeddings.path, table)

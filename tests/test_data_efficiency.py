@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from heads import candidates, data_efficiency
+from heads import candidates, data_efficiency, train
 from heads.candidates import Films
 
-RECIPE = candidates.Recipe((), 0.0, True, "none", "lbfgs", 1e-3, (0.1,), (0,), 32, 1, 0, True)
+RECIPE = train.Recipe("lbfgs", 1e-3, (0.1,), (0,), 32, 1, 0, True)
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from heads import features, train
 from heads.head import Head, logits
 
 FILMS, DIM, FINDINGS = 90, 12, 2
-ADAMW = train.Settings("adamw", 0.01, (0.0,), (0,), 30, 4, 0, True)
-TOOLKIT = train.Settings("lars", 0.1, (0.0,), (0,), 32, 4, 0, False)
+ADAMW = train.Recipe("adamw", 0.01, (0.0,), (0,), 30, 4, 0, True)
+TOOLKIT = train.Recipe("lars", 0.1, (0.0,), (0,), 32, 4, 0, False)
 
 
 @pytest.fixture
