@@ -1,5 +1,6 @@
 """Standardised embeddings of chosen films, taken block by block where they do not fit in memory."""
 
+import gc
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -58,10 +59,19 @@ def select(
     if 4 * len(row) * embedding.shape[1] > IN_MEMORY:
         whole = jax.device_put(embedding, may_alias=True)
         return Features(whole, jnp.asarray(row, jnp.int32), jnp.asarray(mean), jnp.asarray(scale))
-    gathered = np.empty((len(row), embedding.shape[1]), np.float32)
+    if 4 * len(row) * embedding.shape[1] > IN_MEMORY // 16:
+        gc.collect()  # only then JAX lets go of arrays that it has read in place
+    gathered = _aligned(len(row), embedding.shape[1])
     for i, block in enumerate(_blocks(embedding, row)):
         gathered[i * BLOCK : (i + 1) * BLOCK] = (block - mean) / scale
     return Features(jax.device_put(gathered, may_alias=True), None, None, None)
+
+
+def _aligned(films: int, dim: int) -> Float32[np.ndarray, "films dim"]:
+    """An empty array at an address from which JAX reads in place; others it would copy."""
+    buffer = np.empty(4 * films * dim + 64, np.uint8)
+    start = -buffer.ctypes.data % 64
+    return buffer[start : start + 4 * films * dim].view(np.float32).reshape(films, dim)
 
 
 def take(features: Features, index: Int[Array, "*batch"]) -> Float32[Array, "*batch dim"]:

@@ -49,6 +49,16 @@ def test_many_films_are_read_from_the_memory_map_in_place(tmp_path, monkeypatch)
     assert films.embedding.unsafe_buffer_pointer() == table.ctypes.data
 
 
+def test_few_films_are_not_copied_once_more(monkeypatch):
+    made, aligned = [], features._aligned
+    monkeypatch.setattr(
+        features, "_aligned", lambda *shape: made.append(aligned(*shape)) or made[0]
+    )
+    table = np.ones((1000, 100), np.float32)
+    films = features.select(table, np.arange(999), table[0], table[0])
+    assert films.embedding.unsafe_buffer_pointer() == made[0].ctypes.data
+
+
 def test_positions_cover_every_film_and_repeat_the_last(monkeypatch):
     monkeypatch.setattr(features, "BLOCK", 4)
     assert features.positions(3).tolist() == [[0, 1, 2]]
