@@ -18,6 +18,7 @@ from scripts import timing
 
 FILMS, TUNE, DIM, FINDINGS, SEEDS = 20_000, 4_000, 4_096, 14, 5
 PENALTY = 1e-3
+TOLERANCE = 1e-4  # scikit-learn's own
 TOOLKIT_EPOCHS = 100  # as in the toolkit's README
 
 
@@ -173,7 +174,7 @@ def logistic_regression(embedding: np.ndarray, label: np.ndarray, repeats: int) 
     films = in_memory(embedding)
     weight = np.ones_like(label)
     model = LogisticRegression(
-        C=1 / (PENALTY * FILMS), tol=linear_probe.TOLERANCE, max_iter=linear_probe.MAX_STEPS
+        C=1 / (PENALTY * FILMS), tol=TOLERANCE, max_iter=linear_probe.MAX_STEPS
     )
     found: dict[str, Any] = {}
 
@@ -183,7 +184,7 @@ def logistic_regression(embedding: np.ndarray, label: np.ndarray, repeats: int) 
 
     def ours(findings: int) -> None:
         found[findings] = linear_probe.fit(
-            films, label[:, :findings], weight[:, :findings], [PENALTY]
+            films, label[:, :findings], weight[:, :findings], [PENALTY], TOLERANCE
         )
 
     for findings, rounds in ((1, repeats), (FINDINGS, max(1, repeats // 5))):
@@ -198,7 +199,7 @@ def logistic_regression(embedding: np.ndarray, label: np.ndarray, repeats: int) 
             rounds,
             warmup=0,
         )
-        print(f"logistic regression, penalty {PENALTY}, to a gradient of {linear_probe.TOLERANCE}")
+        print(f"logistic regression, penalty {PENALTY}, to a gradient of {TOLERANCE}")
         print(timing.report(seconds, baseline=f"scikit-learn, {findings} findings"))
     kernel, bias, steps = found["theirs"]
     last = FINDINGS - 1
