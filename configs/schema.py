@@ -88,7 +88,11 @@ class LabelsConfig:
     findings: tuple[str, ...] = knob(
         (), "columns of that table, such as Cardiomegaly,Edema; all: every finding of it"
     )
-    uncertain: str = knob("ignore", "-1 means: ignore (unknown), zeros (negative), ones (positive)")
+    uncertain: str = knob(
+        "ignore",
+        "-1 in train means: ignore (unknown), zeros (negative), ones (positive); it is unknown in "
+        "tune and test",
+    )
     not_mentioned: str = knob("ignore", "empty means: ignore (unknown) or negative")
     id_column: str = knob(
         "", "column that names the film; unset: known by its name, here and below"
@@ -154,8 +158,6 @@ class HeadConfig:
         (), "8,16,...,all: numbers of labelled films to show the AUROC for; none: no such curve"
     )
     draws: int = knob(20, "random draws of patients for each of these sizes")
-    compare: str = knob(
-        "", "folder of another head, tested on the same films: DeLong's paired test"
-    )
+    compare: str = knob("", "folder of another head, tested on the same films: a paired test")
     resamples: int = knob(1000, "of the bootstrap by patient that gives the intervals")
     seed: int = knob(0, "of the bootstrap, the draws and a random split")

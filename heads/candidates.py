@@ -51,6 +51,10 @@ def check(recipe: Recipe) -> None:
     for what, fine, expected in (
         ("optimizer", recipe.optimizer in OPTIMIZERS, f"one of {', '.join(OPTIMIZERS)}"),
         ("class_weights", recipe.class_weights in CLASS_WEIGHTS, "none or balanced"),
+        ("weight_decays", all(map(np.isfinite, recipe.weight_decays)), "finite ones"),
+        ("seeds", len({*recipe.seeds}) == len(recipe.seeds), "each once"),
+        ("seeds", all(seed < 2**32 for seed in recipe.seeds), "below 2^32"),
+        ("learning_rate", bool(np.isfinite(recipe.learning_rate)), "a finite number"),
         ("hidden", all(width > 0 for width in recipe.hidden), "positive widths"),
         ("dropout", 0 <= recipe.dropout < 1, "at least 0 and below 1"),
         ("learning_rate", recipe.learning_rate > 0, "a positive number"),
@@ -105,11 +109,11 @@ def fit(
     def tune_auroc(variables: Variables) -> np.ndarray:
         return train.mean_auroc(np.asarray(logits(head, variables, to_tune)), tune.label, tune.mask)
 
-    note, decays = "", sorted(recipe.weight_decays, reverse=True)
+    notes, decays = [], sorted(recipe.weight_decays, reverse=True)
     if recipe.optimizer == "lbfgs":
         probe = linear_probe.fit(to_train, films.label, weight, decays)
-        if (largest := float(probe.gradient.max())) > linear_probe.TOLERANCE:
-            note = f"not at the optimum after {probe.steps} steps: gradient {largest:.1e}"
+        if not (largest := float(probe.gradient.max())) <= linear_probe.TOLERANCE:
+            notes.append(f"not at the optimum after {probe.steps} steps: gradient {largest:.1e}")
         kernel = jnp.swapaxes(probe.kernel, 1, 2)
         variables = {"params": {"logit": {"kernel": kernel, "bias": probe.bias}}}
         auroc, seeds, epochs = tune_auroc(variables), [None], [None] * len(decays)
@@ -120,11 +124,28 @@ def fit(
         seeds, epochs = list(recipe.seeds), runs.epoch.tolist()
     pairs = [(decay, seed) for decay in decays for seed in seeds]
     candidates = [
-        {"weight_decay": decay, "seed": seed, "epoch": epoch, "tune_auroc": float(value)}
+        {
+            "weight_decay": decay,
+            "seed": seed,
+            "epoch": epoch,
+            "tune_auroc": float(value) if np.isfinite(value) else None,
+        }
         for (decay, seed), epoch, value in zip(pairs, epochs, auroc, strict=True)
     ]
+    auroc = np.where(np.isfinite(auroc), auroc, -np.inf)
     chosen = int(np.argmax(auroc))
-    variables = jax.tree.map(lambda leaf: np.asarray(leaf[chosen]), variables)
+    if not np.isfinite(auroc[chosen]):
+        raise ValueError(
+            "no candidate came to anything that tune can judge: the training diverged; choose a "
+            "smaller training.learning_rate or weight decay"
+        )
+    notes += [f"{n} of {len(auroc)} candidates diverged" for n in [np.isinf(auroc).sum()] if n]
+    if len(decays) > 1 and candidates[chosen]["weight_decay"] in (decays[0], decays[-1]):
+        notes.append("the weight decay chosen is at the end of training.weight_decays: try more")
+    variables = jax.tree.map(lambda leaf: np.array(leaf[chosen]), variables)
+    if recipe.class_weights == "balanced":
+        variables["params"]["logit"]["bias"] -= _shift(films)
+    note = "; ".join(notes)
     return Trained(head, variables, mean, scale, candidates, chosen, note)
 
 
@@ -134,6 +155,13 @@ def score(
     """Logits of films."""
     films = select(embedding, row, trained.mean, trained.scale)
     return np.asarray(logits(trained.head, trained.variables, films))
+
+
+def _shift(films: Films) -> Float32[np.ndarray, " finding"]:
+    """By how much balanced class weights raise the log odds: the log of negatives by positives."""
+    positives = (films.mask * films.label).sum(0)
+    negatives = films.mask.sum(0) - positives
+    return np.log(np.maximum(negatives, 1) / np.maximum(positives, 1)).astype(np.float32)
 
 
 def _weights(films: Films, class_weights: str) -> Float32[np.ndarray, "film finding"]:

@@ -12,13 +12,14 @@ from heads.statistics import discrimination
 from heads.train import Recipe
 
 ELLIPSIS, ALL = "...", "all"
+FEWEST_DRAWS = 5  # with an interval
 
 
 def parse_sizes(sizes: Sequence[str], films: int) -> list[int]:
     """Numbers of films from `8,16,...,all`: an ellipsis goes on doubling, `all` is all of them.
 
     Raises:
-        ValueError: a size is none of these, or not above the one before it.
+        ValueError: a size is none of these, not above the one before it, or above `films`.
     """
     found: list[int] = []
     for i, size in enumerate(sizes):
@@ -29,6 +30,8 @@ def parse_sizes(sizes: Sequence[str], films: int) -> list[int]:
                 found.append(2 * found[-1])
         elif size == ALL:
             found.append(films)
+        elif size.isdigit() and int(size) > films:
+            raise ValueError(f"sizes has {size}, train has {films} films: write `all` for those")
         elif size.isdigit() and int(size) > (found[-1] if found else 1):
             found.append(int(size))
         else:
@@ -68,8 +71,8 @@ def measure(
     Returns:
         Plain JSON values: sizes, draws, findings and mean; for each finding and size the number of
         patients (mean), of draws that count, and the AUROC's mean with its 2.5 and 97.5 percentiles
-        over them, None where none counts. The mean over findings is of draws in which every
-        finding that test can measure counts.
+        over them (None for fewer than five), None where none counts. The mean over findings is of
+        draws in which every finding that test can measure counts.
     """
     testable = _both_classes(test)
     aurocs: list[np.ndarray] = []
@@ -80,9 +83,9 @@ def measure(
         for i in range(number):
             chosen = draw(patient_id, size, (seed, size, i))
             some = Films(*(array[chosen] for array in films))
-            counts.append(len(np.unique(patient_id[chosen])))
+            counts.append(len({*patient_id[chosen]} - {""}))
             usable = _both_classes(some)
-            if usable.any():
+            if (usable & _both_classes(tune)).any():  # else nothing could be chosen by
                 trained = candidates.fit(
                     embedding, _only(some, usable), _only(tune, usable), recipe
                 )
@@ -124,5 +127,7 @@ def _only(films: Films, usable: np.ndarray) -> Films:
 def _interval(values: np.ndarray) -> dict[str, float] | None:
     if not len(values):
         return None
-    low, high = np.percentile(values, [2.5, 97.5])
-    return {"value": float(values.mean()), "low": float(low), "high": float(high)}
+    low = high = None
+    if len(values) >= FEWEST_DRAWS:
+        low, high = map(float, np.percentile(values, [2.5, 97.5]))
+    return {"value": float(values.mean()), "low": low, "high": high}

@@ -18,6 +18,7 @@ from scipy import special
 from heads import candidates, data_efficiency, predictions, store, train
 from heads.candidates import Films, Trained
 from heads.labels.label_table import Examples
+from heads.labels.matching import film_ids
 from heads.labels.splits import SPLITS
 from heads.report import figures, page
 from heads.statistics import metrics
@@ -37,7 +38,7 @@ class Plan(NamedTuple):
         draws: of patients, for each size.
         resamples: of the bootstrap.
         seed: of the bootstrap and the draws.
-        compare: folder of another head, or "".
+        compare: predictions of another head, and its name; None: no comparison.
     """
 
     recipe: Recipe
@@ -45,7 +46,29 @@ class Plan(NamedTuple):
     draws: int
     resamples: int
     seed: int
-    compare: str
+    compare: tuple[pd.DataFrame, str] | None
+
+
+def plan(
+    recipe: Recipe, sizes: Sequence[str], draws: int, resamples: int, seed: int, compare: str
+) -> Plan:
+    """Checks what can be checked before anything is read or trained.
+
+    Args:
+        compare: folder of another head; "" for none. The others: see `Plan`.
+
+    Raises:
+        FileNotFoundError: the other head has no predictions.
+        ValueError: something cannot be followed.
+    """
+    candidates.check(recipe)
+    for name, value, least in (("draws", draws, 1), ("resamples", resamples, 1), ("seed", seed, 0)):
+        if not least <= value < 2**32:
+            raise ValueError(f"{name} is {value}; expected {least} or more, below 2^32")
+    other = None
+    if compare:
+        other = predictions.read(compare), os.path.basename(os.path.abspath(compare))
+    return Plan(recipe, sizes, draws, resamples, seed, other)
 
 
 class Experiment(NamedTuple):
@@ -79,8 +102,15 @@ def films_of(examples: Examples) -> dict[str, Films]:
     }
 
 
+def studies_from_paths(examples: Examples) -> bool:
+    """Whether every study stands in the path of its films, where `predict.py` finds it."""
+    return not (examples.study_id == "").any() and bool(
+        (film_ids(examples.image_id).study == examples.study_id).all()
+    )
+
+
 def count(examples: Examples) -> dict[str, dict[str, Any]]:
-    """Films, patients, and positives and negatives of each finding, by split: plain values."""
+    """Films, known patients, and positives and negatives by finding, of each split."""
     counts = {}
     for split, films in films_of(examples).items():
         positive = films.label > 0
@@ -90,7 +120,7 @@ def count(examples: Examples) -> dict[str, dict[str, Any]]:
         }
         counts[split] = {
             "films": len(films.row),
-            "patients": len(np.unique(examples.patient_id[examples.split == split])),
+            "patients": len({*examples.patient_id[examples.split == split]} - {""}),
             **{k: dict(zip(examples.findings, v, strict=True)) for k, v in sums.items()},
         }
     return counts
@@ -123,7 +153,7 @@ def run(
             films["train"],
             tune,
             recipe,
-            lambda auroc: advance(f"tune AUROC {np.nanmax(auroc):.3f}"),
+            lambda auroc: advance(f"tune AUROC {np.fmax.reduce(auroc):.3f}"),
         )
     scored = {
         split: metrics.Scored(
@@ -159,12 +189,16 @@ def run(
     if plan.compare:
         test = films[tested]
         measured["comparison"] = predictions.compare(
-            plan.compare,
+            *plan.compare,
+            tested,
             examples.image_id[at],
+            examples.patient_id[at],
             examples.findings,
             probability[tested],
             test.label,
             test.mask,
+            plan.resamples,
+            plan.seed,
         )
     if sizes:
         trainings = sum(plan.draws if size < len(films["train"].row) else 1 for size in sizes)
@@ -216,15 +250,15 @@ def _chosen_on_tune(
 
 
 def write(
-    folder: pathlib.Path,
+    partial: pathlib.Path,
     experiment: Experiment,
     left_out: Sequence[tuple[str, str]],
     provenance: Mapping[str, Any],
 ) -> None:
-    """Writes the folder of a head: whole, or not at all.
+    """Fills the folder of a head.
 
     Args:
-        folder: to be made; it does not exist, or is empty.
+        partial: an empty folder.
         experiment: what came out.
         left_out: why, and the id, of everything that was not used.
         provenance: what else the card says: plain JSON values, with the encoder's identity.
@@ -243,41 +277,44 @@ def write(
         **training,
         **provenance,
     }
-    with _new(folder) as partial:
-        store.save(partial, trained, card)
-        (partial / "metrics.json").write_text(json.dumps(measured, indent=2, allow_nan=False))
-        experiment.predicted.to_csv(partial / "predictions.csv", index=False)
-        with (partial / "left_out.csv").open(
-            "w", newline="", encoding="utf-8", errors="surrogateescape"
-        ) as stream:
-            csv.writer(stream, lineterminator="\n").writerows([("reason", "id"), *left_out])
-        drawn = figures.draw(
-            findings,
-            experiment.probability,
-            experiment.tested.label,
-            experiment.tested.mask,
-            measured["results"],
-            measured["data_efficiency"],
-        )
-        (partial / "figures").mkdir()
-        figures.save(drawn, partial / "figures")
-        kind = "Head with hidden layers" if trained.head.hidden else "Linear probe"
-        page.write_report(
-            partial / "report.html",
-            f"{kind}: {', '.join(findings) if len(findings) < 4 else f'{len(findings)} findings'}",
-            {**training, "temperatures": experiment.temperatures, **provenance},
-            measured["counts"],
-            [tuple(note.values()) for note in measured["notes"]],
-            measured["results"],
-            measured["data_efficiency"],
-            measured["comparison"],
-            drawn,
-        )
+    store.save(partial, trained, card)
+    (partial / "metrics.json").write_text(json.dumps(measured, indent=2, allow_nan=False))
+    experiment.predicted.to_csv(partial / "predictions.csv", index=False)
+    with (partial / "left_out.csv").open(
+        "w", newline="", encoding="utf-8", errors="surrogateescape"
+    ) as stream:
+        csv.writer(stream, lineterminator="\n").writerows([("reason", "id"), *left_out])
+    drawn = figures.draw(
+        findings,
+        experiment.probability,
+        experiment.tested.label,
+        experiment.tested.mask,
+        measured["results"],
+        measured["data_efficiency"],
+    )
+    (partial / "figures").mkdir()
+    figures.save(drawn, partial / "figures")
+    kind = "Head with hidden layers" if trained.head.hidden else "Linear probe"
+    page.write_report(
+        partial / "report.html",
+        f"{kind}: {', '.join(findings) if len(findings) < 4 else f'{len(findings)} findings'}",
+        {**training, "temperatures": experiment.temperatures, **provenance},
+        measured["counts"],
+        [tuple(note.values()) for note in measured["notes"]],
+        measured["results"],
+        measured["data_efficiency"],
+        measured["comparison"],
+        drawn,
+    )
 
 
 @contextlib.contextmanager
-def _new(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A folder under a temporary name beside `folder`, which it becomes when all went well."""
+def new_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A folder under a temporary name beside `folder`, which it becomes when all went well.
+
+    Raises:
+        OSError: it cannot be made or written.
+    """
     partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
     partial.mkdir(parents=True)
     try:

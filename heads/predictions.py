@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Float32, Shaped
 
-from heads.statistics import discrimination
+from heads.statistics import bootstrap, discrimination
 
 IDS = ("image_id", "patient_id", "study_id", "split")
 
@@ -29,54 +29,90 @@ def table(
     return pd.DataFrame(columns)
 
 
+def read(folder: str | os.PathLike) -> pd.DataFrame:
+    """The predictions of a head, by image_id.
+
+    Raises:
+        FileNotFoundError: there are none.
+        ValueError: they are damaged, or name a film twice.
+    """
+    file = os.path.join(folder, "predictions.csv")
+    if not os.path.isfile(file):
+        raise FileNotFoundError(f"no predictions.csv in {folder}; expected a folder of train_head")
+    found = pd.read_csv(file, dtype=dict.fromkeys(IDS, str), keep_default_na=False, na_values=[""])
+    if not {*IDS} <= {*found} or found["image_id"].duplicated().any():
+        raise ValueError(f"{file} lacks one of {', '.join(IDS)}, or names a film twice")
+    return found.set_index("image_id")
+
+
 def compare(
-    path: str | os.PathLike,
+    other: pd.DataFrame,
+    name: str,
+    split: str,
     image_id: Shaped[np.ndarray, " n"],
+    patient_id: Shaped[np.ndarray, " n"],
     findings: Sequence[str],
     probability: Float[np.ndarray, "n finding"],
     label: Float32[np.ndarray, "n finding"],
     mask: Bool[np.ndarray, "n finding"],
+    resamples: int,
+    seed: int,
 ) -> dict[str, Any]:
-    """DeLong's paired test between this head and the one that wrote `path`, on films of both.
+    """A paired test between this head and another on the films that both are tested on.
+
+    DeLong's, which takes films as independent, where each is of another patient; else by bootstrap,
+    of patients.
 
     Args:
-        path: folder of the other head.
-        image_id: of this head's tested films.
+        other: what `read` gives.
+        name: of the other head.
+        split: the one that is measured.
+        image_id, patient_id: of this head's films of that split.
         findings, probability, label, mask: of them.
+        resamples, seed: of the bootstrap.
 
     Returns:
-        Plain JSON values: `other`, `n` films in both, and for each finding auroc, other_auroc,
-        difference (this head's less the other's), low, high, z, p, p_holm, or why not (undefined).
+        Plain JSON values: `other`, `test` (which), `n` films in both, and for each finding auroc,
+        other_auroc, difference (this head's less the other's), low, high, z, p, p_holm, or why not
+        (undefined).
 
     Raises:
-        FileNotFoundError: there are no predictions.
-        ValueError: they are of no common finding or film, or have other labels.
+        ValueError: the other head is tested on no film or finding of these, trained or chosen on
+            some, or has other labels.
     """
-    file = os.path.join(path, "predictions.csv")
-    other = pd.read_csv(file, dtype=dict.fromkeys(IDS, str), keep_default_na=False, na_values=[""])
-    common = [name for name in findings if f"{name}_probability" in other]
-    if not common or "image_id" not in other:
-        raise ValueError(f"found no prediction of {', '.join(findings)} in {file}")
-    other = other.drop_duplicates("image_id").set_index("image_id").reindex(image_id)
-    both = other[f"{common[0]}_probability"].notna().to_numpy()
+    common = [finding for finding in findings if f"{finding}_probability" in other]
+    if not common:
+        raise ValueError(f"{name} has no prediction of {', '.join(findings)}")
+    other = other.reindex(image_id)
+    both = other["split"].notna().to_numpy()
     if not both.any():
         raise ValueError(
-            f"{file} has none of the {len(image_id)} films this head is tested on, such as "
+            f"{name} has none of the {len(image_id)} films this head is tested on, such as "
             f"{image_id[0]}: compare heads that share a test split"
         )
-    other, at = other[both], [findings.index(name) for name in common]
-    theirs = other[[f"{name}_label" for name in common]].to_numpy(np.float64)
+    if elsewhere := int((both & (other["split"] != split).to_numpy()).sum()):
+        raise ValueError(
+            f"{elsewhere} of the films this head is tested on are not in the split {split} of "
+            f"{name}, which was chosen on them: compare heads that share their splits"
+        )
+    other, at = other[both], [findings.index(finding) for finding in common]
+    theirs = other[[f"{finding}_label" for finding in common]].to_numpy(np.float64)
     label, mask = label[both][:, at], mask[both][:, at] & np.isfinite(theirs)
     if differing := int((mask & (label != theirs)).sum()):
         raise ValueError(
-            f"{differing} labels in {file} differ from this head's: compare heads with one table "
+            f"{differing} labels of {name} differ from this head's: compare heads with one table "
             "of labels and the same policies"
         )
-    scores = other[[f"{name}_probability" for name in common]].to_numpy(np.float64)
-    found = discrimination.compare(
-        common, label, mask, scores, probability[both][:, at].astype(np.float64)
-    )
+    scores = other[[f"{finding}_probability" for finding in common]].to_numpy(np.float64)
+    mine, patients = probability[both][:, at].astype(np.float64), patient_id[both]
+    found = discrimination.compare(common, label, mask, scores, mine)
+    known = patients[patients != ""]
+    test = "DeLong"
+    if len(np.unique(known)) < len(known):
+        test = "bootstrap by patient"
+        draws = bootstrap.draw(patients, resamples, seed)
+        discrimination.compare_by_patient(found, draws, label, mask, scores, mine)
     for result in found.values():
         if result["undefined"] is None:
             result["auroc"], result["other_auroc"] = result.pop("auroc_b"), result.pop("auroc_a")
-    return {"other": os.path.basename(os.path.abspath(path)), "n": len(other), "findings": found}
+    return {"other": name, "test": test, "n": len(other), "findings": found}

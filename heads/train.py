@@ -32,7 +32,8 @@ class Recipe(NamedTuple):
         hidden: widths of the hidden layers; () is a linear probe.
         dropout: share of hidden units that a training step leaves out.
         standardise: whether embeddings get mean 0 and deviation 1 over the training films.
-        class_weights: "balanced" gives both classes of a finding the same total weight; "none".
+        class_weights: "balanced" gives both classes of a finding the same total weight, and takes
+            the shift of the log odds that comes of it off the trained bias; "none".
     """
 
     optimizer: str

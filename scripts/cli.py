@@ -1,9 +1,12 @@
 """What the commands share: a typed config from flags, its `--help`, and errors as sentences."""
 
+import collections
 import dataclasses
 import difflib
+import functools
 import os
 import sys
+import typing
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -35,13 +38,7 @@ def unset(config: Any, required: Sequence[str], usage: str) -> bool:
     return bool(missing)
 
 
-def listed(entries: Sequence[str | None] | None) -> tuple[str, ...]:
-    """`--config.x=AP,PA` arrives as ("AP,PA",), and `=None` as (None,): the names themselves."""
-    names = (name.strip() for entry in entries or () for name in (entry or "").split(","))
-    return tuple(name for name in names if name)
-
-
-def run(main: Callable[[Any], int], schema: type, default: str, usage: str) -> None:
+def run(main: Callable[[Any], int], schema: type, default: str, usage: str, stopped: str) -> None:
     """Parses the command line into a config and hands it to `main`; never returns.
 
     `main` returns the exit code. A ValueError or OSError it raises is the user's to mend: its text
@@ -52,6 +49,7 @@ def run(main: Callable[[Any], int], schema: type, default: str, usage: str) -> N
         schema: dataclass of the config.
         default: config file, for command lines without `--config`.
         usage: what `--help` prints above the table of knobs.
+        stopped: what to say when the user stops it.
     """
     flag = config_flags.DEFINE_config_file(
         "config", help_string="file whose get_config() returns the config"
@@ -61,10 +59,14 @@ def run(main: Callable[[Any], int], schema: type, default: str, usage: str) -> N
         if not any(argument.split("=")[0] in ("--config", "-config") for argument in argv):
             argv = [argv[0], f"--config={default}", *argv[1:]]
         asks_help = any(argument in HELP_FLAGS for argument in argv)
+        argv, lists = _take_lists(argv, schema)
         try:
             rest = flags.FLAGS(
                 [_find_config(argument) for argument in argv if argument not in HELP_FLAGS]
             )
+            for name, value in lists.items():
+                *parents, field = name.split(".")[1:]
+                setattr(functools.reduce(getattr, parents, flag.value), field, value)
         except KeyError:  # ml_collections' answer to a field that does not exist
             sys.exit(f"error: {_unknown_field(argv, schema)}")
         except (flags.Error, OSError) as error:  # of a config file: with its traceback
@@ -84,7 +86,7 @@ def run(main: Callable[[Any], int], schema: type, default: str, usage: str) -> N
         try:
             return main(flag.value)
         except KeyboardInterrupt:
-            sys.exit("\nstopped: the same command goes on from here")
+            sys.exit(f"\nstopped: {stopped}")
         except (ValueError, OSError, ImportError) as error:
             logging.debug("the error came from here", exc_info=True)
             sys.exit(f"error: {sentence(error)}")
@@ -128,6 +130,48 @@ def _find_config(argument: str) -> str:
     if path.startswith("configs/") and not os.path.exists(path) and os.path.exists(installed):
         return name + mark + installed + colon + preset
     return argument
+
+
+def _take_lists(argv: Sequence[str], schema: type) -> tuple[list[str], dict[str, Any]]:
+    """The command line without the knobs that are lists, and these.
+
+    ml_collections takes their text for Python, in which `No Finding,Edema` is no tuple.
+    """
+    kinds = dict(_list_kinds(schema))
+    rest, lists, waiting = [], {}, collections.deque(argv)
+    while waiting:
+        argument = waiting.popleft()
+        name, equals, text = argument.lstrip("-").partition("=")
+        if name not in kinds or not argument.startswith("-"):
+            rest.append(argument)
+            continue
+        if not equals:
+            if not waiting:
+                sys.exit(f"error: --{name} has no value: write --{name}=VALUE,VALUE")
+            text = waiting.popleft()
+        kind, what = kinds[name]
+        parts = [part.strip(" '\"") for part in text.strip(" ()[]").split(",")]
+        try:
+            values = tuple(kind(part) for part in parts if part and part != "None")
+        except ValueError:
+            sys.exit(f"error: --{name} is {text!r}; expected {what} with commas between them")
+        lists[name] = values
+    return rest, lists
+
+
+_LISTED = {str: "names", int: "whole numbers, such as 512,256,", float: "numbers, such as 0.7,0.3,"}
+
+
+def _list_kinds(schema: type, prefix: str = "config") -> Iterator[tuple[str, tuple[type, str]]]:
+    """Of every knob that is a list: its name, the type of its parts, and the words for them."""
+    for field, hint in typing.get_type_hints(schema).items():
+        name = f"{prefix}.{field}"
+        if dataclasses.is_dataclass(hint):
+            yield from _list_kinds(hint, name)
+        for one in (hint, *typing.get_args(hint)):
+            if typing.get_origin(one) is tuple:
+                kind = typing.get_args(one)[0]
+                yield name, (kind, _LISTED[kind])
 
 
 def _unknown_field(argv: Sequence[str], schema: type) -> str:

@@ -91,9 +91,9 @@ def embed(config: EmbedConfig) -> int:
     return 1 if counts["retryable"] or not counts["embedded"] else 0
 
 
-def kept_views(views: tuple[str | None, ...] | None) -> tuple[str, ...] | None:
+def kept_views(views: tuple[str, ...] | None) -> tuple[str, ...] | None:
     """The views in capitals; None keeps all."""
-    names = {name.upper() for name in cli.listed(views)}
+    names = {name.upper() for name in views or ()}
     return None if not names or "ALL" in names else tuple(sorted(names))
 
 
@@ -237,7 +237,7 @@ def report_run(folder: str, run: Any, counts: dict[str, int], seconds: float) ->
 
 
 def main() -> None:
-    cli.run(embed, EmbedConfig, "configs/embed.py", USAGE)
+    cli.run(embed, EmbedConfig, "configs/embed.py", USAGE, "the same command goes on from here")
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def predict() -> int:
 
 
 def embed(card: dict[str, Any], folder: str) -> int:
-    """Embeds the films of --input as the head's were; every view, since all are asked for."""
+    """Embeds the films of --input as those that the head was trained on, of the same views."""
     from configs.schema import EmbedConfig, EncoderConfig, InputConfig, OutputConfig
     from scripts import embed
 
@@ -63,7 +63,7 @@ def embed(card: dict[str, Any], folder: str) -> int:
         )
     random = WEIGHTS.value == "random"
     config = EmbedConfig(
-        InputConfig(INPUT.value),
+        InputConfig(INPUT.value, views=encoder["views"]),
         EncoderConfig(
             WEIGHTS.value,
             embedding=encoder["embedding"],
@@ -85,12 +85,17 @@ def predict_embeddings(saved: Any, path: str, cache: str | None, output: pathlib
     from input_pipeline.embedding_table import read_table
 
     card = saved.card
-    table = read_table(path, cache)
+    table = read_table(path, cache, card["embeddings_dtype"])
     store.check_encoder(card, table.encoder, table.embedding.shape[1])
     if table.encoder is None:
         print("warning: no manifest.json says which encoder made these embeddings")
     embedding, image_id = table.embedding, table.image_id
     if card["per_study"] != "none":
+        if not card["studies_from_paths"]:
+            raise ValueError(
+                "the head was trained on studies that a table told, and of films alone it cannot "
+                "be told which are of one study: train it with labels.per_study=none"
+            )
         embedding, image_id = studies.merge_by_path(embedding, image_id, card["per_study"])
     logit = candidates.score(saved.trained, embedding, np.arange(len(embedding)))
     columns: dict[str, Any] = {"image_id": image_id}

@@ -51,40 +51,54 @@ def train_head(config: HeadConfig) -> int:
     if cli.unset(config, REQUIRED, USAGE):
         return 2
     labels, folder = config.labels, pathlib.Path(config.output.path).expanduser().absolute()
-    for name in ("findings", "train", "tune", "test", "subgroups"):
-        setattr(labels, name, cli.listed(getattr(labels, name)))
     for name in ("path", "split_path", "metadata_path"):
         setattr(labels, name, os.path.expanduser(getattr(labels, name)))
+    if "://" in config.output.path:
+        raise ValueError(f"output.path is {config.output.path}; expected a local folder")
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise ValueError(f"{folder} exists already: remove it, or choose another output.path")
 
-    from heads import candidates, experiment, train
+    from heads import experiment, train
     from heads.labels import studies
+    from input_pipeline import files
     from input_pipeline.embedding_table import read_table
 
-    recipe = train.Recipe(**dataclasses.asdict(config.training))
-    candidates.check(recipe)
-    table = read_table(config.embeddings.path, config.embeddings.cache, config.embeddings.dtype)
+    plan = experiment.plan(
+        train.Recipe(**dataclasses.asdict(config.training)),
+        config.sizes,
+        config.draws,
+        config.resamples,
+        config.seed,
+        os.path.expanduser(config.compare),
+    )
+    table = read_table(
+        config.embeddings.path, config.embeddings.cache or None, config.embeddings.dtype
+    )
     report_table(config.embeddings.path, table)
     examples = read_examples(config, table.image_id)
+    from_paths = experiment.studies_from_paths(examples)
     embedding, examples = studies.merge(table.embedding, examples, labels.per_study)
     report_counts(experiment.count(examples), examples.notes)
 
-    start = time.monotonic()
-    compare = os.path.expanduser(config.compare)
-    sizes = cli.listed(config.sizes)
-    plan = experiment.Plan(recipe, sizes, config.draws, config.resamples, config.seed, compare)
-    done = experiment.run(embedding, examples, plan, progress)
-    left_out = [*examples.unmatched, *((reason, name) for name, reason in table.rejected)]
     provenance = {
         "per_study": labels.per_study,
+        "studies_from_paths": from_paths,
         "encoder": table.encoder,
+        "embeddings_dtype": config.embeddings.dtype,
         "embeddings_digest": table.digest,
-        "labels_digest": hashlib.sha256(pathlib.Path(labels.path).read_bytes()).hexdigest(),
+        "tables_digests": {
+            path: hashlib.sha256(files.read_bytes(files.absolute(path))).hexdigest()
+            for path in (labels.path, labels.split_path, labels.metadata_path)
+            if path
+        },
         "config": dataclasses.asdict(config),
         "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
     }
-    experiment.write(folder, done, left_out, provenance)
+    start = time.monotonic()
+    with experiment.new_folder(folder) as partial:
+        done = experiment.run(embedding, examples, plan, progress)
+        left_out = [*examples.unmatched, *((reason, name) for name, reason in table.rejected)]
+        experiment.write(partial, done, left_out, provenance)
     report_results(done.trained, done.measured)
     print(f"in {folder}, after {time.monotonic() - start:.0f} s: report.html, metrics.json, ...")
     return 0
@@ -159,7 +173,8 @@ def report_counts(counts: dict[str, Any], notes: Any) -> None:
         print(f"  {number:8} {what}{': ' + ', '.join(examples[:2]) if examples else ''}")
     for split, one in counts.items():
         positives = ", ".join(f"{name} {n}" for name, n in one["positives"].items())
-        print(f"{split:5} {one['films']:8} films of {one['patients']} patients; with {positives}")
+        patients = one["patients"] or ("unknown" if one["films"] else 0)
+        print(f"{split:5} {one['films']:8} films of {patients} patients; with {positives}")
 
 
 def report_results(trained: Any, measured: dict[str, Any]) -> None:
@@ -208,7 +223,7 @@ def translated(argv: list[str]) -> list[str]:
 
 def main() -> None:
     sys.argv = translated(sys.argv)
-    cli.run(train_head, HeadConfig, "configs/head.py", USAGE)
+    cli.run(train_head, HeadConfig, "configs/head.py", USAGE, "nothing was written")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ RECIPE = train.Recipe("lbfgs", 1e-3, (0.1,), (0,), 32, 1, 0, True)
         (["8", "...", "all"], [8, 16, 32, 64, 100]),
         (["8", "...", "40", "all"], [8, 16, 32, 40, 100]),
         (["8", "..."], [8, 16, 32, 64]),
-        (["64", "128", "all"], [64, 100]),
+        (["64", "100", "all"], [64, 100]),
         ([], []),
     ],
 )
@@ -26,6 +26,11 @@ def test_sizes(sizes, expected):
 def test_other_sizes_are_refused(sizes):
     with pytest.raises(ValueError, match=r"expected growing numbers"):
         data_efficiency.parse_sizes(sizes, 100)
+
+
+def test_more_films_than_there_are_cannot_be_drawn():
+    with pytest.raises(ValueError, match="sizes has 128, train has 100 films: write `all`"):
+        data_efficiency.parse_sizes(["64", "128", "all"], 100)
 
 
 def test_draws_take_whole_patients_but_for_the_last():
@@ -79,6 +84,8 @@ def test_all_findings_are_measured_at_every_size(data):
     assert [point["patients"] for point in common] == [4, 16, 60]
     assert common[0]["auroc"]["value"] < common[2]["auroc"]["value"]
     assert found["findings"]["rare"][0]["draws"] < 5, "draws without a positive do not count"
+    assert common[0]["auroc"]["low"] < common[0]["auroc"]["value"] < common[0]["auroc"]["high"]
+    assert common[2]["auroc"]["low"] is None, "one draw has no interval"
     assert found == measure(data)
     assert found != measure(data, seed=1)
 

@@ -149,7 +149,7 @@ def test_all_findings_of_an_unknown_table_are_its_columns_of_labels(table):
 # ---- values and policies
 
 
-@pytest.mark.parametrize("value", ["2", "yes", " 1", "True", "nan", "0.5", "-1.00"])
+@pytest.mark.parametrize("value", ["2", "yes", "1 1", "True", "nan", "0.5", "-1.00"])
 def test_other_values_are_refused(table, value):
     path = table(f"image_id,x,y; a,1,0; b,0,{value}; c,1,{value}")
     with pytest.raises(ValueError, match=f"'{value}' in row 3, column 'y'.*the first of 2"):
@@ -565,15 +565,17 @@ def test_the_order_of_rows_and_embeddings_changes_nothing(tmp_path, seed):
     expected = outcome(np.arange)
     assert len(expected[0]) > 90
     of_study = studies.set_index("study_id")
-    for image_id, patient_id, study_id, _, *rest in expected[0]:  # by another way than join's
+    for image_id, patient_id, study_id, split, *rest in expected[0]:  # by another way than join's
         film = films[films["dicom_id"] == clean(image_id).rsplit("/")[-1]].iloc[0]
         assert (patient_id, study_id) == (film["subject_id"], film["study_id"])
         text = of_study.loc[study_id, list(CHEXPERT)]
         unlabelled = (text == "").all()
         for finding, label, known in zip(CHEXPERT, rest[:14], rest[14:28], strict=True):
             value = text[finding]
-            assert label == (value in ("1.0", "-1.0"))
-            assert known == (value != "" or (finding == "No Finding" and not unlabelled))
+            guessed = value == "-1.0" and split != "train"  # the policy is for training
+            assert label == (value in ("1.0", "-1.0") and not guessed)
+            named = value != "" or (finding == "No Finding" and not unlabelled)
+            assert known == (named and not guessed)
         assert rest[28:] == [film["ViewPosition"], of_study.loc[study_id, "sex"]]
     for _ in range(2):
         assert outcome(rng.permutation) == expected
@@ -627,3 +629,20 @@ def test_the_real_table_of_kermany(shared_data):
         ValueError, match=r"5216 of 5216 films whose patient is unknown.*patient_col"
     ):
         join(names, read_labels(path), fractions=(0.7, 0.15, 0.15))
+
+
+def test_blanks_around_values_are_no_part_of_them(tmp_path):
+    (tmp_path / "t.csv").write_text("image_id,patient_id,split,x\na, 12,train ,1\nb,12,train, 0\n")
+    table = read_table(tmp_path / "t.csv")
+    assert table["patient_id"].tolist() == ["12", "12"] and table["x"].tolist() == ["1", "0"]
+    assert table["split"].tolist() == ["train", "train"]
+
+
+def test_semicolons_and_missing_tables_are_named(tmp_path):
+    (tmp_path / "t.csv").write_text("image_id;x\na;1\n")
+    with pytest.raises(ValueError, match="has semicolons between its values: save it with commas"):
+        read_table(tmp_path / "t.csv")
+    with pytest.raises(FileNotFoundError, match=r"found no table .*u.csv; expected a CSV file"):
+        read_table(tmp_path / "u.csv")
+    with pytest.raises(FileNotFoundError, match="expected a CSV file"):
+        read_table(tmp_path)

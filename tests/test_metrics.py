@@ -126,7 +126,8 @@ def test_one_seed_one_result(results):
     other = evaluate(scored(400, seed=1), scored(), groups(), seed=1)
     found, was = (part["findings"]["Edema"] for part in (other, results))
     assert found["auprc"]["low"] != was["auprc"]["low"]
-    assert found["auroc"]["low"] == was["auroc"]["low"]  # DeLong's has no chance in it
+    assert found["auroc"]["delong_low"] == was["auroc"]["delong_low"]  # no chance in it
+    assert found["auroc"]["low"] != was["auroc"]["low"]
 
 
 def test_masked_labels_and_logits_are_never_looked_at(results):
@@ -292,9 +293,13 @@ def test_the_bootstrap_is_by_patient():
     few, many = (evaluate(tune, split)["findings"]["Edema"] for split in (one, ten))
     for end in ("bootstrap_low", "bootstrap_high"):
         assert many["auroc"][end] == pytest.approx(few["auroc"][end], abs=1e-12)
-    assert many["auroc"]["high"] - many["auroc"]["low"] < 0.5 * (
-        few["auroc"]["high"] - few["auroc"]["low"]
+    assert (few["auroc"]["method"], many["auroc"]["method"]) == ("DeLong", "bootstrap by patient")
+    delong_few, delong_many = (
+        one["auroc"]["delong_high"] - one["auroc"]["delong_low"] for one in (few, many)
     )
+    assert delong_many < 0.5 * delong_few  # it takes copies for films
+    assert many["auroc"]["low"] == many["auroc"]["bootstrap_low"]
+    assert few["auroc"]["low"] == few["auroc"]["delong_low"]
     assert many["patients"] == few["patients"] and many["n"] == 10 * few["n"]
 
 

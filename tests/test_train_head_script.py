@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
@@ -214,6 +215,65 @@ def test_two_heads_are_compared_on_the_same_films(data):
         assert found["difference"] == pytest.approx(mine - found["other_auroc"], abs=1e-6)
 
 
+def test_a_head_chosen_on_our_test_films_is_not_compared(data):
+    folder, _, _ = data
+    train_head.train_head(config(folder, tune=("test",), test=("tune",)))
+    settings = config(folder, "other")
+    settings.compare = str(folder / "out")
+    with pytest.raises(ValueError, match=r"60 of the films .* not in the split test of out"):
+        train_head.train_head(settings)
+    settings.compare = str(folder / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"no predictions.csv in .*nowhere"):
+        train_head.train_head(settings)
+    assert not (folder / "other").exists() and not list(folder.glob(".other*"))
+
+
+def test_several_films_a_patient_are_compared_by_patient(data):
+    folder, _, _ = data
+    train_head.train_head(config(folder))
+    settings = config(folder, "other")
+    settings.compare = str(folder / "out")
+    train_head.train_head(settings)
+    measured = json.loads((folder / "other" / "metrics.json").read_text())
+    assert measured["comparison"]["test"] == "bootstrap by patient"
+    edema = measured["comparison"]["findings"]["Edema"]
+    assert edema["difference"] == edema["z"] == 0 and edema["p"] == 1
+    assert measured["results"]["findings"]["Edema"]["auroc"]["method"] == "bootstrap by patient"
+
+
+def test_a_candidate_that_diverges_is_named_and_not_chosen(data):
+    folder, _, _ = data
+    settings = config(folder, preset="mlp")
+    settings.training = dataclasses.replace(
+        settings.training, hidden=(8,), epochs=3, seeds=(0,), weight_decays=(0.1, 1e30), patience=0
+    )
+    train_head.train_head(settings)
+    card = json.loads((folder / "out" / "card.json").read_text())
+    assert card["chosen"]["weight_decay"] == 0.1 and "1 of 2 candidates diverged" in card["note"]
+    assert card["candidates"][0]["tune_auroc"] is None
+    settings.output.path = str(folder / "second")
+    settings.training.weight_decays = (1e30,)
+    with pytest.raises(ValueError, match="the training diverged; choose a smaller"):
+        train_head.train_head(settings)
+
+
+def test_balanced_weights_leave_probabilities_where_they_belong(data):
+    folder, _, table = data
+    generator = np.random.default_rng(3)
+    table["Edema"] = np.where(generator.random(FILMS) < 0.75, 0, table["Edema"])
+    table.reset_index().to_csv(folder / "labels.csv", index=False)
+    for name, weights in (("out", "none"), ("balanced", "balanced")):
+        settings = config(folder, name)
+        settings.training = dataclasses.replace(
+            settings.training, class_weights=weights, weight_decays=(1.0,)
+        )
+        train_head.train_head(settings)
+        predicted = pd.read_csv(folder / name / "predictions.csv").Edema_probability
+        card = json.loads((folder / name / "card.json").read_text())
+        unscaled = expit(logit(predicted) * card["temperatures"]["Edema"])
+        assert unscaled.mean() == pytest.approx(table.Edema.mean(), abs=0.03)
+
+
 def test_data_efficiency_grows_with_the_labels(data):
     folder, _, _ = data
     settings = config(folder)
@@ -228,12 +288,51 @@ def test_data_efficiency_grows_with_the_labels(data):
     assert curve[-1]["auroc"]["value"] == pytest.approx(whole, abs=1e-3)
 
 
-def test_studies_become_one_example(data):
+@pytest.mark.parametrize("how", ["mean", "max"])
+def test_predictions_of_studies(tmp_path, how, monkeypatch):
+    """Two films a study in MIMIC-CXR's folders: their embeddings are merged, in predict.py too."""
+    generator = np.random.default_rng(0)
+    embedding = generator.standard_normal((FILMS, DIM)).astype(np.float32)
+    studies = [f"p{10_000_000 + i // 4}/s{50_000_000 + i // 2}" for i in range(FILMS)]
+    names = [f"{study}/film_{i}" for i, study in enumerate(studies)]
+    write_embeddings(tmp_path / "embeddings", names, embedding)
+    pairs = embedding.reshape(-1, 2, DIM)
+    merged = pairs.mean(1) if how == "mean" else pairs.max(1)
+    edema = (merged[:, 0] > np.median(merged[:, 0])).astype(int)
+    pd.DataFrame(
+        {
+            "subject_id": [10_000_000 + i // 2 for i in range(FILMS // 2)],
+            "study_id": [50_000_000 + i for i in range(FILMS // 2)],
+            "Edema": edema,
+        }
+    ).to_csv(tmp_path / "labels.csv", index=False)
+    settings = config(tmp_path, findings=("Edema",), patient_column="", per_study=how,
+                      fractions=(0.5, 0.25, 0.25))  # fmt: skip
+    train_head.train_head(settings)
+    run_predict(monkeypatch, head=tmp_path / "out", embeddings=tmp_path / "embeddings",
+                output=tmp_path / "p.csv")  # fmt: skip
+    predicted = pd.read_csv(tmp_path / "p.csv").set_index("image_id").Edema_probability
+    assert list(predicted.index) == sorted(set(studies))
+    ours = pd.read_csv(tmp_path / "out" / "predictions.csv", dtype={"study_id": str})
+    for row in ours.itertuples():
+        key = f"p{row.patient_id}/s{row.study_id}"
+        assert predicted[key] == pytest.approx(row.Edema_probability, abs=1e-6)
+        assert row.Edema_label == edema[int(row.study_id) - 50_000_000]
+    write_embeddings(tmp_path / "other", ["a", "b"], embedding[:2])
+    with pytest.raises(ValueError, match="2 of 2 films are of no known study, such as /films/a"):
+        run_predict(monkeypatch, head=tmp_path / "out", embeddings=tmp_path / "other",
+                    output=tmp_path / "q.csv")  # fmt: skip
+
+
+def test_studies_of_a_table_become_one_example(data, monkeypatch):
     folder, _, _ = data
     settings = config(folder, per_study="mean", study_column="patient", not_mentioned="ignore")
     train_head.train_head(settings)
     found = json.loads((folder / "out" / "metrics.json").read_text())
     assert sum(found["counts"][s]["films"] for s in ("train", "tune", "test")) == FILMS // 2
+    with pytest.raises(ValueError, match=r"train it with labels.per_study=none"):
+        run_predict(monkeypatch, head=folder / "out", embeddings=folder / "embeddings",
+                    output=folder / "p.csv")  # fmt: skip
 
 
 def test_without_a_test_split_the_figures_are_of_tune_and_say_so(data, capsys):
@@ -269,6 +368,8 @@ def test_wrong_labels_are_refused_before_anything_is_written(data, labels, messa
         ({"hidden": (8,)}, "lbfgs, which trains linear probes"),
         ({"weight_decays": (0.0,)}, "may have no optimum"),
         ({"seeds": ()}, "seeds is"),
+        ({"seeds": (1, 1)}, r"seeds is \(1, 1\); expected each once"),
+        ({"weight_decays": (1.0, float("inf"))}, "expected finite ones"),
     ],
 )
 def test_wrong_settings_are_refused(data, training, message):
@@ -342,6 +443,34 @@ def test_the_toolkits_command_line(data):
     assert card["config"]["training"]["optimizer"] == "lars"
     assert card["config"]["training"]["epochs"] == card["chosen"]["epoch"] == 3
     assert card["findings"] == ["EFFUSION"]
+
+
+COMMANDS = [
+    (["--config.labels.findings=No Finding,Lung Opacity"], "('No Finding', 'Lung Opacity')"),
+    (["--config.sizes=8,16"], "--config.sizes=('8', '16')"),
+    (["--config.sizes", "8,...,all"], "--config.sizes=('8', '...', 'all')"),
+    (["--config.training.hidden="], "--config.training.hidden=()"),
+    (["--config.training.hidden=(64,)"], "--config.training.hidden=(64,)"),
+    (["--config.labels.fractions=0.5,0.2,0.3"], "--config.labels.fractions=(0.5, 0.2, 0.3)"),
+    (["--config.labels.train=0"], "--config.labels.train=('0',)"),
+    (["--config=configs/head.py:mlp"], "--config.training.optimizer=adamw"),
+    (["--head_name=A", "--data_dir", "d"], "--config.output.path=d/model"),
+    (["--config.training.hidden=abc"], "error: --config.training.hidden is 'abc'; expected whole"),
+    (["--config.labels.fractions=0.5,O.5"], "expected numbers, such as"),
+    (["--config.sizes"], "error: --config.sizes has no value"),
+    (["--config=configs/head.py:x"], "error: configs/head.py:x is unknown; expected linear, mlp"),
+    (["--config.labels.finding=x"], "did you mean --config.labels.findings?"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "said"), COMMANDS)
+def test_command_lines(arguments, said):
+    run = subprocess.run(
+        [sys.executable, "-m", "scripts.train_head", "--help", *arguments],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert said in run.stdout + run.stderr and "Traceback" not in run.stderr
+    assert (run.returncode == 0) == (not run.stderr)
 
 
 def test_a_command_line_of_ours_is_left_alone():

@@ -67,13 +67,20 @@ def join(
     left = np.setdiff1d(np.arange(len(keys)), position["labels"])
     leave_out("label rows without an embedding", keys[left])
 
-    known = labels.mask[position["labels"][row]].any(axis=1)
+    mask = labels.mask[position["labels"][row]]
+    known = mask.any(axis=1)
     if fractions is None:
         source = "split" if split_path else "labels"
         names = take(tables[source].values["split"], position[source][row])
         split = named_splits(names, split_names)
     else:
         names = split = random_splits(patient_id[row], fractions, seed)
+    guessed = labels.uncertain[position["labels"][row]] & (split != "train")[:, None] & mask
+    if count := int(guessed.sum()):
+        what = "labels of films in tune and test that are -1 (uncertain), unknown there"
+        notes.append(Note(what, count, []))
+    mask = mask & ~guessed
+    known = mask.any(axis=1)
     check_used(split[known], names[known])
     for name in sorted(set(names[split == ""])):
         what = f"films in the split {name!r}, which is not used"
@@ -81,7 +88,7 @@ def join(
     leave_out("films without a known label", image_id[row[(split != "") & ~known]])
 
     kept = (split != "") & known
-    row, split = row[kept], split[kept]
+    row, split, mask = row[kept], split[kept], mask[kept]
     notes += check_patients(patient_id[row], split)
     groups = {}
     for name in labels.subgroups:
@@ -98,8 +105,8 @@ def join(
         patient_id=patient_id[row],
         study_id=films.study[row],
         split=split,
-        label=labels.label[label_row],
-        mask=labels.mask[label_row],
+        label=np.where(mask, labels.label[label_row], np.float32(0)),
+        mask=mask,
         findings=labels.findings,
         groups=groups,
         notes=notes,

@@ -69,6 +69,7 @@ class LabelTable:
         image_id, study_id, patient_id, split: text as in the table; "" where it has no such column.
         label: 0 or 1; 0 where `mask` is False.
         mask: whether the label is known under the policies.
+        uncertain: whether it is -1 in the table, so that a policy made it known.
         findings: names of the columns of `label`.
         columns: all that the table has.
         subgroups: columns asked for.
@@ -83,6 +84,7 @@ class LabelTable:
     split: Shaped[np.ndarray, " row"]
     label: Float32[np.ndarray, "row finding"]
     mask: Bool[np.ndarray, "row finding"]
+    uncertain: Bool[np.ndarray, "row finding"]
     findings: tuple[str, ...]
     columns: tuple[str, ...]
     subgroups: tuple[str, ...]
@@ -113,7 +115,8 @@ def read_labels(
         path: CSV or CSV.gz in UTF-8.
         findings: columns, matched exactly or else without case, spaces and `_`; or ("all",): those
             of the table in `TABLES`, or of another table every column of 0, 1, -1 and empty values.
-        uncertain: takes -1 as unknown ("ignore"), negative ("zeros") or positive ("ones").
+        uncertain: takes -1 as unknown ("ignore"), negative ("zeros") or positive ("ones"); of films
+            to train on, since `join.join` leaves it unknown in tune and test.
         not_mentioned: takes empty as unknown ("ignore") or negative ("negative").
         id_column: which film a row is about; "" for those of `tables.ROLES`, here and below.
         study_column: the study; rows are about whole studies where no column names a film.
@@ -177,6 +180,7 @@ def read_labels(
         split=ids["split"].to_numpy(object)[keep],
         label=label[keep],
         mask=mask[keep],
+        uncertain=found.code[keep] == -1,
         findings=found.names,
         columns=tuple(table.columns),
         subgroups=tuple(subgroups),

@@ -50,7 +50,8 @@ def random_splits(
         ValueError: a patient is unknown, or the fractions are out of range.
     """
     shares = np.array(fractions)
-    if not (shares >= 0).all() or shares[:2].min() == 0 or abs(shares.sum() - 1) > 1e-6:
+    fine = len(shares) == 3 and (shares >= 0).all() and abs(shares.sum() - 1) <= 1e-6
+    if not fine or shares[:2].min() == 0:
         raise ValueError(
             f"found {fractions=}; expected those of train, tune and test, which sum to 1, the "
             "first two above 0"
@@ -109,8 +110,8 @@ def check_used(split: Shaped[np.ndarray, " n"], names: Shaped[np.ndarray, " n"])
             listed = ", ".join(f"{n} {c} films" for n, c in zip(there, counts, strict=True))
             raise ValueError(
                 f"found no film in the split {one!r}; expected some. Films with labels are in: "
-                f"{listed or 'none'}. Name the splits of the table with split_names, or draw them "
-                "with fractions"
+                f"{listed or 'none'}. Name the splits of the table with labels.train, "
+                "labels.tune and labels.test, or draw them with labels.fractions"
             )
 
 

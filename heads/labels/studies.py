@@ -89,9 +89,19 @@ def merge(
 def merge_by_path(
     embedding: Float[np.ndarray, "table dim"], image_id: Shaped[np.ndarray, " table"], how: str
 ) -> tuple[Float[np.ndarray, "study dim"], Shaped[np.ndarray, " study"]]:
-    """Embeddings and ids of studies, which stand in the paths; others stay alone."""
-    study_id = film_ids(image_id).study.astype(str)
-    key = np.where(study_id == "", image_id.astype(str), study_id)
+    """Embeddings of studies, and their patients and studies as p10000032/s50414267 in the paths.
+
+    Raises:
+        ValueError: a path tells no study.
+    """
+    films = film_ids(image_id)
+    if (unknown := films.study == "").any():
+        raise ValueError(
+            f"{unknown.sum()} of {len(unknown)} films are of no known study, such as "
+            f"{image_id[unknown][0]}; expected p10000032/s50414267 in their paths, since this head "
+            "judges studies"
+        )
+    key = np.array([f"p{p}/s{s}" for p, s in zip(films.patient, films.study, strict=True)])
     names, study = np.unique(key, return_inverse=True)
     return merge_embeddings(embedding, np.arange(len(embedding)), study, how), names
 

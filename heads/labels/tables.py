@@ -25,8 +25,9 @@ def read_table(path: str | os.PathLike) -> pd.DataFrame:
     """Reads a CSV file, `.gz` or not, at any address that fsspec reads.
 
     Returns:
-        Every value as the text that stands in the file, so that ids keep their leading zeros. Row 0
-        is the second row of the file. Columns without a name are left out.
+        Every value as the text that stands in the file, without blanks around it, so that ids keep
+        their leading zeros. Row 0 is the second row of the file. Columns without a name are left
+        out.
 
     Raises:
         ValueError: it is no UTF-8 text, has no rows, rows of different lengths, or two columns of
@@ -40,6 +41,8 @@ def read_table(path: str | os.PathLike) -> pd.DataFrame:
         widths = list(map(len, csv.reader(io.StringIO(text), strict=True)))
         # A blank line has no width. pandas fills short rows up, as if a cut file were whole.
         odd = [row for row, width in enumerate(widths, 1) if width not in (0, max(widths[0], 1))]
+    except (FileNotFoundError, IsADirectoryError):
+        raise FileNotFoundError(f"found no table {path}; expected a CSV file") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no UTF-8 text ({error}): save it as CSV in UTF-8") from error
     except (csv.Error, EOFError, gzip.BadGzipFile, zlib.error) as error:
@@ -55,7 +58,10 @@ def read_table(path: str | os.PathLike) -> pd.DataFrame:
     header = table.iloc[0].str.strip()
     if twice := sorted(set(header[header.duplicated() & (header != "")])):
         raise ValueError(f"{path} has more than one column named {twice}: rename all but one")
+    if len(header) == 1 and ";" in header[0]:
+        raise ValueError(f"{path} has semicolons between its values: save it with commas")
     table = table.iloc[1:].set_axis(header.tolist(), axis=1).reset_index(drop=True)
+    table = table.apply(lambda column: column.str.strip())
     return table.loc[:, (header != "").to_numpy()]
 
 

@@ -25,7 +25,8 @@ CAPTIONS = {  # in the order of the page
     "probability and cut into groups of equal size; a dot is a group, a vertical line the 95 % "
     "interval (Wilson) of its share of positives. Scales differ between panels.",
     "data_efficiency": "AUROC by the number of labelled films that the head was trained on: mean "
-    "and central 95 % of the draws.",
+    "and central 95 % of the draws. All of tune chose its settings; that the films of test are a "
+    "sample is not in the band.",
     "subgroups": "AUROC in groups of films with 95 % intervals; the vertical line is that of all "
     "films. In brackets: films of a group; right of each panel: positive films. No mark: "
     "undefined, see the tables.",

@@ -111,12 +111,50 @@ def compare(
         results[finding] = {"n": len(known), "positives": positives, "undefined": reason}
         if not reason:
             results[finding] |= _compare_one(known, logit_a[rows, j], logit_b[rows, j])
+    _adjust(results)
+    return results
+
+
+def compare_by_patient(
+    results: dict[str, dict[str, Any]],
+    draws: bootstrap.Draws,
+    label: Real[np.ndarray, "n finding"],
+    mask: Bool[np.ndarray, "n finding"],
+    logit_a: Float[np.ndarray, "n finding"],
+    logit_b: Float[np.ndarray, "n finding"],
+) -> None:
+    """Puts limits and tests of the bootstrap, by patient, in place of those of `compare`.
+
+    z is the difference by its standard deviation over the resamples; p is that of a normal z.
+    """
+    for j, result in enumerate(results.values()):
+        if result["undefined"]:
+            continue
+        rows = np.flatnonzero(mask[:, j])
+        known, nothing = label[rows, j], {"": np.zeros((len(rows), 1))}
+        a, b = (
+            bootstrap.replicates(draws, rows, logit[rows, j], known, nothing)["auroc"]
+            for logit in (logit_a, logit_b)
+        )
+        differences = (b - a)[np.isfinite(b - a)]
+        if len(differences) < bootstrap.CONFIDENCE * len(a):
+            result["undefined"] = "too few patients: resamples lack one of the classes"
+            continue
+        low, high = np.percentile(differences, [2.5, 97.5])
+        deviation = differences.std(ddof=1) if len(differences) > 1 else 0.0
+        z = result["difference"] / deviation if deviation > 0 else 0.0
+        p = 2 * stats.norm.sf(abs(z))
+        result |= {"low": float(low), "high": float(high), "z": float(z), "p": float(p)}
+    _adjust(results)
+
+
+def _adjust(results: dict[str, dict[str, Any]]) -> None:
+    """Adds p_holm."""
     tested = [result for result in results.values() if not result["undefined"]]
     highest = 0.0
     for rank, result in enumerate(sorted(tested, key=lambda result: result["p"])):
         highest = max(highest, min(1.0, (len(tested) - rank) * result["p"]))
         result["p_holm"] = highest
-    return results
 
 
 def _compare_one(label: np.ndarray, logit_a: np.ndarray, logit_b: np.ndarray) -> dict[str, Any]:

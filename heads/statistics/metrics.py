@@ -17,10 +17,10 @@ from heads.statistics.discrimination import delong, why_undefined
 from heads.statistics.operating_points import thresholds
 
 _INTERVALS = (
-    "95 %. auroc: DeLong, which takes films as independent; its bootstrap_low and bootstrap_high, "
-    "and all else: percentile bootstrap by patient (ece: reflected, because resampling raises it; "
-    "rates of 0 or 1: Wilson by patient). Temperature and thresholds are held fixed. Without "
-    "limits where fewer than 95 % of the resamples define the value."
+    "95 %. auroc: DeLong, which takes films as independent, where every film is of another "
+    "patient; elsewhere, and all else: percentile bootstrap by patient (ece: reflected, because "
+    "resampling raises it; rates of 0 or 1: Wilson by patient). Temperature and thresholds are "
+    "held fixed. Without limits where fewer than 95 % of the resamples define the value."
 )
 
 _MEANS = {  # name in the results: metric, of probabilities after scaling
@@ -178,7 +178,12 @@ def _finding(
         "auprc": bootstrap.Measured(auprc, sums["auprc"]),
     }
     by_patient = bootstrap.interval(measured["auroc"])
-    result["auroc"] = delong(logit, label) | {
+    films_independent = result["patients"] == len(rows)
+    of_delong = delong(logit, label)
+    result["auroc"] = (of_delong if films_independent else by_patient) | {
+        "method": "DeLong" if films_independent else "bootstrap by patient",
+        "delong_low": of_delong["low"],
+        "delong_high": of_delong["high"],
         "bootstrap_low": by_patient["low"],
         "bootstrap_high": by_patient["high"],
         "resamples": by_patient["resamples"],

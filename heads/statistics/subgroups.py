@@ -94,8 +94,10 @@ def _group(
     sums = bootstrap.replicates(draws, rows, logit, label, columns)
     auprc = bootstrap.Measured(float(average_precision_score(label, logit)), sums["auprc"])
     brier = calibration.measure(probability, label, sums["calibration"])["brier"]
+    auroc = bootstrap.Measured(float(roc_auc_score(label, logit)), sums["auroc"])
+    films_independent = len(np.unique(draws.patient[rows])) == len(rows)
     result |= {
-        "auroc": delong(logit, label),
+        "auroc": delong(logit, label) if films_independent else bootstrap.interval(auroc),
         "auprc": bootstrap.interval(auprc),
         "brier": bootstrap.interval(brier),
         "sensitivity": None,
@@ -104,7 +106,7 @@ def _group(
     if "cells" in sums:
         rates = operating_points.rates(columns["cells"], sums["cells"], draws.patient[rows])
         result |= {rate: rates[rate] for rate in ("sensitivity", "specificity")}
-    return result, bootstrap.Measured(float(roc_auc_score(label, logit)), sums["auroc"])
+    return result, auroc
 
 
 def _gap(of_groups: Mapping[str, bootstrap.Measured]) -> dict[str, Any]:
