@@ -316,11 +316,16 @@ def new_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
         OSError: it cannot be made or written.
     """
     partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
-    partial.mkdir(parents=True)
     try:
+        partial.mkdir(parents=True)
         yield partial
         if folder.exists():
             folder.rmdir()
         partial.rename(folder)
+    except OSError as error:
+        raise OSError(
+            f"{folder} cannot be written ({error.strerror or error}): choose another output.path, "
+            "or make room"
+        ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)

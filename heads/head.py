@@ -59,6 +59,7 @@ def logits(
     apply = head.apply
     for _ in runs:
         apply = jax.vmap(apply, in_axes=(0, None))
-    blocks = jax.lax.map(lambda i: apply(variables, take(features, i)), index)
+    with jax.default_matmul_precision("highest"):  # on GPUs, too, as it was trained on CPU
+        blocks = jax.lax.map(lambda i: apply(variables, take(features, i)), index)
     blocks = jnp.moveaxis(blocks, 0, len(runs))
     return blocks.reshape(*runs, index.size, head.findings)[..., : features.films, :]

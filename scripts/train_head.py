@@ -58,11 +58,14 @@ def train_head(config: HeadConfig) -> int:
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise ValueError(f"{folder} exists already: remove it, or choose another output.path")
 
+    import jax
+
     from heads import experiment, train
     from heads.labels import studies
     from input_pipeline import files
     from input_pipeline.embedding_table import read_table
 
+    jax.config.update("jax_platforms", "cpu")  # fast enough, and everywhere the same numbers
     plan = experiment.plan(
         train.Recipe(**dataclasses.asdict(config.training)),
         config.sizes,

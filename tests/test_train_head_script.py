@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 import json
 import os
 import subprocess
@@ -422,6 +423,24 @@ def test_an_existing_head_is_not_overwritten(data):
     (folder / "out" / "card.json").write_text("{}")
     with pytest.raises(ValueError, match="exists already"):
         train_head.train_head(config(folder))
+
+
+@pytest.mark.parametrize("step", ["made", "written"])
+def test_a_folder_that_cannot_be_written(data, step, monkeypatch):
+    folder, _, _ = data
+    if step == "made":
+        (folder / "file").write_text("")
+        settings = config(folder, "file/out")
+    else:
+        settings = config(folder)
+
+        def full(*_):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(store, "save", full)
+    with pytest.raises(OSError, match=r"out cannot be written \(.*\): choose another output.path"):
+        train_head.train_head(settings)
+    assert not list(folder.glob(".out*")) and not (folder / "out").exists()
 
 
 def test_the_toolkits_command_line(data):
