@@ -164,7 +164,10 @@ def run(
         )
         for split in dict.fromkeys(("tune", tested))
     }
-    temperatures, thresholds = _chosen_on_tune(examples.findings, scored["tune"])
+    chosen = metrics.choose(examples.findings, scored["tune"])
+    temperatures, thresholds = (
+        {finding: one[i] for finding, one in chosen.items()} for i in range(2)
+    )
     divisor = np.array([temperatures[finding] for finding in examples.findings])
     probability = {
         split: special.expit(one.logit.astype(np.float64) / divisor)
@@ -179,6 +182,7 @@ def run(
             examples.findings,
             scored["tune"],
             scored[tested],
+            chosen,
             {name: values[at] for name, values in examples.groups.items()},
             plan.resamples,
             plan.seed,
@@ -233,20 +237,6 @@ def run(
         films[tested],
         probability[tested],
     )
-
-
-def _chosen_on_tune(
-    findings: Sequence[str], tune: metrics.Scored
-) -> tuple[dict[str, float], dict[str, dict[str, float | None]]]:
-    """Temperature, and thresholds of the scaled probability, of every finding."""
-    temperatures, thresholds = {}, {}
-    for j, finding in enumerate(findings):
-        known = tune.mask[:, j]
-        logit, label = tune.logit[known, j].astype(np.float64), tune.label[known, j]
-        temperatures[finding] = metrics.temperature(logit, label)
-        probability = special.expit(logit / temperatures[finding])
-        thresholds[finding] = metrics.thresholds(probability, label)
-    return temperatures, thresholds
 
 
 def write(

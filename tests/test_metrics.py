@@ -33,7 +33,9 @@ def groups(n: int = 240) -> dict[str, np.ndarray]:
 
 def evaluate(tune, test, of_groups=None, **kwargs):
     names = FINDINGS[: test.logit.shape[1]]
-    found = metrics.evaluate(names, tune, test, of_groups or {}, **{"resamples": 100} | kwargs)
+    chosen = metrics.choose(names, tune)
+    options = {"resamples": 100} | kwargs
+    found = metrics.evaluate(names, tune, test, chosen, of_groups or {}, **options)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     return found
 
@@ -275,15 +277,17 @@ def test_a_rare_finding_has_no_bootstrap_interval():
     ],
 )
 def test_splits_that_do_not_fit_are_refused(change, message):
+    chosen = metrics.choose(FINDINGS, scored())
     with pytest.raises(ValueError, match=message):
-        metrics.evaluate(FINDINGS, scored(), scored()._replace(**change), {})
+        metrics.evaluate(FINDINGS, scored(), scored()._replace(**change), chosen, {})
 
 
 def test_groups_and_resamples_that_do_not_fit_are_refused():
+    chosen = metrics.choose(FINDINGS, scored())
     with pytest.raises(ValueError, match=r"'sex' has shape \(3,\).*240 films of test"):
-        metrics.evaluate(FINDINGS, scored(), scored(), {"sex": np.full(3, "F")})
+        metrics.evaluate(FINDINGS, scored(), scored(), chosen, {"sex": np.full(3, "F")})
     with pytest.raises(ValueError, match="resamples is 0, expected at least 1"):
-        metrics.evaluate(FINDINGS, scored(), scored(), {}, resamples=0)
+        metrics.evaluate(FINDINGS, scored(), scored(), chosen, {}, resamples=0)
 
 
 def test_the_bootstrap_is_by_patient():

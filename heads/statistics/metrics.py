@@ -48,10 +48,34 @@ class Scored(NamedTuple):
     patient_id: Shaped[np.ndarray, " n"]
 
 
+class Chosen(NamedTuple):
+    """What is chosen on tune for a finding: 1 and None where a class is missing there.
+
+    Attributes:
+        temperature: the logit is divided by it.
+        thresholds: of the probability after that, by rule.
+    """
+
+    temperature: float
+    thresholds: dict[str, float | None]
+
+
+def choose(findings: Sequence[str], tune: Scored) -> dict[str, Chosen]:
+    """Chooses the temperature and the thresholds of every finding. Raises as `evaluate` does."""
+    _check("tune", findings, tune)
+    chosen = {}
+    for j, finding in enumerate(findings):
+        _, logit, label = _known(tune, j)
+        scale = temperature(logit, label)
+        chosen[finding] = Chosen(scale, thresholds(special.expit(logit / scale), label))
+    return chosen
+
+
 def evaluate(
     findings: Sequence[str],
     tune: Scored,
     test: Scored,
+    chosen: Mapping[str, Chosen],
     groups: Mapping[str, Shaped[np.ndarray, " n"]],
     resamples: int = 1000,
     seed: int = 0,
@@ -60,8 +84,9 @@ def evaluate(
 
     Args:
         findings: names of the columns of `tune` and `test`.
-        tune: fits the temperature and chooses the thresholds.
+        tune: on which the thresholds are shown, too.
         test: is measured.
+        chosen: what `choose` gives.
         groups: columns of attributes, such as sex, with the value of each film of test; "" where
             unknown.
         resamples: of the bootstrap.
@@ -89,7 +114,7 @@ def evaluate(
     draws = bootstrap.draw(test.patient_id, resamples, seed)
     results, measured, films = {}, [], {}
     for j, finding in enumerate(findings):
-        results[finding], of_means, films[finding] = _finding(j, tune, test, draws)
+        results[finding], of_means, films[finding] = _finding(j, tune, test, chosen[finding], draws)
         if of_means:
             measured.append(of_means)
     by_column = {
@@ -141,18 +166,17 @@ def _known(split: Scored, finding: int) -> tuple[np.ndarray, np.ndarray, np.ndar
 
 
 def _finding(
-    finding: int, tune: Scored, test: Scored, draws: bootstrap.Draws
+    finding: int, tune: Scored, test: Scored, chosen: Chosen, draws: bootstrap.Draws
 ) -> tuple[dict[str, Any], dict[str, bootstrap.Measured], subgroups.Films]:
     """One finding's results, what of it enters the means, and its films for the subgroups."""
     _, tune_logit, tune_label = _known(tune, finding)
     tune_undefined = why_undefined("tune", tune_label)
-    scale = temperature(tune_logit, tune_label)
+    scale, limits = chosen
     tune_probability = special.expit(tune_logit / scale)
-    chosen = thresholds(tune_probability, tune_label)
 
     rows, logit, label = _known(test, finding)
     before, after = special.expit(logit), special.expit(logit / scale)
-    films = subgroups.Films(rows, logit, label, after, next(iter(chosen.values())))
+    films = subgroups.Films(rows, logit, label, after, next(iter(limits.values())))
     result: dict[str, Any] = {
         "n": len(rows),
         "positives": int(label.sum()),
@@ -164,7 +188,7 @@ def _finding(
 
     tables = {
         rule: operating_points.cells(after, label, threshold)
-        for rule, threshold in chosen.items()
+        for rule, threshold in limits.items()
         if threshold is not None
     }
     columns = {
@@ -210,6 +234,6 @@ def _finding(
         "undefined": tune_undefined,
     }
     result["operating_points"] = operating_points.measure(
-        chosen, tune_probability, tune_label, tables, sums, draws.patient[rows]
+        limits, tune_probability, tune_label, tables, sums, draws.patient[rows]
     )
     return result, measured, films
