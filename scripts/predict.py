@@ -17,41 +17,48 @@ from absl import flags
 
 from scripts import cli
 
-HEAD = flags.DEFINE_string("head", None, "folder of a head, from train_head.py")
-EMBEDDINGS = flags.DEFINE_string("embeddings", None, "folder of embeddings, from embed.py")
-CACHE = flags.DEFINE_string(
-    "cache", None, "folder for the table they are gathered in once; unset: .table in their own"
-)
-WEIGHTS = flags.DEFINE_string("weights", None, "weights bundle to embed the films of --input with")
-INPUT = flags.DEFINE_string("input", None, "films: a folder, a glob, or a list of files")
-OUTPUT = flags.DEFINE_string("output", None, "CSV to be written")
+FLAGS = {
+    "head": "folder of a head, from train_head.py",
+    "embeddings": "folder of embeddings, from embed.py",
+    "cache": "folder for the table they are gathered in once; unset: .table in their own",
+    "weights": "weights bundle to embed the films of --input with",
+    "input": "films: a folder, a glob, or a list of files",
+    "output": "CSV to be written",
+}
 
 
-def predict() -> int:
-    """Does what the flags say. Returns the exit code."""
-    films = bool(WEIGHTS.value and INPUT.value)
-    halves = bool(WEIGHTS.value or INPUT.value) and not films
-    if not HEAD.value or not OUTPUT.value or halves or films == bool(EMBEDDINGS.value):
+def predict(
+    head: str | None,
+    output: str | None,
+    embeddings: str | None = None,
+    cache: str | None = None,
+    weights: str | None = None,
+    input: str | None = None,
+) -> int:
+    """Writes the predictions; the arguments are `FLAGS`. Returns the exit code."""
+    films = bool(weights and input)
+    halves = bool(weights or input) and not films
+    if not head or not output or halves or films == bool(embeddings):
         raise ValueError(
             "expected --head, --output, and either --embeddings or --weights with --input\n\n"
             + (__doc__ or "")
         )
-    output = pathlib.Path(OUTPUT.value).expanduser().absolute()
-    if output.is_dir() or not output.parent.is_dir():
-        raise ValueError(f"{output} cannot be written: expected a file in a folder that exists")
+    file = pathlib.Path(output).expanduser().absolute()
+    if file.is_dir() or not file.parent.is_dir():
+        raise ValueError(f"{file} cannot be written: expected a file in a folder that exists")
 
     from heads import store
 
-    saved = store.load(os.path.expanduser(HEAD.value))
+    saved = store.load(os.path.expanduser(head))
     if not films:
-        return predict_embeddings(saved, EMBEDDINGS.value, CACHE.value, output)
-    with tempfile.TemporaryDirectory(prefix=".embeddings-", dir=output.parent) as folder:
-        code = embed(saved.card, folder)
-        return code or predict_embeddings(saved, folder, None, output)
+        return predict_embeddings(saved, embeddings, cache, file)
+    with tempfile.TemporaryDirectory(prefix=".embeddings-", dir=file.parent) as folder:
+        code = embed(saved.card, weights, input, folder)
+        return code or predict_embeddings(saved, folder, None, file)
 
 
-def embed(card: dict[str, Any], folder: str) -> int:
-    """Embeds the films of --input as those that the head was trained on, of the same views."""
+def embed(card: dict[str, Any], weights: str, input: str, folder: str) -> int:
+    """Embeds films as those that the head was trained on, of the same views."""
     from configs.schema import EmbedConfig, EncoderConfig, InputConfig, OutputConfig
     from scripts import embed
 
@@ -61,11 +68,11 @@ def embed(card: dict[str, Any], folder: str) -> int:
             "the head was trained on embeddings without manifest.json: which encoder made them "
             "cannot be told, so films cannot be embedded for it; expected --embeddings"
         )
-    random = WEIGHTS.value == "random"
+    random = weights == "random"
     config = EmbedConfig(
-        InputConfig(INPUT.value, views=encoder["views"]),
+        InputConfig(input, views=encoder["views"]),
         EncoderConfig(
-            WEIGHTS.value,
+            weights,
             embedding=encoder["embedding"],
             dtype=encoder["dtype"],
             **{name: encoder[name] for name in ("variant", "resolution", "preset") if random},
@@ -118,7 +125,11 @@ def predict_embeddings(saved: Any, path: str, cache: str | None, output: pathlib
 
 
 def main() -> None:
-    cli.run_flags(predict, "nothing was written")
+    given = {name: flags.DEFINE_string(name, None, text) for name, text in FLAGS.items()}
+    cli.run_flags(
+        lambda: predict(**{name: flag.value for name, flag in given.items()}),
+        "nothing was written",
+    )
 
 
 if __name__ == "__main__":

@@ -132,14 +132,14 @@ def test_labels_are_joined_by_id_whatever_the_order(data):
     assert one == other
 
 
-def test_predict_gives_what_training_gave(data, monkeypatch):
+def test_predict_gives_what_training_gave(data):
     folder, _, _ = data
     settings = config(folder, preset="mlp")
     settings.training = dataclasses.replace(
         settings.training, hidden=(8,), epochs=3, seeds=(0,), weight_decays=(0.1,)
     )
     train_head.train_head(settings)
-    run_predict(monkeypatch, head=folder / "out", embeddings=folder / "embeddings",
+    run_predict(head=folder / "out", embeddings=folder / "embeddings",
                 output=folder / "p.csv")  # fmt: skip
     predicted = pd.read_csv(folder / "p.csv").set_index("image_id")
     assert len(predicted) == FILMS
@@ -153,16 +153,8 @@ def test_predict_gives_what_training_gave(data, monkeypatch):
     np.testing.assert_array_equal(predicted.Edema_positive == 1, positive)
 
 
-def run_predict(monkeypatch, **flags):
-    for name in ("head", "embeddings", "output", "weights", "input", "cache"):
-        value = flags.get(name)
-        flag = getattr(predict, name.upper())
-        monkeypatch.setattr(type(flag), "value", property(lambda self: FLAGS[self.name]))
-        FLAGS[name] = str(value) if value else None
-    assert predict.predict() == 0
-
-
-FLAGS: dict = {}
+def run_predict(**arguments):
+    assert predict.predict(**{name: str(value) for name, value in arguments.items()}) == 0
 
 
 @pytest.mark.parametrize(
@@ -173,28 +165,28 @@ FLAGS: dict = {}
         (None, "with a manifest.json, these are without a"),
     ],
 )
-def test_predict_refuses_embeddings_of_another_encoder(data, identity, message, monkeypatch):
+def test_predict_refuses_embeddings_of_another_encoder(data, identity, message):
     folder, embedding, _ = data
     train_head.train_head(config(folder))
     write_embeddings(folder / "other", ["a", "b"], embedding[:2], identity)
     with pytest.raises(ValueError, match=message):
-        run_predict(monkeypatch, head=folder / "out", embeddings=folder / "other",
+        run_predict(head=folder / "out", embeddings=folder / "other",
                     output=folder / "p.csv")  # fmt: skip
     assert not (folder / "p.csv").exists()
 
 
-def test_predict_refuses_another_width_and_damaged_heads(data, monkeypatch):
+def test_predict_refuses_another_width_and_damaged_heads(data):
     folder, embedding, _ = data
     train_head.train_head(config(folder))
     write_embeddings(folder / "narrow", ["a", "b"], embedding[:2, :5])
     arguments = dict(head=folder / "out", output=folder / "p.csv")
     with pytest.raises(ValueError, match="have 5 numbers, the head was trained on 24"):
-        run_predict(monkeypatch, embeddings=folder / "narrow", **arguments)
+        run_predict(embeddings=folder / "narrow", **arguments)
     for file in (folder / "out" / "head").rglob("*"):
         if file.is_file():
             file.write_bytes(b"")
     with pytest.raises(ValueError, match="cannot be read"):
-        run_predict(monkeypatch, embeddings=folder / "embeddings", **arguments)
+        run_predict(embeddings=folder / "embeddings", **arguments)
     (folder / "out" / "card.json").write_text("{}")
     with pytest.raises(ValueError, match="is no card of a head"):
         store.load(folder / "out")
@@ -290,7 +282,7 @@ def test_data_efficiency_grows_with_the_labels(data):
 
 
 @pytest.mark.parametrize("how", ["mean", "max"])
-def test_predictions_of_studies(tmp_path, how, monkeypatch):
+def test_predictions_of_studies(tmp_path, how):
     """Two films a study in MIMIC-CXR's folders: their embeddings are merged, in predict.py too."""
     generator = np.random.default_rng(0)
     embedding = generator.standard_normal((FILMS, DIM)).astype(np.float32)
@@ -310,7 +302,7 @@ def test_predictions_of_studies(tmp_path, how, monkeypatch):
     settings = config(tmp_path, findings=("Edema",), patient_column="", per_study=how,
                       fractions=(0.5, 0.25, 0.25))  # fmt: skip
     train_head.train_head(settings)
-    run_predict(monkeypatch, head=tmp_path / "out", embeddings=tmp_path / "embeddings",
+    run_predict(head=tmp_path / "out", embeddings=tmp_path / "embeddings",
                 output=tmp_path / "p.csv")  # fmt: skip
     predicted = pd.read_csv(tmp_path / "p.csv").set_index("image_id").Edema_probability
     assert list(predicted.index) == sorted(set(studies))
@@ -321,18 +313,18 @@ def test_predictions_of_studies(tmp_path, how, monkeypatch):
         assert row.Edema_label == edema[int(row.study_id) - 50_000_000]
     write_embeddings(tmp_path / "other", ["a", "b"], embedding[:2])
     with pytest.raises(ValueError, match="2 of 2 films are of no known study, such as /films/a"):
-        run_predict(monkeypatch, head=tmp_path / "out", embeddings=tmp_path / "other",
+        run_predict(head=tmp_path / "out", embeddings=tmp_path / "other",
                     output=tmp_path / "q.csv")  # fmt: skip
 
 
-def test_studies_of_a_table_become_one_example(data, monkeypatch):
+def test_studies_of_a_table_become_one_example(data):
     folder, _, _ = data
     settings = config(folder, per_study="mean", study_column="patient", not_mentioned="ignore")
     train_head.train_head(settings)
     found = json.loads((folder / "out" / "metrics.json").read_text())
     assert sum(found["counts"][s]["films"] for s in ("train", "tune", "test")) == FILMS // 2
     with pytest.raises(ValueError, match=r"train it with labels.per_study=none"):
-        run_predict(monkeypatch, head=folder / "out", embeddings=folder / "embeddings",
+        run_predict(head=folder / "out", embeddings=folder / "embeddings",
                     output=folder / "p.csv")  # fmt: skip
 
 
