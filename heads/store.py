@@ -73,10 +73,10 @@ def load(folder: str | os.PathLike) -> Saved:
         card = json.loads((path / CARD).read_text())
         version, findings = card["card_version"], list(card["findings"])
         hidden, width = tuple(map(int, card["hidden"])), int(card["width"])
-        temperatures = [float(card["temperatures"][finding]) for finding in findings]
-        thresholds = [dict(card["thresholds"][finding]) for finding in findings]
-        told = ("encoder", "per_study", "studies_from_paths", "embeddings_dtype")
-        _ = [card[key] for key in told]
+        for finding in findings:
+            float(card["temperatures"][finding]), dict(card["thresholds"][finding])
+        for key in ("encoder", "per_study", "studies_from_paths", "embeddings_dtype"):
+            card[key]
     except (ValueError, LookupError, TypeError) as error:
         raise ValueError(
             f"{path / CARD} is no card of a head ({type(error).__name__}: {error}): train it again"
@@ -104,11 +104,7 @@ def load(folder: str | os.PathLike) -> Saved:
     numbers = jax.tree.map(np.asarray, numbers)
     standard = numbers.pop("embedding")
     trained = Trained(head, numbers, standard["mean"], standard["scale"], [], 0, "")
-    chosen = {
-        "temperatures": dict(zip(findings, temperatures, strict=True)),
-        "thresholds": dict(zip(findings, thresholds, strict=True)),
-    }
-    return Saved(trained, {**card, **chosen})
+    return Saved(trained, card)
 
 
 def check_encoder(card: Mapping[str, Any], encoder: Mapping[str, Any] | None, width: int) -> None:

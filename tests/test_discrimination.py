@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from heads.statistics import discrimination
+from heads.statistics import bootstrap, discrimination
 
 
 def films(n: int, seed: int = 0, values: float = 4) -> tuple[np.ndarray, np.ndarray]:
@@ -166,3 +166,36 @@ def test_holms_p_never_falls_where_p_rises():
     four = [np.tile(part, 4) for part in (label, a, b + 0.3 * label)]
     for result in compare(*four).values():
         assert result["p_holm"] == pytest.approx(4 * result["p"]) and 1e-9 < result["p"] < 0.2
+
+
+def test_the_comparison_by_patient_is_that_of_resampled_patients():
+    """Against scikit-learn, a resample at a time; with copied films DeLong's is far too sure."""
+    label, a, b = (
+        np.repeat(part, 5, axis=0)
+        for part in (np.stack([films(80, seed)[i] for seed in (1, 2)], 1) for i in (1, 0, 0))
+    )
+    b = b + np.repeat(np.random.default_rng(5).normal(size=(80, 2)), 5, axis=0)
+    mask = np.ones(label.shape, bool)
+    mask[:40, 1] = False
+    draws = bootstrap.draw(np.repeat(np.arange(80), 5).astype(str), 200, seed=3)
+    names = ["x", "y"]
+    by_film = discrimination.compare(names, label, mask, a, b)
+    found = discrimination.compare(names, label, mask, a, b)
+    discrimination.compare_by_patient(found, draws, label, mask, a, b)
+    for j, name in enumerate(names):
+        rows = np.flatnonzero(mask[:, j])
+        differences = []
+        for count in draws.count:
+            weight = count[draws.patient[rows]]
+            one, other = (
+                roc_auc_score(label[rows, j], score[rows, j], sample_weight=weight)
+                for score in (a, b)
+            )
+            differences.append(other - one)
+        low, high = np.percentile(differences, [2.5, 97.5])
+        assert (found[name]["low"], found[name]["high"]) == pytest.approx((low, high))
+        z = found[name]["difference"] / np.std(differences, ddof=1)
+        assert found[name]["z"] == pytest.approx(z)
+        assert found[name]["p"] == pytest.approx(2 * stats.norm.sf(abs(z)))
+        assert high - low > 1.8 * (by_film[name]["high"] - by_film[name]["low"])
+    assert found["x"]["p_holm"] >= found["x"]["p"]
