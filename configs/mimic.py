@@ -1,10 +1,15 @@
 """MIMIC-CXR as it was for the published embeddings: frontal films only."""
 
-from configs.schema import EmbedConfig, InputConfig
+from configs.schema import EmbedConfig, FilmsConfig, InputConfig, PreprocessConfig, StoreConfig
+
+VIEWS = ("AP", "PA")
 
 
-def get_config() -> EmbedConfig:
-    return EmbedConfig(
-        input=InputConfig(views=("AP", "PA")),
-        batch_size=8,
-    )
+def get_config(command: str = "embed") -> EmbedConfig | PreprocessConfig:
+    """Of `embed.py` or of `preprocess.py`, which each ask for their own."""
+    return {
+        "embed": EmbedConfig(input=InputConfig(views=VIEWS), batch_size=8),
+        "preprocess": PreprocessConfig(
+            input=FilmsConfig(views=VIEWS), output=StoreConfig(name="mimic_cxr")
+        ),
+    }[command]

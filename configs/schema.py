@@ -13,14 +13,17 @@ def knob(default: Any, help: str) -> Any:
 class InputConfig:
     path: str = knob(
         "",
-        "a folder (searched recursively), a glob, or a list of files (.txt, .csv, .csv.gz); local, "
-        "gs:// or any other address that fsspec reads",
+        "a store made by preprocess.py; or films: a folder (searched recursively), a glob, or a "
+        "list of files (.txt, .csv, .csv.gz); local, gs:// or any other address that fsspec reads",
     )
     views: tuple[str, ...] | None = knob(
         None, "keep films whose ViewPosition is one of these (AP,PA) or absent; all: every view"
     )
     limit: int | None = knob(None, "embed only the first so many files of the sorted listing")
     workers: int = knob(0, "processes that decode films; 0: one for each processor")
+    user_project: str | None = knob(
+        None, "Google Cloud project that pays for reading from requester-pays buckets"
+    )
 
 
 @dataclasses.dataclass
@@ -52,11 +55,15 @@ class EncoderConfig:
 @dataclasses.dataclass
 class OutputConfig:
     path: str = knob("", "folder of the embeddings; a run into it again goes on where it ended")
-    layout: str = knob(
-        "per_image", "per_image: the input's tree, one file a film; sharded: few large files"
+    layout: str | None = knob(
+        None,
+        "per_image: the input's tree, one file a film; sharded: few large files, of a store one "
+        "for each of its shards; unset: per_image of films, sharded of a store",
     )
     format: str = knob("tfrecord", "tfrecord, npz, or (sharded only) parquet")
-    shards: int = knob(32, "files of the sharded layout; a run that is stopped repeats at most one")
+    shards: int = knob(
+        32, "of films: files of the sharded layout; a run that is stopped repeats at most one"
+    )
 
 
 @dataclasses.dataclass
@@ -66,7 +73,67 @@ class EmbedConfig:
     input: InputConfig = dataclasses.field(default_factory=InputConfig)
     encoder: EncoderConfig = dataclasses.field(default_factory=EncoderConfig)
     output: OutputConfig = dataclasses.field(default_factory=OutputConfig)
-    batch_size: int = knob(8, "films a step, over all devices")
+    batch_size: int = knob(8, "films a step, over all devices of all hosts")
+    distributed: bool = knob(
+        False, "several processes share the work on a store: one for each host, or GPU"
+    )
+
+
+@dataclasses.dataclass
+class FilmsConfig:
+    path: str = knob(
+        "",
+        "MIMIC-CXR's folder with its record list; or a folder (searched recursively), a glob, or a "
+        "list of films; local, gs:// or any other address that fsspec reads",
+    )
+    metadata_path: str | None = knob(
+        None, "MIMIC-CXR-JPG's metadata table, which has the views; unset: in the folder, if there"
+    )
+    split_path: str | None = knob(
+        None, "MIMIC-CXR-JPG's split table; unset: in the folder, if there; none: one split"
+    )
+    views: tuple[str, ...] | None = knob(
+        None, "keep films whose ViewPosition is one of these (AP,PA); all: every view"
+    )
+    no_view: str = knob(
+        "keep",
+        "films without ViewPosition: keep (as CXR Foundation did), drop, or impute from the "
+        "metadata table's view codes and procedures",
+    )
+    limit: int | None = knob(None, "only the first so many films of the sorted list")
+    user_project: str | None = knob(
+        None, "Google Cloud project that pays for reading from requester-pays buckets"
+    )
+
+
+@dataclasses.dataclass
+class ImageConfig:
+    weights: str = knob("", "a weights bundle, whose card says preset and size")
+    preset: str | None = knob(
+        None, "how films are prepared: cxr_foundation, imagenet, ...; unset: what the card says"
+    )
+    size: int | None = knob(
+        None, "side of the square images in pixels; unset: the card's resolution"
+    )
+    storage: str = knob("png16", "png16: nothing is lost; png8 and jpeg95: a quarter, a tenth")
+
+
+@dataclasses.dataclass
+class StoreConfig:
+    path: str = knob(
+        "", "folder of the store, such as .../mimic_cxr/1.0.0; a run into it again goes on"
+    )
+    name: str = knob("films", "of the data set, for TFDS")
+    films_per_shard: int = knob(64, "at most; a run that is stopped repeats a shard a worker")
+
+
+@dataclasses.dataclass
+class PreprocessConfig:
+    """What `scripts/preprocess.py` needs to know."""
+
+    input: FilmsConfig = dataclasses.field(default_factory=FilmsConfig)
+    image: ImageConfig = dataclasses.field(default_factory=ImageConfig)
+    output: StoreConfig = dataclasses.field(default_factory=StoreConfig)
 
 
 @dataclasses.dataclass

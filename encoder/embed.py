@@ -60,14 +60,14 @@ def embed(
 ) -> Iterator[tuple[Tag, Float32[np.ndarray, "b dim"]]]:
     """Runs `forward` over batches and gives back each tag with its embeddings, in order.
 
-    The devices compute one batch while the next is fetched, prepared and sent to them.
+    Each host gives and gets its own rows, and all run the same number of batches. The devices
+    compute one batch while the next is fetched, prepared and sent to them.
     """
-    rows = sharding.batch_sharding(mesh)
     running: collections.deque[tuple[Tag, Array]] = collections.deque()
     for tag, images in batches:
-        running.append((tag, forward(variables, jax.device_put(images, rows))))
+        running.append((tag, forward(variables, sharding.put_rows(mesh, images))))
         if len(running) == _IN_FLIGHT:
             tag, embeddings = running.popleft()
-            yield tag, np.asarray(embeddings)
+            yield tag, sharding.local_rows(embeddings)
     for tag, embeddings in running:
-        yield tag, np.asarray(embeddings)
+        yield tag, sharding.local_rows(embeddings)

@@ -1,16 +1,20 @@
-"""Devices: the mesh and where every array lies on it. Nothing else knows about devices.
+"""Devices and hosts: the mesh and where every array lies on it. Nothing else knows about them.
 
 Batches are split over the axis `data`. Weights are whole on every device (0.95 GB for L2 in
-bfloat16), or split over the axis `model` by the table `MODEL_PARALLEL`.
+bfloat16), or split over the axis `model` by the table `MODEL_PARALLEL`. A host is one process; each
+prepares and takes back its own rows of a batch.
 """
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Shaped
 
 # leaf's path -> which of its dimensions lies on `model`; the first pattern found decides
 MODEL_PARALLEL: Mapping[str, PartitionSpec] = {
@@ -20,20 +24,56 @@ MODEL_PARALLEL: Mapping[str, PartitionSpec] = {
 }
 
 
+_HOSTS = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+
+
+def join_hosts() -> None:
+    """Makes this process one of several that share their devices; to be called before all else.
+
+    Cloud TPU, Slurm, Open MPI and Kubernetes say themselves who is who. Elsewhere the environment
+    does: JAX_COORDINATOR_ADDRESS (host:port of the first process), JAX_NUM_PROCESSES and
+    JAX_PROCESS_ID.
+
+    Raises:
+        ValueError: neither says it.
+    """
+    address, count, index = (os.environ.get(name) for name in _HOSTS)
+    try:
+        if count and index:
+            jax.distributed.initialize(address, int(count), int(index))
+        else:
+            jax.distributed.initialize()
+    except ValueError as error:
+        raise ValueError(
+            f"the processes of this run cannot be told ({error}): start it on a TPU slice or by "
+            f"srun, or set {', '.join(_HOSTS)} for each, or leave config.distributed out"
+        ) from error
+
+
+def gather(row: Shaped[np.ndarray, " n"]) -> Shaped[np.ndarray, "hosts n"]:
+    """The arrays of all hosts, on each of them; waits for the last one."""
+    if jax.process_count() == 1:
+        return row[None]
+    return np.asarray(multihost_utils.process_allgather(row))
+
+
 def make_mesh(model_parallel: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """All devices as a mesh of `data` x `model`.
+    """All devices of all hosts as a mesh of `data` x `model`; a copy of the weights stays on one.
 
     Args:
         model_parallel: devices that share one copy of the weights.
         devices: those to use; None: all.
 
     Raises:
-        ValueError: the number of devices is no multiple of `model_parallel`.
+        ValueError: the number of devices of a host is no multiple of `model_parallel`.
     """
-    devices = np.array(jax.devices() if devices is None else devices)
-    if model_parallel < 1 or devices.size % model_parallel:
+    devices = jax.devices() if devices is None else devices
+    devices = np.array(sorted(devices, key=lambda device: (device.process_index, device.id)))
+    here = sum(device.process_index == jax.process_index() for device in devices)
+    if model_parallel < 1 or here % model_parallel:
         raise ValueError(
-            f"model_parallel is {model_parallel}; expected a divisor of the {devices.size} devices"
+            f"model_parallel is {model_parallel}; expected a divisor of the {here} "
+            "devices of a host"
         )
     # Flax layers carry no sharding in their types, so the axes are said to be automatic.
     return Mesh(
@@ -44,6 +84,36 @@ def make_mesh(model_parallel: int = 1, devices: Sequence[jax.Device] | None = No
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Rows over `data`; the same on every device of `model`."""
     return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def put_rows(mesh: Mesh, rows: Shaped[np.ndarray, "local ..."]) -> Shaped[Array, "b ..."]:
+    """A batch on the devices, of which this host gives its own rows: as many as every other."""
+    return jax.make_array_from_process_local_data(batch_sharding(mesh), rows)
+
+
+def local_rows(batch: Shaped[Array, "b ..."]) -> Shaped[np.ndarray, "local ..."]:
+    """This host's rows of a batch, in the order in which it gave them."""
+    parts = {shard.index[0].start or 0: shard.data for shard in batch.addressable_shards}
+    return np.concatenate([np.asarray(parts[start]) for start in sorted(parts)])
+
+
+def put_variables(variables: Any, shardings: Any) -> Any:
+    """A tree of arrays, which every host has, on the devices."""
+    if jax.process_count() == 1:
+        return jax.device_put(variables, shardings)
+    return jax.tree.map(
+        lambda leaf, sharding: jax.make_array_from_callback(leaf.shape, sharding, leaf.__getitem__),
+        variables,
+        shardings,
+    )
+
+
+def whole(array: Array) -> np.ndarray:
+    """An array on the devices as one in memory, from this host's devices alone."""
+    found = np.empty(array.shape, array.dtype)
+    for shard in array.addressable_shards:
+        found[shard.index] = shard.data
+    return found
 
 
 def variable_shardings(mesh: Mesh, variables: Any) -> Any:

@@ -19,6 +19,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import lax
 
+from encoder import sharding
 from encoder.card import CARD, CHECKPOINT, Card
 from encoder.efficientnet import EfficientNet
 
@@ -58,11 +59,8 @@ def digest(variables: Variables) -> str:
     total = hashlib.sha256()
     for path, leaf in sorted(flatten_dict(variables, sep="/").items()):
         if isinstance(leaf, jax.Array):
-            if not leaf.is_fully_replicated:
-                everywhere = jax.sharding.PartitionSpec()
-                mesh = leaf.sharding.mesh
-                leaf = jax.device_put(leaf, jax.sharding.NamedSharding(mesh, everywhere))
-            leaf = leaf.addressable_data(0)
+            replicated = leaf.is_fully_replicated
+            leaf = leaf.addressable_data(0) if replicated else sharding.whole(leaf)
         leaf = np.ascontiguousarray(leaf)
         total.update(f"{path} {leaf.dtype} {leaf.shape}\n".encode())
         total.update(leaf.view(np.uint8))

@@ -12,7 +12,7 @@ import fsspec
 import numpy as np
 from tqdm import tqdm
 
-from input_pipeline import embeddings, files
+from input_pipeline import embeddings, files, tfrecord
 
 DECODE = {f.suffix: f.decode for f in embeddings.FORMATS.values()}
 _THREADS_LOCAL, _THREADS_REMOTE = 8, 32  # to wait for the disk or the store, not to compute
@@ -191,7 +191,7 @@ def _decode(name: str, data: bytes) -> tuple[list[tuple[str, np.ndarray]], list[
         if suffix.lower() != ".tfrecord":
             records = DECODE[suffix.lower()](data)
         else:  # the only format of which a damaged file still has good records
-            for offset, payload in embeddings.unframe(data):
+            for offset, payload in tfrecord.unframe(data):
                 try:
                     records.append(embeddings.decode_example(payload))
                 except ValueError as error:

@@ -4,15 +4,15 @@ import dataclasses
 import functools
 import io
 import math
-import struct
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import google_crc32c
 import numpy as np
-from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
+from google.protobuf import message
 from jaxtyping import Float32
+
+from input_pipeline import tfrecord
 
 MAX_ARRAY_BYTES = 4_000_000_000  # larger ones in a NumPy archive are damage, or meant to do harm
 
@@ -31,87 +31,23 @@ class EmbeddingRecord:
     embedding: Float32[np.ndarray, " dim"]
 
 
-# What `tf.train.Example` is on the wire (tensorflow/core/example/{example,feature}.proto): protobuf
-# alone then writes and reads it, and nobody waits for TensorFlow. A map is a repeated entry. Packed
-# floats are bytes on the wire, little endian; taken as such they never become Python numbers.
-_EXAMPLE_SCHEMA = {
-    "BytesList": [("value", 1, "bytes", "repeated")],
-    "FloatList": [("value", 1, "bytes", "repeated")],
-    "Feature": [("bytes_list", 1, "BytesList", ""), ("float_list", 2, "FloatList", "")],
-    "Entry": [("key", 1, "string", ""), ("value", 2, "Feature", "")],
-    "Features": [("feature", 1, "Entry", "repeated")],
-    "Example": [("features", 1, "Features", "")],
-}
-
-
-def _message_classes() -> dict[str, type]:
-    field = descriptor_pb2.FieldDescriptorProto
-    file = descriptor_pb2.FileDescriptorProto(name="example.proto", package="tf", syntax="proto3")
-    for type_name, fields in _EXAMPLE_SCHEMA.items():
-        made = file.message_type.add(name=type_name)
-        for name, number, kind, repeated in fields:
-            one = made.field.add(name=name, number=number)
-            one.label = field.LABEL_REPEATED if repeated else field.LABEL_OPTIONAL
-            if kind in _EXAMPLE_SCHEMA:
-                one.type, one.type_name = field.TYPE_MESSAGE, f".tf.{kind}"
-            else:
-                one.type = field.Type.Value(f"TYPE_{kind.upper()}")
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return {
-        name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"tf.{name}"))
-        for name in _EXAMPLE_SCHEMA
-    }
-
-
-_EXAMPLE = _message_classes()["Example"]
-
-
-def _masked_crc(data: bytes) -> bytes:
-    """The checksum of TFRecord files: CRC-32C, rotated by 15 bits and offset, little endian."""
-    crc = google_crc32c.value(data)
-    return struct.pack("<I", (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF)
-
-
 def encode_tfrecord(records: Sequence[EmbeddingRecord]) -> bytes:
     """TFRecord framing of one `tf.train.Example` a record, with `image/id` and `embedding`."""
     parts = []
     for record in records:
-        example = _EXAMPLE()
+        example = tfrecord.Example()
         embedding, image_id = example.features.feature.add(), example.features.feature.add()
         embedding.key, image_id.key = "embedding", "image/id"
         embedding.value.float_list.value.append(record.embedding.astype("<f4").tobytes())
         image_id.value.bytes_list.value.append(record.image_id.encode("utf-8", "surrogateescape"))
-        data = example.SerializeToString()
-        length = struct.pack("<Q", len(data))
-        parts += [length, _masked_crc(length), data, _masked_crc(data)]
+        parts += tfrecord.frame(example.SerializeToString())
     return b"".join(parts)
-
-
-def unframe(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Where each record of a TFRecord file begins, and its payload.
-
-    Raises:
-        ValueError: the file is cut or altered; the records before that place came first.
-    """
-    offset = 0
-    while offset < len(data):
-        length = data[offset : offset + 8]
-        if len(length) < 8 or data[offset + 8 : offset + 12] != _masked_crc(length):
-            raise ValueError(f"records from byte {offset} on are lost: a damaged length")
-        start = offset + 12
-        end = start + struct.unpack("<Q", length)[0]
-        payload = data[start:end]
-        if data[end : end + 4] != _masked_crc(payload):
-            raise ValueError(f"records from byte {offset} on are lost: cut short or damaged")
-        yield offset, payload
-        offset = end + 4
 
 
 def decode_example(payload: bytes) -> EmbeddingRecord:
     """The record in a `tf.train.Example`. Raises ValueError if there is none."""
     try:
-        features = {f.key: f.value for f in _EXAMPLE.FromString(payload).features.feature}
+        features = {f.key: f.value for f in tfrecord.Example.FromString(payload).features.feature}
     except message.DecodeError as error:
         raise ValueError("no tf.train.Example") from error
     values = b"".join(features["embedding"].float_list.value) if "embedding" in features else b""
@@ -124,7 +60,7 @@ def decode_example(payload: bytes) -> EmbeddingRecord:
 
 
 def decode_tfrecord(data: bytes) -> list[EmbeddingRecord]:
-    return [decode_example(payload) for _, payload in unframe(data)]
+    return [decode_example(payload) for _, payload in tfrecord.unframe(data)]
 
 
 def _columns(records: Sequence[EmbeddingRecord]) -> tuple[np.ndarray, np.ndarray]:

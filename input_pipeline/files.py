@@ -5,6 +5,7 @@ it does them well.
 """
 
 import collections
+import contextlib
 import csv
 import dataclasses
 import gzip
@@ -12,15 +13,22 @@ import io
 import itertools
 import os
 import posixpath
+import random
 import re
 import tempfile
+import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import IO, TypeVar
 
 import fsspec
 
+Result = TypeVar("Result")
+
 IMAGE_SUFFIXES = frozenset({".dcm", ".dicom", ".ima", ".png", ".jpg", ".jpeg"})
 LIST_SUFFIXES = (".txt", ".csv", ".csv.gz")
+RETRY_SECONDS = (1.0, 4.0, 16.0)  # pauses after a read that failed; about those of cloud stores
+PERMANENT = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 PATH_COLUMNS = ("path", "file", "filename", "file_path", "filepath", "image_path", "dicom_path")
 
 
@@ -70,13 +78,51 @@ def absolute(path: str, folder: str | None = None) -> str:
 
 def open_input(path: str) -> io.IOBase:
     """Opens a local or remote file for reading; the caller closes it. Raises OSError."""
-    return fsspec.open(path, "rb").open() if is_remote(path) else open(path, "rb")
+    if not is_remote(path):
+        return open(path, "rb")
+    try:
+        return fsspec.open(path, "rb").open()
+    except (OSError, ImportError, ValueError):
+        raise
+    except Exception as error:  # of a store's own library; its message might quote credentials
+        raise OSError(f"{type(error).__name__} when opening it") from error
+
+
+def retry(read: Callable[[], Result]) -> Result:
+    """Reads, and again after each of `RETRY_SECONDS` while that fails.
+
+    Raises:
+        OSError: one of `PERMANENT` at once; else what the last attempt raised.
+    """
+    for seconds in RETRY_SECONDS:
+        try:
+            return read()
+        except PERMANENT:
+            raise
+        except OSError:
+            time.sleep(seconds * random.uniform(0.5, 1.5))  # so that many do not come back at once
+    return read()
 
 
 def read_bytes(path: str) -> bytes:
     """The whole of a local or remote file. Raises OSError."""
-    with open_input(path) as stream:
-        return stream.read()
+
+    def read() -> bytes:
+        with open_input(path) as stream:
+            return stream.read()
+
+    return retry(read)
+
+
+def bill(project: str | None) -> None:
+    """Has Google Cloud charge a project for what is read from requester-pays buckets.
+
+    Holds for this process and those that it starts. Who reads is settled by Google's default
+    credentials, which are never looked at here.
+    """
+    if project:
+        os.environ["FSSPEC_GS_REQUESTER_PAYS"] = project
+        fsspec.config.set_conf_env(fsspec.config.conf)
 
 
 def list_inputs(path: str, limit: int | None = None) -> Listing:
@@ -134,7 +180,10 @@ def list_inputs(path: str, limit: int | None = None) -> Listing:
         raise FileNotFoundError(
             f"no film in {path}: expected DICOM, PNG or JPEG files, found {others or 'nothing'}"
         )
-    files = sorted((InputFile(f, _key(root, f)) for f in found), key=lambda f: (f.key, f.path))
+    files = sorted(
+        (InputFile(f, key(f.removeprefix(root).lstrip("/"))) for f in found),
+        key=lambda f: (f.key, f.path),
+    )
     for first, second in itertools.pairwise(files):
         if first.key == second.key:
             raise ValueError(
@@ -199,14 +248,15 @@ def _common_folder(paths: Sequence[str]) -> str:
     return folder
 
 
-def _key(root: str, path: str) -> str:
-    relative = path.removeprefix(root).lstrip("/")
+def key(relative: str) -> str:
+    """A film's path below its root without the suffix, if that is one of films."""
     stem, suffix = posixpath.splitext(relative)
     return stem if suffix.lower() in IMAGE_SUFFIXES else relative
 
 
-def write_whole(path: str, data: bytes, scratch: str) -> None:
-    """Writes a file so that it stands under its name whole or not at all.
+@contextlib.contextmanager
+def writing(path: str, scratch: str) -> Iterator[IO[bytes]]:
+    """Opens a file that stands under its name when the block ends, whole, or not at all.
 
     A local file is written to a temporary name in the folder `scratch` (on the same file system),
     flushed to the disk and renamed; a remote object appears when its upload is complete.
@@ -215,12 +265,15 @@ def write_whole(path: str, data: bytes, scratch: str) -> None:
         OSError: the folder is not writable, the disk is full, ...
     """
     if is_remote(path):
-        fs, inner = fsspec.core.url_to_fs(path)
-        fs.pipe_file(inner, data)
+        with tempfile.NamedTemporaryFile() as stream:
+            yield stream
+            stream.flush()
+            fs, inner = fsspec.core.url_to_fs(path)
+            fs.put_file(stream.name, inner)
         return
     with tempfile.NamedTemporaryFile(dir=scratch, delete=False) as stream:
         try:
-            stream.write(data)
+            yield stream
             stream.flush()
             os.fsync(stream.fileno())
             os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -229,3 +282,12 @@ def write_whole(path: str, data: bytes, scratch: str) -> None:
         except OSError as error:
             os.unlink(stream.name)
             raise OSError(error.errno, f"{error.strerror} when writing", path) from error
+        except BaseException:
+            os.unlink(stream.name)
+            raise
+
+
+def write_whole(path: str, data: bytes, scratch: str) -> None:
+    """Writes a file as `writing` does."""
+    with writing(path, scratch) as stream:
+        stream.write(data)

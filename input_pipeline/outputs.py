@@ -7,28 +7,23 @@ be read to the end with its checksums right, and holds records of the films plan
 import collections
 import concurrent.futures
 import contextlib
-import csv
 import dataclasses
-import fcntl
 import hashlib
-import io
 import itertools
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import fsspec
 import numpy as np
 
-from input_pipeline import files
+from input_pipeline import files, run_folder
 from input_pipeline.embeddings import FORMATS, EmbeddingRecord
 from input_pipeline.film import Rejected, Skipped
+from input_pipeline.hosts import ALONE, Hosts, together
 
 LAYOUTS = ("per_image", "sharded")
-MANIFEST_VERSION = 1
-PASSING = ("unreadable", "crashed", "timed_out", "failed")  # reasons that another run may not meet
 _WRITERS = 4  # writing waits for the disk, not for the processor
 _WRITES_AHEAD = 64
 
@@ -41,15 +36,36 @@ class Output:
         name: relative to the run's folder.
         films: what it is made of.
         even_empty: whether it is written when none of its films has an embedding.
+        part: number of the piece of the input that it is made of; hosts divide a run by pieces.
     """
 
     name: str
     films: Sequence[files.InputFile]
     even_empty: bool
+    part: int = 0
 
 
 def plan(films: Sequence[files.InputFile], layout: str, format: str, shards: int) -> list[Output]:
     """The outputs of a run; `sharded` cuts the films into pieces of nearly equal length.
+
+    Raises:
+        ValueError: an unknown layout or format, or a combination that does not exist.
+    """
+    if not 1 <= shards <= 99_999:
+        raise ValueError(f"output.shards is {shards}; expected 1 to 99999")
+    shards = min(shards, len(films))
+    cuts = [i * len(films) // shards for i in range(shards + 1)]
+    pieces = {
+        f"{i:05d}-of-{shards:05d}": films[start:end]
+        for i, (start, end) in enumerate(itertools.pairwise(cuts))
+    }
+    return plan_pieces(pieces, layout, format)
+
+
+def plan_pieces(
+    pieces: Mapping[str, Sequence[files.InputFile]], layout: str, format: str
+) -> list[Output]:
+    """The outputs of an input that comes in pieces; `sharded` makes one of each, named after it.
 
     Raises:
         ValueError: an unknown layout or format, or a combination that does not exist.
@@ -59,48 +75,18 @@ def plan(films: Sequence[files.InputFile], layout: str, format: str, shards: int
     if format not in FORMATS:
         raise ValueError(f"output.format is {format!r}; expected one of {', '.join(FORMATS)}")
     suffix = FORMATS[format].suffix
-    if layout == "per_image":
-        if format == "parquet":
-            raise ValueError("output.format parquet is a table of many films: use layout sharded")
-        return [Output(film.key + suffix, [film], even_empty=False) for film in films]
-    if not 1 <= shards <= 99_999:
-        raise ValueError(f"output.shards is {shards}; expected 1 to 99999")
-    shards = min(shards, len(films))
-    cuts = [i * len(films) // shards for i in range(shards + 1)]
+    if layout == "sharded":
+        return [
+            Output(f"embeddings-{name}{suffix}", films, even_empty=True, part=part)
+            for part, (name, films) in enumerate(pieces.items())
+        ]
+    if format == "parquet":
+        raise ValueError("output.format parquet is a table of many films: use layout sharded")
     return [
-        Output(f"embeddings-{i:05d}-of-{shards:05d}{suffix}", films[start:end], even_empty=True)
-        for i, (start, end) in enumerate(itertools.pairwise(cuts))
+        Output(film.key + suffix, [film], even_empty=False, part=part)
+        for part, films in enumerate(pieces.values())
+        for film in films
     ]
-
-
-@contextlib.contextmanager
-def claim(folder: str) -> Iterator[str]:
-    """Makes a run's folder and holds it for this process alone; gives its scratch folder.
-
-    The claim ends with the process, however that ends. Remote folders cannot be claimed.
-
-    Raises:
-        OSError: the folder cannot be made or written.
-        BlockingIOError: another run is writing to it.
-    """
-    scratch = os.path.join(folder, ".partial")
-    if files.is_remote(folder):
-        yield scratch
-        return
-    os.makedirs(scratch, exist_ok=True)
-    lock = os.open(scratch, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            message = f"another run is writing to {folder}: wait for it or choose another folder"
-            raise BlockingIOError(error.errno, message) from None
-        for leftover in os.scandir(scratch):
-            os.unlink(leftover.path)
-        yield scratch
-        shutil.rmtree(scratch)
-    finally:
-        os.close(lock)
 
 
 @contextlib.contextmanager
@@ -110,54 +96,38 @@ def open_run(
     format: str,
     identity: Mapping[str, Any],
     details: Mapping[str, Any],
+    hosts: Hosts = ALONE,
 ) -> Iterator["Run"]:
     """Opens a run's folder; see `Run`. On the way out every embedding it was given is written.
 
     Args:
-        folder: absolute local folder or remote prefix.
+        folder: absolute local folder or remote prefix, one and the same for all hosts.
         outputs: what `plan` gave.
         format: a key of `FORMATS`.
         identity: what must be equal for two runs to share a folder (weights, preset, ...): plain
             JSON values.
         details: what else the manifest should say: plain JSON values.
+        hosts: the processes that share the run.
 
     Raises:
         ValueError: the folder was made with another identity or from other films.
-        OSError: the folder cannot be written, or another run is writing to it.
+        OSError: the folder cannot be written, another run is writing to it, or another host failed.
     """
     identity, details = json.loads(json.dumps([identity, details]))
-    with (
-        claim(folder) as scratch,
-        concurrent.futures.ThreadPoolExecutor(_WRITERS, "writer") as threads,
-    ):
-        yield Run(folder, scratch, threads, outputs, format, identity, details)
+    with contextlib.ExitStack() as stack:
 
+        def open_here() -> Run:
+            if not hosts.index:
+                stack.enter_context(run_folder.claim(folder))
+            elif run_folder.read_manifest(folder) is None:
+                raise OSError(f"{folder} is not the folder of host 0: expected one that all share")
+            scratch = os.path.join(folder, run_folder.SCRATCH)
+            threads = concurrent.futures.ThreadPoolExecutor(_WRITERS, "writer")
+            stack.enter_context(threads)
+            return Run(folder, scratch, threads, outputs, format, identity, details, hosts)
 
-def _earlier_runs(folder: str, identity: Mapping[str, Any]) -> list[Any] | None:
-    """Details of the runs that wrote to a folder; None if none did. Raises ValueError on others."""
-    fs, root = fsspec.core.url_to_fs(folder)
-    if not fs.exists(f"{root}/manifest.json"):
-        return None
-    try:
-        manifest = json.loads(fs.cat_file(f"{root}/manifest.json"))
-        found, runs = manifest["identity"], manifest["runs"]
-    except (ValueError, LookupError, TypeError) as error:
-        raise ValueError(
-            f"{folder}/manifest.json is no manifest of this program ({type(error).__name__}): "
-            "choose another output folder"
-        ) from error
-    differing = [
-        f"  {key}: {found.get(key)!r} there, {identity.get(key)!r} asked for"
-        for key in sorted(found.keys() | identity.keys())
-        if found.get(key) != identity.get(key)
-    ]
-    if differing:
-        raise ValueError(
-            f"{folder} was made by another run, and the two would be mixed up:\n"
-            + "\n".join(differing)
-            + "\nChoose another output folder or the same settings."
-        )
-    return runs
+        run = together(hosts, open_here if not hosts.index else lambda: None)
+        yield together(hosts, open_here if hosts.index else lambda: run)
 
 
 def _names_there(folder: str, outputs: Sequence[Output], has_manifest: bool) -> set[str]:
@@ -218,6 +188,9 @@ class Run:
         done: number of films whose embeddings were there before.
         damaged: number of outputs that were there, but cut short or altered, and were removed.
         dropped: film -> why it has no embedding.
+        output_of: film -> the output that it goes to.
+
+    Of several hosts each has its own share of these, and none of another's.
     """
 
     def __init__(
@@ -229,33 +202,39 @@ class Run:
         format: str,
         identity: Mapping[str, Any],
         details: Mapping[str, Any],
+        hosts: Hosts,
     ) -> None:
         self._folder, self._scratch, self._threads = folder, scratch, threads
         self._format, self._identity, self._details = FORMATS[format], identity, details
-        earlier = _earlier_runs(folder, identity)
+        self._outputs, self._hosts = outputs, hosts
+        earlier = run_folder.earlier_runs(folder, identity)
         self._earlier = earlier or []
-        there = _names_there(folder, outputs, has_manifest=earlier is not None)
-        whole, self._sums = _read_whole(folder, [o for o in outputs if o.name in there], format)
-        self.damaged = len(there - whole.keys())
+        names = _names_there(folder, outputs, has_manifest=earlier is not None)
+        mine = [output for output in outputs if output.part % hosts.count == hosts.index]
+        there = [output for output in mine if output.name in names]
+        whole, self._sums = _read_whole(folder, there, format)
+        damaged = [output.name for output in there if output.name not in whole]
+        self.damaged = len(damaged)
         fs, root = fsspec.core.url_to_fs(folder)
-        for name in there - whole.keys():
+        for name in damaged:
             fs.rm_file(f"{root}/{name}")
 
-        self._output_of = {film: output for output in outputs for film in output.films}
-        self.todo = [f for o in outputs for f in o.films if f.path not in whole.get(o.name, ())]
-        self.done = len(self._output_of) - len(self.todo)
+        self.output_of = {film: output for output in mine for film in output.films}
+        self.todo = [f for o in mine for f in o.films if f.path not in whole.get(o.name, ())]
+        self.done = len(self.output_of) - len(self.todo)
         self.dropped: dict[files.InputFile, Skipped | Rejected] = {}
-        self._waiting = collections.Counter(self._output_of[film].name for film in self.todo)
+        self._waiting = collections.Counter(self.output_of[film].name for film in self.todo)
         self._records: dict[str, list[EmbeddingRecord]] = collections.defaultdict(list)
         self._writes: collections.deque[concurrent.futures.Future[None]] = collections.deque()
-        self._write_manifest(complete=False)
+        if not hosts.index:
+            self._write_manifest(complete=False)
 
     def add(self, film: files.InputFile, outcome: np.ndarray | Skipped | Rejected) -> None:
         """Takes a film's embedding, or the reason why it has none; writes what is complete.
 
         Writing happens on other threads; the OSError of an earlier write is raised here.
         """
-        output = self._output_of[film]
+        output = self.output_of[film]
         if isinstance(outcome, np.ndarray):
             self._records[output.name].append(EmbeddingRecord(film.path, outcome))
         else:
@@ -284,38 +263,48 @@ class Run:
         """Writes what the folder holds and which runs made it, each kind of run once."""
         made_nothing = counts and self.done == counts["embedded"] and self._earlier
         known = made_nothing or self._details in self._earlier
-        content = {
-            "manifest_version": MANIFEST_VERSION,
-            "complete": complete,
-            **counts,
-            "identity": self._identity,
-            "runs": self._earlier if known else [*self._earlier, self._details],
-        }
-        self._write("manifest.json", (json.dumps(content, indent=2) + "\n").encode())
+        runs = self._earlier if known else [*self._earlier, self._details]
+        content = run_folder.encode_manifest(self._identity, runs, complete, **counts)
+        self._write(run_folder.MANIFEST, content)
 
     def finish(self) -> dict[str, int]:
-        """Waits for the last write, then writes the tables, the manifest and the checksums.
+        """Waits for the last write of all hosts; the first then writes tables, manifest, checksums.
 
         Returns:
-            How many films have an embedding now, were skipped and were rejected, and how many of
-            the latter are `retryable`: they failed for reasons of `PASSING`. The manifest calls the
-            folder complete when there are none.
+            How many films have an embedding now, and had one `before`; were skipped and were
+            rejected, and how many of the latter are `retryable`: they failed for reasons of
+            `PASSING`. The manifest calls the folder complete when there are none.
         """
         while self._writes:
             self._writes.popleft().result()
-        counts = {"embedded": len(self._output_of) - len(self.dropped)}
-        for name, kind in (("skipped", Skipped), ("rejected", Rejected)):
-            table = io.StringIO()
-            rows = csv.writer(table, lineterminator="\n")
-            rows.writerow(["image_id", "reason", "detail"])
-            chosen = [film for film in self.todo if isinstance(self.dropped.get(film), kind)]
-            rows.writerows(
-                (film.path, self.dropped[film].reason, self.dropped[film].detail) for film in chosen
-            )
-            self._write(f"{name}.csv", table.getvalue().encode("utf-8", "surrogateescape"))
-            counts[name] = len(chosen)
-        counts["retryable"] = sum(why.reason in PASSING for why in self.dropped.values())
+        rows = {
+            kind: [film for film in self.todo if isinstance(self.dropped.get(film), kind)]
+            for kind in (Skipped, Rejected)
+        }
+        self._share_checksums()
+        counts = {
+            "embedded": sum(len(output.films) for output in self._outputs) - len(self.dropped),
+            "skipped": len(rows[Skipped]),
+            "rejected": len(rows[Rejected]),
+            "retryable": sum(why.reason in run_folder.PASSING for why in self.dropped.values()),
+        }
+        before = int(self._hosts.gather(np.array([self.done])).sum())
+        if self._hosts.index:
+            return counts | {"before": before}
+        for kind, films in rows.items():
+            whys = [(f.path, self.dropped[f].reason, self.dropped[f].detail) for f in films]
+            table = run_folder.encode_table(["image_id", "reason", "detail"], whys)
+            self._write(f"{kind.__name__.lower()}.csv", table)
         self._write_manifest(complete=not counts["retryable"], **counts)
-        lines = [f"{digest}  {name}\n" for name, digest in sorted(self._sums.items())]
-        self._write("SHA256SUMS.txt", "".join(lines).encode("utf-8", "surrogateescape"))
-        return counts
+        self._write(run_folder.CHECKSUMS, run_folder.encode_checksums(self._sums))
+        return counts | {"before": before}
+
+    def _share_checksums(self) -> None:
+        """Gives every host the checksums of all outputs; one that was not written has none."""
+        mine = b"".join(
+            bytes.fromhex(self._sums.get(o.name, "")) or bytes(32) for o in self._outputs
+        )
+        everyone = self._hosts.gather(np.frombuffer(mine, np.uint8)).max(axis=0).reshape(-1, 32)
+        for output, digest in zip(self._outputs, everyone, strict=True):
+            if digest.any():
+                self._sums[output.name] = digest.tobytes().hex()

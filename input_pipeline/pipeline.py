@@ -18,19 +18,36 @@ import resource
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing.connection import Connection
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float32
 
 from input_pipeline import files
 from input_pipeline.dicom import read_film
-from input_pipeline.film import Rejected, Skipped
+from input_pipeline.film import Film, Rejected, Skipped
 from input_pipeline.preprocessing import PRESETS, network_input
 
 DECODE_SECONDS = 300  # a film takes well under a second; a stalled network file system may not
 DECODER_MEMORY = 8 << 30  # bytes of address space: bounds what a crafted file can take
 
 Image = Float32[np.ndarray, "size size 1"]
+Named = TypeVar("Named")  # whatever has the `path` of a film
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Prepared:
+    """A film as network input.
+
+    Attributes:
+        image: values in [0, 1].
+        view_position: what the file says; None where it says nothing.
+        shape: height and width of the film in its file, in pixels.
+    """
+
+    image: Image
+    view_position: str | None
+    shape: tuple[int, int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +65,8 @@ class Batch:
 
 def load(
     path: str, preset: str, size: int, views: tuple[str, ...] | None
-) -> Image | Skipped | Rejected:
-    """Reads one film as network input.
+) -> Prepared | Skipped | Rejected:
+    """Reads one film as network input; failures of the file system are met by trying again.
 
     Args:
         path: local path or address.
@@ -57,14 +74,22 @@ def load(
         size: side of the network input in pixels.
         views: ViewPositions to keep; None keeps all.
     """
-    try:
+
+    def read() -> Film | Skipped | Rejected:
         with files.open_input(path) as stream:
             film = read_film(stream, views=views)
+        if isinstance(film, Rejected) and film.reason == "unreadable":
+            raise OSError(film.detail)
+        return film
+
+    try:
+        film = files.retry(read)
     except OSError as error:
-        return Rejected("unreadable", os.strerror(error.errno) if error.errno else "I/O error")
+        return Rejected("unreadable", os.strerror(error.errno) if error.errno else str(error))
     if isinstance(film, Skipped | Rejected):
         return film
-    return network_input(film, PRESETS[preset], size)
+    image = network_input(film, PRESETS[preset], size)
+    return Prepared(image, film.view_position, film.pixels.shape)
 
 
 def _serve(connection: Connection, preset: str, size: int, views: tuple[str, ...] | None) -> None:
@@ -84,12 +109,11 @@ def _serve(connection: Connection, preset: str, size: int, views: tuple[str, ...
             except Exception as error:  # its message might quote the file
                 outcome = Rejected("failed", type(error).__name__)
             signal.alarm(0)
-            if isinstance(outcome, np.ndarray):
-                connection.send_bytes(b"")
-                connection.send_bytes(outcome)
-            else:
-                answer = [type(outcome).__name__, outcome.reason, outcome.detail]
-                connection.send_bytes(json.dumps(answer).encode())
+            facts = dict(vars(outcome))
+            image = facts.pop("image", None)
+            connection.send_bytes(json.dumps([type(outcome).__name__, facts]).encode())
+            if image is not None:
+                connection.send_bytes(image)
 
 
 class _Decoder:
@@ -118,69 +142,81 @@ class _Decoder:
         self._connection.close()
         return self._process.exitcode
 
-    def __call__(self, film: files.InputFile) -> Image | Skipped | Rejected:
+    def __call__(self, path: str) -> Prepared | Skipped | Rejected:
         try:
-            self._connection.send_bytes(os.fsencode(film.path))
+            self._connection.send_bytes(os.fsencode(path))
             if not self._connection.poll(DECODE_SECONDS):
                 self.stop()
                 self._start()
                 return Rejected("timed_out", f"not decoded within {DECODE_SECONDS} s")
-            answer = self._connection.recv_bytes()
-            if answer:
-                kind, reason, detail = json.loads(answer)
-                return {"Skipped": Skipped, "Rejected": Rejected}[kind](reason, detail)
+            kind, facts = json.loads(self._connection.recv_bytes())
+            if kind != "Prepared":
+                return {"Skipped": Skipped, "Rejected": Rejected}[kind](**facts)
             size = self._arguments[1]
-            return np.frombuffer(self._connection.recv_bytes(), np.float32).reshape(size, size, 1)
+            image = np.frombuffer(self._connection.recv_bytes(), np.float32).reshape(size, size, 1)
+            return Prepared(image, facts["view_position"], tuple(facts["shape"]))
         except (EOFError, ConnectionError):
             code = self.stop()
             self._start()
             return Rejected("crashed", f"its decoder process ended with exit code {code}")
 
 
-def decode(
-    films: Iterable[files.InputFile],
-    preset: str,
-    size: int,
-    views: tuple[str, ...] | None,
-    workers: int,
-    ahead: int,
-) -> Iterator[tuple[files.InputFile, Image | Skipped | Rejected]]:
-    """Reads films in parallel processes and gives them back in order.
+@contextlib.contextmanager
+def decoders(
+    preset: str, size: int, views: tuple[str, ...] | None, workers: int
+) -> Iterator[Sequence[_Decoder]]:
+    """Processes that decode films, for `decode`.
 
     Args:
-        films: what to read.
         preset: a key of `PRESETS`.
         size: side of the network input in pixels.
         views: ViewPositions to keep; None keeps all.
         workers: number of processes.
-        ahead: films decoded before they are asked for; bounds the memory.
-
-    Yields:
-        Each film with its network input, or with what `read_film` says of it, or with a Rejected of
-        this module: `crashed` (its decoder died), `timed_out`, or `failed` (an error of ours).
 
     Raises:
         RuntimeError: the processes cannot be started.
     """
-    idle: queue.SimpleQueue[_Decoder] = queue.SimpleQueue()
+    with concurrent.futures.ThreadPoolExecutor(workers) as threads:
+        started = list(threads.map(lambda _: _Decoder(preset, size, views), range(workers)))
+    try:
+        yield started
+    finally:
+        for decoder in started:
+            decoder.stop()
 
-    def ask(film: files.InputFile) -> Image | Skipped | Rejected:
+
+def decode(
+    films: Iterable[Named], decoders: Sequence[_Decoder], ahead: int
+) -> Iterator[tuple[Named, Prepared | Skipped | Rejected]]:
+    """Reads films in parallel processes and gives them back in order.
+
+    Args:
+        films: what to read, each with its `path`.
+        decoders: the processes; for one call at a time.
+        ahead: films decoded before they are asked for; bounds the memory.
+
+    Yields:
+        Each film as network input, or with what `read_film` says of it, or with a Rejected of
+        this module: `crashed` (its decoder died), `timed_out`, or `failed` (an error of ours).
+    """
+    idle: queue.SimpleQueue[_Decoder] = queue.SimpleQueue()
+    for decoder in decoders:
+        idle.put(decoder)
+
+    def ask(path: str) -> Prepared | Skipped | Rejected:
         decoder = idle.get()
         try:
-            return decoder(film)
+            return decoder(path)
         finally:
             idle.put(decoder)
 
     films = iter(films)
     pending: collections.deque = collections.deque()
-    with concurrent.futures.ThreadPoolExecutor(workers, "decoder") as threads:
-        decoders = list(threads.map(lambda _: _Decoder(preset, size, views), range(workers)))
-        for decoder in decoders:
-            idle.put(decoder)
+    with concurrent.futures.ThreadPoolExecutor(len(decoders), "decoder") as threads:
         try:
             while True:
                 for film in itertools.islice(films, max(ahead, 1) - len(pending)):
-                    pending.append((film, threads.submit(ask, film)))
+                    pending.append((film, threads.submit(ask, film.path)))
                 if not pending:
                     return
                 film, outcome = pending.popleft()
@@ -189,12 +225,10 @@ def decode(
             for _, outcome in pending:
                 outcome.cancel()
             concurrent.futures.wait(outcome for _, outcome in pending)
-            for decoder in decoders:
-                decoder.stop()
 
 
 def batches(
-    decoded: Iterable[tuple[files.InputFile, Image | Skipped | Rejected]],
+    decoded: Iterable[tuple[files.InputFile, Prepared | Skipped | Rejected]],
     batch_size: int,
     drop: Callable[[files.InputFile, Skipped | Rejected], None],
 ) -> Iterator[Batch]:
@@ -202,11 +236,11 @@ def batches(
     films: list[files.InputFile] = []
     rows: list[np.ndarray] = []
     for film, outcome in decoded:
-        if not isinstance(outcome, np.ndarray):
+        if not isinstance(outcome, Prepared):
             drop(film, outcome)
             continue
         films.append(film)
-        rows.append(outcome)
+        rows.append(outcome.image)
         if len(rows) == batch_size:
             yield _pack(films, rows, batch_size)
             films, rows = [], []

@@ -38,7 +38,15 @@ def unset(config: Any, required: Sequence[str], usage: str) -> bool:
     return bool(missing)
 
 
-def run(main: Callable[[Any], int], schema: type, default: str, usage: str, stopped: str) -> None:
+def run(
+    main: Callable[..., int],
+    schema: type,
+    default: str,
+    usage: str,
+    stopped: str,
+    variant: str = "",
+    passes_on: Callable[[str], bool] | None = None,
+) -> None:
     """Parses the command line into a config and hands it to `main`; never returns.
 
     `main` returns the exit code. A ValueError or OSError it raises is the user's to mend: its text
@@ -50,20 +58,34 @@ def run(main: Callable[[Any], int], schema: type, default: str, usage: str, stop
         default: config file, for command lines without `--config`.
         usage: what `--help` prints above the table of knobs.
         stopped: what to say when the user stops it.
+        variant: what a file given by `--config` is asked for, unless it says itself, as in FILE:x.
+        passes_on: whether a flag is another library's; such flags are the second argument of
+            `main`, as they were typed.
     """
     flag = config_flags.DEFINE_config_file(
         "config", help_string="file whose get_config() returns the config"
     )
+    others: list[str] = []
 
     def parse(argv: Sequence[str]) -> list[str]:
         if not any(argument.split("=")[0] in ("--config", "-config") for argument in argv):
             argv = [argv[0], f"--config={default}", *argv[1:]]
+        elif variant:
+            argv = _with_variant(argv, variant)
         asks_help = any(argument in HELP_FLAGS for argument in argv)
+        if passes_on:
+            others.extend(argument for argument in argv[1:] if passes_on(argument))
+            argv = [argument for argument in argv if argument not in others]
         argv, lists = _take_lists(argv, schema)
         try:
             rest = flags.FLAGS(
                 [_find_config(argument) for argument in argv if argument not in HELP_FLAGS]
             )
+            if not isinstance(flag.value, schema):
+                sys.exit(
+                    f"error: --config gives a {type(flag.value).__name__}, which is another "
+                    f"command's; expected a file whose get_config() gives a {schema.__name__}"
+                )
             for name, value in lists.items():
                 *parents, field = name.split(".")[1:]
                 setattr(functools.reduce(getattr, parents, flag.value), field, value)
@@ -84,7 +106,7 @@ def run(main: Callable[[Any], int], schema: type, default: str, usage: str, stop
 
     def guarded(_: Sequence[str]) -> int:
         try:
-            return main(flag.value)
+            return main(flag.value, others) if passes_on else main(flag.value)
         except KeyboardInterrupt:
             sys.exit(f"\nstopped: {stopped}")
         except (ValueError, OSError, ImportError) as error:
@@ -116,6 +138,26 @@ def run_flags(main: Callable[[], int | None], stopped: str) -> None:
     app.run(guarded)
 
 
+def kept_views(views: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """The views in capitals; None keeps all."""
+    names = {name.upper() for name in views or ()}
+    return None if not names or "ALL" in names else tuple(sorted(names))
+
+
+def progress(total: int, done: int = 0, hidden: bool = False) -> Any:
+    """A progress bar of films, as a context manager; in a log a line every ten seconds."""
+    from tqdm import tqdm
+
+    return tqdm(
+        total=total,
+        initial=done,
+        unit=" films",
+        bar_format="{percentage:3.0f}% {bar} {n}/{total} films, {rate_noinv_fmt}, {remaining} left",
+        mininterval=0.1 if sys.stderr.isatty() else 10,
+        disable=hidden,
+    )
+
+
 def sentence(error: Exception) -> str:
     """What an error says to the user; of the system's errors without their number."""
     said = [getattr(error, name, None) for name in ("strerror", "filename")]
@@ -130,6 +172,17 @@ def _find_config(argument: str) -> str:
     if path.startswith("configs/") and not os.path.exists(path) and os.path.exists(installed):
         return name + mark + installed + colon + preset
     return argument
+
+
+def _with_variant(argv: Sequence[str], variant: str) -> list[str]:
+    """The command line with FILE:variant for the file of `--config`, unless it says a variant."""
+    argv = list(argv)
+    for i, argument in enumerate(argv):
+        name, equals, _ = argument.partition("=")
+        place = i if equals else i + 1
+        if name in ("--config", "-config") and place < len(argv):
+            argv[place] += "" if ":" in argv[place] else f":{variant}"
+    return argv
 
 
 def _take_lists(argv: Sequence[str], schema: type) -> tuple[list[str], dict[str, Any]]:

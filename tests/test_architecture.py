@@ -14,7 +14,7 @@ ALLOWED = {
     "apache_beam": ("input_pipeline/", "scripts/preprocess.py"),
     "flax": ("encoder/", "heads/"),
     "pydicom": ("input_pipeline/", "scripts/bench_preprocess.py"),
-    "tensorflow": ("input_pipeline/", "encoder/sources/", "scripts/bench_heads.py"),
+    "tensorflow": ("input_pipeline/", "encoder/sources/", "scripts/bench_heads.py", "scripts/bench_storage.py"),
     "tensorflow_datasets": ("input_pipeline/",),
     "torch": (),
 }

@@ -194,7 +194,7 @@ def test_a_bundle_says_how_to_use_it(mimic, environment, tmp_path):
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
-        (["--config.input.path="], 2, "--config.input.path: a folder"),
+        (["--config.input.path="], 2, "--config.input.path: a store"),
         (["--config.input.path=/nowhere"], 1, "/nowhere does not exist"),
         (["--config.input.pth=x"], 1, "did you mean --config.input.path?"),
         (["--config.batch_size=many"], 1, "batch_size=many"),

@@ -7,7 +7,7 @@ import fsspec
 import numpy as np
 import pytest
 
-from input_pipeline import files, outputs
+from input_pipeline import files, outputs, run_folder
 from input_pipeline.embeddings import FORMATS
 from input_pipeline.film import Rejected, Skipped
 
@@ -203,7 +203,7 @@ def test_other_films_are_refused(tmp_path):
 
 
 def test_two_runs_at_once_are_refused(tmp_path):
-    with outputs.claim(str(tmp_path)), pytest.raises(BlockingIOError, match="another run"):
+    with run_folder.claim(str(tmp_path)), pytest.raises(BlockingIOError, match="another run"):
         run(tmp_path)
     run(tmp_path)
 

@@ -9,6 +9,7 @@ from PIL import Image
 from input_pipeline import pipeline
 from input_pipeline.files import InputFile
 from input_pipeline.film import Rejected
+from input_pipeline.pipeline import Prepared
 
 
 def film(folder, name, value):
@@ -18,7 +19,8 @@ def film(folder, name, value):
 
 
 def decode(films, size=8, workers=2, ahead=4):
-    return pipeline.decode(films, "native", size, None, workers, ahead)
+    with pipeline.decoders("native", size, None, workers) as decoders:
+        yield from pipeline.decode(films, decoders, ahead)
 
 
 def test_films_come_back_in_order_with_bad_ones_in_their_place(tmp_path):
@@ -30,20 +32,22 @@ def test_films_come_back_in_order_with_bad_ones_in_their_place(tmp_path):
     assert decoded[5][1].reason == "not_an_image"
     assert decoded[12][1] == Rejected("unreadable", "No such file or directory")
     for i in set(range(12)) - {5}:
-        assert decoded[i][1].shape == (8, 8, 1)
-        assert decoded[i][1].max() == pytest.approx(10 * i / 255, abs=1e-4)
+        assert decoded[i][1].image.shape == (8, 8, 1)
+        assert decoded[i][1].image.max() == pytest.approx(10 * i / 255, abs=1e-4)
+        assert (decoded[i][1].shape, decoded[i][1].view_position) == ((6, 4), None)
 
 
 def test_names_that_are_not_utf8(tmp_path):
     name = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png")
     os.rename(film(tmp_path, "a", 1).path, name)
     ((_, outcome),) = decode([InputFile(name, "odd")])
-    assert isinstance(outcome, np.ndarray)
+    assert isinstance(outcome, Prepared)
 
 
 def test_an_error_of_our_own_is_said_to_be_one(tmp_path):
-    outcomes = pipeline.decode([film(tmp_path, "a", 1)], "no such preset", 8, None, 1, 1)
-    assert next(outcomes)[1] == Rejected("failed", "KeyError")
+    with pipeline.decoders("no such preset", 8, None, 1) as decoders:
+        ((_, outcome),) = pipeline.decode([film(tmp_path, "a", 1)], decoders, 1)
+    assert outcome == Rejected("failed", "KeyError")
 
 
 def waiting_films(folder):
@@ -57,7 +61,7 @@ def test_a_hanging_film_is_rejected_and_the_run_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(pipeline, "DECODE_SECONDS", 3)
     outcomes = [outcome for _, outcome in decode(waiting_films(tmp_path), workers=1)]
     assert outcomes[1] == Rejected("timed_out", "not decoded within 3 s")
-    assert isinstance(outcomes[0], np.ndarray) and isinstance(outcomes[2], np.ndarray)
+    assert isinstance(outcomes[0], Prepared) and isinstance(outcomes[2], Prepared)
 
 
 def test_a_film_that_kills_its_decoder_is_rejected_and_the_run_goes_on(tmp_path):
@@ -67,7 +71,7 @@ def test_a_film_that_kills_its_decoder_is_rejected_and_the_run_goes_on(tmp_path)
         os.kill(child.pid, signal.SIGSEGV)
     outcomes += [outcome for _, outcome in decoded]
     assert outcomes[1] == Rejected("crashed", "its decoder process ended with exit code -11")
-    assert isinstance(outcomes[0], np.ndarray) and isinstance(outcomes[2], np.ndarray)
+    assert isinstance(outcomes[0], Prepared) and isinstance(outcomes[2], Prepared)
 
 
 def test_leaving_early_leaves_no_process_behind(tmp_path):
@@ -78,7 +82,7 @@ def test_leaving_early_leaves_no_process_behind(tmp_path):
 
 
 def test_batches_are_full_and_the_last_one_is_padded(tmp_path):
-    images = [np.full((2, 2, 1), i, np.float32) for i in range(1, 6)]
+    images = [Prepared(np.full((2, 2, 1), i, np.float32), None, (2, 2)) for i in range(1, 6)]
     films = [InputFile(str(i), str(i)) for i in range(7)]
     outcomes = [*images[:2], Rejected("truncated", ""), images[2], Rejected("colour", "")]
     dropped = []

@@ -1,0 +1,202 @@
+"""Makes a store of preprocessed films: plans its shards, has Beam write them, and finishes it."""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import fsspec
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from input_pipeline import (
+    files,
+    mimic_counts,
+    mimic_cxr,
+    preprocess,
+    run_folder,
+    shards,
+    store,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What became of the films of a store.
+
+    Attributes:
+        written: films in the store, by split.
+        before: how many of them were there before.
+        dropped: of the others: image_id, "skipped" or "rejected", reason, detail.
+        differences: where a file contradicts the tables: image_id, what, table, file.
+        retryable: films dropped for reasons that another run may not meet.
+    """
+
+    written: Mapping[str, int]
+    before: int
+    dropped: Sequence[Sequence[str]]
+    differences: Sequence[Sequence[str]]
+    retryable: int
+
+
+def make_store(
+    listed: mimic_cxr.FilmList,
+    settings: preprocess.Settings,
+    name: str,
+    films_per_shard: int,
+    identity: Mapping[str, Any],
+    details: Mapping[str, Any],
+    options: PipelineOptions,
+    advance: Callable[[int], object],
+) -> Outcome:
+    """Makes a store, or what is still missing of it.
+
+    Args:
+        listed: the films.
+        settings: how they are prepared, and where to.
+        name: of the data set, for TFDS.
+        films_per_shard: at most.
+        identity: what else must be equal for two runs to share a folder.
+        details: what else the manifest should say.
+        options: from `preprocess.parse_options`.
+        advance: told of films that are done, as their shards are.
+
+    Raises:
+        ValueError: the folder holds something else.
+        OSError: it cannot be written, another run is writing to it, or Beam failed.
+    """
+    folder = settings.folder
+    planned = shards.plan(listed.films, name, films_per_shard)
+    plan, places = shards.encode_plan(planned)
+    identity = {
+        **identity,
+        "name": name,
+        "preset": settings.preset,
+        "size": settings.size,
+        "storage": settings.storage,
+        "views": settings.views,
+        "no_view": settings.no_view,
+        "films_per_shard": films_per_shard,
+        "plan": hashlib.sha256(plan).hexdigest(),
+    }
+    identity, details = json.loads(json.dumps([identity, details]))
+    with run_folder.claim(folder) as scratch:
+        runs = _check_folder(folder, identity, planned)
+        runs = runs if details in runs else [*runs, details]
+
+        def write(file: str, data: bytes) -> None:
+            files.write_whole(f"{folder}/{file}", data, scratch)
+
+        write(shards.PLAN, plan)
+        there = shards.read_summaries(folder, planned)
+        done = {n for n, summary in there.items() if not summary.retryable}
+        todo = [i for i, shard in enumerate(planned) if shard.name not in done]
+        before = sum(len(there[n].films) for n in done)
+        advance(sum(len(shard.films) for shard in planned if shard.name in done))
+        if todo:
+            write(run_folder.MANIFEST, run_folder.encode_manifest(identity, runs, complete=False))
+            shards.forget(folder, [planned[i] for i in todo if planned[i].name in there])
+            with _watched(folder, [planned[i] for i in todo], advance):
+                preprocess.run(settings, [places[i] for i in todo], options)
+            there = shards.read_summaries(folder, planned)
+        if lost := [shard.name for shard in planned if shard.name not in there]:
+            raise OSError(f"Beam ended, but {len(lost)} shards are missing, such as {lost[0]}")
+        return _finish(
+            listed, settings, identity, runs, [there[s.name] for s in planned], write, before
+        )
+
+
+def _check_folder(
+    folder: str, identity: Mapping[str, Any], planned: Sequence[shards.Shard]
+) -> list[Any]:
+    """Details of the earlier runs into a folder. Raises ValueError if it is not this store's."""
+    runs = run_folder.earlier_runs(folder, identity)
+    fs, root = fsspec.core.url_to_fs(folder)
+    names = {
+        path.rpartition("/")[2] for path in (fs.ls(root, detail=False) if fs.exists(root) else [])
+    }
+    strangers = {n for n in names if ".tfrecord" in n} - {shard.name for shard in planned}
+    if strangers or (runs is None and any(".tfrecord" in n for n in names)):
+        raise ValueError(
+            f"{folder} holds TFRecord files that this run would not make, such as "
+            f"{min(strangers, default='shards without a manifest')}: choose an empty folder"
+        )
+    return runs or []
+
+
+@contextlib.contextmanager
+def _watched(
+    folder: str, todo: Sequence[shards.Shard], advance: Callable[[int], object]
+) -> Iterator[None]:
+    """Tells `advance` of shards as their summaries appear, wherever the workers are."""
+    ended, seconds = threading.Event(), 10 if files.is_remote(folder) else 0.5
+
+    def watch() -> None:
+        waiting = {shard.name: len(shard.films) for shard in todo}
+        last = False
+        while waiting and not last:
+            last = ended.wait(seconds)
+            for name in shards.summarised(folder) & waiting.keys():
+                advance(waiting.pop(name))
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _finish(
+    listed: mimic_cxr.FilmList,
+    settings: preprocess.Settings,
+    identity: Mapping[str, Any],
+    runs: Sequence[Any],
+    summaries: Sequence[shards.Summary],
+    write: Callable[[str, bytes], None],
+    before: int,
+) -> Outcome:
+    """Writes what goes beside the shards; last of all the checksums."""
+    by_table = [[image_id, "skipped", *vars(why).values()] for image_id, why in listed.skipped]
+    dropped = sorted(by_table + [row for summary in summaries for row in summary.dropped])
+    differences = sorted(row for summary in summaries for row in summary.differences)
+    written = Counter()
+    for summary in summaries:
+        written[summary.split] += len(summary.films)
+    retryable = sum(reason in run_folder.PASSING for _, _, reason, _ in dropped)
+    counts = mimic_counts.counts_rows(listed.counts)
+    tables = {
+        store.FILMS: store.films_table(summaries),
+        "imputed.csv": run_folder.encode_table(["image_id", "view", "from"], listed.imputed),
+        "differences.csv": run_folder.encode_table(
+            ["image_id", "what", "table", "file"], differences
+        ),
+        "counts.csv": run_folder.encode_table(counts[0], counts[1:]),
+    }
+    for kind in ("skipped", "rejected"):
+        rows = [[image_id, *why] for image_id, k, *why in dropped if k == kind]
+        tables[f"{kind}.csv"] = run_folder.encode_table(["image_id", "reason", "detail"], rows)
+    tables |= store.tfds_metadata(
+        settings.folder, identity["name"], settings.size, settings.storage, summaries
+    )
+    tables[run_folder.MANIFEST] = run_folder.encode_manifest(
+        identity,
+        runs,
+        complete=not retryable,
+        listed=len(listed.films) + len(listed.skipped),
+        written=sum(written.values()),
+        skipped=sum(kind == "skipped" for _, kind, *_ in dropped),
+        rejected=sum(kind == "rejected" for _, kind, *_ in dropped),
+        retryable=retryable,
+        shards={s.name: {"films": len(s.films), "bytes": s.bytes} for s in summaries},
+    )
+    sums = {summary.name: summary.sha256 for summary in summaries}
+    for file, data in tables.items():
+        write(file, data)
+        sums[file] = hashlib.sha256(data).hexdigest()
+    write(run_folder.CHECKSUMS, run_folder.encode_checksums(sums))
+    return Outcome(written, before, dropped, differences, retryable)

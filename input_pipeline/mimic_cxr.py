@@ -1,0 +1,361 @@
+"""The films of MIMIC-CXR, or of any other input, with views and splits, and the counts of them.
+
+Films and tables are joined by dicom_id, which is a film's file name without suffix, never by
+position.
+"""
+
+import collections
+import dataclasses
+import posixpath
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import fsspec
+
+from input_pipeline import files
+from input_pipeline.film import Skipped
+from input_pipeline.mimic_tables import (
+    SPLITS,
+    UNASSIGNED,
+    VIEW_COLUMNS,
+    Table,
+    film_size,
+    find_table,
+    read_table,
+    told_view,
+)
+
+NO_VIEW = ("keep", "drop", "impute")  # what becomes of a film without ViewPosition in the table
+
+_RECORD_LISTS = ("cxr-record-list.csv.gz", "cxr-record-list.csv")
+_SUFFIXES = (".dcm", ".jpg")  # of MIMIC-CXR and of MIMIC-CXR-JPG
+# A plain path below a folder; no part of it begins with a dot, as `..` does.
+_BELOW = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*")
+
+
+class FilmRecord(NamedTuple):
+    """One listed film.
+
+    Attributes:
+        path: absolute path or address, to be opened.
+        image_id: its path below the data set's folder, with `/` and suffix; unique in a list.
+        patient_id: MIMIC's subject_id; "" where unknown.
+        study_id: "" where unknown.
+        split: one of `SPLITS`, or `UNASSIGNED`.
+        view: ViewPosition in the metadata table, or imputed from its other columns; "": the table
+            has none and the film is kept; None: no row of a table, so the file's header decides.
+        size: Rows and Columns in the metadata table, to be compared with the file; None: not there.
+    """
+
+    path: str
+    image_id: str
+    patient_id: str
+    study_id: str
+    split: str
+    view: str | None
+    size: tuple[int, int] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class FilmList:
+    """What `list_films` found; each list is sorted by image_id.
+
+    Attributes:
+        films: the chosen ones.
+        skipped: image_id and why, of the others. Together they are all that are listed.
+        imputed: image_id, view, and the column that it was taken from.
+        counts: of films unless they say otherwise; views as the metadata table has them, before
+            anything is imputed. `mimic_counts` has the published ones.
+        notes: sentences: where the list is from, and what in it and the tables has no partner.
+        has_views: whether there was a metadata table.
+    """
+
+    films: list[FilmRecord]
+    skipped: list[tuple[str, Skipped]]
+    imputed: list[tuple[str, str, str]]
+    counts: dict[str, int]
+    notes: list[str]
+    has_views: bool
+
+
+class _Entry(NamedTuple):
+    """A film before the tables are looked up."""
+
+    image_id: str
+    path: str
+    dicom_id: str
+    ids: tuple[str, str]  # patient and study, "" where unknown
+
+
+def list_films(
+    path: str,
+    *,
+    metadata_path: str | None = None,
+    split_path: str | None = None,
+    views: Sequence[str] | None = ("AP", "PA"),
+    no_view: str = "keep",
+    limit: int | None = None,
+) -> FilmList:
+    """Lists the films of an input and chooses those of some views.
+
+    In a folder, the films are those of `cxr-record-list.csv.gz`; without that, those of the
+    metadata table, if it lies in the folder; else those that `files.list_inputs` finds, as it also
+    does for a glob, a list of files or a single film. What it finds has patient and study from the
+    folders `p.../s...` around the film, else from the tables.
+
+    Args:
+        path: local path or address.
+        metadata_path: MIMIC-CXR-JPG's metadata table; None: the one in the folder, if there is one.
+        split_path: MIMIC-CXR-JPG's split table, likewise.
+        views: ViewPositions to keep, in capitals; None keeps all.
+        no_view: films whose row has no ViewPosition: "keep", as the CXR Foundation toolkit does;
+            "drop"; or "impute" from ViewCodeSequence_CodeMeaning, else from a description of the
+            procedure that names this view alone, as MIMIC-CXR's authors advise
+            (MIT-LCP/mimic-cxr#15); what is still unknown is dropped.
+        limit: keep only the first so many films, before views are looked at.
+
+    Raises:
+        FileNotFoundError: the input or a table is not there.
+        OSError: a file cannot be read.
+        ValueError: a table is damaged, lacks a column, repeats a film or contradicts the list; a
+            path leaves the folder; an argument makes no sense.
+    """
+    if no_view not in NO_VIEW:
+        raise ValueError(f"no_view is {no_view!r}; expected one of {', '.join(NO_VIEW)}")
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit is {limit}; expected at least 1")
+    if views is not None and (
+        isinstance(views, str) or not views or any(not v or v != v.strip().upper() for v in views)
+    ):
+        raise ValueError(f"views are {views!r}; expected names in capitals, such as ('AP', 'PA')")
+
+    source = files.absolute(path)
+    names = _names_in(source)
+    metadata_path = find_table(source, names, "metadata", metadata_path)
+    split_path = find_table(source, names, "split", split_path)
+    texts = tuple(VIEW_COLUMNS) if no_view == "impute" else ()
+    metadata = None
+    if metadata_path:
+        metadata = read_table(metadata_path, ("ViewPosition", "Rows", "Columns", *texts))
+    elif no_view == "impute":
+        raise ValueError(
+            f"no_view is 'impute', but {source} has no table mimic-cxr-2.*-metadata.csv.gz to take "
+            "views from: give its path as metadata_path, or choose keep or drop"
+        )
+
+    entries, notes = _list(source, names, metadata)
+    listed, rows = _look_up(sorted(entries), metadata, split_path, notes)
+    if limit is not None and limit < len(listed):
+        notes.append(f"Of {len(listed):,} films only the first {limit:,} are listed.")
+        listed, rows = listed[:limit], rows[:limit]
+    if nobody := sum(not film.patient_id for film in listed):
+        notes.append(f"The patient of {nobody:,} films is not known.")
+    assigned = {(f.patient_id, f.split) for f in listed if f.patient_id and f.split != UNASSIGNED}
+    if torn := len(assigned) - len({patient for patient, _ in assigned}):
+        notes.append(f"{torn:,} patients have films in more than one split.")
+
+    films, skipped, imputed = _choose(listed, rows, texts, views, no_view)
+    counts = _count(listed, metadata is not None, split_path is not None)
+    for view, number in sorted(collections.Counter(view for _, view, _ in imputed).items()):
+        counts[f"imputed {view}"] = number
+    counts |= {"skipped": len(skipped), "chosen": len(films)}
+    if split_path:
+        counts |= _by_split("chosen", [film.split for film in films])
+    return FilmList(films, skipped, imputed, counts, notes, metadata is not None)
+
+
+def _names_in(path: str) -> set[str]:
+    """Names in a folder; none if `path` is no folder."""
+    fs, inner = fsspec.core.url_to_fs(path)
+    if not fs.isdir(inner):
+        return set()
+    return {posixpath.basename(name.rstrip("/")) for name in fs.ls(inner, detail=False)}
+
+
+def _list(source: str, names: set[str], metadata: Table | None) -> tuple[list[_Entry], list[str]]:
+    """The films of an input, without views and splits yet, and notes on where they are from."""
+    if found := [name for name in _RECORD_LISTS if name in names]:
+        table = read_table(posixpath.join(source, found[0]), ("path",))
+        entries = _below(source, table, [row[2] for row in table.rows.values()])
+        return entries, [f"The films are those of {table.path}."]
+    if metadata and posixpath.dirname(metadata.path) == source:
+        stems = [
+            f"files/p{subject[:2]}/p{subject}/s{study}/{dicom_id}"
+            for dicom_id, (subject, study, *_) in metadata.rows.items()
+        ]
+        fs, inner = fsspec.core.url_to_fs(source)
+        there = [end for end in _SUFFIXES if fs.exists(posixpath.join(inner, stems[0] + end))]
+        if not there:
+            raise FileNotFoundError(
+                f"found neither {stems[0]}.dcm nor .jpg in {source}; expected the films that "
+                f"{metadata.path} lists: get them, or keep the table elsewhere and give its path "
+                "as metadata_path to list the films that are there"
+            )
+        entries = _below(source, metadata, [stem + there[0] for stem in stems])
+        return entries, [f"The films are those of {metadata.path}, as *{there[0]}."]
+
+    listing = files.list_inputs(source)
+    notes = [f"The films are the files found in {source}."]
+    notes += [f"{n:,} files *{s} are no films by their name." for s, n in listing.ignored.items()]
+    if listing.repeated:
+        notes.append(f"{listing.repeated:,} entries of the list name a film once more.")
+    folder = posixpath.dirname(source)
+    if posixpath.basename(source) == "files" and {*_RECORD_LISTS} & _names_in(folder):
+        notes.append(f"{folder} has MIMIC-CXR's list of films: name that folder to use it.")
+    entries = []
+    for file in listing.files:
+        image_id = file.key + file.path.removeprefix(files.key(file.path))
+        found = re.search(r"/p([0-9]+)/s([0-9]+)/[^/]+$", file.path)
+        ids = (found[1], found[2]) if found else ("", "")
+        entries.append(_Entry(image_id, file.path, _dicom_id(image_id), ids))
+    return entries, notes
+
+
+def _below(folder: str, table: Table, image_ids: Sequence[str]) -> list[_Entry]:
+    """The films of a table; `image_ids` are their paths below the folder, row by row."""
+    if bad := [image_id for image_id in image_ids if not _BELOW.fullmatch(image_id)]:
+        raise ValueError(
+            f"{table.path} has the film {bad[0]!r}, and {len(bad)} are like that; expected plain "
+            "paths below its folder, such as files/p10/p10000032/s50414267/NAME.dcm"
+        )
+    pairs = zip(image_ids, table.rows, strict=True)
+    if odd := [pair for pair in pairs if _dicom_id(pair[0]) != pair[1]]:
+        raise ValueError(
+            f"{table.path} has the film {odd[0][0]!r} for dicom_id {odd[0][1]!r}, and {len(odd)} "
+            "are like that; expected the dicom_id as file name: get it again"
+        )
+    root = posixpath.join(folder, "")
+    return [
+        _Entry(image_id, root + image_id, dicom_id, row[:2])
+        for image_id, (dicom_id, row) in zip(image_ids, table.rows.items(), strict=True)
+    ]
+
+
+def _dicom_id(image_id: str) -> str:
+    return files.key(posixpath.basename(image_id))
+
+
+def _look_up(
+    entries: Sequence[_Entry], metadata: Table | None, split_path: str | None, notes: list[str]
+) -> tuple[list[FilmRecord], list[tuple[str, ...] | None]]:
+    """The films with what the tables say of them, and their rows of the metadata table."""
+    image_ids, paths, dicom_ids, ids = zip(*entries, strict=True)
+    splits, rows = [UNASSIGNED] * len(ids), [None] * len(ids)
+    if split_path:
+        table = read_table(split_path, ("split",))
+        if unknown := {row[2] for row in table.rows.values()} - {*SPLITS}:
+            raise ValueError(
+                f"{split_path} has the splits {', '.join(map(repr, sorted(unknown)[:5]))}; "
+                f"expected only {', '.join(SPLITS)}"
+            )
+        split_rows, ids = _join(dicom_ids, ids, table, notes)
+        splits = [row[2] if row else UNASSIGNED for row in split_rows]
+    else:
+        notes.append("No table has the splits: every film is unassigned.")
+    if metadata:
+        rows, ids = _join(dicom_ids, ids, metadata, notes)
+    else:
+        notes.append("No table has the views: they are for the files' headers to say.")
+    views = [row[2].upper() if row else None for row in rows]
+    sizes = [film_size(row[3], row[4]) if row else None for row in rows]
+    patients, studies = zip(*ids, strict=True)
+    columns = (paths, image_ids, patients, studies, splits, views, sizes)
+    return [*map(FilmRecord._make, zip(*columns, strict=True))], rows
+
+
+def _join(
+    dicom_ids: Sequence[str], ids: Sequence[tuple[str, str]], table: Table, notes: list[str]
+) -> tuple[list[tuple[str, ...] | None], list[tuple[str, str]]]:
+    """The row of each film, None where there is none, and the films' ids, completed from it.
+
+    Args:
+        dicom_ids: of the films.
+        ids: their patients and studies as far as they are known.
+        table: to look them up in.
+        notes: what has no partner is added.
+
+    Raises:
+        ValueError: the table has another patient or study for a film.
+    """
+    rows = [table.rows.get(dicom_id) for dicom_id in dicom_ids]
+    completed, differing = list(ids), []
+    for i, (known, row) in enumerate(zip(ids, rows, strict=True)):
+        if row and known != row[:2]:
+            completed[i] = (known[0] or row[0], known[1] or row[1])
+            if completed[i] != (row[0] or known[0], row[1] or known[1]):
+                differing.append(i)
+    if differing:
+        first = differing[0]
+        raise ValueError(
+            f"{table.path} has subject_id {rows[first][0]!r} and study_id {rows[first][1]!r} for "
+            f"{dicom_ids[first]}, the list of films has {ids[first][0]!r} and {ids[first][1]!r}, "
+            f"and {len(differing)} films are like that; expected list and tables of one release"
+        )
+    name, matched = posixpath.basename(table.path), table.rows.keys() & set(dicom_ids)
+    absent = rows.count(None)
+    counts = {
+        f"films have no row in {name}": absent,
+        f"rows of {name} have no film": len(table.rows) - len(matched),
+        f"films have the dicom_id of another one in {name}": len(rows) - absent - len(matched),
+    }
+    notes.append(f"{len(rows) - absent:,} films have a row in {table.path}.")
+    notes += [f"{count:,} {what}." for what, count in counts.items() if count]
+    return rows, completed
+
+
+def _choose(
+    listed: Sequence[FilmRecord],
+    rows: Sequence[tuple[str, ...] | None],
+    texts: Sequence[str],
+    views: Sequence[str] | None,
+    no_view: str,
+) -> tuple[list[FilmRecord], list[tuple[str, Skipped]], list[tuple[str, str, str]]]:
+    """Parts the chosen films from the skipped ones, and tells whose view is imputed.
+
+    Args:
+        listed: films with the views of the metadata table.
+        rows: of that table; each ends with the values of the columns `texts`.
+        texts: columns to impute from; none if not asked for.
+        views: as for `list_films`.
+        no_view: likewise.
+    """
+    films, skipped, imputed = [], [], []
+    for film, row in zip(listed, rows, strict=True):
+        if film.view == "" and texts:
+            view, column = told_view(dict(zip(texts, row[-len(texts) :], strict=True)))
+            film = film._replace(view=view)
+            if view:
+                imputed.append((film.image_id, view, column))
+        if film.view == "" and no_view != "keep":
+            skipped.append((film.image_id, Skipped("view", "not said")))
+        elif film.view and views is not None and film.view not in views:
+            skipped.append((film.image_id, Skipped("view", film.view)))
+        else:
+            films.append(film)
+    return films, skipped, imputed
+
+
+def _count(listed: Sequence[FilmRecord], has_views: bool, has_splits: bool) -> dict[str, int]:
+    """Counts what is listed; what there was no table for is left out."""
+    patients = {(film.split, film.patient_id) for film in listed if film.patient_id}
+    counts = {
+        "films listed": len(listed),
+        "patients": len({patient for _, patient in patients}),
+        "studies": len({(film.patient_id, film.study_id) for film in listed if film.study_id}),
+    }
+    if has_views:
+        of = collections.Counter(film.view for film in listed)
+        others = sorted(view for view in of if view not in ("AP", "PA", "", None))
+        counts |= {f"view {view}": of[view] for view in ("AP", "PA", *others)}
+        counts |= {"view not said": of[""], "view not in the table": of[None]}
+        counts["frontal (AP, PA)"] = of["AP"] + of["PA"]
+    if has_splits:
+        counts |= _by_split("split", [film.split for film in listed])
+        counts |= _by_split("patients", [split for split, _ in patients])
+    return counts
+
+
+def _by_split(what: str, splits: Sequence[str]) -> dict[str, int]:
+    of = collections.Counter(splits)
+    return {f"{what} {split}": of[split] for split in (*SPLITS, UNASSIGNED)}

@@ -1,0 +1,130 @@
+"""The Apache Beam pipeline: films to the shards of a store, one element a shard.
+
+What Beam hands around is a place in the plan, which lies in the store's folder: job descriptions of
+clusters are bounded. TFDS' own Beam writer would hold gigabytes in memory.
+"""
+
+import contextlib
+import dataclasses
+import shlex
+import sys
+from collections.abc import Sequence
+
+import apache_beam as beam
+from apache_beam.metrics import Metrics
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.transforms.environments import SubprocessSDKEnvironment
+
+from input_pipeline import files, pipeline, run_folder, shards
+from input_pipeline.storage import STORAGES
+
+_AHEAD = 2  # films decoded while one is encoded
+# A worker process of this machine, which says nothing but errors.
+_WORKER = """
+import logging, runpy
+handler = logging.StreamHandler()
+handler.setLevel(logging.ERROR)
+logging.getLogger().addHandler(handler)
+runpy.run_module("apache_beam.runners.worker.sdk_worker_main", run_name="__main__")
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What a worker must know.
+
+    Attributes:
+        folder: of the store; absolute or an address, and the same for all workers.
+        preset: a key of `preprocessing.PRESETS`.
+        size: side of the images in pixels.
+        storage: a key of `storage.STORAGES`.
+        views: ViewPositions to keep; None keeps all.
+        no_view: what to do with films whose view nothing says; see `mimic_cxr.list_films`.
+        has_views: whether a table told the views, so that films need not.
+        user_project: see `files.bill`.
+    """
+
+    folder: str
+    preset: str
+    size: int
+    storage: str
+    views: tuple[str, ...] | None
+    no_view: str
+    has_views: bool
+    user_project: str | None
+
+
+class _WriteShard(beam.DoFn):
+    """(place, length) in the plan -> a shard on the disk."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def setup(self) -> None:
+        settings, self._stack = self._settings, contextlib.ExitStack()
+        files.bill(settings.user_project)
+        # Where the header decides, films of other views are dropped before their pixels are read.
+        views = None if settings.has_views else settings.views
+        decoders = pipeline.decoders(settings.preset, settings.size, views, workers=1)
+        self._decoders = self._stack.enter_context(decoders)
+
+    def process(self, place: tuple[int, int]) -> None:
+        settings = self._settings
+        with files.open_input(f"{settings.folder}/{shards.PLAN}") as stream:
+            stream.seek(place[0])
+            shard = shards.decode_shard(stream.read(place[1]))
+        summary = shards.write_shard(
+            settings.folder,
+            f"{settings.folder}/{run_folder.SCRATCH}",
+            shard,
+            pipeline.decode(shard.films, self._decoders, _AHEAD),
+            STORAGES[settings.storage],
+            settings.views,
+            settings.no_view,
+        )
+        Metrics.counter("films", "written").inc(len(summary.films))
+        for _, kind, reason, _ in summary.dropped:
+            Metrics.counter("films", f"{kind}: {reason}").inc()
+
+    def teardown(self) -> None:
+        self._stack.close()
+
+
+def parse_options(flags: Sequence[str]) -> PipelineOptions:
+    """Beam's options, as they are typed: `--runner=...`.
+
+    Raises:
+        ValueError: Beam does not know one of them; left to itself, it would ignore it.
+    """
+    options = PipelineOptions(list(flags))
+    known = options.get_all_options(drop_default=True).keys()
+    if unknown := options.get_all_options(True, retain_unknown_options=True).keys() - known:
+        raise ValueError(f"Beam knows no option --{', --'.join(sorted(unknown))}; see --help")
+    return options
+
+
+def run(settings: Settings, places: Sequence[tuple[int, int]], options: PipelineOptions) -> None:
+    """Makes shards by Beam and waits until it has ended.
+
+    Args:
+        settings: what the workers must know.
+        places: of the shards in the plan.
+        options: from `parse_options`.
+
+    Raises:
+        RuntimeError: Beam's, where a worker failed.
+    """
+    runner, direct = None, options.view_as(DirectOptions)
+    if direct.direct_running_mode == "multi_processing":
+        direct.direct_running_mode = "in_memory"  # else Beam would take a worker of its own making
+        command = f"exec {shlex.join([sys.executable, '-c', _WORKER])}"
+        environment = SubprocessSDKEnvironment.from_command_string(command)
+        runner = FnApiRunner(default_environment=environment)
+    with beam.Pipeline(runner, options) as job:
+        _ = (
+            job
+            | "Shards" >> beam.Create(places)
+            | beam.Reshuffle()
+            | "Write" >> beam.ParDo(_WriteShard(settings))
+        )

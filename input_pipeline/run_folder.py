@@ -1,0 +1,126 @@
+"""The folder of a run, of embeddings or of a store: held by one process, named by a manifest.
+
+A manifest says what made a folder (`identity`), so that nothing else is mixed in.
+"""
+
+import contextlib
+import csv
+import fcntl
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import fsspec
+
+from input_pipeline import files
+
+MANIFEST, CHECKSUMS = "manifest.json", "SHA256SUMS.txt"
+MANIFEST_VERSION = 1
+SCRATCH = ".partial"  # folder of what is being written
+PASSING = ("unreadable", "crashed", "timed_out", "failed")  # reasons that another run may not meet
+
+
+@contextlib.contextmanager
+def claim(folder: str) -> Iterator[str]:
+    """Makes a run's folder and holds it for this process alone; gives its scratch folder.
+
+    The claim ends with the process, however that ends. Remote folders cannot be claimed.
+
+    Raises:
+        OSError: the folder cannot be made or written.
+        BlockingIOError: another run is writing to it.
+    """
+    scratch = os.path.join(folder, SCRATCH)
+    if files.is_remote(folder):
+        yield scratch
+        return
+    os.makedirs(scratch, exist_ok=True)
+    lock = os.open(scratch, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            message = f"another run is writing to {folder}: wait for it or choose another folder"
+            raise BlockingIOError(error.errno, message) from None
+        for leftover in os.scandir(scratch):
+            os.unlink(leftover.path)
+        yield scratch
+        shutil.rmtree(scratch)
+    finally:
+        os.close(lock)
+
+
+def read_manifest(folder: str) -> dict[str, Any] | None:
+    """The manifest of a run's folder; None where there is none.
+
+    Raises:
+        ValueError: it is not a manifest of this program.
+    """
+    fs, root = fsspec.core.url_to_fs(folder)
+    if not fs.exists(f"{root}/{MANIFEST}"):
+        return None
+    try:
+        manifest = json.loads(fs.cat_file(f"{root}/{MANIFEST}"))
+        dict(manifest["identity"]), list(manifest["runs"])
+    except (ValueError, LookupError, TypeError) as error:
+        raise ValueError(
+            f"{folder}/{MANIFEST} is no manifest of this program ({type(error).__name__}): "
+            "choose another folder"
+        ) from error
+    return manifest
+
+
+def earlier_runs(folder: str, identity: Mapping[str, Any]) -> list[Any] | None:
+    """Details of the runs that wrote to a folder; None if none did.
+
+    Raises:
+        ValueError: they had another identity; says what differs.
+    """
+    manifest = read_manifest(folder)
+    if manifest is None:
+        return None
+    found = manifest["identity"]
+    differing = [
+        f"  {key}: {found.get(key)!r} there, {identity.get(key)!r} asked for"
+        for key in sorted(found.keys() | identity.keys())
+        if found.get(key) != identity.get(key)
+    ]
+    if differing:
+        raise ValueError(
+            f"{folder} was made by another run, and the two would be mixed up:\n"
+            + "\n".join(differing)
+            + "\nChoose another output folder or the same settings."
+        )
+    return manifest["runs"]
+
+
+def encode_manifest(
+    identity: Mapping[str, Any], runs: Sequence[Any], complete: bool, **facts: Any
+) -> bytes:
+    """A manifest: what the folder holds, and the details of the runs that made it."""
+    content = {
+        "manifest_version": MANIFEST_VERSION,
+        "complete": complete,
+        **facts,
+        "identity": identity,
+        "runs": runs,
+    }
+    return (json.dumps(content, indent=2) + "\n").encode()
+
+
+def encode_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> bytes:
+    """A CSV file. Names that are no UTF-8 keep their bytes."""
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return table.getvalue().encode("utf-8", "surrogateescape")
+
+
+def encode_checksums(sums: Mapping[str, str]) -> bytes:
+    """File name -> SHA-256 in hex, as `sha256sum` writes it."""
+    lines = [f"{digest}  {name}\n" for name, digest in sorted(sums.items())]
+    return "".join(lines).encode("utf-8", "surrogateescape")

@@ -1,0 +1,229 @@
+"""Shards of preprocessed films in the TFDS folder format: who is in which, and what is done.
+
+A shard is one TFRecord file. Beside it, hidden, lies a summary of what went into it, written after
+it: a shard counts as done when its summary is there and fits it, whatever the clock says.
+"""
+
+import dataclasses
+import hashlib
+import json
+import posixpath
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import fsspec
+
+from input_pipeline import files, run_folder, tfrecord
+from input_pipeline.film import Rejected, Skipped
+from input_pipeline.mimic_cxr import FilmRecord
+from input_pipeline.pipeline import Prepared
+from input_pipeline.storage import Storage
+
+SUMMARIES = ".shards"  # hidden folder of the plan and the summaries
+PLAN = f"{SUMMARIES}/plan.jsonl"  # a line for every shard
+
+
+class Shard(NamedTuple):
+    """A shard to be made: the name of its file, and its films."""
+
+    name: str
+    split: str
+    films: Sequence[FilmRecord]
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """What went into a shard.
+
+    Attributes:
+        name, split: the shard's.
+        bytes: size of its file.
+        sha256: of its file, in hex.
+        films: of its records, in their order: image_id, patient_id, study_id, view_position.
+        dropped: films without a record: image_id, "skipped" or "rejected", reason, detail.
+        differences: where a film's file contradicts the tables: image_id, what, table, file.
+    """
+
+    name: str
+    split: str
+    bytes: int
+    sha256: str
+    films: list[list[str]]
+    dropped: list[list[str]]
+    differences: list[list[str]]
+
+    @property
+    def retryable(self) -> bool:
+        """Whether a film was dropped for a reason that another run may not meet."""
+        return any(reason in run_folder.PASSING for _, _, reason, _ in self.dropped)
+
+
+def plan(films: Iterable[FilmRecord], dataset: str, films_per_shard: int) -> list[Shard]:
+    """Cuts each split into shards of nearly equal size.
+
+    Films come in the order of a hash of their ids: always the same, and neighbours in a shard are
+    of unrelated patients, as training wants them.
+
+    Raises:
+        ValueError: `films_per_shard` is out of range, or `dataset` is no name for TFDS.
+    """
+    if not 1 <= films_per_shard <= 100_000:
+        raise ValueError(f"output.films_per_shard is {films_per_shard}; expected 1 to 100000")
+    if not dataset.isidentifier() or not dataset.islower() or not dataset.isascii():
+        raise ValueError(
+            f"output.name is {dataset!r}; expected small letters, digits and _, as in mimic_cxr"
+        )
+    by_split: dict[str, list[FilmRecord]] = {}
+    for film in films:
+        by_split.setdefault(film.split, []).append(film)
+    shards = []
+    for split, members in sorted(by_split.items()):
+        members.sort(key=lambda film: hashlib.sha256(film.image_id.encode(*_UTF8)).digest())
+        count = -(-len(members) // films_per_shard)
+        for i in range(count):
+            some = members[i * len(members) // count : (i + 1) * len(members) // count]
+            shards.append(Shard(f"{dataset}-{split}.tfrecord-{i:05d}-of-{count:05d}", split, some))
+    return shards
+
+
+_UTF8 = ("utf-8", "surrogateescape")  # names of files need not be text
+
+
+def encode_plan(shards: Sequence[Shard]) -> tuple[bytes, list[tuple[int, int]]]:
+    """The plan as lines of JSON, and where in it each shard's line begins and how long it is."""
+    lines = [json.dumps(shard).encode() + b"\n" for shard in shards]
+    places, start = [], 0
+    for line in lines:
+        places.append((start, len(line)))
+        start += len(line)
+    return b"".join(lines), places
+
+
+def decode_shard(line: bytes) -> Shard:
+    """The shard of one line of a plan."""
+    name, split, films = json.loads(line)
+    return Shard(name, split, [FilmRecord(*film) for film in films])
+
+
+def encode_example(values: Mapping[str, bytes]) -> bytes:
+    """A `tf.train.Example` of one bytes value for each feature, by name."""
+    example = tfrecord.Example()
+    for name in sorted(values):
+        feature = example.features.feature.add()
+        feature.key = name
+        feature.value.bytes_list.value.append(values[name])
+    return example.SerializeToString()
+
+
+def write_shard(
+    folder: str,
+    scratch: str,
+    shard: Shard,
+    decoded: Iterable[tuple[FilmRecord, Prepared | Skipped | Rejected]],
+    storage: Storage,
+    views: tuple[str, ...] | None,
+    no_view: str,
+) -> Summary:
+    """Writes a shard, then its summary.
+
+    Args:
+        folder: of the store; absolute or an address.
+        scratch: folder for what is being written.
+        shard: what to write.
+        decoded: its films, as `pipeline.decode` gives them.
+        storage: how images are kept.
+        views, no_view: which films to keep of those whose view no table says; see
+            `mimic_cxr.list_films`.
+    """
+    kept, dropped, differences, size = [], [], [], 0
+    content = hashlib.sha256()
+    with files.writing(files.absolute(shard.name, folder), scratch) as stream:
+        for film, outcome in decoded:
+            if isinstance(outcome, Prepared):
+                differences += _differences(film, outcome)
+                outcome = _choose(film, outcome, views, no_view)
+            if not isinstance(outcome, Prepared):
+                kind = type(outcome).__name__.lower()
+                dropped.append([film.image_id, kind, outcome.reason, outcome.detail])
+                continue
+            view = (film.view if film.view is not None else outcome.view_position) or ""
+            row = [film.image_id, film.patient_id, film.study_id, view]
+            names = ("image_id", "patient_id", "study_id", "view_position")
+            values = {name: value.encode(*_UTF8) for name, value in zip(names, row, strict=True)}
+            values["image"] = storage.encode(outcome.image)
+            for part in tfrecord.frame(encode_example(values)):
+                stream.write(part)
+                content.update(part)
+                size += len(part)
+            kept.append(row)
+    summary = Summary(
+        shard.name, shard.split, size, content.hexdigest(), kept, dropped, differences
+    )
+    data = json.dumps(dataclasses.asdict(summary)).encode()
+    files.write_whole(_summary_path(folder, shard.name), data, scratch)
+    return summary
+
+
+def _choose(
+    film: FilmRecord, prepared: Prepared, views: tuple[str, ...] | None, no_view: str
+) -> Prepared | Skipped:
+    """A film whose view only its file says is kept or skipped by that."""
+    view = prepared.view_position
+    if film.view is not None or views is None or view in views:
+        return prepared
+    if not view and no_view == "keep":
+        return prepared
+    return Skipped("view", view or "not said")
+
+
+def _differences(film: FilmRecord, prepared: Prepared) -> Iterator[list[str]]:
+    view, shape = prepared.view_position, prepared.shape
+    if film.view and view and film.view != view:
+        yield [film.image_id, "ViewPosition", film.view, view]
+    if film.size and tuple(film.size) != shape:
+        sizes = ("{} x {}".format(*both) for both in (film.size, shape))
+        yield [film.image_id, "Rows x Columns", *sizes]
+
+
+def _summary_path(folder: str, name: str) -> str:
+    return f"{folder}/{SUMMARIES}/{name}.json"
+
+
+def read_summaries(folder: str, shards: Sequence[Shard]) -> dict[str, Summary]:
+    """The summaries of the shards that are there and whole, by name."""
+    fs, root = fsspec.core.url_to_fs(folder)
+    fs.invalidate_cache()
+    sizes = {
+        path.removeprefix(root).lstrip("/"): info["size"]
+        for path, info in (fs.find(root, detail=True) if fs.exists(root) else {}).items()
+    }
+    found = {}
+    for shard in shards:
+        if shard.name not in sizes or f"{SUMMARIES}/{shard.name}.json" not in sizes:
+            continue
+        summary = _decode_summary(files.read_bytes(_summary_path(folder, shard.name)))
+        if summary and summary.bytes == sizes[shard.name]:
+            found[shard.name] = summary
+    return found
+
+
+def _decode_summary(data: bytes) -> Summary | None:
+    try:
+        return Summary(**json.loads(data))
+    except (ValueError, TypeError):  # damaged: the shard is made again
+        return None
+
+
+def summarised(folder: str) -> set[str]:
+    """Names of the shards that have a summary."""
+    fs, root = fsspec.core.url_to_fs(f"{folder}/{SUMMARIES}")
+    fs.invalidate_cache()
+    names = (posixpath.basename(path) for path in fs.ls(root, detail=False))
+    return {name.removesuffix(".json") for name in names if name.endswith(".json")}
+
+
+def forget(folder: str, shards: Sequence[Shard]) -> None:
+    """Removes the summaries of shards, which are to be made anew."""
+    for shard in shards:
+        fs, path = fsspec.core.url_to_fs(_summary_path(folder, shard.name))
+        fs.rm_file(path)

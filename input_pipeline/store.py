@@ -1,0 +1,224 @@
+"""A finished store of preprocessed films: its metadata for TFDS and for us, and batches from it."""
+
+import csv
+import dataclasses
+import io
+import os
+import pathlib
+import posixpath
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence, Set
+from typing import Any
+
+import fsspec
+import numpy as np
+
+from input_pipeline import files, pipeline, run_folder
+from input_pipeline.pipeline import Batch, Prepared
+from input_pipeline.shards import Summary
+from input_pipeline.storage import STORAGES
+
+FILMS = "films.csv"
+COLUMNS = ("image_id", "patient_id", "study_id", "view_position", "split", "shard")
+_HUSH = {"TF_CPP_MIN_LOG_LEVEL": "2", "TF_ENABLE_ONEDNN_OPTS": "0"}  # TensorFlow talks
+_SHARDS_AT_ONCE = 8  # read side by side, since a stream from a cloud store is slow
+
+
+@dataclasses.dataclass(frozen=True)
+class Store:
+    """A store that can be read.
+
+    Attributes:
+        folder: absolute, or an address.
+        identity: what made it: preset, size, storage, views, ...
+        pieces: name of each shard, such as train-00000-of-00010, -> its films in their order. As a
+            film's `path` stands its image_id.
+        retryable: films that are missing for reasons that another run may not meet.
+    """
+
+    folder: str
+    identity: Mapping[str, Any]
+    pieces: Mapping[str, Sequence[files.InputFile]]
+    retryable: int
+
+    def shard_path(self, piece: str) -> str:
+        name = self.identity["name"]
+        split, _, number = piece.partition("-")
+        return f"{self.folder}/{name}-{split}.tfrecord-{number}"
+
+
+def piece_name(shard_name: str) -> str:
+    """mimic_cxr-train.tfrecord-00000-of-00010 -> train-00000-of-00010."""
+    return shard_name.partition("-")[2].replace(".tfrecord", "")
+
+
+def films_table(summaries: Sequence[Summary]) -> bytes:
+    """`FILMS`: who is in the store, and in which shard."""
+    rows = [[*film, s.split, s.name] for s in summaries for film in s.films]
+    return run_folder.encode_table(COLUMNS, rows)
+
+
+def tfds_metadata(
+    folder: str, name: str, size: int, storage: str, summaries: Sequence[Summary]
+) -> dict[str, bytes]:
+    """The files by which TFDS knows the folder: name -> content.
+
+    Args:
+        folder: of the store; its last part is the version if it looks like 1.0.0.
+        name: of the data set.
+        size: side of the images in pixels.
+        storage: a key of `STORAGES`.
+        summaries: of all shards, in order.
+    """
+    os.environ |= _HUSH
+    import tensorflow_datasets as tfds
+
+    text = tfds.features.Text
+    image = tfds.features.Image(
+        shape=(size, size, 1),
+        dtype=np.dtype(STORAGES[storage].dtype),
+        encoding_format=STORAGES[storage].format,
+    )
+    features = {
+        "image": image,
+        "image_id": text(),
+        "patient_id": text(),
+        "study_id": text(),
+        "view_position": text(),
+    }
+    last = posixpath.basename(folder)
+    version = last if tfds.core.Version.is_valid(last) else "1.0.0"
+    template = tfds.core.ShardedFileTemplate(
+        data_dir=folder, dataset_name=name, filetype_suffix="tfrecord"
+    )
+    splits = []
+    for split in sorted({summary.split for summary in summaries}):
+        mine = [summary for summary in summaries if summary.split == split]
+        splits.append(
+            tfds.core.SplitInfo(
+                name=split,
+                shard_lengths=[len(summary.films) for summary in mine],
+                num_bytes=sum(summary.bytes for summary in mine),
+                filename_template=template,
+            )
+        )
+    identity = tfds.core.DatasetIdentity(
+        name=name, version=tfds.core.Version(version), data_dir=folder, module_name=""
+    )
+    info = tfds.core.DatasetInfo(builder=identity, features=tfds.features.FeaturesDict(features))
+    info.set_file_format("tfrecord")
+    info.set_splits(tfds.core.SplitDict(splits))
+    with tempfile.TemporaryDirectory() as scratch:
+        info.write_to_directory(scratch)
+        return {file.name: file.read_bytes() for file in sorted(pathlib.Path(scratch).iterdir())}
+
+
+def is_store(folder: str) -> bool:
+    """Whether a folder is meant to be a store, finished or not."""
+    fs, root = fsspec.core.url_to_fs(folder)
+    return fs.exists(f"{root}/dataset_info.json") or fs.exists(f"{root}/.shards")
+
+
+def open_store(folder: str) -> Store:
+    """Opens a store.
+
+    Raises:
+        ValueError: it is not finished, made by another program, or a shard is missing or of another
+            size than the manifest says.
+    """
+    manifest = run_folder.read_manifest(folder)
+    if manifest is None or "storage" not in manifest["identity"]:
+        raise ValueError(
+            f"{folder} holds no {run_folder.MANIFEST} that says by which preset its images were "
+            "prepared; expected a store made by scripts/preprocess.py"
+        )
+    if "shards" not in manifest:
+        raise ValueError(
+            f"the store {folder} is not finished: run scripts/preprocess.py again, with the same "
+            "options, and it goes on"
+        )
+    expected = manifest["shards"]
+    fs, root = fsspec.core.url_to_fs(folder)
+    fs.invalidate_cache()
+    sizes = {posixpath.basename(i["name"]): i["size"] for i in fs.ls(root, detail=True)}
+    wrong = [name for name, facts in expected.items() if sizes.get(name) != facts["bytes"]]
+    if wrong:
+        there = sizes.get(wrong[0])
+        raise ValueError(
+            f"{len(wrong)} shards of {folder} are not as they were written: {wrong[0]} has "
+            f"{f'{there} bytes' if there is not None else 'gone'}, expected "
+            f"{expected[wrong[0]]['bytes']} bytes: cut short, or of another store. Run "
+            "scripts/preprocess.py again, with the same options, to have them made anew"
+        )
+    pieces: dict[str, list[files.InputFile]] = {piece_name(name): [] for name in expected}
+    text = files.read_bytes(f"{folder}/{FILMS}").decode("utf-8", "surrogateescape")
+    for row in csv.DictReader(io.StringIO(text)):
+        image_id = row["image_id"]
+        film = files.InputFile(image_id, files.key(image_id))
+        pieces[piece_name(row["shard"])].append(film)
+    return Store(folder, manifest["identity"], pieces, manifest["retryable"])
+
+
+def batches(
+    store: Store, pieces: Sequence[str], batch_size: int, wanted: Set[files.InputFile]
+) -> Iterator[Batch]:
+    """Reads shards in parallel; always in the same order. The last batch is padded.
+
+    Args:
+        store: from `open_store`.
+        pieces: the shards to read, keys of `store.pieces`.
+        batch_size: films a batch.
+        wanted: films of these shards that shall come; each does once.
+
+    Raises:
+        ValueError: a shard is damaged, or holds other films than the store's table says.
+    """
+    os.environ |= _HUSH
+    import tensorflow as tf
+
+    tf.config.set_visible_devices([], "GPU")  # they are JAX's
+    storage = STORAGES[store.identity["storage"]]
+    size, dtype = store.identity["size"], np.dtype(storage.dtype)
+    features = {name: tf.io.FixedLenFeature([], tf.string) for name in ("image", "image_id")}
+
+    def decode(record: Any) -> tuple[Any, Any]:
+        example = tf.io.parse_single_example(record, features)
+        if storage.format == "png":
+            image = tf.io.decode_png(example["image"], channels=1, dtype=storage.dtype)
+        else:
+            image = tf.io.decode_jpeg(example["image"], channels=1)
+        image = tf.ensure_shape(image, (size, size, 1))
+        return example["image_id"], tf.cast(image, tf.float32) / np.iinfo(dtype).max
+
+    paths = [store.shard_path(piece) for piece in pieces if store.pieces[piece]]
+    records = (
+        tf.data.Dataset.from_tensor_slices(paths or np.empty(0, np.str_))
+        .interleave(
+            tf.data.TFRecordDataset,
+            cycle_length=_SHARDS_AT_ONCE,
+            num_parallel_calls=tf.data.AUTOTUNE,
+            deterministic=True,
+        )
+        .map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        .prefetch(2 * batch_size)
+    )
+    missing = {film.path: film for piece in pieces for film in store.pieces[piece]}
+
+    def prepared() -> Iterator[tuple[files.InputFile, Prepared]]:
+        for name, image in records.as_numpy_iterator():
+            image_id = name.decode("utf-8", "surrogateescape")
+            film = missing.pop(image_id, None)
+            if film is None:
+                raise ValueError(f"{store.folder} holds {image_id} twice, or should not hold it")
+            if film in wanted:
+                yield film, Prepared(image, None, (size, size))
+
+    try:
+        yield from pipeline.batches(prepared(), batch_size, drop=lambda *_: None)
+    except tf.errors.OpError as error:
+        raise ValueError(
+            f"a shard of {store.folder} cannot be read ({error.message.splitlines()[0]}): remove "
+            "that shard and run scripts/preprocess.py again, with the same options"
+        ) from error
+    if missing:
+        raise ValueError(f"{len(missing)} films of {store.folder} are missing in its shards")

@@ -1,0 +1,205 @@
+"""Films in, a store of images that are ready for the network out: `scripts/preprocess.py`."""
+
+import collections
+import dataclasses
+import importlib.metadata
+import os
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from absl import logging
+
+from configs.schema import ImageConfig, PreprocessConfig
+from scripts import cli
+
+USAGE = """
+python scripts/preprocess.py --config configs/mimic.py \\
+    --config.input.path=/data/mimic-cxr \\
+    --config.input.metadata_path=/data/mimic-cxr-jpg/mimic-cxr-2.0.0-metadata.csv.gz \\
+    --config.input.split_path=/data/mimic-cxr-jpg/mimic-cxr-2.0.0-split.csv.gz \\
+    --config.image.weights=/models/cxr-l2 \\
+    --config.output.path=/data/tfds/mimic_cxr/1.0.0
+
+Reads every film once and writes shards that TFDS and embed.py read, by Apache Beam on all
+processors of this machine. Beam's own options stand beside these: --direct_num_workers=4, or
+--runner=DataflowRunner and what belongs to it. The same command again goes on where it ended.
+"""
+REQUIRED = ("config.input.path", "config.output.path")
+LIBRARIES = (
+    "cxr-embeddings",
+    "apache-beam",
+    "numpy",
+    "pydicom",
+    "imagecodecs",
+    "pillow",
+    "tensorflow-datasets",
+)
+
+
+def preprocess(config: PreprocessConfig, beam_options: Sequence[str]) -> int:
+    """Runs the whole job. Returns the exit code: 0 if every film got what it deserves."""
+    if cli.unset(config, REQUIRED, USAGE):
+        return 2
+    views = cli.kept_views(config.input.views)
+    preset, size = image_rule(config.image)
+
+    from input_pipeline import files, mimic_cxr
+
+    files.bill(config.input.user_project)
+    source, folder = files.absolute(config.input.path), files.absolute(config.output.path)
+    listed = mimic_cxr.list_films(
+        source,
+        metadata_path=config.input.metadata_path,
+        split_path=config.input.split_path,
+        views=views,
+        no_view=config.input.no_view,
+        limit=config.input.limit,
+    )
+    report_list(source, listed)
+
+    if logging.get_verbosity() == logging.WARNING:
+        logging.set_verbosity(logging.ERROR)  # Beam warns of what nobody can change
+    try:
+        from input_pipeline import make_store, preprocess
+    except ModuleNotFoundError as error:
+        raise ImportError(f"{error}: pip install -e '.[beam]' brings Apache Beam") from error
+
+    options = preprocess.parse_options(runner_options(beam_options))
+    settings = preprocess.Settings(
+        folder,
+        preset,
+        size,
+        config.image.storage,
+        views,
+        config.input.no_view,
+        listed.has_views,
+        config.input.user_project,
+    )
+    details = {
+        "config": dataclasses.asdict(config),
+        "beam": list(beam_options),
+        "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
+    }
+    start = time.monotonic()
+    with cli.progress(len(listed.films)) as bar:
+        outcome = make_store.make_store(
+            listed,
+            settings,
+            config.output.name,
+            config.output.films_per_shard,
+            {"input": source},
+            details,
+            options,
+            bar.update,
+        )
+    report_outcome(folder, outcome, time.monotonic() - start)
+    return 1 if outcome.retryable or not outcome.written else 0
+
+
+def image_rule(config: ImageConfig) -> tuple[str, int]:
+    """Preset and size, of the weights' card or as they are said.
+
+    Raises:
+        ValueError: they are unknown or contradict the card.
+    """
+    from input_pipeline.preprocessing import PRESETS
+    from input_pipeline.storage import STORAGES
+
+    preset, size = config.preset, config.size
+    if config.weights:
+        from encoder.card import load_card
+
+        card = load_card(os.path.expanduser(config.weights))
+        asked, given = (preset, size), (card.preset, card.resolution)
+        if any(a not in (None, g) for a, g in zip(asked, given, strict=True)):
+            raise ValueError(
+                f"image.preset and image.size are {asked}, but the card of {config.weights} says "
+                f"{given}: leave them out, or choose other weights"
+            )
+        preset, size = given
+    if preset not in PRESETS or not size:
+        raise ValueError(
+            f"image.preset is {preset!r} and image.size {size}; expected one of "
+            f"{', '.join(PRESETS)} and pixels, or image.weights, a bundle that knows both"
+        )
+    if not 8 <= size <= 8192:
+        raise ValueError(f"image.size is {size}; expected 8 to 8192 pixels")
+    if config.storage not in STORAGES:
+        raise ValueError(
+            f"image.storage is {config.storage!r}; expected one of {', '.join(STORAGES)}"
+        )
+    return preset, size
+
+
+def runner_options(options: Sequence[str]) -> list[str]:
+    """Beam's options, with all processors of this machine where no runner is named."""
+    names = {option.partition("=")[0] for option in options}
+    if "--runner" in names and "--runner=FnApiRunner" not in options:
+        return list(options)
+    defaults = {
+        "--runner": "FnApiRunner",
+        "--direct_running_mode": "multi_processing",
+        "--direct_num_workers": len(os.sched_getaffinity(0)),
+    }
+    return [*options, *(f"{name}={v}" for name, v in defaults.items() if name not in names)]
+
+
+def report_list(source: str, listed: Any) -> None:
+    """Says what was found and chosen, beside what MIMIC-CXR has."""
+    from input_pipeline import mimic_counts
+
+    print(f"{len(listed.films)} of {len(listed.films) + len(listed.skipped)} films in {source}")
+    for note in listed.notes:
+        print(f"  {note}")
+    print(mimic_counts.counts_table(listed.counts), flush=True)
+
+
+def report_outcome(folder: str, outcome: Any, seconds: float) -> None:
+    """Says what became of the films, and where things lie."""
+    total = sum(outcome.written.values())
+    by_split = ", ".join(f"{split} {count}" for split, count in outcome.written.items())
+    rate = (total - outcome.before) / seconds
+    print(f"{'written':13}{total - outcome.before:8}   {rate:.1f} films a second")
+    print(f"{'already done':13}{outcome.before:8}")
+    for kind in ("skipped", "rejected"):
+        reasons = collections.Counter(
+            f"{reason} {detail}" if kind == "skipped" else reason
+            for _, k, reason, detail in outcome.dropped
+            if k == kind
+        )
+        note = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
+        print(f"{kind:13}{reasons.total():8}   {note}")
+    print(f"{'in the store':13}{total:8}   {by_split}")
+    if outcome.differences:
+        whats = collections.Counter(what for _, what, *_ in outcome.differences)
+        note = ", ".join(f"{what} {count}" for what, count in whats.items())
+        print(f"warning: files contradict the tables: {note}; see differences.csv")
+    if outcome.retryable:
+        print(
+            f"warning: {outcome.retryable} films failed for reasons that may pass: the same "
+            "command tries them again"
+        )
+    print(f"in {folder}, with films.csv, skipped.csv, rejected.csv and SHA256SUMS.txt")
+
+
+def main() -> None:
+    cli.run(
+        preprocess,
+        PreprocessConfig,
+        "configs/preprocess.py",
+        USAGE,
+        "the same command goes on from here",
+        variant="preprocess",
+        passes_on=is_beams,
+    )
+
+
+def is_beams(flag: str) -> bool:
+    """Whether a flag is one of Beam's: written as --name=value or --name, and none of ours."""
+    ours = ("--config", "-config", *cli.HELP_FLAGS, "--verbosity")
+    return flag.startswith("--") and flag.partition("=")[0].partition(".")[0] not in ours
+
+
+if __name__ == "__main__":
+    main()

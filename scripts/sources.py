@@ -1,0 +1,129 @@
+"""What embed.py reads: films, decoded by processes of their own, or a store of prepared ones."""
+
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from configs.schema import EmbedConfig
+
+
+class Source(NamedTuple):
+    """Films to be embedded.
+
+    Attributes:
+        planned: the outputs to be made of them.
+        layout: of the outputs.
+        identity: what the manifest says of the input.
+        batches: (run, card, films a batch, what to do with a film that gives no image) -> batches
+            of the films that the run still has to do.
+        steps: the same -> how many batches that will be; None: it is not known.
+    """
+
+    planned: Sequence[Any]
+    layout: str
+    identity: Mapping[str, Any]
+    batches: Callable[..., Iterator[Any]]
+    steps: Callable[[Any, int], int] | None
+
+
+def open_source(config: EmbedConfig, folder: str, say: Callable[..., object]) -> Source:
+    """Finds the films of a run.
+
+    Args:
+        config: of the run. With a store and random weights, preset and resolution are filled in.
+        folder: `config.input.path` as an absolute path or address.
+        say: prints, or does not.
+
+    Raises:
+        ValueError: the options contradict one another or the store.
+        OSError: the input is not there.
+    """
+    from input_pipeline import store
+
+    if store.is_store(folder):
+        return store_source(config, store.open_store(folder), say)
+    if config.distributed:
+        raise ValueError(
+            f"config.distributed divides the shards of a store, and {folder} is none: make one by "
+            "scripts/preprocess.py"
+        )
+    return films_source(config, folder, say)
+
+
+def films_source(config: EmbedConfig, path: str, say: Callable[..., object]) -> Source:
+    from input_pipeline import files, outputs, pipeline
+
+    listing = files.list_inputs(path, config.input.limit)
+    say(f"{len(listing.files)} films in {path}", flush=True)
+    for suffix, count in listing.ignored.items():
+        say(f"  {count} files *{suffix} are no films by their name")
+    if listing.repeated:
+        say(f"  {listing.repeated} entries of the list name a film once more")
+    layout, views = config.output.layout or "per_image", config.input.views
+    planned = outputs.plan(listing.files, layout, config.output.format, config.output.shards)
+
+    def batches(run: Any, card: Any, size: int, drop: Callable[..., None]) -> Iterator[Any]:
+        workers = config.input.workers or len(os.sched_getaffinity(0))
+        with pipeline.decoders(card.preset, card.resolution, views, workers) as decoders:
+            decoded = pipeline.decode(run.todo, decoders, ahead=2 * max(size, workers))
+            yield from pipeline.batches(decoded, size, drop)
+
+    return Source(planned, layout, {"input": path, "views": views}, batches, None)
+
+
+def store_source(config: EmbedConfig, opened: Any, say: Callable[..., object]) -> Source:
+    from input_pipeline import outputs, store
+
+    made = opened.identity
+    films = sum(map(len, opened.pieces.values()))
+    say(f"{films} films in the store {opened.folder}")
+    say(f"  preset {made['preset']}, {made['size']} px, {made['storage']}", flush=True)
+    if opened.retryable:
+        say(
+            f"warning: {opened.retryable} films are missing in it for reasons that may pass: "
+            "scripts/preprocess.py tries them again"
+        )
+    views = tuple(made["views"]) if made["views"] else None
+    if config.input.views not in (None, views):
+        raise ValueError(
+            f"input.views is {config.input.views}, but the store was made with {views}: leave the "
+            "option out, or make another store"
+        )
+    if config.input.limit is not None:
+        raise ValueError("input.limit is for films; a store is embedded whole")
+    if config.encoder.weights == "random":
+        config.encoder.preset = config.encoder.preset or made["preset"]
+        config.encoder.resolution = config.encoder.resolution or made["size"]
+    layout = config.output.layout or "sharded"
+    planned = outputs.plan_pieces(opened.pieces, layout, config.output.format)
+    names = list(opened.pieces)
+
+    def pieces(run: Any) -> list[str]:
+        """The shards that hold something to do, in order."""
+        parts = {run.output_of[film].part for film in run.todo}
+        return [names[part] for part in sorted(parts)]
+
+    def batches(run: Any, card: Any, size: int, drop: Callable[..., None]) -> Iterator[Any]:
+        yield from store.batches(opened, pieces(run), size, wanted=set(run.todo))
+
+    def steps(run: Any, size: int) -> int:
+        return math.ceil(len(run.todo) / size)
+
+    identity = {
+        "input": made["input"],
+        "views": views,
+        "store": {name: made[name] for name in ("preset", "size", "storage", "no_view", "plan")},
+    }
+    return Source(planned, layout, identity, batches, steps)
+
+
+def check_store(identity: Mapping[str, Any], card: Any) -> None:
+    """Raises ValueError where a store's images are not those that the weights expect."""
+    made = identity.get("store")
+    if made and (made["preset"], made["size"]) != (card.preset, card.resolution):
+        raise ValueError(
+            f"the store holds images of the preset {made['preset']} at {made['size']} px, but "
+            f"these weights expect {card.preset} at {card.resolution} px: make a store for them by "
+            "scripts/preprocess.py --config.image.weights, or choose other weights"
+        )
