@@ -98,8 +98,9 @@ def make_store(
         advance(sum(len(shard.films) for shard in planned if shard.name in done))
         if todo:
             write(run_folder.MANIFEST, run_folder.encode_manifest(identity, runs, complete=False))
-            shards.forget(folder, [planned[i] for i in todo if planned[i].name in there])
-            with _watched(folder, [planned[i] for i in todo], advance):
+            missing = [planned[i] for i in todo]
+            shards.forget(folder, missing)
+            with _watched(folder, missing, advance):
                 preprocess.run(settings, [places[i] for i in todo], options)
             there = shards.read_summaries(folder, planned)
         if lost := [shard.name for shard in planned if shard.name not in there]:
@@ -180,9 +181,11 @@ def _finish(
     for kind in ("skipped", "rejected"):
         rows = [[image_id, *why] for image_id, k, *why in dropped if k == kind]
         tables[f"{kind}.csv"] = run_folder.encode_table(["image_id", "reason", "detail"], rows)
-    tables |= store.tfds_metadata(
+    metadata = store.tfds_metadata(
         settings.folder, identity["name"], settings.size, settings.storage, summaries
     )
+    for file, data in metadata.items():  # not among the checksums: TFDS may write them anew
+        write(file, data)
     tables[run_folder.MANIFEST] = run_folder.encode_manifest(
         identity,
         runs,

@@ -6,6 +6,7 @@ clusters are bounded. TFDS' own Beam writer would hold gigabytes in memory.
 
 import contextlib
 import dataclasses
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -20,12 +21,10 @@ from input_pipeline import files, pipeline, run_folder, shards
 from input_pipeline.storage import STORAGES
 
 _AHEAD = 2  # films decoded while one is encoded
-# A worker process of this machine, which says nothing but errors.
+# A worker process of this machine. Why it fails it tells Beam; what it prints besides is noise.
 _WORKER = """
-import logging, runpy
-handler = logging.StreamHandler()
-handler.setLevel(logging.ERROR)
-logging.getLogger().addHandler(handler)
+import os, runpy, sys
+sys.stderr = open(os.devnull, "w")
 runpy.run_module("apache_beam.runners.worker.sdk_worker_main", run_name="__main__")
 """
 
@@ -91,6 +90,19 @@ class _WriteShard(beam.DoFn):
         self._stack.close()
 
 
+def runner_options(options: Sequence[str]) -> list[str]:
+    """Beam's options, with all processors of this machine where no runner is named."""
+    names = {option.partition("=")[0] for option in options}
+    if "--runner" in names and "--runner=FnApiRunner" not in options:
+        return list(options)
+    defaults = {
+        "--runner": "FnApiRunner",
+        "--direct_running_mode": "multi_processing",
+        "--direct_num_workers": len(os.sched_getaffinity(0)),
+    }
+    return [*options, *(f"{name}={v}" for name, v in defaults.items() if name not in names)]
+
+
 def parse_options(flags: Sequence[str]) -> PipelineOptions:
     """Beam's options, as they are typed: `--runner=...`.
 
@@ -113,7 +125,7 @@ def run(settings: Settings, places: Sequence[tuple[int, int]], options: Pipeline
         options: from `parse_options`.
 
     Raises:
-        RuntimeError: Beam's, where a worker failed.
+        OSError: a worker failed.
     """
     runner, direct = None, options.view_as(DirectOptions)
     if direct.direct_running_mode == "multi_processing":
@@ -121,10 +133,15 @@ def run(settings: Settings, places: Sequence[tuple[int, int]], options: Pipeline
         command = f"exec {shlex.join([sys.executable, '-c', _WORKER])}"
         environment = SubprocessSDKEnvironment.from_command_string(command)
         runner = FnApiRunner(default_environment=environment)
-    with beam.Pipeline(runner, options) as job:
-        _ = (
-            job
-            | "Shards" >> beam.Create(places)
-            | beam.Reshuffle()
-            | "Write" >> beam.ParDo(_WriteShard(settings))
-        )
+    try:
+        with beam.Pipeline(runner, options) as job:
+            _ = (
+                job
+                | "Shards" >> beam.Create(places)
+                | beam.Reshuffle()
+                | "Write" >> beam.ParDo(_WriteShard(settings))
+            )
+    except RuntimeError as error:  # its text is the worker's traceback
+        why = str(error).strip().splitlines()[-1].partition(" [while running")[0]
+        why = why.removeprefix("RuntimeError: ")
+        raise OSError(f"a Beam worker failed: {why}. The same command goes on from here") from error

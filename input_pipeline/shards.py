@@ -224,6 +224,6 @@ def summarised(folder: str) -> set[str]:
 
 def forget(folder: str, shards: Sequence[Shard]) -> None:
     """Removes the summaries of shards, which are to be made anew."""
-    for shard in shards:
-        fs, path = fsspec.core.url_to_fs(_summary_path(folder, shard.name))
-        fs.rm_file(path)
+    fs, root = fsspec.core.url_to_fs(f"{folder}/{SUMMARIES}")
+    for name in summarised(folder) & {shard.name for shard in shards}:
+        fs.rm_file(f"{root}/{name}.json")

@@ -143,12 +143,12 @@ def open_store(folder: str) -> Store:
     sizes = {posixpath.basename(i["name"]): i["size"] for i in fs.ls(root, detail=True)}
     wrong = [name for name, facts in expected.items() if sizes.get(name) != facts["bytes"]]
     if wrong:
-        there = sizes.get(wrong[0])
+        name, size = wrong[0], expected[wrong[0]]["bytes"]
+        found = f"has {sizes[name]} bytes" if name in sizes else "is gone"
         raise ValueError(
-            f"{len(wrong)} shards of {folder} are not as they were written: {wrong[0]} has "
-            f"{f'{there} bytes' if there is not None else 'gone'}, expected "
-            f"{expected[wrong[0]]['bytes']} bytes: cut short, or of another store. Run "
-            "scripts/preprocess.py again, with the same options, to have them made anew"
+            f"{len(wrong)} shards of {folder} are not as they were written: {name} {found}, "
+            f"expected {size} bytes: cut short, or of another store. Run scripts/preprocess.py "
+            "again, with the same options, to have them made anew"
         )
     pieces: dict[str, list[files.InputFile]] = {piece_name(name): [] for name in expected}
     text = files.read_bytes(f"{folder}/{FILMS}").decode("utf-8", "surrogateescape")
@@ -186,7 +186,9 @@ def batches(
         if storage.format == "png":
             image = tf.io.decode_png(example["image"], channels=1, dtype=storage.dtype)
         else:
-            image = tf.io.decode_jpeg(example["image"], channels=1)
+            image = tf.io.decode_jpeg(
+                example["image"], channels=1, dct_method="INTEGER_ACCURATE"
+            )  # the default makes films half a grey step darker
         image = tf.ensure_shape(image, (size, size, 1))
         return example["image_id"], tf.cast(image, tf.float32) / np.iinfo(dtype).max
 

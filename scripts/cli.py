@@ -82,10 +82,7 @@ def run(
                 [_find_config(argument) for argument in argv if argument not in HELP_FLAGS]
             )
             if not isinstance(flag.value, schema):
-                sys.exit(
-                    f"error: --config gives a {type(flag.value).__name__}, which is another "
-                    f"command's; expected a file whose get_config() gives a {schema.__name__}"
-                )
+                raise KeyError
             for name, value in lists.items():
                 *parents, field = name.split(".")[1:]
                 setattr(functools.reduce(getattr, parents, flag.value), field, value)
@@ -231,6 +228,8 @@ def _unknown_field(argv: Sequence[str], schema: type) -> str:
     known = [name for name, _, _ in fields(schema())]
     names = [argument.lstrip("-").partition("=")[0] for argument in argv]
     unknown = [name for name in names if name.startswith("config.") and name not in known]
+    if not unknown:  # the config has not all fields of its schema
+        return f"configuration of this command in --config: expected a {schema.__name__}"
     similar = [m for name in unknown for m in difflib.get_close_matches(name, known, n=1)]
     hint = f"; did you mean --{similar[0]}?" if similar else "; --help lists them"
     return f"there is no --{', --'.join(unknown)}{hint}"

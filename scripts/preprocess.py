@@ -59,13 +59,13 @@ def preprocess(config: PreprocessConfig, beam_options: Sequence[str]) -> int:
     report_list(source, listed)
 
     if logging.get_verbosity() == logging.WARNING:
-        logging.set_verbosity(logging.ERROR)  # Beam warns of what nobody can change
+        logging.set_verbosity(logging.FATAL)  # Beam is loud; its failures come as exceptions
     try:
         from input_pipeline import make_store, preprocess
     except ModuleNotFoundError as error:
         raise ImportError(f"{error}: pip install -e '.[beam]' brings Apache Beam") from error
 
-    options = preprocess.parse_options(runner_options(beam_options))
+    options = preprocess.parse_options(preprocess.runner_options(beam_options))
     settings = preprocess.Settings(
         folder,
         preset,
@@ -130,19 +130,6 @@ def image_rule(config: ImageConfig) -> tuple[str, int]:
             f"image.storage is {config.storage!r}; expected one of {', '.join(STORAGES)}"
         )
     return preset, size
-
-
-def runner_options(options: Sequence[str]) -> list[str]:
-    """Beam's options, with all processors of this machine where no runner is named."""
-    names = {option.partition("=")[0] for option in options}
-    if "--runner" in names and "--runner=FnApiRunner" not in options:
-        return list(options)
-    defaults = {
-        "--runner": "FnApiRunner",
-        "--direct_running_mode": "multi_processing",
-        "--direct_num_workers": len(os.sched_getaffinity(0)),
-    }
-    return [*options, *(f"{name}={v}" for name, v in defaults.items() if name not in names)]
 
 
 def report_list(source: str, listed: Any) -> None:

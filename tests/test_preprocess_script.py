@@ -1,0 +1,151 @@
+"""`scripts/preprocess.py` as its user runs it: in a process of its own, with two Beam workers."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from input_pipeline.synthetic.mimic import write_mimic
+
+
+@pytest.fixture(scope="module")
+def mimic(tmp_path_factory):
+    """A stand-in of MIMIC-CXR; its films are large enough to be met in the middle of the work."""
+    folder = tmp_path_factory.mktemp("mimic")
+    write_mimic(folder, films=120, laterals=6, damaged=3, seed=4, size_range=(300, 320))
+    return folder
+
+
+def command(mimic, output, *options, config="configs/mimic.py"):
+    return [
+        sys.executable,
+        "scripts/preprocess.py",
+        f"--config={config}",
+        f"--config.input.path={mimic}",
+        f"--config.output.path={output}",
+        "--config.image.preset=native",
+        "--config.image.size=256",
+        "--config.output.films_per_shard=4",
+        "--runner=FnApiRunner",
+        "--direct_num_workers=2",
+        "--direct_running_mode=multi_processing",
+        *options,
+    ]
+
+
+def run(*args, **options):
+    return subprocess.run(command(*args, **options), capture_output=True, text=True, timeout=200)
+
+
+def tree(folder):
+    paths = (path for path in pathlib.Path(folder).rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+@pytest.fixture(scope="module")
+def whole(mimic, tmp_path_factory):
+    """The folder of an uninterrupted run, and what the run printed."""
+    folder = tmp_path_factory.mktemp("whole") / "store"
+    result = run(mimic, folder)
+    assert result.returncode == 0, result.stderr
+    return folder, result
+
+
+def test_a_run_says_what_it_did(whole):
+    folder, result = whole
+    printed = result.stdout.splitlines()
+    assert printed[0].startswith("123 of 129 films in ")
+    assert any(line.split() == ["films", "listed", "129", "377,110"] for line in printed)
+    assert any(line.startswith(f"{'written':13}{120:8}   ") for line in printed)
+    assert f"{'skipped':13}{6:8}   view LATERAL 3, view LL 3" in printed
+    assert f"{'rejected':13}{3:8}   truncated 2, not_an_image 1" in printed
+    assert str(folder) in printed[-1]
+    assert "Traceback" not in result.stderr and "WARNING" not in result.stderr
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["complete"]
+    assert manifest["runs"][0]["beam"] == [
+        "--runner=FnApiRunner",
+        "--direct_num_workers=2",
+        "--direct_running_mode=multi_processing",
+    ]
+    assert manifest["runs"][0]["versions"]["apache-beam"]
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
+def test_stopped_in_the_middle_it_goes_on(mimic, whole, tmp_path, stop):
+    folder, summaries = tmp_path / "store", tmp_path / "store/.shards"
+    process = subprocess.Popen(
+        command(mimic, folder), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    while len(list(summaries.glob("*.json"))) < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(stop)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode != 0, "it was stopped too late for this test to mean anything"
+    if stop == signal.SIGINT:
+        assert "stopped: the same command goes on from here" in errors
+        assert "Traceback" not in errors
+    deadline = time.monotonic() + 20  # the workers of a killed launcher end by themselves
+    while (count := len(list(folder.glob("*.tfrecord-*")))) and time.monotonic() < deadline:
+        time.sleep(1)
+        if count == len(list(folder.glob("*.tfrecord-*"))):
+            break
+    before = {p.name: p.stat().st_mtime_ns for p in summaries.glob("*.json")}
+    assert 3 <= len(before) < 36
+    result = run(mimic, folder)
+    assert result.returncode == 0, result.stderr
+    kept = {p.name: p.stat().st_mtime_ns for p in summaries.glob("*.json") if p.name in before}
+    assert kept == before, "a finished shard was made again"
+    expected, found = tree(whole[0]), tree(folder)
+    differing = {name for name in expected | found if found.get(name) != expected.get(name)}
+    assert differing <= {"manifest.json", "SHA256SUMS.txt"}, "whose config names the output"
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--config.output.path="], 2, "--config.output.path: folder of the store"),
+        (["--config.input.path=/nowhere"], 1, "/nowhere"),
+        (["--config.image.preset=nice"], 1, "expected one of cxr_foundation, cxr_foundation_8bit"),
+        (["--config.image.size=3"], 1, "image.size is 3; expected 8 to 8192 pixels"),
+        (["--config.image.storage=gif"], 1, "image.storage is 'gif'; expected one of png16"),
+        (["--config.image.weights=/nowhere"], 1, "expected a weights bundle"),
+        (["--config.input.no_view=guess"], 1, "keep, drop"),
+        (["--config.output.name=Mimic CXR"], 1, "expected small letters"),
+        (["--config.output.path=/proc/out"], 1, "No such file or directory: /proc/out"),
+        (["--direct_num_wrkers=2"], 1, "Beam knows no option --direct_num_wrkers"),
+        (["--config.inputs.path=x"], 1, "did you mean --config.input.path?"),
+        (["--config=configs/head.py:mlp"], 1, "no configuration of this command in --config"),
+        (["--help"], 0, "--config.output.name=mimic_cxr"),
+    ],
+)
+def test_what_is_wrong_is_said(mimic, tmp_path, options, code, message):
+    result = run(mimic, tmp_path / "out", *options)
+    assert message in result.stderr + result.stdout
+    assert "Traceback" not in result.stderr
+    assert result.returncode == code
+    assert not (tmp_path / "out/dataset_info.json").exists()
+
+
+def test_the_card_of_the_weights_says_how(mimic, tmp_path):
+    from encoder import random_weights, weights
+
+    card = random_weights.random_card("b0", 32, "imagenet", (0.0,) * 3, (1.0,) * 3)
+    variables = random_weights.random_variables(weights.model_for(card), seed=5)
+    weights.save_bundle(tmp_path / "bundle", variables, card)
+    given = f"--config.image.weights={tmp_path}/bundle"
+    result = run(mimic, tmp_path / "no", given)
+    assert "the card of" in result.stderr and "says ('imagenet', 32)" in result.stderr
+    arguments = [a for a in command(mimic, tmp_path / "out", given) if "config.image.p" not in a]
+    arguments = [a for a in arguments if "config.image.size" not in a] + ["--config.input.limit=9"]
+    result = subprocess.run(arguments, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    identity = json.loads((tmp_path / "out/manifest.json").read_text())["identity"]
+    assert (identity["preset"], identity["size"]) == ("imagenet", 32)
+    assert os.path.exists(tmp_path / "out/films.csv")

@@ -1,0 +1,361 @@
+"""Stores of prepared films: planned, written by Beam, stopped, damaged, finished and read."""
+
+import collections
+import csv
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from input_pipeline import files, make_store, mimic_cxr, preprocess, shards, store
+from input_pipeline.film import Rejected
+from input_pipeline.pipeline import load
+from input_pipeline.synthetic.mimic import write_mimic
+
+SIZE = 24
+IN_PROCESS = ("--runner=FnApiRunner",)
+
+
+@pytest.fixture(scope="module")
+def mimic(tmp_path_factory):
+    """A stand-in of MIMIC-CXR; two films are damaged, some are laterals, some have no view."""
+    folder = tmp_path_factory.mktemp("mimic")
+    write_mimic(folder, films=40, laterals=4, damaged=2, seed=3, size_range=(48, 64))
+    return folder
+
+
+def settings(folder, **changes):
+    plain = preprocess.Settings(
+        str(folder), "native", SIZE, "png16", ("AP", "PA"), "keep", True, None
+    )
+    return dataclasses.replace(plain, **changes)
+
+
+def make(mimic, folder, listed=None, films_per_shard=8, details=None, **changes):
+    listed = listed or mimic_cxr.list_films(str(mimic))
+    return make_store.make_store(
+        listed,
+        settings(folder, has_views=listed.has_views, **changes),
+        "mimic_cxr",
+        films_per_shard,
+        {"input": str(mimic)},
+        details or {},
+        preprocess.parse_options(IN_PROCESS),
+        lambda films: None,
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(mimic, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("store") / "mimic_cxr" / "1.0.0"
+    return str(folder), make(mimic, folder)
+
+
+@pytest.fixture
+def copied(whole, tmp_path):
+    """A store of one's own to do harm to."""
+    shutil.copytree(whole[0], tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def tree(folder):
+    paths = (path for path in pathlib.Path(folder).rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+def rows(folder, name):
+    with open(f"{folder}/{name}.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_listed_film_is_somewhere(mimic, whole):
+    folder, outcome = whole
+    listed = [row["path"] for row in read_csv_gz(mimic / "cxr-record-list.csv.gz")]
+    found = [
+        row["image_id"] for name in ("films", "skipped", "rejected") for row in rows(folder, name)
+    ]
+    assert sorted(found) == sorted(listed)
+    manifest = json.loads(files.read_bytes(f"{folder}/manifest.json"))
+    counts = [manifest[name] for name in ("written", "skipped", "rejected")]
+    assert counts == [len(rows(folder, n)) for n in ("films", "skipped", "rejected")]
+    assert sum(counts) == manifest["listed"] == len(listed)
+    assert (manifest["complete"], manifest["retryable"], outcome.before) == (True, 0, 0)
+    assert sum(outcome.written.values()) == manifest["written"] == 40
+    assert outcome.differences == []
+    check = subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS.txt"], cwd=folder)
+    assert check.returncode == 0
+
+
+def read_csv_gz(path):
+    import gzip
+
+    with gzip.open(path, "rt", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_columns_are_those_of_the_tables(mimic, whole):
+    split = {r["dicom_id"]: r["split"] for r in read_csv_gz(mimic / "mimic-cxr-2.0.0-split.csv.gz")}
+    metadata = {r["dicom_id"]: r for r in read_csv_gz(mimic / "mimic-cxr-2.0.0-metadata.csv.gz")}
+    for row in rows(whole[0], "films"):
+        dicom_id = row["image_id"].rpartition("/")[2].removesuffix(".dcm")
+        expected = metadata[dicom_id]
+        assert row["patient_id"] == expected["subject_id"]
+        assert row["study_id"] == expected["study_id"]
+        assert row["view_position"] == expected["ViewPosition"]
+        assert row["split"] == split[dicom_id]
+        assert row["shard"].startswith(f"mimic_cxr-{row['split']}.tfrecord-")
+
+
+@pytest.mark.filterwarnings(r"ignore:label\(\) is deprecated:DeprecationWarning")  # TFDS'
+def test_tfds_reads_what_we_prepared(mimic, whole):
+    import tensorflow_datasets as tfds
+
+    folder, outcome = whole
+    loaded = tfds.load("mimic_cxr", data_dir=folder.rpartition("/mimic_cxr/")[0])
+    assert {name: len(split) for name, split in loaded.items()} == dict(outcome.written)
+    by_id = {row["image_id"]: row for row in rows(folder, "films")}
+    builder = tfds.builder_from_directory(folder)
+    assert builder.info.full_name == "mimic_cxr/1.0.0"
+    for name in builder.info.splits:
+        for example in tfds.as_numpy(builder.as_dataset(split=name)):
+            image_id = example["image_id"].decode()
+            row = by_id.pop(image_id)
+            for column in ("patient_id", "study_id", "view_position"):
+                assert example[column].decode() == row[column]
+            exact = load(f"{mimic}/{image_id}", "native", SIZE, None).image
+            assert example["image"].dtype == np.uint16
+            assert np.abs(example["image"] / 65535 - exact).max() <= 0.51 / 65535
+    assert not by_id
+
+
+@pytest.mark.parametrize(("storage", "step"), [("png16", 65535), ("png8", 255), ("jpeg95", 10)])
+def test_batches_give_the_films_back(mimic, tmp_path, storage, step):
+    make(mimic, tmp_path / "s", storage=storage)
+    opened = store.open_store(str(tmp_path / "s"))
+    wanted = {film for films in opened.pieces.values() for film in films}
+    left_out = sorted(wanted, key=lambda film: film.path)[5]
+    batches = list(store.batches(opened, list(opened.pieces), 6, wanted - {left_out}))
+    assert [len(batch.films) for batch in batches] == [6] * 6 + [3]
+    assert {film for batch in batches for film in batch.films} == wanted - {left_out}
+    for batch in batches:
+        assert (batch.image.shape, batch.image.dtype) == ((6, SIZE, SIZE, 1), np.float32)
+        for film, image in zip(batch.films, batch.image, strict=False):
+            exact = load(f"{mimic}/{film.path}", "native", SIZE, None).image
+            assert np.abs(image - exact).max() <= 0.51 / step
+    assert not batches[-1].image[3:].any()
+    again = list(store.batches(opened, list(opened.pieces), 6, wanted - {left_out}))
+    assert [b.films for b in again] == [b.films for b in batches], "always the same order"
+
+
+def test_shards_are_cut_by_a_hash_and_evenly():
+    films = [
+        mimic_cxr.FilmRecord(f"/in/{i}.dcm", f"{i}.dcm", str(i // 4), "", split, None, None)
+        for split, count in (("train", 50), ("test", 3))
+        for i in range(count)
+    ]
+    planned = shards.plan(films, "cxr", films_per_shard=20)
+    assert [(s.name, len(s.films)) for s in planned] == [
+        ("cxr-test.tfrecord-00000-of-00001", 3),
+        ("cxr-train.tfrecord-00000-of-00003", 16),
+        ("cxr-train.tfrecord-00001-of-00003", 17),
+        ("cxr-train.tfrecord-00002-of-00003", 17),
+    ]
+    assert planned == shards.plan(films[::-1], "cxr", films_per_shard=20), "whatever the order"
+    patients = [film.patient_id for film in planned[1].films]
+    assert patients != sorted(patients), "neighbours should not be of one patient"
+    assert collections.Counter(f for s in planned for f in s.films) == collections.Counter(films)
+    plan, places = shards.encode_plan(planned)
+    for shard, (start, length) in zip(planned, places, strict=True):
+        decoded = shards.decode_shard(plan[start : start + length])
+        assert decoded == shard or decoded.films == list(shard.films)
+
+
+@pytest.mark.parametrize(("name", "count"), [("mimic-cxr", 8), ("Mimic", 8), ("", 8), ("x", 0)])
+def test_plans_that_make_no_sense(name, count):
+    with pytest.raises(ValueError, match="expected"):
+        shards.plan([], name, count)
+
+
+def test_a_broken_run_goes_on_with_what_is_missing(mimic, whole, tmp_path, monkeypatch):
+    expected = tree(whole[0])
+    write_shard, written = shards.write_shard, []
+
+    def failing(folder, scratch, shard, *rest):
+        if len(written) == 3:
+            raise OSError(28, "No space left on device")
+        written.append(shard.name)
+        return write_shard(folder, scratch, shard, *rest)
+
+    monkeypatch.setattr(shards, "write_shard", failing)
+    with pytest.raises(OSError, match=r"No space left on device.*goes on from here"):
+        make(mimic, tmp_path / "s")
+    assert not os.path.exists(tmp_path / "s/dataset_info.json")
+    with pytest.raises(ValueError, match=r"is not finished: run scripts/preprocess\.py again"):
+        store.open_store(str(tmp_path / "s"))
+    before = list(written)
+    written.append("no more failures")
+    outcome = make(mimic, tmp_path / "s")
+    assert not set(before) & set(written[4:]), "no shard is made twice"
+    assert 0 < outcome.before < 40
+    assert tree(tmp_path / "s") == expected
+
+
+@pytest.mark.parametrize("harm", ["cut", "gone", "summary cut", "summary gone", "clock"])
+def test_what_is_damaged_is_made_again_and_nothing_else(mimic, whole, copied, harm, monkeypatch):
+    name = sorted(n for n in os.listdir(copied) if ".tfrecord-" in n)[1]
+    shard, summary = copied / name, copied / ".shards" / f"{name}.json"
+    if harm == "cut":
+        shard.write_bytes(shard.read_bytes()[:-5])
+    elif harm == "gone":
+        shard.unlink()
+    elif harm == "summary cut":
+        summary.write_bytes(summary.read_bytes()[:-5])
+    elif harm == "summary gone":
+        summary.unlink()
+    else:  # file times from the past and the future say nothing
+        os.utime(shard, (4e9, 4e9))
+        os.utime(summary, (0, 0))
+    made = []
+    write_shard = shards.write_shard
+    monkeypatch.setattr(
+        shards, "write_shard", lambda *args: made.append(args[2].name) or write_shard(*args)
+    )
+    make(mimic, copied)
+    assert made == ([] if harm == "clock" else [name])
+    assert tree(copied) == tree(whole[0])
+
+
+def test_films_that_may_come_back_are_tried_again(mimic, tmp_path, monkeypatch):
+    listed = mimic_cxr.list_films(str(mimic))
+    gone = listed.films[3]
+    shutil.copytree(mimic, tmp_path / "in")
+    os.rename(tmp_path / "in" / gone.image_id, tmp_path / "elsewhere")
+    outcome = make(tmp_path / "in", tmp_path / "s")
+    assert outcome.retryable == 1
+    assert [gone.image_id, "rejected", "unreadable", "No such file or directory"] in outcome.dropped
+    manifest = json.loads((tmp_path / "s/manifest.json").read_text())
+    assert (manifest["complete"], manifest["retryable"]) == (False, 1)
+    assert store.open_store(str(tmp_path / "s")).retryable == 1
+    os.rename(tmp_path / "elsewhere", tmp_path / "in" / gone.image_id)
+    outcome = make(tmp_path / "in", tmp_path / "s")
+    assert (outcome.retryable, sum(outcome.written.values())) == (0, 40)
+
+
+def test_files_that_contradict_the_tables_are_named_and_kept(mimic, tmp_path):
+    listed = mimic_cxr.list_films(str(mimic))
+    seen = next(film for film in listed.films if film.view == "PA")
+    films = [
+        film._replace(view="AP", size=(1, 2)) if film == seen else film for film in listed.films
+    ]
+    outcome = make(mimic, tmp_path / "s", dataclasses.replace(listed, films=films))
+    assert [row[:3] for row in outcome.differences] == [
+        [seen.image_id, "Rows x Columns", "1 x 2"],
+        [seen.image_id, "ViewPosition", "AP"],
+    ]
+    assert rows(tmp_path / "s", "differences")[1]["file"] == "PA"
+    assert sum(outcome.written.values()) == 40
+
+
+@pytest.mark.parametrize(("no_view", "kept"), [("keep", 40), ("drop", 35)])
+def test_without_tables_the_headers_say_the_view(mimic, tmp_path, no_view, kept):
+    listed = mimic_cxr.list_films(str(mimic / "files"), views=("AP", "PA"))
+    unsaid = sum(
+        not r["ViewPosition"] for r in read_csv_gz(mimic / "mimic-cxr-2.0.0-metadata.csv.gz")
+    )
+    outcome = make(mimic, tmp_path / "s", listed, no_view=no_view)
+    kept = 40 - (unsaid if no_view == "drop" else 0)
+    assert dict(outcome.written) == {"unassigned": kept}
+    whys = collections.Counter((kind, detail) for _, kind, _, detail in outcome.dropped)
+    assert whys["skipped", "LATERAL"] + whys["skipped", "LL"] == 4
+    assert whys["skipped", "not said"] == 40 - kept
+    views = collections.Counter(row["view_position"] for row in rows(tmp_path / "s", "films"))
+    assert set(views) == {"AP", "PA"} | ({""} if no_view == "keep" else set())
+
+
+@pytest.mark.filterwarnings(r"ignore:label\(\) is deprecated:DeprecationWarning")  # TFDS'
+def test_a_shard_of_nothing_but_damage_is_empty_and_reads(mimic, tmp_path):
+    listed = mimic_cxr.list_films(str(mimic))
+    bad = [f for f in listed.films if load(f.path, "native", SIZE, None).__class__ is Rejected]
+    good = [f for f in listed.films if f not in bad]
+    films = [f._replace(split="test") for f in bad] + [f._replace(split="train") for f in good]
+    outcome = make(mimic, tmp_path / "s", dataclasses.replace(listed, films=films))
+    assert dict(outcome.written) == {"test": 0, "train": 40}
+    opened = store.open_store(str(tmp_path / "s"))
+    wanted = {film for films in opened.pieces.values() for film in films}
+    assert sum(len(b.films) for b in store.batches(opened, list(opened.pieces), 8, wanted)) == 40
+    import tensorflow_datasets as tfds
+
+    dataset = tfds.builder_from_directory(tmp_path / "s").as_dataset(split="train+test")
+    assert len(list(dataset)) == 40
+
+
+def test_another_store_is_refused(mimic, copied):
+    before = tree(copied)
+    for changes, message in {
+        "size": ({"size": 32}, "size: 24 there, 32 asked for"),
+        "preset": ({"preset": "imagenet"}, "preset: 'native' there, 'imagenet' asked for"),
+        "storage": ({"storage": "png8"}, "storage: 'png16' there, 'png8' asked for"),
+        "shards": ({"films_per_shard": 9}, "films_per_shard: 8 there, 9 asked for"),
+    }.values():
+        with pytest.raises(ValueError, match=message):
+            make(mimic, copied, **changes)
+    listed = mimic_cxr.list_films(str(mimic), limit=30)
+    with pytest.raises(ValueError, match="plan: '"):
+        make(mimic, copied, listed)
+    (copied / "other-train.tfrecord-00000-of-00001").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"would not make, such as other-train\.tfrecord"):
+        make(mimic, copied)
+    (copied / "other-train.tfrecord-00000-of-00001").unlink()
+    assert tree(copied) == before
+    (copied / "manifest.json").unlink()
+    with pytest.raises(ValueError, match="without a manifest"):
+        make(mimic, copied)
+
+
+def test_stores_that_cannot_be_read_are_refused(copied, tmp_path):
+    name = sorted(n for n in os.listdir(copied) if "train.tfrecord-" in n)[0]
+    data = (copied / name).read_bytes()
+    for harm, message in {
+        data[:-4]: rf"{name} has {len(data) - 4} bytes, expected {len(data)} bytes: cut short",
+        None: f"{name} is gone",
+    }.items():
+        if harm is None:
+            (copied / name).unlink()
+        else:
+            (copied / name).write_bytes(harm)
+        with pytest.raises(ValueError, match=message):
+            store.open_store(str(copied))
+    (copied / name).write_bytes(data[:50] + b"\0\1\2\3" + data[54:])
+    opened = store.open_store(str(copied))
+    wanted = {film for films in opened.pieces.values() for film in films}
+    with pytest.raises(ValueError, match=r"a shard of .* cannot be read"):
+        list(store.batches(opened, list(opened.pieces), 8, wanted))
+    (copied / "manifest.json").write_text('{"identity": {"weights": 1}, "runs": []}')
+    with pytest.raises(ValueError, match="expected a store made by"):
+        store.open_store(str(copied))
+    assert not store.is_store(str(tmp_path)) and store.is_store(str(copied))
+
+
+def test_a_shard_in_the_place_of_another_is_noticed(copied):
+    names = sorted(n for n in os.listdir(copied) if "train.tfrecord-" in n)[:2]
+    second = (copied / names[1]).read_bytes()
+    (copied / names[0]).write_bytes(second)
+    manifest = json.loads((copied / "manifest.json").read_text())
+    manifest["shards"][names[0]]["bytes"] = len(second)
+    (copied / "manifest.json").write_text(json.dumps(manifest))
+    opened = store.open_store(str(copied))
+    wanted = {film for films in opened.pieces.values() for film in films}
+    with pytest.raises(ValueError, match="twice, or should not hold it"):
+        list(store.batches(opened, list(opened.pieces), 8, wanted))
+
+
+def test_options_that_beam_would_ignore_are_refused():
+    with pytest.raises(ValueError, match="Beam knows no option --direct_num_wrkers"):
+        preprocess.parse_options(["--runner=FnApiRunner", "--direct_num_wrkers=2"])
+    assert isinstance(preprocess.parse_options(["--direct_num_workers=2"]), PipelineOptions)
