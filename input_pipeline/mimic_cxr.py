@@ -79,13 +79,14 @@ class FilmList:
     has_views: bool
 
 
-class _Entry(NamedTuple):
-    """A film before the tables are looked up."""
+class _Listing(NamedTuple):
+    """Films before views and splits are looked up; one entry a film in every list."""
 
-    image_id: str
-    path: str
-    dicom_id: str
-    ids: tuple[str, str]  # patient and study, "" where unknown
+    root: str  # with an image_id behind it, the path of a film
+    image_ids: list[str]
+    patients: list[str]  # "" where unknown, as in studies
+    studies: list[str]
+    notes: list[str]
 
 
 def list_films(
@@ -134,7 +135,7 @@ def list_films(
     names = _names_in(source)
     metadata_path = find_table(source, names, "metadata", metadata_path)
     split_path = find_table(source, names, "split", split_path)
-    texts = tuple(VIEW_COLUMNS) if no_view == "impute" else ()
+    texts = VIEW_COLUMNS if no_view == "impute" else ()
     metadata = None
     if metadata_path:
         metadata = read_table(metadata_path, ("ViewPosition", "Rows", "Columns", *texts))
@@ -144,8 +145,7 @@ def list_films(
             "views from: give its path as metadata_path, or choose keep or drop"
         )
 
-    entries, notes = _list(source, names, metadata)
-    listed, rows = _look_up(sorted(entries), metadata, split_path, notes)
+    listed, rows, notes = _look_up(_list(source, names, metadata), metadata, split_path)
     if limit is not None and limit < len(listed):
         notes.append(f"Of {len(listed):,} films only the first {limit:,} are listed.")
         listed, rows = listed[:limit], rows[:limit]
@@ -155,7 +155,10 @@ def list_films(
     if torn := len(assigned) - len({patient for patient, _ in assigned}):
         notes.append(f"{torn:,} patients have films in more than one split.")
 
-    films, skipped, imputed = _choose(listed, rows, texts, views, no_view)
+    told = [("", "")] * len(listed)
+    if metadata and no_view == "impute":
+        told = [*map(told_view, *(metadata.take(column, rows) for column in VIEW_COLUMNS))]
+    films, skipped, imputed = _choose(listed, told, views, no_view)
     counts = _count(listed, metadata is not None, split_path is not None)
     for view, number in sorted(collections.Counter(view for _, view, _ in imputed).items()):
         counts[f"imputed {view}"] = number
@@ -173,17 +176,15 @@ def _names_in(path: str) -> set[str]:
     return {posixpath.basename(name.rstrip("/")) for name in fs.ls(inner, detail=False)}
 
 
-def _list(source: str, names: set[str], metadata: Table | None) -> tuple[list[_Entry], list[str]]:
-    """The films of an input, without views and splits yet, and notes on where they are from."""
+def _list(source: str, names: set[str], metadata: Table | None) -> _Listing:
+    """The films of an input, and notes on where they are from."""
     if found := [name for name in _RECORD_LISTS if name in names]:
         table = read_table(posixpath.join(source, found[0]), ("path",))
-        entries = _below(source, table, [row[2] for row in table.rows.values()])
-        return entries, [f"The films are those of {table.path}."]
+        return _below(source, table, table.columns["path"], f"The films are those of {table.path}.")
     if metadata and posixpath.dirname(metadata.path) == source:
-        stems = [
-            f"files/p{subject[:2]}/p{subject}/s{study}/{dicom_id}"
-            for dicom_id, (subject, study, *_) in metadata.rows.items()
-        ]
+        of = metadata.columns
+        rows = zip(metadata.row_of, of["subject_id"], of["study_id"], strict=True)
+        stems = [f"files/p{p[:2]}/p{p}/s{study}/{dicom_id}" for dicom_id, p, study in rows]
         fs, inner = fsspec.core.url_to_fs(source)
         there = [end for end in _SUFFIXES if fs.exists(posixpath.join(inner, stems[0] + end))]
         if not there:
@@ -192,8 +193,8 @@ def _list(source: str, names: set[str], metadata: Table | None) -> tuple[list[_E
                 f"{metadata.path} lists: get them, or keep the table elsewhere and give its path "
                 "as metadata_path to list the films that are there"
             )
-        entries = _below(source, metadata, [stem + there[0] for stem in stems])
-        return entries, [f"The films are those of {metadata.path}, as *{there[0]}."]
+        note = f"The films are those of {metadata.path}, as *{there[0]}."
+        return _below(source, metadata, [stem + there[0] for stem in stems], note)
 
     listing = files.list_inputs(source)
     notes = [f"The films are the files found in {source}."]
@@ -203,111 +204,127 @@ def _list(source: str, names: set[str], metadata: Table | None) -> tuple[list[_E
     folder = posixpath.dirname(source)
     if posixpath.basename(source) == "files" and {*_RECORD_LISTS} & _names_in(folder):
         notes.append(f"{folder} has MIMIC-CXR's list of films: name that folder to use it.")
-    entries = []
-    for file in listing.files:
-        image_id = file.key + file.path.removeprefix(files.key(file.path))
-        found = re.search(r"/p([0-9]+)/s([0-9]+)/[^/]+$", file.path)
-        ids = (found[1], found[2]) if found else ("", "")
-        entries.append(_Entry(image_id, file.path, _dicom_id(image_id), ids))
-    return entries, notes
+    paths = [file.path for file in listing.files]
+    root = files.key(paths[0]).removesuffix(listing.files[0].key)
+    ids = [re.search(r"/p([0-9]+)/s([0-9]+)/[^/]+$", path) for path in paths]
+    return _Listing(
+        root,
+        [path.removeprefix(root) for path in paths],
+        [found[1] if found else "" for found in ids],
+        [found[2] if found else "" for found in ids],
+        notes,
+    )
 
 
-def _below(folder: str, table: Table, image_ids: Sequence[str]) -> list[_Entry]:
+def _below(folder: str, table: Table, image_ids: list[str], note: str) -> _Listing:
     """The films of a table; `image_ids` are their paths below the folder, row by row."""
     if bad := [image_id for image_id in image_ids if not _BELOW.fullmatch(image_id)]:
         raise ValueError(
             f"{table.path} has the film {bad[0]!r}, and {len(bad)} are like that; expected plain "
             "paths below its folder, such as files/p10/p10000032/s50414267/NAME.dcm"
         )
-    pairs = zip(image_ids, table.rows, strict=True)
+    pairs = zip(image_ids, table.row_of, strict=True)
     if odd := [pair for pair in pairs if _dicom_id(pair[0]) != pair[1]]:
         raise ValueError(
             f"{table.path} has the film {odd[0][0]!r} for dicom_id {odd[0][1]!r}, and {len(odd)} "
             "are like that; expected the dicom_id as file name: get it again"
         )
-    root = posixpath.join(folder, "")
-    return [
-        _Entry(image_id, root + image_id, dicom_id, row[:2])
-        for image_id, (dicom_id, row) in zip(image_ids, table.rows.items(), strict=True)
-    ]
+    patients, studies = table.columns["subject_id"], table.columns["study_id"]
+    return _Listing(posixpath.join(folder, ""), image_ids, patients, studies, [note])
 
 
 def _dicom_id(image_id: str) -> str:
-    return files.key(posixpath.basename(image_id))
+    return files.key(image_id.rpartition("/")[2])
 
 
 def _look_up(
-    entries: Sequence[_Entry], metadata: Table | None, split_path: str | None, notes: list[str]
-) -> tuple[list[FilmRecord], list[tuple[str, ...] | None]]:
-    """The films with what the tables say of them, and their rows of the metadata table."""
-    image_ids, paths, dicom_ids, ids = zip(*entries, strict=True)
-    splits, rows = [UNASSIGNED] * len(ids), [None] * len(ids)
+    listing: _Listing, metadata: Table | None, split_path: str | None
+) -> tuple[list[FilmRecord], list[int], list[str]]:
+    """The films, sorted, with what the tables say of them.
+
+    Returns:
+        The films, their rows in the metadata table (-1: none), and all notes.
+    """
+    root, image_ids, patients, studies, notes = listing
+    order = sorted(range(len(image_ids)), key=image_ids.__getitem__)
+    image_ids, patients, studies = (
+        [column[i] for i in order] for column in (image_ids, patients, studies)
+    )
+    dicom_ids, rows = [_dicom_id(image_id) for image_id in image_ids], [-1] * len(order)
+    splits: list[str | None] = [UNASSIGNED] * len(order)
+    views: list[str | None] = [None] * len(order)
+    sizes: list[tuple[int, int] | None] = [None] * len(order)
     if split_path:
         table = read_table(split_path, ("split",))
-        if unknown := {row[2] for row in table.rows.values()} - {*SPLITS}:
+        if unknown := {*table.columns["split"]} - {*SPLITS}:
             raise ValueError(
                 f"{split_path} has the splits {', '.join(map(repr, sorted(unknown)[:5]))}; "
                 f"expected only {', '.join(SPLITS)}"
             )
-        split_rows, ids = _join(dicom_ids, ids, table, notes)
-        splits = [row[2] if row else UNASSIGNED for row in split_rows]
+        split_rows, patients, studies = _join(dicom_ids, patients, studies, table, notes)
+        splits = table.take("split", split_rows, UNASSIGNED)
     else:
         notes.append("No table has the splits: every film is unassigned.")
     if metadata:
-        rows, ids = _join(dicom_ids, ids, metadata, notes)
+        rows, patients, studies = _join(dicom_ids, patients, studies, metadata, notes)
+        views = metadata.take("ViewPosition", rows, None)
+        capitals = {view: view and view.upper() for view in {*views}}
+        views = [capitals[view] for view in views]
+        sizes = [*map(film_size, metadata.take("Rows", rows), metadata.take("Columns", rows))]
     else:
         notes.append("No table has the views: they are for the files' headers to say.")
-    views = [row[2].upper() if row else None for row in rows]
-    sizes = [film_size(row[3], row[4]) if row else None for row in rows]
-    patients, studies = zip(*ids, strict=True)
+    paths = [root + image_id for image_id in image_ids]
     columns = (paths, image_ids, patients, studies, splits, views, sizes)
-    return [*map(FilmRecord._make, zip(*columns, strict=True))], rows
+    return [*map(FilmRecord._make, zip(*columns, strict=True))], rows, notes
 
 
 def _join(
-    dicom_ids: Sequence[str], ids: Sequence[tuple[str, str]], table: Table, notes: list[str]
-) -> tuple[list[tuple[str, ...] | None], list[tuple[str, str]]]:
-    """The row of each film, None where there is none, and the films' ids, completed from it.
+    dicom_ids: Sequence[str],
+    patients: Sequence[str],
+    studies: Sequence[str],
+    table: Table,
+    notes: list[str],
+) -> tuple[list[int], list[str], list[str]]:
+    """Each film's row of a table, -1 where there is none, and what was unknown of its ids.
 
     Args:
         dicom_ids: of the films.
-        ids: their patients and studies as far as they are known.
+        patients: of the films, "" where unknown.
+        studies: likewise.
         table: to look them up in.
         notes: what has no partner is added.
 
     Raises:
         ValueError: the table has another patient or study for a film.
     """
-    rows = [table.rows.get(dicom_id) for dicom_id in dicom_ids]
-    completed, differing = list(ids), []
-    for i, (known, row) in enumerate(zip(ids, rows, strict=True)):
-        if row and known != row[:2]:
-            completed[i] = (known[0] or row[0], known[1] or row[1])
-            if completed[i] != (row[0] or known[0], row[1] or known[1]):
-                differing.append(i)
-    if differing:
-        first = differing[0]
-        raise ValueError(
-            f"{table.path} has subject_id {rows[first][0]!r} and study_id {rows[first][1]!r} for "
-            f"{dicom_ids[first]}, the list of films has {ids[first][0]!r} and {ids[first][1]!r}, "
-            f"and {len(differing)} films are like that; expected list and tables of one release"
-        )
-    name, matched = posixpath.basename(table.path), table.rows.keys() & set(dicom_ids)
-    absent = rows.count(None)
+    rows = [table.row_of.get(dicom_id, -1) for dicom_id in dicom_ids]
+    completed = []
+    for column, known in (("subject_id", patients), ("study_id", studies)):
+        said = table.take(column, rows)
+        pairs = enumerate(zip(known, said, strict=True))
+        if differing := [i for i, (here, there) in pairs if here != there and here and there]:
+            first = differing[0]
+            raise ValueError(
+                f"{table.path} has {column} {said[first]!r} for {dicom_ids[first]}, but the list "
+                f"of films has {known[first]!r}, and {len(differing)} films are like that; "
+                "expected list and tables of one release"
+            )
+        completed.append([here or there for here, there in zip(known, said, strict=True)])
+    name, matched = posixpath.basename(table.path), len({*rows} - {-1})
+    absent = rows.count(-1)
     counts = {
         f"films have no row in {name}": absent,
-        f"rows of {name} have no film": len(table.rows) - len(matched),
-        f"films have the dicom_id of another one in {name}": len(rows) - absent - len(matched),
+        f"rows of {name} have no film": len(table.row_of) - matched,
+        f"films have the dicom_id of another one in {name}": len(rows) - absent - matched,
     }
     notes.append(f"{len(rows) - absent:,} films have a row in {table.path}.")
     notes += [f"{count:,} {what}." for what, count in counts.items() if count]
-    return rows, completed
+    return rows, *completed
 
 
 def _choose(
     listed: Sequence[FilmRecord],
-    rows: Sequence[tuple[str, ...] | None],
-    texts: Sequence[str],
+    told: Sequence[tuple[str, str]],
     views: Sequence[str] | None,
     no_view: str,
 ) -> tuple[list[FilmRecord], list[tuple[str, Skipped]], list[tuple[str, str, str]]]:
@@ -315,18 +332,15 @@ def _choose(
 
     Args:
         listed: films with the views of the metadata table.
-        rows: of that table; each ends with the values of the columns `texts`.
-        texts: columns to impute from; none if not asked for.
+        told: for each the view to impute, if it has none, and where that is from; else empty.
         views: as for `list_films`.
         no_view: likewise.
     """
     films, skipped, imputed = [], [], []
-    for film, row in zip(listed, rows, strict=True):
-        if film.view == "" and texts:
-            view, column = told_view(dict(zip(texts, row[-len(texts) :], strict=True)))
+    for film, (view, column) in zip(listed, told, strict=True):
+        if film.view == "" and view:
+            imputed.append((film.image_id, view, column))
             film = film._replace(view=view)
-            if view:
-                imputed.append((film.image_id, view, column))
         if film.view == "" and no_view != "keep":
             skipped.append((film.image_id, Skipped("view", "not said")))
         elif film.view and views is not None and film.view not in views:

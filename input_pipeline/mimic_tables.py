@@ -8,7 +8,7 @@ import io
 import posixpath
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from input_pipeline import files
@@ -29,10 +29,16 @@ _OTHER_VIEWS = re.compile("OBL|DECUB|LORDOTIC")  # CHEST (LAT DECUB ONLY) is no 
 
 
 class Table(NamedTuple):
-    """A table by film, and where it is from."""
+    """Columns of a table, and where it is from."""
 
     path: str
-    rows: dict[str, tuple[str, ...]]  # dicom_id -> subject_id, study_id, and what was asked for
+    row_of: dict[str, int]  # by dicom_id, in the table's order
+    columns: dict[str, list[str]]
+
+    def take(self, column: str, rows: Sequence[int], missing: str | None = "") -> list[str | None]:
+        """The values of some rows, and `missing` for row -1."""
+        values = [*self.columns[column], missing]
+        return [values[row] for row in rows]
 
 
 def find_table(folder: str, names: set[str], kind: str, given: str | None) -> str | None:
@@ -115,30 +121,28 @@ def read_table(path: str, columns: Sequence[str]) -> Table:
             f"{len(odd)} rows are like that: the file is cut short or damaged, get it again"
         )
     # No value of these tables has a line break: one that has is several rows behind a stray quote.
-    if table.num_rows != sum(1 for _ in re.finditer(rb"[^\r\n]+", data)):
+    if b'"' in data and table.num_rows != sum(1 for _ in re.finditer(rb"[^\r\n]+", data)):
         raise ValueError(
             f"{path} has a quotation mark that is not closed in its line: the file is damaged, get "
             "it again"
         )
     if table.num_rows < 2:
         raise ValueError(f"{path} has no rows; expected a header and at least one row")
+    dicom_ids, *values = ([*map(str.strip, c.to_pylist()[1:])] for c in table.columns)
     shared: dict[str, str] = {}  # a value of many rows is one string in memory
-    dicom_ids, *values = [
-        [shared.setdefault(value, value) for value in map(str.strip, column.to_pylist()[1:])]
-        for column in table.columns
-    ]
-    rows = dict(zip(dicom_ids, zip(*values, strict=True), strict=True))
-    if len(rows) < len(dicom_ids):
+    values = [[*map(shared.setdefault, column, column)] for column in values]
+    row_of = {dicom_id: row for row, dicom_id in enumerate(dicom_ids)}
+    if len(row_of) < len(dicom_ids):
         counted = collections.Counter(dicom_ids)
-        twice = [dicom_id for dicom_id in rows if counted[dicom_id] > 1]
+        twice = [dicom_id for dicom_id, count in counted.items() if count > 1]
         raise ValueError(
             f"{path} has more than one row for {len(twice)} films, the first of them {twice[0]!r}; "
             "expected one row a dicom_id: get it again"
         )
-    return Table(path, rows)
+    return Table(path, row_of, dict(zip(wanted[1:], values, strict=True)))
 
 
-@functools.lru_cache(maxsize=4096)
+@functools.lru_cache(maxsize=1 << 16)
 def film_size(rows: str, columns: str) -> tuple[int, int] | None:
     """Rows and columns; a program that knows missing numbers may have written 2544 as 2544.0."""
     pattern = r"0*([1-9][0-9]{0,5})(?:\.0*)?"
@@ -166,14 +170,14 @@ VIEW_COLUMNS = {
 }
 
 
-def told_view(texts: Mapping[str, str]) -> tuple[str, str]:
-    """The view and the column that tells it; both empty where none does.
+@functools.lru_cache(maxsize=1 << 16)
+def told_view(*texts: str) -> tuple[str, str]:
+    """The view that the `VIEW_COLUMNS` tell, and which of them does; both empty where none does.
 
     A column that names an oblique, decubitus or lordotic view ends the search: it is none of AP, PA
     and LATERAL, whatever the next column says.
     """
-    for column, read in VIEW_COLUMNS.items():
-        text = texts[column].upper()
+    for (column, read), text in zip(VIEW_COLUMNS.items(), map(str.upper, texts), strict=True):
         if _OTHER_VIEWS.search(text):
             break
         if view := read(text):

@@ -88,11 +88,12 @@ def tfds_metadata(
     }
     last = posixpath.basename(folder)
     version = last if tfds.core.Version.is_valid(last) else "1.0.0"
+    scratch = tempfile.TemporaryDirectory()  # TFDS writes to fewer file systems than we do
     template = tfds.core.ShardedFileTemplate(
-        data_dir=folder, dataset_name=name, filetype_suffix="tfrecord"
+        data_dir=scratch.name, dataset_name=name, filetype_suffix="tfrecord"
     )
     splits = []
-    for split in sorted({summary.split for summary in summaries}):
+    for split in sorted({summary.split for summary in summaries if summary.films}):  # TFDS: not 0
         mine = [summary for summary in summaries if summary.split == split]
         splits.append(
             tfds.core.SplitInfo(
@@ -103,14 +104,14 @@ def tfds_metadata(
             )
         )
     identity = tfds.core.DatasetIdentity(
-        name=name, version=tfds.core.Version(version), data_dir=folder, module_name=""
+        name=name, version=tfds.core.Version(version), data_dir=scratch.name, module_name=""
     )
     info = tfds.core.DatasetInfo(builder=identity, features=tfds.features.FeaturesDict(features))
     info.set_file_format("tfrecord")
     info.set_splits(tfds.core.SplitDict(splits))
-    with tempfile.TemporaryDirectory() as scratch:
-        info.write_to_directory(scratch)
-        return {file.name: file.read_bytes() for file in sorted(pathlib.Path(scratch).iterdir())}
+    with scratch as written:
+        info.write_to_directory(written)
+        return {file.name: file.read_bytes() for file in sorted(pathlib.Path(written).iterdir())}
 
 
 def is_store(folder: str) -> bool:

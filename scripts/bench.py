@@ -8,6 +8,8 @@ BENCHMARKS = {
     "encoder": "the network's forward pass, against its plain form in Flax",
     "heads": "training heads, against the toolkit's Keras head and scikit-learn",
     "heads_memory": "training heads on as many films as MIMIC-CXR has: time and peak memory",
+    "storage": "storing films: bytes, time, and what 8 bits and JPEG do to embeddings and heads",
+    "scale": "a load test: 20,000 films from files to embeddings; memory, file handles, start-up",
     "loop": "the embedding loop with ready images, against the bare forward pass",
 }
 

@@ -229,7 +229,7 @@ def _unknown_field(argv: Sequence[str], schema: type) -> str:
     names = [argument.lstrip("-").partition("=")[0] for argument in argv]
     unknown = [name for name in names if name.startswith("config.") and name not in known]
     if not unknown:  # the config has not all fields of its schema
-        return f"configuration of this command in --config: expected a {schema.__name__}"
+        return f"there is no configuration of this command in --config, a {schema.__name__}"
     similar = [m for name in unknown for m in difflib.get_close_matches(name, known, n=1)]
     hint = f"; did you mean --{similar[0]}?" if similar else "; --help lists them"
     return f"there is no --{', --'.join(unknown)}{hint}"

@@ -14,7 +14,12 @@ ALLOWED = {
     "apache_beam": ("input_pipeline/", "scripts/preprocess.py"),
     "flax": ("encoder/", "heads/"),
     "pydicom": ("input_pipeline/", "scripts/bench_preprocess.py"),
-    "tensorflow": ("input_pipeline/", "encoder/sources/", "scripts/bench_heads.py", "scripts/bench_storage.py"),
+    "tensorflow": (
+        "input_pipeline/",
+        "encoder/sources/",
+        "scripts/bench_heads.py",
+        "scripts/bench_storage.py",
+    ),
     "tensorflow_datasets": ("input_pipeline/",),
     "torch": (),
 }
@@ -61,7 +66,7 @@ def test_the_encoder_needs_little(source):
         assert packages <= ENCODER_MAY_IMPORT, packages - ENCODER_MAY_IMPORT
 
 
-HEAVY = {"flax", "jax", "matplotlib", "pandas", "pydicom", "sklearn", "tensorflow"}
+HEAVY = {"apache_beam", "flax", "jax", "matplotlib", "pandas", "pydicom", "sklearn", "tensorflow"}
 
 
 @pytest.mark.parametrize(
@@ -72,6 +77,7 @@ HEAVY = {"flax", "jax", "matplotlib", "pandas", "pydicom", "sklearn", "tensorflo
         ("train_head", ["--help"]),
         ("train_head", ["--config=configs/head.py:mlp"]),
         ("predict", []),
+        ("preprocess", ["--help"]),
     ],
 )
 def test_quick_answers_import_nothing_heavy(script, arguments):

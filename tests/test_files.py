@@ -1,7 +1,12 @@
+import errno
 import gzip
 import os
+import random
+import sys
+from typing import ClassVar
 
 import fsspec
+import fsspec.implementations.memory
 import pytest
 
 from input_pipeline import files
@@ -151,3 +156,94 @@ def test_files_appear_whole_or_not_at_all(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         files.write_whole(str(tmp_path / "y.bin"), b"content", str(scratch))
     assert not (tmp_path / "y.bin").exists()
+
+
+class Flaky(fsspec.implementations.memory.MemoryFileSystem):
+    """Fails at random, as stores far away do."""
+
+    protocol = "flaky"
+    store: ClassVar[dict] = {}
+    pseudo_dirs: ClassVar[list] = [""]
+    random, failures = random.Random(1), 0
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return super()._strip_protocol(path.replace("flaky://", "memory://"))
+
+    def _open(self, path, mode="rb", **options):
+        if "r" in mode and path in self.store and self.random.random() < 0.3:
+            Flaky.failures += 1
+            raise OSError(errno.EIO, "connection reset by peer")
+        return super()._open(path, mode, **options)
+
+
+@pytest.fixture
+def flaky(monkeypatch):
+    """Its root; what fails is tried again at once, up to twenty times."""
+    fsspec.register_implementation("flaky", Flaky, clobber=True)
+    monkeypatch.setattr(files, "RETRY_SECONDS", (0.0,) * 20)
+    monkeypatch.setattr(Flaky, "failures", 0)
+    yield "flaky://in"
+    Flaky.store.clear()
+
+
+def test_reads_that_fail_are_tried_again(flaky):
+    fs = fsspec.filesystem("flaky")
+    for i in range(40):
+        fs.pipe_file(f"/in/{i}", bytes([i]))
+    assert [files.read_bytes(f"{flaky}/{i}") for i in range(40)] == [bytes([i]) for i in range(40)]
+    assert Flaky.failures > 10, "a file system that does not fail tests nothing"
+
+
+def test_what_is_not_there_is_not_waited_for(flaky, monkeypatch):
+    monkeypatch.setattr(files, "RETRY_SECONDS", (1000.0,))
+    with pytest.raises(FileNotFoundError):
+        files.read_bytes(f"{flaky}/none")
+
+
+def test_what_keeps_failing_is_an_error_in_the_end(monkeypatch):
+    waited, whys = [], iter("abcdefgh")
+    monkeypatch.setattr(files.time, "sleep", waited.append)
+
+    def read():
+        raise OSError(next(whys))
+
+    with pytest.raises(OSError, match="d"):
+        files.retry(read)
+    for seconds, planned in zip(waited, files.RETRY_SECONDS, strict=True):
+        assert planned / 2 <= seconds <= planned * 1.5
+
+
+def test_requester_pays_buckets_are_billed_to_the_project(monkeypatch):
+    class Bucket(fsspec.implementations.memory.MemoryFileSystem):
+        protocol = ("gs", "gcs")
+
+        def __init__(self, *args, requester_pays=False, **options):
+            super().__init__(*args, **options)
+            self.requester_pays = requester_pays
+
+    monkeypatch.setattr(fsspec.config, "conf", dict(fsspec.config.conf))
+    monkeypatch.setenv("FSSPEC_GS_REQUESTER_PAYS", "")
+    monkeypatch.delenv("FSSPEC_GS_REQUESTER_PAYS")
+    monkeypatch.setitem(sys.modules["fsspec.registry"]._registry, "gs", Bucket)
+    files.bill(None)
+    assert fsspec.core.url_to_fs("gs://bucket/film.dcm")[0].requester_pays is False
+    files.bill("my-project")
+    assert fsspec.core.url_to_fs("gs://bucket/film.dcm")[0].requester_pays == "my-project"
+    assert os.environ["FSSPEC_GS_REQUESTER_PAYS"] == "my-project", "for decoders and workers"
+
+
+def test_a_file_being_written_is_not_there_when_it_fails(tmp_path):
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    for path in (f"{tmp_path}/out/a.bin", "memory://written/a.bin"):
+        with pytest.raises(KeyError), files.writing(path, str(scratch)) as stream:
+            stream.write(b"half of it")
+            raise KeyError
+        fs, inner = fsspec.core.url_to_fs(path)
+        assert not fs.exists(inner)
+        with files.writing(path, str(scratch)) as stream:
+            stream.write(b"all ")
+            stream.write(b"of it")
+        assert fs.cat_file(inner) == b"all of it"
+    assert not list(scratch.iterdir())

@@ -1,3 +1,5 @@
+import errno
+import io
 import multiprocessing
 import os
 import signal
@@ -95,3 +97,28 @@ def test_batches_are_full_and_the_last_one_is_padded(tmp_path):
     np.testing.assert_array_equal(found[0].image[:, 0, 0, 0], [1, 2, 3])
     np.testing.assert_array_equal(found[1].image[:, 0, 0, 0], [4, 5, 0])
     assert [(f.key, why.reason) for f, why in dropped] == [("2", "truncated"), ("4", "colour")]
+
+
+@pytest.mark.parametrize(("failures", "reason"), [(2, None), (3, None), (4, "unreadable")])
+def test_a_film_that_cannot_be_read_to_its_end_is_tried_again(
+    tmp_path, monkeypatch, failures, reason
+):
+    whole = film(tmp_path, "a", 90)
+    paused, left = [], [failures]
+
+    class Broken(io.BytesIO):
+        def read(self, *size):
+            if left[0]:
+                left[0] -= 1
+                raise OSError(errno.EIO, "Input/output error")
+            return super().read(*size)
+
+    def open_input(path):
+        with open(path, "rb") as stream:
+            return Broken(stream.read())
+
+    monkeypatch.setattr(pipeline.files, "open_input", open_input)
+    monkeypatch.setattr(pipeline.files.time, "sleep", paused.append)
+    outcome = pipeline.load(whole.path, "native", 8, None)
+    assert getattr(outcome, "reason", None) == reason
+    assert len(paused) == min(failures, len(pipeline.files.RETRY_SECONDS))

@@ -3,17 +3,21 @@
 import collections
 import csv
 import dataclasses
+import errno
+import gzip
 import json
 import os
 import pathlib
+import random
 import shutil
 import subprocess
 
+import fsspec
 import numpy as np
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from input_pipeline import files, make_store, mimic_cxr, preprocess, shards, store
+from input_pipeline import files, make_store, mimic_cxr, pipeline, preprocess, shards, store
 from input_pipeline.film import Rejected
 from input_pipeline.pipeline import load
 from input_pipeline.synthetic.mimic import write_mimic
@@ -93,8 +97,6 @@ def test_every_listed_film_is_somewhere(mimic, whole):
 
 
 def read_csv_gz(path):
-    import gzip
-
     with gzip.open(path, "rt", newline="") as file:
         return list(csv.DictReader(file))
 
@@ -291,7 +293,7 @@ def test_a_shard_of_nothing_but_damage_is_empty_and_reads(mimic, tmp_path):
     assert sum(len(b.films) for b in store.batches(opened, list(opened.pieces), 8, wanted)) == 40
     import tensorflow_datasets as tfds
 
-    dataset = tfds.builder_from_directory(tmp_path / "s").as_dataset(split="train+test")
+    dataset = tfds.builder_from_directory(tmp_path / "s").as_dataset(split="train")
     assert len(list(dataset)) == 40
 
 
@@ -359,3 +361,30 @@ def test_options_that_beam_would_ignore_are_refused():
     with pytest.raises(ValueError, match="Beam knows no option --direct_num_wrkers"):
         preprocess.parse_options(["--runner=FnApiRunner", "--direct_num_wrkers=2"])
     assert isinstance(preprocess.parse_options(["--direct_num_workers=2"]), PipelineOptions)
+
+
+def test_a_store_in_another_file_system(mimic, whole, monkeypatch):
+    """Written through fsspec, from films of a file system that fails at random."""
+    fs = fsspec.filesystem("memory")
+    monkeypatch.setattr(files, "RETRY_SECONDS", (0.0,) * 8)
+    chance, failures = random.Random(2), []
+
+    def open_input(path):
+        if path.endswith(".dcm") and chance.random() < 0.3:
+            failures.append(path)
+            raise OSError(errno.EIO, "Input/output error")
+        return fsspec.open(path, "rb").open()
+
+    monkeypatch.setattr(files, "open_input", open_input)
+
+    def decode(films, *_):  # here, since the file system is in this process
+        return ((film, load(film.path, "native", SIZE, None)) for film in films)
+
+    monkeypatch.setattr(pipeline, "decode", decode)
+    make(mimic, "memory://stores/1.0.0")
+    assert len(failures) > 5
+    expected = tree(whole[0])
+    found = {path.removeprefix("/stores/1.0.0/"): fs.cat_file(path) for path in fs.find("/stores")}
+    assert found == expected
+    assert store.open_store("memory://stores/1.0.0").pieces == store.open_store(whole[0]).pieces
+    fs.rm("/stores", recursive=True)

@@ -1,0 +1,226 @@
+"""`scripts/embed.py` on a store: by one process, by two of four devices each, and one is lost."""
+
+import json
+import os
+import pathlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from encoder import random_weights, weights
+from input_pipeline import make_store, mimic_cxr, preprocess
+from input_pipeline.embedding_table import read_table
+from input_pipeline.synthetic.mimic import write_mimic
+
+SIZE, FILMS = 32, 60
+
+
+@pytest.fixture(scope="module")
+def films_and_store(tmp_path_factory):
+    """A stand-in of MIMIC-CXR, and a store of it in shards of at most five films."""
+    folder = tmp_path_factory.mktemp("films")
+    write_mimic(folder / "mimic", films=FILMS, laterals=4, seed=3, size_range=(48, 64))
+    settings = preprocess.Settings(
+        str(folder / "store"), "native", SIZE, "png16", ("AP", "PA"), "keep", True, None
+    )
+    make_store.make_store(
+        mimic_cxr.list_films(str(folder / "mimic")),
+        settings,
+        "mimic_cxr",
+        5,
+        {"input": str(folder / "mimic")},
+        {},
+        preprocess.parse_options(["--runner=FnApiRunner"]),
+        lambda films: None,
+    )
+    return folder / "mimic", folder / "store"
+
+
+@pytest.fixture(scope="module")
+def store(films_and_store):
+    return films_and_store[1]
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory):
+    return os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
+    }
+
+
+def command(store, output, *options):
+    return [
+        sys.executable,
+        "scripts/embed.py",
+        "--config=configs/mimic.py",
+        f"--config.input.path={store}",
+        "--config.encoder.weights=random",
+        "--config.encoder.variant=b0",
+        "--config.encoder.dtype=float32",
+        f"--config.output.path={output}",
+        *options,
+    ]
+
+
+def run(store, output, *options, environment):
+    return subprocess.run(
+        command(store, output, *options),
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=120,
+    )
+
+
+def start_hosts(store, output, *options, environment):
+    """Starts two processes of four devices each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    environment = environment | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        "JAX_COORDINATOR_ADDRESS": address,
+        "JAX_NUM_PROCESSES": "2",
+    }
+    return [
+        subprocess.Popen(
+            command(store, output, "--config.distributed=true", *options),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment | {"JAX_PROCESS_ID": str(index)},
+        )
+        for index in range(2)
+    ]
+
+
+def run_hosts(*args, **options):
+    """Exit code, output and errors of both."""
+    processes = start_hosts(*args, **options)
+    said = [process.communicate(timeout=200) for process in processes]
+    return [(p.returncode, *texts) for p, texts in zip(processes, said, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def alone(store, environment, tmp_path_factory):
+    """What one process makes of the store."""
+    folder = tmp_path_factory.mktemp("alone")
+    result = run(store, folder, environment=environment)
+    assert result.returncode == 0, result.stderr
+    assert f"embedded     {FILMS:8}" in result.stdout
+    return folder
+
+
+def embeddings(folder, cache):
+    table = read_table(str(folder), str(cache))
+    order = np.argsort(table.image_id)
+    return table.image_id[order], np.asarray(table.embedding)[order]
+
+
+def shards(folder):
+    return {path.name for path in pathlib.Path(folder).glob("embeddings-*")}
+
+
+def assert_equal(folder, alone, tmp_path):
+    """The same records, files and counts, numbers within 1e-5, and checksums that fit."""
+    ids, found = embeddings(folder, tmp_path / "cache")
+    expected_ids, expected = embeddings(alone, tmp_path / "cache")
+    assert ids.tolist() == expected_ids.tolist()
+    assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
+    spread = np.abs(expected - expected.mean(axis=0)).max() / np.abs(expected).max()
+    assert spread > 0.05, "equal embeddings of different films would make this pass vacuously"
+    assert shards(folder) == shards(alone)
+    manifests = [json.loads((f / "manifest.json").read_text()) for f in (folder, alone)]
+    for name in ("complete", "embedded", "identity"):
+        assert manifests[0][name] == manifests[1][name]
+    listed = {line.split()[1] for line in (folder / "SHA256SUMS.txt").read_text().splitlines()}
+    assert listed == shards(folder) | {"manifest.json", "skipped.csv", "rejected.csv"}
+    check = subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS.txt"], cwd=folder)
+    assert check.returncode == 0
+
+
+def test_a_store_gives_one_shard_for_each_of_its_own(store, alone):
+    numbers = {re.sub(r".*-(\w+)\.tfrecord-", r"\1-", p.name) for p in store.glob("*.tfrecord-*")}
+    assert shards(alone) == {f"embeddings-{number}.tfrecord" for number in numbers}
+
+
+def test_a_store_gives_what_its_films_give(films_and_store, alone, environment, tmp_path):
+    films, _ = films_and_store
+    options = ("--config.encoder.resolution=32", "--config.encoder.preset=native")
+    result = run(films / "files", tmp_path / "out", *options, environment=environment)
+    assert result.returncode == 0, result.stderr
+    ids, found = embeddings(tmp_path / "out", tmp_path / "cache")
+    expected_ids, expected = embeddings(alone, tmp_path / "cache")
+    assert ids.tolist() == [f"{films}/{image_id}" for image_id in expected_ids]
+    assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("options", [(), ("--config.encoder.model_parallel=2",)])
+def test_two_hosts_of_four_devices_make_what_one_makes(
+    store, alone, environment, tmp_path, options
+):
+    (code, said, errors), other = run_hosts(
+        store, tmp_path / "out", *options, environment=environment
+    )
+    assert (code, other[0]) == (0, 0), errors + other[2]
+    assert f"embedded     {FILMS:8}" in said
+    assert "films" not in other[1], "host 0 speaks for all"
+    assert_equal(tmp_path / "out", alone, tmp_path)
+    assert json.loads((tmp_path / "out/manifest.json").read_text())["runs"][0]["hosts"] == 2
+
+
+def test_a_host_is_killed_and_the_job_is_run_again(store, alone, environment, tmp_path):
+    folder = tmp_path / "out"
+    processes = start_hosts(store, folder, environment=environment)
+    deadline = time.monotonic() + 100
+    while len(shards(folder)) < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    processes[1].send_signal(signal.SIGKILL)
+    time.sleep(3)  # the other does what is its own, and would then wait for the lost one
+    processes[0].send_signal(signal.SIGKILL)
+    for process in processes:
+        process.communicate(timeout=60)
+    before = {name: (folder / name).read_bytes() for name in shards(folder)}
+    assert 3 <= len(before) < len(shards(alone)), "killed too late for this test to mean anything"
+    assert json.loads((folder / "manifest.json").read_text())["complete"] is False
+    (code, said, errors), other = run_hosts(store, folder, environment=environment)
+    assert (code, other[0]) == (0, 0), errors + other[2]
+    assert re.search(r"already done +[1-9]", said)
+    assert {name: (folder / name).read_bytes() for name in before} == before
+    assert_equal(folder, alone, tmp_path)
+
+
+def test_hosts_that_differ_stop_together(store, alone, environment, tmp_path):
+    """One host that must not write makes all of them end, none of them waiting."""
+    (code, _, errors), other = run_hosts(
+        store, alone, "--config.encoder.seed=1", environment=environment
+    )
+    assert (code, other[0]) == (1, 1)
+    assert "was made by another run" in errors
+    assert "host 0 could not go on" in other[2]
+
+
+def test_stores_that_do_not_fit_are_refused(films_and_store, environment, tmp_path):
+    films, store = films_and_store
+    card = random_weights.random_card("b0", 64, "imagenet", (0.0,) * 3, (1.0,) * 3)
+    variables = random_weights.random_variables(weights.model_for(card), seed=5)
+    weights.save_bundle(tmp_path / "bundle", variables, card)
+    weights_given = f"--config.encoder.weights={tmp_path}/bundle"
+    for options, message in {
+        (weights_given,): "preset native at 32 px, but these weights expect imagenet at 64 px",
+        ("--config.input.views=PA",): "the store was made with ('AP', 'PA')",
+        ("--config.input.limit=3",): "a store is embedded whole",
+        (f"--config.input.path={films}", "--config.distributed=true"): "the processes of this run",
+    }.items():
+        result = run(store, tmp_path / "out", *options, environment=environment)
+        assert result.returncode == 1
+        assert message in result.stderr
+        assert "Traceback" not in result.stderr

@@ -1,0 +1,617 @@
+import csv
+import gzip
+import io
+import pickle
+import re
+import shutil
+
+import fsspec
+import pytest
+
+from input_pipeline import mimic_cxr
+from input_pipeline.film import Skipped
+from input_pipeline.mimic_counts import APPROXIMATE, PUBLISHED, counts_rows, counts_table
+from input_pipeline.mimic_cxr import FilmRecord, list_films
+from input_pipeline.mimic_tables import film_size
+from input_pipeline.synthetic.mimic import write_mimic
+
+METADATA = "mimic-cxr-2.0.0-metadata.csv.gz"
+SPLIT = "mimic-cxr-2.0.0-split.csv.gz"
+RECORDS = "cxr-record-list.csv.gz"
+CODE, DONE, ORDERED = mimic_cxr.VIEW_COLUMNS
+
+# dicom_id, subject_id, study_id, split, ViewPosition, Rows, Columns, and what tells the view
+FILMS = [
+    ("e5", "10000002", "50000003", "test", "", "3056", "2544", "", "", "CHEST (PORTABLE AP)"),
+    ("a1", "10000001", "50000001", "train", "PA", "3056", "2544", "", "", ""),
+    ("b2", "10000001", "50000001", "train", "LATERAL", "2544.0", "3056.0", "", "", ""),
+    ("c3", "10000001", "50000002", "train", "", "", "", "Antero-Posterior", "CHEST PA", ""),
+    ("d4", "10000002", "50000003", "test", "", "x", "1", "", "CHEST (PA AND LAT)", ""),
+]
+COLUMNS = (
+    "dicom_id", "subject_id", "study_id", "split", "ViewPosition", "Rows", "Columns",
+    CODE, DONE, ORDERED,
+)  # fmt: skip
+
+
+def image_id(film):
+    dicom_id, subject, study = film[:3]
+    return f"files/p{subject[:2]}/p{subject}/s{study}/{dicom_id}.dcm"
+
+
+def write_table(path, columns, rows):
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([columns, *rows])
+    data = text.getvalue().encode()
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+
+
+def write(folder, films=FILMS, records=True, tables=True, suffix=".dcm"):
+    """Writes films and MIMIC-CXR's tables of them; returns the folder as a string."""
+    for film in films:
+        path = folder / image_id(film).replace(".dcm", suffix)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"film")
+    if records:
+        rows = [(*film[1:3], film[0], image_id(film)) for film in films]
+        write_table(folder / RECORDS, ("subject_id", "study_id", "dicom_id", "path"), rows)
+    if tables:
+        columns, rows = (*COLUMNS[:3], *COLUMNS[4:]), [(*f[:3], *f[4:]) for f in films]
+        write_table(folder / METADATA, columns, rows)
+        write_table(folder / SPLIT, COLUMNS[:4], [film[:4] for film in films])
+    return str(folder)
+
+
+def change(folder, name, edit):
+    """Changes the text of a table."""
+    path = folder / name
+    path.write_bytes(gzip.compress(edit(gzip.decompress(path.read_bytes()).decode()).encode()))
+
+
+def stems(films):
+    return [re.sub(r".*/|\..*", "", film.image_id) for film in films]
+
+
+def check(listed):
+    """What is true of every list."""
+    ids = [film.image_id for film in listed.films]
+    skipped = [image_id for image_id, _ in listed.skipped]
+    assert ids == sorted(ids)
+    assert skipped == sorted(skipped)
+    assert len({*ids, *skipped}) == len(ids) + len(skipped) == listed.counts["films listed"]
+    counts = listed.counts
+    assert (counts["chosen"], counts["skipped"]) == (len(ids), len(skipped))
+    for what, total in (("view", "films listed"), ("split", "films listed"), ("chosen", "chosen")):
+        parts = [count for name, count in counts.items() if name.startswith(what + " ")]
+        assert not parts or sum(parts) == counts[total], what
+    return listed
+
+
+@pytest.fixture(scope="module")
+def stand_in(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("mimic") / "data"
+    counts = write_mimic(folder, films=30, laterals=7, damaged=2, seed=3, size_range=(48, 60))
+    return folder, counts
+
+
+def read_rows(path):
+    return list(csv.DictReader(gzip.decompress(path.read_bytes()).decode().splitlines()))
+
+
+def test_the_list_holds_what_the_tables_say(tmp_path):
+    listed = check(list_films(write(tmp_path), views=None))
+    assert listed.has_views
+    assert stems(listed.films) == ["a1", "b2", "c3", "d4", "e5"]
+    assert listed.films[0] == FilmRecord(
+        path=f"{tmp_path}/files/p10/p10000001/s50000001/a1.dcm",
+        image_id="files/p10/p10000001/s50000001/a1.dcm",
+        patient_id="10000001",
+        study_id="50000001",
+        split="train",
+        view="PA",
+        size=(3056, 2544),
+    )
+    assert [film.view for film in listed.films] == ["PA", "LATERAL", "", "", ""]
+    assert [film.split for film in listed.films] == ["train"] * 3 + ["test"] * 2
+    assert [film.size for film in listed.films[1:]] == [(2544, 3056), None, None, (3056, 2544)]
+    assert listed.counts == {
+        "films listed": 5,
+        "patients": 2,
+        "studies": 3,
+        "view AP": 0,
+        "view PA": 1,
+        "view LATERAL": 1,
+        "view not said": 3,
+        "view not in the table": 0,
+        "frontal (AP, PA)": 1,
+        "split train": 3,
+        "split validate": 0,
+        "split test": 2,
+        "split unassigned": 0,
+        "patients train": 1,
+        "patients validate": 0,
+        "patients test": 1,
+        "patients unassigned": 0,
+        "skipped": 0,
+        "chosen": 5,
+        "chosen train": 3,
+        "chosen validate": 0,
+        "chosen test": 2,
+        "chosen unassigned": 0,
+    }
+    assert listed.notes == [
+        f"The films are those of {tmp_path}/{RECORDS}.",
+        f"5 films have a row in {tmp_path}/{SPLIT}.",
+        f"5 films have a row in {tmp_path}/{METADATA}.",
+    ]
+    assert pickle.loads(pickle.dumps(listed.films)) == listed.films
+
+
+@pytest.mark.parametrize("no_view", mimic_cxr.NO_VIEW)
+@pytest.mark.parametrize("views", [("AP", "PA"), ("LATERAL",), None])
+def test_the_stand_in_agrees_with_its_own_tables(stand_in, views, no_view):
+    folder, counts = stand_in
+    listed = check(list_films(str(folder), views=views, no_view=no_view))
+    rows = {row["dicom_id"]: row for row in read_rows(folder / METADATA)}
+    splits = {row["dicom_id"]: row["split"] for row in read_rows(folder / SPLIT)}
+    assert listed.counts["films listed"] == len(rows) == 39
+    assert (listed.counts["patients"], listed.counts["studies"]) == (counts["patients"], 32)
+    told = {"antero-posterior": "AP", "postero-anterior": "PA"}
+    imputed = {image_id: view for image_id, view, _ in listed.imputed}
+    chosen = set()
+    for film, dicom_id in zip(listed.films, stems(listed.films), strict=True):
+        row = rows[dicom_id]
+        view = row["ViewPosition"] or (told[row[CODE]] if no_view == "impute" else "")
+        assert (film.patient_id, film.study_id) == (row["subject_id"], row["study_id"])
+        assert (film.view, film.split) == (view, splits[dicom_id])
+        assert imputed.get(film.image_id, row["ViewPosition"]) == view
+        assert film.size == (int(row["Rows"]), int(row["Columns"]))
+        assert (folder / film.image_id).samefile(film.path)
+        chosen.add(dicom_id)
+    for dicom_id, row in rows.items():
+        view = row["ViewPosition"]
+        if not view and no_view != "keep":
+            view = told[row[CODE]] if no_view == "impute" else "never"
+        kept = view != "never" and (not view or views is None or view in views)
+        assert (dicom_id in chosen) == kept, row
+    assert listed.counts["view not said"] == sum(not r["ViewPosition"] for r in rows.values()) > 0
+
+
+def test_tables_are_joined_by_id_in_whatever_order_they_are(tmp_path, stand_in):
+    folder, _ = stand_in
+    shutil.copytree(folder, tmp_path / "data")
+
+    def shuffled(text):
+        header, *rows = text.splitlines(keepends=True)
+        return "".join([header, *sorted(rows, key=lambda row: row[::-1])])
+
+    for name in (RECORDS, METADATA, SPLIT):
+        change(tmp_path / "data", name, shuffled)
+    here, there = list_films(str(tmp_path / "data")), list_films(str(folder))
+    assert here.counts == there.counts
+    assert [film[1:] for film in here.films] == [film[1:] for film in there.films]
+
+
+def test_views_that_were_not_asked_for_are_skipped(tmp_path):
+    folder = write(tmp_path)
+    listed = check(list_films(folder))
+    assert stems(listed.films) == ["a1", "c3", "d4", "e5"]
+    assert listed.skipped == [(image_id(FILMS[2]), Skipped("view", "LATERAL"))]
+    change(tmp_path, METADATA, lambda text: text.replace(",PA,", ", pa ,"))
+    assert list_films(folder).films[0].view == "PA"
+    listed = check(list_films(folder, no_view="drop"))
+    assert stems(listed.films) == ["a1"]
+    assert [why.detail for _, why in listed.skipped] == ["LATERAL"] + ["not said"] * 3
+
+
+def test_views_are_imputed_from_code_then_procedure(tmp_path):
+    listed = check(list_films(write(tmp_path), no_view="impute"))
+    assert [film.view for film in listed.films] == ["PA", "AP", "AP"]
+    assert listed.imputed == [
+        (image_id(FILMS[3]), "AP", "ViewCodeSequence_CodeMeaning"),
+        (image_id(FILMS[0]), "AP", "ProcedureCodeSequence_CodeMeaning"),
+    ]
+    assert dict(listed.skipped)[image_id(FILMS[4])] == Skipped("view", "not said")
+    assert (listed.counts["imputed AP"], listed.counts["view AP"]) == (2, 0)
+    listed = check(list_films(str(tmp_path), no_view="impute", views=("PA",)))
+    assert stems(listed.films) == ["a1"]
+    assert [why.detail for _, why in listed.skipped] == ["LATERAL", "AP", "not said", "AP"]
+
+
+@pytest.mark.parametrize(
+    ("texts", "view", "column"),
+    [
+        (("postero-anterior", "", ""), "PA", CODE),
+        (("ANTERO-POSTERIOR", "CHEST (PA AND LAT)", ""), "AP", CODE),
+        (("left lateral", "", ""), "LATERAL", CODE),
+        (("right  lateral", "", ""), "LATERAL", CODE),
+        (("Erect", "CHEST (PORTABLE AP)", ""), "AP", DONE),
+        (("left anterior oblique", "CHEST (PORTABLE AP)", ""), "", ""),
+        (("", "chest pa", "CHEST (PORTABLE AP)"), "PA", DONE),
+        (("", "CHEST (LAT)", ""), "LATERAL", DONE),
+        (("", "Chest lateral", ""), "LATERAL", DONE),
+        (("", "CHEST (PA, PA)", ""), "PA", DONE),
+        (("", "CHEST (PA AND LAT)", "CHEST AP"), "AP", ORDERED),
+        (("", "CHEST (PA AND LAT)", "CHEST (PA AND LAT)"), "", ""),
+        (("", "CHEST (LAT DECUB ONLY)", ""), "", ""),
+        (("", "CHEST (PA & OBLIQUES)", ""), "", ""),
+        (("", "CHEST (SINGLE VIEW)", "BILATERAL APEX, PAST"), "", ""),
+        (("", "", ""), "", ""),
+    ],
+)
+def test_what_names_a_view(tmp_path, texts, view, column):
+    folder = write(tmp_path, [(*FILMS[0][:7], *texts)])
+    listed = check(list_films(folder, no_view="impute", views=None))
+    assert [film.view for film in listed.films] == ([view] if view else [])
+    assert [entry[1:] for entry in listed.imputed] == ([(view, column)] if view else [])
+
+
+def test_without_a_record_list_the_metadata_table_lists_the_films(tmp_path):
+    for name, suffix in (("dicom", ".dcm"), ("jpg", ".jpg")):
+        folder = write(tmp_path / name, records=False, suffix=suffix)
+        listed = check(list_films(folder, views=None))
+        expected = [f"{folder}/{image_id(film)}".replace(".dcm", suffix) for film in FILMS]
+        assert [film.path for film in listed.films] == sorted(expected)
+        assert [film.patient_id for film in listed.films] == ["10000001"] * 3 + ["10000002"] * 2
+        assert listed.notes[0].endswith(f"{METADATA}, as *{suffix}.")
+    shutil.rmtree(tmp_path / "jpg/files")
+    with pytest.raises(FileNotFoundError, match=r"found neither files/.*/e5\.dcm nor \.jpg in"):
+        list_films(folder)
+
+
+def test_tables_that_lie_elsewhere_describe_the_films_that_are_there(tmp_path):
+    (tmp_path / "tables").mkdir()
+    write(tmp_path / "data", FILMS[:3], records=False, tables=False)
+    write(tmp_path / "tables", records=False)
+    shutil.rmtree(tmp_path / "tables/files")
+    tables = {
+        "metadata_path": f"{tmp_path}/tables/{METADATA}",
+        "split_path": f"{tmp_path}/tables/{SPLIT}",
+    }
+    listed = check(list_films(f"{tmp_path}/data", views=None, **tables))
+    assert [film[1:] for film in listed.films] == [
+        (image_id(FILMS[1]), "10000001", "50000001", "train", "PA", (3056, 2544)),
+        (image_id(FILMS[2]), "10000001", "50000001", "train", "LATERAL", (2544, 3056)),
+        (image_id(FILMS[0]), "10000002", "50000003", "test", "", (3056, 2544)),
+    ]
+    assert f"2 rows of {METADATA} have no film." in listed.notes
+    write(tmp_path / "data", records=True, tables=False)
+    assert check(list_films(f"{tmp_path}/data", **tables)).counts["films listed"] == 5
+
+
+def test_films_in_one_folder_take_patients_from_the_tables(tmp_path):
+    (tmp_path / "flat").mkdir()
+    for name in ("a1.dcm", "c3.png", "zz"):
+        (tmp_path / "flat" / name).write_bytes(b"film")
+    write(tmp_path / "tables")
+    listed = check(list_films(f"{tmp_path}/flat", metadata_path=f"{tmp_path}/tables/{METADATA}"))
+    assert [film[1:5] for film in listed.films] == [
+        ("a1.dcm", "10000001", "50000001", "unassigned"),
+        ("c3.png", "10000001", "50000002", "unassigned"),
+        ("zz", "", "", "unassigned"),
+    ]
+    assert [film.view for film in listed.films] == ["PA", "", None]
+    assert "The patient of 1 films is not known." in listed.notes
+    assert f"1 films have no row in {METADATA}." in listed.notes
+    assert (listed.counts["patients"], listed.counts["studies"]) == (1, 2)
+
+
+def test_a_walk_without_tables(tmp_path):
+    folder = write(tmp_path, records=False, tables=False)
+    (tmp_path / "files/p10/p10000001/s50000001.txt").write_text("a report")
+    (tmp_path / "p7").mkdir()
+    (tmp_path / "p7/1.2.840").write_bytes(b"film")
+    listed = check(list_films(folder))
+    assert not listed.has_views
+    assert listed.skipped == []
+    assert [film[2:] for film in listed.films[:1]] == [
+        ("10000001", "50000001", "unassigned", None, None)
+    ]
+    assert listed.films[-1].image_id == "p7/1.2.840"
+    assert listed.films[-1].patient_id == listed.films[-1].study_id == ""
+    assert listed.counts == {
+        "films listed": 6,
+        "patients": 2,
+        "studies": 3,
+        "skipped": 0,
+        "chosen": 6,
+    }
+    assert "1 files *.txt are no films by their name." in listed.notes
+    below = check(list_films(f"{folder}/files/p10/p10000001/s50000001"))
+    assert [film.image_id for film in below.films] == ["a1.dcm", "b2.dcm"]
+    assert {film.patient_id for film in below.films} == {"10000001"}
+
+
+def test_globs_lists_and_single_films(tmp_path):
+    folder = write(tmp_path)
+    metadata = {"metadata_path": f"{folder}/{METADATA}"}
+    listed = check(list_films(f"{folder}/files/**/*.dcm", **metadata))
+    assert listed.films[0].image_id == "p10/p10000001/s50000001/a1.dcm"
+    assert (listed.films[0].view, len(listed.skipped)) == ("PA", 1)
+    (tmp_path / "list.txt").write_text(f"{image_id(FILMS[0])}\n" * 2)
+    listed = check(list_films(f"{folder}/list.txt"))
+    assert [film.image_id for film in listed.films] == [image_id(FILMS[0])]
+    assert "1 entries of the list name a film once more." in listed.notes
+    listed = check(list_films(f"{folder}/{image_id(FILMS[2])}"))
+    assert [film[1:4] for film in listed.films] == [("b2.dcm", "10000001", "50000001")]
+    listed = check(list_films(f"{folder}/{image_id(FILMS[2])}", **metadata))
+    assert listed.skipped == [("b2.dcm", Skipped("view", "LATERAL"))]
+
+
+def test_films_of_equal_names_in_different_folders_stay_apart(tmp_path):
+    for name in ("x/m/m.dcm", "x/cm.dcm", "y/cm.dcm"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"film")
+    ids = ["x/cm.dcm", "x/m/m.dcm", "y/cm.dcm"]
+    assert [film.image_id for film in list_films(str(tmp_path)).films] == ids
+    write_table(tmp_path / "t.csv", COLUMNS[:4], [("cm", "1", "2", "train")])
+    listed = check(list_films(str(tmp_path), split_path=str(tmp_path / "t.csv")))
+    assert [film.split for film in listed.films] == ["train", "unassigned", "train"]
+    assert "1 films have the dicom_id of another one in t.csv." in listed.notes
+
+
+def test_names_that_are_no_utf8(tmp_path):
+    write(tmp_path)
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd/caf\udce9.dcm").write_bytes(b"film")
+    split = {"split_path": f"{tmp_path}/{SPLIT}"}
+    (film,) = check(list_films(f"{tmp_path}/odd", **split)).films
+    assert (film.image_id, film.split) == ("caf\udce9.dcm", "unassigned")
+
+
+def test_the_folder_above_is_pointed_out(tmp_path):
+    listed = list_films(f"{write(tmp_path)}/files")
+    assert f"{tmp_path} has MIMIC-CXR's list of films: name that folder to use it." in listed.notes
+
+
+def test_what_has_no_partner_is_noted_and_counted(tmp_path):
+    folder = write(tmp_path)
+    change(tmp_path, METADATA, lambda text: text.replace("a1,", "a9,"))
+    change(tmp_path, SPLIT, lambda text: text.replace("b2,", "b8,").replace("c3,", "c8,"))
+    listed = check(list_films(folder, views=None))
+    assert [film.view for film in listed.films] == [None, "LATERAL", "", "", ""]
+    assert [film.size for film in listed.films[:2]] == [None, (2544, 3056)]
+    assert [film.split for film in listed.films[:3]] == ["train", "unassigned", "unassigned"]
+    assert listed.counts["view not in the table"] == 1
+    assert listed.counts["split unassigned"] == listed.counts["chosen unassigned"] == 2
+    for note in (
+        f"1 films have no row in {METADATA}.",
+        f"1 rows of {METADATA} have no film.",
+        f"2 films have no row in {SPLIT}.",
+        f"2 rows of {SPLIT} have no film.",
+    ):
+        assert note in listed.notes
+    assert not any("more than one split" in note for note in listed.notes)
+    assert stems(check(list_films(folder, no_view="impute")).films) == ["a1", "c3", "e5"]
+
+
+def test_patients_in_two_splits_are_noted(tmp_path):
+    folder = write(tmp_path)
+    assert not any("more than one split" in note for note in list_films(folder).notes)
+    rows = [(*film[:3], "test" if film[0] == "c3" else film[3]) for film in FILMS]
+    write_table(tmp_path / SPLIT, COLUMNS[:4], rows)
+    listed = list_films(folder)
+    assert "1 patients have films in more than one split." in listed.notes
+    assert (listed.counts["patients train"], listed.counts["patients test"]) == (1, 2)
+
+
+def test_the_limit_comes_before_the_views(tmp_path):
+    folder = write(tmp_path)
+    listed = check(list_films(folder, limit=2))
+    assert (stems(listed.films), len(listed.skipped)) == (["a1"], 1)
+    assert listed.counts["patients"] == 1
+    assert "Of 5 films only the first 2 are listed." in listed.notes
+    assert list_films(folder, limit=5) == list_films(folder)
+    listed = check(list_films(folder, limit=3, no_view="impute"))
+    assert [film.view for film in listed.films] == ["PA", "AP"]
+    listed = check(list_films(f"{folder}/files", limit=2))
+    assert stems(listed.films) == ["a1", "b2"]
+
+
+def test_tables_as_other_programs_save_them(tmp_path):
+    folder = write(tmp_path)
+    expected = list_films(folder)
+    for name in (RECORDS, METADATA, SPLIT):
+        data = gzip.decompress((tmp_path / name).read_bytes())
+        lines = [line.replace(b",", b" , ") for line in data.splitlines()]
+        (tmp_path / name).unlink()
+        plain = tmp_path / name.removesuffix(".gz").replace("2.0.0", "2.1.0")
+        plain.write_bytes(b"\xef\xbb\xbf" + b"\r\n\r\n".join(lines) + b"\r\n")
+    listed = list_films(folder)
+    assert (listed.films, listed.counts) == (expected.films, expected.counts)
+
+
+def test_a_quoted_comma_is_part_of_a_value(tmp_path):
+    film = (*FILMS[0][:8], 'CHEST, "AP"', "")
+    listed = list_films(write(tmp_path, [film]), no_view="impute")
+    assert listed.films[0].view == "AP"
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        (RECORDS, gzip.compress(b"dicom_id")[:-5], "is no whole CSV file"),
+        (METADATA, b"<html>not logged in</html>", "is no whole CSV file"),
+        (SPLIT, gzip.compress(b""), r"has the columns \(none\); expected one of each name"),
+        (SPLIT, gzip.compress(b"dicom_id,subject_id,study_id,split\n"), "has no rows; expected a"),
+        (SPLIT, gzip.compress(b"dicom_id,subject_id,split\na1,1,test\n"), "among them study_id:"),
+        (METADATA, gzip.compress(b"dicom_id,subject_id,study_id\n"), "ViewPosition, Rows, Columns"),
+        (SPLIT, gzip.compress(b"dicom_id;subject_id;study_id;split\n1;2;3;4\n"), "has the columns"),
+        (
+            SPLIT,
+            gzip.compress(b"dicom_id,subject_id,study_id,split,split\n1,2,3,4,5\n"),
+            "one of e",
+        ),
+        (SPLIT, gzip.compress(b"dicom_id,subject_id,study_id,split\n\xff,1,2,test\n"), "no whole"),
+    ],
+)
+def test_damaged_tables(tmp_path, name, data, message):
+    folder = write(tmp_path)
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(ValueError, match=rf"{re.escape(str(tmp_path / name))} .*{message}"):
+        list_films(folder)
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda t: t.replace("a1,10000001,", "a1,"), "row 3 of .* has not the 4 values .* 1 rows"),
+        (lambda t: t.replace("test\n", "test,x\n"), "row 2 of .* 2 rows are like that"),
+        (lambda t: t[:-8], "row 6 of .* cut short or damaged"),
+        (lambda t: t + t[-30:].partition("\n")[2] * 2, "more than one row for 1 films, .* 'd4'"),
+        (lambda t: t.replace("train", "Train"), "has the splits 'Train'; expected only train, val"),
+        (lambda t: t.replace("test", "").replace("train", "dev"), "has the splits '', 'dev'"),
+        (lambda t: t.replace("b2,", '"b2,'), "row 4 of .* cut short or damaged"),
+        (lambda t: t.replace("train\n", '"train\n', 1), "a quotation mark that is not closed"),
+        (lambda t: t.replace("train\n", '"train\n', 2), "a quotation mark that is not closed"),
+        (
+            lambda t: t.replace("a1,10000001", "a1,10000002"),
+            "has subject_id '10000002' for a1, but",
+        ),
+        (lambda t: t.replace("50000001", "50000009"), "study_id '50000009' for a1, .* 2 films are"),
+    ],
+)
+def test_tables_that_contradict_themselves_or_the_list(tmp_path, edit, message):
+    write(tmp_path)
+    rows = [(f[0], f[1], f[2], f[3]) for f in FILMS]
+    write_table(tmp_path / SPLIT, COLUMNS[:4], rows)
+    change(tmp_path, SPLIT, edit)
+    with pytest.raises(ValueError, match=message):
+        list_films(str(tmp_path))
+
+
+def test_a_film_whose_folders_contradict_a_table(tmp_path):
+    write(tmp_path / "data", records=False, tables=False)
+    write(tmp_path / "tables")
+    path = tmp_path / "tables" / METADATA
+    change(tmp_path / "tables", METADATA, lambda text: text.replace("e5,10000002", "e5,10000001"))
+    with pytest.raises(
+        ValueError, match=r"'10000001' for e5, but the list of films has '10000002'"
+    ):
+        list_films(f"{tmp_path}/data", metadata_path=str(path))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/etc/a1.dcm",
+        "../a1.dcm",
+        "files/../../a1.dcm",
+        "files/./a1.dcm",
+        "files//a1.dcm",
+        "files\\a1.dcm",
+        "gs://bucket/a1.dcm",
+        "zip::a1.dcm",
+        "~/a1.dcm",
+        "files/.hidden/a1.dcm",
+        "files/a1.dcm/",
+        "",
+    ],
+)
+def test_a_record_list_stays_in_its_folder(tmp_path, path):
+    folder = write(tmp_path)
+    change(tmp_path, RECORDS, lambda text: text.replace(image_id(FILMS[1]), path))
+    with pytest.raises(ValueError, match="and 1 are like that; expected plain paths below"):
+        list_films(folder)
+
+
+def test_a_record_list_whose_paths_are_of_other_films(tmp_path):
+    folder = write(tmp_path)
+    change(tmp_path, RECORDS, lambda text: text.replace("/a1.dcm", "/b2.dcm"))
+    with pytest.raises(ValueError, match=r"b2\.dcm' for dicom_id 'a1', and 1 are like that"):
+        list_films(folder)
+
+
+def test_ids_that_would_leave_the_folder(tmp_path):
+    folder = write(tmp_path, records=False)
+    change(tmp_path, METADATA, lambda text: text.replace("50000001", "5/../../../../x"))
+    with pytest.raises(ValueError, match="and 2 are like that; expected plain paths below"):
+        list_films(folder)
+
+
+def test_tables_that_are_missing_or_ambiguous(tmp_path):
+    folder = write(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"found no table .*nowhere\.csv; expected a CSV"):
+        list_films(folder, split_path=f"{folder}/nowhere.csv")
+    with pytest.raises(FileNotFoundError, match=r"found no table .*files; expected a CSV"):
+        list_films(folder, metadata_path=f"{folder}/files")
+    other = METADATA.replace("2.0.0", "2.1.0")
+    shutil.copy(tmp_path / METADATA, tmp_path / other)
+    with pytest.raises(ValueError, match=r"more than one metadata table, .* as metadata_path"):
+        list_films(folder)
+    assert list_films(folder, metadata_path=f"{folder}/{other}").has_views
+    with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
+        list_films(f"{folder}/nowhere")
+
+
+def test_arguments_that_make_no_sense(tmp_path):
+    folder = write(tmp_path, tables=False)
+    for options, message in (
+        ({"no_view": "guess"}, "no_view is 'guess'; expected one of keep, drop, impute"),
+        ({"no_view": "impute"}, r"no table mimic-cxr-2\.\*-metadata\.csv\.gz to take views from"),
+        ({"limit": 0}, "limit is 0; expected at least 1"),
+        ({"views": ("ap",)}, r"views are \('ap',\); expected names in capitals"),
+        ({"views": ()}, r"views are \(\)"),
+        ({"views": "AP"}, "views are 'AP'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            list_films(folder, **options)
+
+
+def test_remote_folders(tmp_path):
+    write(tmp_path)
+    fs = fsspec.filesystem("memory")
+    fs.put(str(tmp_path), "/mimic", recursive=True)
+    try:
+        listed = check(list_films("memory://mimic"))
+        assert fs.cat_file(listed.films[0].path) == b"film"
+        assert stems(listed.films) == stems(list_films(str(tmp_path)).films)
+        fs.rm(f"/mimic/{RECORDS}")
+        assert check(list_films("memory://mimic")).films == listed.films
+        for name in (METADATA, SPLIT):
+            fs.rm(f"/mimic/{name}")
+        walked = check(list_films("memory://mimic"))
+        assert fs.cat_file(walked.films[0].path) == b"film"
+        assert walked.films[0][1:4] == listed.films[0][1:4]
+    finally:
+        fs.rm("/mimic", recursive=True)
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "size"),
+    [
+        ("3056", "2544", (3056, 2544)),
+        ("03056", "2544.00", (3056, 2544)),
+        ("0", "2544", None),
+        ("-1", "2544", None),
+        ("nan", "2544", None),
+        ("2544.5", "1", None),
+        ("\u0663", "1", None),
+        ("1e3", "1000", None),
+        ("99999999999", "1", None),
+    ],
+)
+def test_sizes(rows, columns, size):
+    assert film_size(rows, columns) == size
+
+
+def test_the_published_counts_add_up():
+    assert sum(PUBLISHED[f"split {split}"] for split in mimic_cxr.SPLITS) == 377_110
+    assert sum(PUBLISHED[f"patients {split}"] for split in mimic_cxr.SPLITS) == 65_379
+
+
+def test_counts_stand_beside_the_published_ones(tmp_path):
+    counts = list_films(write(tmp_path), no_view="impute").counts
+    assert {*PUBLISHED, "imputed AP"} <= counts.keys()
+    assert APPROXIMATE <= PUBLISHED.keys()
+    rows = counts_rows(counts | {"films listed": 377_109})
+    assert rows[:2] == [("what", "here", "published"), ("films listed", "377109", "377110")]
+    assert ("view not said", "3", "about 15770") in rows
+    assert ("chosen", "3", "") in rows
+    lines = counts_table({"films listed": 377_109, "view not said": 3, "chosen": 12}).splitlines()
+    assert lines == [
+        "what              here     published",
+        "films listed   377,109       377,110",
+        "view not said        3  about 15,770",
+        "chosen              12",
+    ]

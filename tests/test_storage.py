@@ -1,0 +1,136 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from input_pipeline import dicom, preprocessing, storage
+from input_pipeline.storage import STORAGES
+
+PNGS = [name for name, each in STORAGES.items() if each.format == "png"]
+
+
+def film(height=61, width=47, seed=0):
+    """A smooth film with grain that reaches 0 and 1."""
+    y, x = np.mgrid[:height, :width] / 20
+    image = np.sin(x) * np.cos(y) + np.random.default_rng(seed).normal(0, 0.05, (height, width))
+    image -= image.min()
+    return (image / max(image.max(), 1e-9)).astype(np.float32)[..., None]
+
+
+def tensorflow(name, data):
+    """As TensorFlow Datasets reads a picture: [h w 1] of the storage's dtype."""
+    import tensorflow as tf
+
+    return tf.image.decode_image(data, channels=1, dtype=tf.as_dtype(STORAGES[name].dtype)).numpy()
+
+
+@pytest.mark.parametrize("shape", [(61, 47), (224, 224), (1, 300), (1, 1)])
+@pytest.mark.parametrize("name", PNGS)
+def test_a_png_keeps_the_nearest_step_exactly(name, shape):
+    import tensorflow as tf
+
+    image = film(*shape)
+    dtype = STORAGES[name].dtype
+    data = STORAGES[name].encode(image)
+    found = tensorflow(name, data)
+    assert found.dtype == dtype
+    np.testing.assert_array_equal(found[..., 0], storage.quantise(image, dtype))
+    decoded = tf.io.decode_png(data, channels=1, dtype=tf.as_dtype(dtype)).numpy()
+    np.testing.assert_array_equal(decoded, found)
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(data))), found[..., 0])
+    # Half a step, and a little for the rounding of float32.
+    error = np.abs(found - image.astype(np.float64) * np.iinfo(dtype).max)
+    assert error.max() <= 0.505
+    assert min(shape) == 1 or error.max() > 0.45, "the film must need rounding"
+
+
+@pytest.mark.parametrize("name", PNGS)
+def test_every_step_survives(name):
+    highest = np.iinfo(STORAGES[name].dtype).max
+    side = 256 if highest == 65535 else 16
+    steps = np.arange(highest + 1, dtype=np.float32).reshape(side, side, 1)
+    found = tensorflow(name, STORAGES[name].encode(steps / np.float32(highest)))
+    np.testing.assert_array_equal(found, steps)
+
+
+def test_values_are_rounded_not_cut():
+    image = np.array([0.0, 0.4, 0.6, 1.4, 254.6, 255.0], np.float32).reshape(2, 3, 1) / 255
+    assert storage.quantise(image, "uint8").ravel().tolist() == [0, 0, 1, 1, 255, 255]
+
+
+def test_a_jpeg_is_near():
+    import tensorflow as tf
+
+    image = film(400, 300)
+    data = STORAGES["jpeg95"].encode(image)
+    found = tensorflow("jpeg95", data)
+    assert found.dtype == np.uint8 and found.shape == image.shape
+    np.testing.assert_array_equal(tf.io.decode_jpeg(data, channels=1).numpy(), found)
+    error = found / np.float32(255) - image
+    assert 0.5 / 255 < np.sqrt(np.mean(error**2)) < 2.5 / 255
+    accurate = tf.io.decode_jpeg(data, channels=1, dct_method="INTEGER_ACCURATE").numpy()
+    better = accurate / np.float32(255) - image
+    assert abs(better.mean()) < 0.05 / 255 < abs(error.mean()) < 1 / 255
+    assert better.std() < error.std()
+    assert len(data) < 0.7 * len(STORAGES["png8"].encode(image))
+
+
+@pytest.mark.parametrize("name", STORAGES)
+def test_files_are_grey_pictures_of_their_format_and_depth(name):
+    data = STORAGES[name].encode(film())
+    picture = Image.open(io.BytesIO(data))
+    assert picture.format.lower() == STORAGES[name].format
+    assert picture.mode == {"uint16": "I;16", "uint8": "L"}[STORAGES[name].dtype]
+    assert picture.size == (47, 61)
+
+
+@pytest.mark.parametrize("name", STORAGES)
+def test_the_same_film_gives_the_same_bytes(name):
+    image = film(seed=1)
+    data = STORAGES[name].encode(image)
+    assert STORAGES[name].encode(image.copy()) == data
+    turned = np.asfortranarray(image)
+    assert STORAGES[name].encode(turned) == data, "however the film lies in memory"
+    assert STORAGES[name].encode(film(seed=2)) != data
+
+
+@pytest.mark.parametrize("name", STORAGES)
+def test_the_film_is_left_as_it_is(name):
+    image = film()
+    before = image.copy()
+    STORAGES[name].encode(image)
+    np.testing.assert_array_equal(image, before)
+
+
+def test_differences_to_the_row_above_make_16_bits_small():
+    image = film(400, 300)
+    plain = 400 * 300
+    assert len(STORAGES["png16"].encode(image)) < 0.95 * 2 * plain
+    assert len(STORAGES["png8"].encode(image)) < 0.9 * plain
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 32, 257, 1280])
+@pytest.mark.parametrize("name", STORAGES)
+def test_noise_that_cannot_be_compressed_is_stored_too(name, size):
+    noise = np.random.default_rng(0).random((size, size, 1), np.float32)
+    data = STORAGES[name].encode(noise)
+    assert tensorflow(name, data).shape == noise.shape
+    assert len(data) < 1.02 * size * size * np.dtype(STORAGES[name].dtype).itemsize + 1000
+
+
+@pytest.mark.parametrize("name", PNGS)
+def test_our_own_reader_reads_them_back(name):
+    data = STORAGES[name].encode(film(64, 64))
+    found = dicom.read_film(io.BytesIO(data))
+    again = preprocessing.network_input(found, preprocessing.PRESETS["native"], 64)
+    assert STORAGES[name].encode(again) == data
+
+
+@pytest.mark.parametrize("value", [-0.001, 1.001, 255.0, np.nan, np.inf])
+@pytest.mark.parametrize("name", STORAGES)
+def test_values_that_would_wrap_around_are_refused(name, value):
+    image = film()
+    image[3, 4] = value
+    with pytest.raises(ValueError, match=r"a film's values run from .* expected 0 to 1"):
+        STORAGES[name].encode(image)
