@@ -50,7 +50,7 @@ def make_store(
     identity: Mapping[str, Any],
     details: Mapping[str, Any],
     options: PipelineOptions,
-    advance: Callable[[int], object],
+    progress: Callable[[int, int], Any],
 ) -> Outcome:
     """Makes a store, or what is still missing of it.
 
@@ -62,7 +62,7 @@ def make_store(
         identity: what else must be equal for two runs to share a folder.
         details: what else the manifest should say.
         options: from `preprocess.parse_options`.
-        advance: told of films that are done, as their shards are.
+        progress: (films, those done before) -> a progress bar as tqdm's, a context manager.
 
     Raises:
         ValueError: the folder holds something else.
@@ -95,12 +95,14 @@ def make_store(
         done = {n for n, summary in there.items() if not summary.retryable}
         todo = [i for i, shard in enumerate(planned) if shard.name not in done]
         before = sum(len(there[n].films) for n in done)
-        advance(sum(len(shard.films) for shard in planned if shard.name in done))
+        bar = progress(
+            len(listed.films), sum(len(shard.films) for shard in planned if shard.name in done)
+        )
         if todo:
             write(run_folder.MANIFEST, run_folder.encode_manifest(identity, runs, complete=False))
             missing = [planned[i] for i in todo]
             shards.forget(folder, missing)
-            with _watched(folder, missing, advance):
+            with bar, _watched(folder, missing, bar.update):
                 preprocess.run(settings, [places[i] for i in todo], options)
             there = shards.read_summaries(folder, planned)
         if lost := [shard.name for shard in planned if shard.name not in there]:

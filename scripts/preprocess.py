@@ -82,17 +82,16 @@ def preprocess(config: PreprocessConfig, beam_options: Sequence[str]) -> int:
         "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
     }
     start = time.monotonic()
-    with cli.progress(len(listed.films)) as bar:
-        outcome = make_store.make_store(
-            listed,
-            settings,
-            config.output.name,
-            config.output.films_per_shard,
-            {"input": source},
-            details,
-            options,
-            bar.update,
-        )
+    outcome = make_store.make_store(
+        listed,
+        settings,
+        config.output.name,
+        config.output.films_per_shard,
+        {"input": source},
+        details,
+        options,
+        cli.progress,
+    )
     report_outcome(folder, outcome, time.monotonic() - start)
     return 1 if outcome.retryable or not outcome.written else 0
 

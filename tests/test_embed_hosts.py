@@ -12,6 +12,7 @@ import time
 
 import numpy as np
 import pytest
+import tqdm
 
 from encoder import random_weights, weights
 from input_pipeline import make_store, mimic_cxr, preprocess
@@ -37,7 +38,7 @@ def films_and_store(tmp_path_factory):
         {"input": str(folder / "mimic")},
         {},
         preprocess.parse_options(["--runner=FnApiRunner"]),
-        lambda films: None,
+        lambda films, done: tqdm.tqdm(total=films, initial=done, disable=True),
     )
     return folder / "mimic", folder / "store"
 

@@ -15,6 +15,7 @@ import subprocess
 import fsspec
 import numpy as np
 import pytest
+import tqdm
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from input_pipeline import files, make_store, mimic_cxr, pipeline, preprocess, shards, store
@@ -24,6 +25,10 @@ from input_pipeline.synthetic.mimic import write_mimic
 
 SIZE = 24
 IN_PROCESS = ("--runner=FnApiRunner",)
+
+
+def hidden_bar(films, done):
+    return tqdm.tqdm(total=films, initial=done, disable=True)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +56,7 @@ def make(mimic, folder, listed=None, films_per_shard=8, details=None, **changes)
         {"input": str(mimic)},
         details or {},
         preprocess.parse_options(IN_PROCESS),
-        lambda films: None,
+        hidden_bar,
     )
 
 

@@ -1,0 +1,66 @@
+"""A folder of embeddings in the layout of the published ones of MIMIC-CXR, or as one table.
+
+python scripts/publish.py --embeddings /data/embeddings --output /data/public --layout per_image
+python scripts/publish.py --embeddings /data/embeddings --output /data/table --layout parquet
+
+per_image: files/p10/p10000032/s50414267/<dicom_id>.tfrecord, each of image/id and embedding.
+parquet: embeddings.parquet, with the columns image_id and embedding.
+Beside them: manifest.json and SHA256SUMS.txt. The same command again goes on where it ended.
+"""
+
+import importlib.metadata
+
+from absl import flags
+
+from scripts import cli
+
+FLAGS = {
+    "embeddings": "folder of embeddings, from embed.py",
+    "output": "folder to be written",
+    "layout": "per_image, one TFRecord a film in the films' tree; or parquet, one table",
+}
+LIBRARIES = ("cxr-embeddings", "numpy", "pyarrow")
+
+
+def publish(embeddings: str | None, output: str | None, layout: str | None) -> int:
+    """Publishes embeddings; the arguments are `FLAGS`. Returns the exit code."""
+    if not embeddings or not output or layout not in ("per_image", "parquet"):
+        raise ValueError(
+            "expected --embeddings, --output, and --layout per_image or parquet\n\n"
+            + (__doc__ or "")
+        )
+    from input_pipeline import checked_embeddings, files
+    from input_pipeline import publish as publishing
+
+    source, folder = checked_embeddings.open_source(embeddings), files.absolute(output)
+    if f"{folder}/".startswith(f"{source.folder}/"):
+        raise ValueError(
+            f"{folder} lies in the folder of the embeddings; expected another, so that they are "
+            "not mixed up"
+        )
+    versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
+    print(f"{source.count} embeddings in {len(source.sums)} files: checking them", flush=True)
+    ids = checked_embeddings.read_ids(source, cli.progress)
+    print("writing them", flush=True)
+    if layout == "per_image":
+        before = publishing.write_per_image(source, ids, folder, versions, cli.progress)
+        what = "one TFRecord a film"
+    else:
+        before = publishing.write_parquet(source, folder, versions, cli.progress)
+        what = publishing.TABLE
+    print(f"{source.count} embeddings in {folder}, {before} of them there before: {what}, with")
+    print("manifest.json and SHA256SUMS.txt. To check them, in that folder:")
+    print("    sha256sum -c --quiet SHA256SUMS.txt")
+    return 0
+
+
+def main() -> None:
+    given = {name: flags.DEFINE_string(name, None, text) for name, text in FLAGS.items()}
+    cli.run_flags(
+        lambda: publish(**{name: flag.value for name, flag in given.items()}),
+        "the same command goes on from here",
+    )
+
+
+if __name__ == "__main__":
+    main()

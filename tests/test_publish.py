@@ -1,0 +1,307 @@
+import json
+import shutil
+import subprocess
+
+import numpy as np
+import published
+import pyarrow.parquet as pq
+import pytest
+from published import IDENTITY, IDS, Stopped, make_source, rows, tree, vector
+
+from heads import store
+from input_pipeline import files, publish, run_folder
+from input_pipeline.checked_embeddings import open_source, read_ids
+from input_pipeline.embedding_table import read_table
+from input_pipeline.embeddings import FORMATS
+
+LAYOUTS = ("per_image", "parquet")
+BESIDE = {"manifest.json", "SHA256SUMS.txt"}
+
+
+def run(source, folder, layout, stop_after=None, versions=None):
+    """Plays the command; `stop_after` leaves it, as a crash would, after so many films."""
+    opened, progress = open_source(str(source)), published.progress(stop_after)
+    ids, versions = read_ids(opened, published.progress()), versions or {"cxr-embeddings": "1"}
+    if layout == "per_image":
+        return publish.write_per_image(opened, ids, str(folder), versions, progress)
+    return publish.write_parquet(opened, str(folder), versions, progress)
+
+
+def assert_same_rows(one, other, tmp_path):
+    ids, embedding = rows(one, tmp_path / "cache")
+    assert ids == sorted(IDS)
+    assert embedding.tobytes() == np.stack([vector(i) for i in ids]).tobytes()
+    found, again = rows(other, tmp_path / "cache")
+    assert found == ids and again.tobytes() == embedding.tobytes()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    "made",
+    [("sharded", "tfrecord"), ("sharded", "npz"), ("sharded", "parquet"), ("per_image", "npz")],
+)
+def test_the_copy_holds_the_same_ids_and_numbers(tmp_path, layout, made):
+    source = make_source(tmp_path / "source", layout=made[0], format=made[1])
+    assert run(source, tmp_path / "copy", layout) == 0
+    assert_same_rows(source, tmp_path / "copy", tmp_path)
+    check = subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS.txt"], cwd=tmp_path / "copy")
+    assert check.returncode == 0
+    written = tree(tmp_path / "copy")
+    assert len(written["SHA256SUMS.txt"].splitlines()) == len(written) - 1
+
+
+def test_a_copy_is_a_source_again(tmp_path):
+    source = make_source(tmp_path / "source")
+    run(source, tmp_path / "films", "per_image")
+    run(tmp_path / "films", tmp_path / "table", "parquet")
+    run(tmp_path / "table", tmp_path / "again", "per_image")
+    assert_same_rows(source, tmp_path / "again", tmp_path)
+    first, last = tree(tmp_path / "films"), tree(tmp_path / "again")
+    assert {n for n in first if first[n] != last.pop(n)} == BESIDE and not last
+
+
+def test_one_file_a_film_in_the_films_tree(tmp_path):
+    run(make_source(tmp_path / "source"), tmp_path / "copy", "per_image")
+    written = tree(tmp_path / "copy")
+    expected = {i.replace(".dcm", ".tfrecord") for i in IDS}
+    assert set(written) == expected | BESIDE | {"skipped.csv", "rejected.csv"}
+    (record,) = FORMATS["tfrecord"].decode(written[IDS[4].replace(".dcm", ".tfrecord")])
+    assert record.image_id == IDS[4]
+
+
+def test_a_table_is_written_by_row_groups(tmp_path, monkeypatch):
+    monkeypatch.setattr(publish, "_ROW_GROUP_BYTES", 4 * 6 * 4)
+    source = make_source(tmp_path / "source")
+    run(source, tmp_path / "copy", "parquet")
+    assert set(tree(tmp_path / "copy")) == BESIDE | {"embeddings.parquet"}
+    file = pq.ParquetFile(tmp_path / "copy" / "embeddings.parquet")
+    assert [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)] == [4, 4, 2]
+    assert str(file.schema_arrow.field("image_id").type) == "string"
+    vectors = file.schema_arrow.field("embedding").type
+    assert vectors.list_size == 6 and str(vectors.value_type) == "float"
+    assert_same_rows(source, tmp_path / "copy", tmp_path)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_manifest_carries_what_made_the_embeddings(tmp_path, layout):
+    source = make_source(tmp_path / "source")
+    run(source, tmp_path / "copy", layout)
+    manifest = json.loads((tmp_path / "copy" / "manifest.json").read_text())
+    assert (manifest["complete"], manifest["embedded"]) == (True, 10)
+    found = manifest["identity"]
+    differing = {key for key in found.keys() | IDENTITY if found[key] != IDENTITY.get(key)}
+    assert differing - {"format"} == {"layout", "source_digest"}
+    (made_by,) = manifest["runs"]
+    assert made_by["versions"] == {"cxr-embeddings": "1"}
+    before = {"embedded": 10, "skipped": 0, "rejected": 0, "runs": [{"batch_size": 8}]}
+    assert made_by["source"] == before
+    table = read_table(str(tmp_path / "copy"))
+    store.check_encoder({"width": 6, "encoder": IDENTITY}, table.encoder, 6)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("stop_after", [1, 5, 10])
+def test_stopped_anywhere_and_run_again_gives_the_same_folder(
+    tmp_path, layout, stop_after, monkeypatch
+):
+    monkeypatch.setattr(publish, "_ROW_GROUP_BYTES", 1)
+    source = make_source(tmp_path / "source")
+    run(source, tmp_path / "whole", layout)
+    with pytest.raises(Stopped):
+        run(source, tmp_path / "stopped", layout, stop_after)
+    assert not json.loads((tmp_path / "stopped/manifest.json").read_text())["complete"]
+    assert run(source, tmp_path / "stopped", layout) == (0 if layout == "parquet" else stop_after)
+    assert tree(tmp_path / "stopped") == tree(tmp_path / "whole")
+    assert not (tmp_path / "stopped/.partial").exists()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_what_is_there_and_whole_stays(tmp_path, layout):
+    source = make_source(tmp_path / "source")
+    run(source, tmp_path / "copy", layout)
+    before = tree(tmp_path / "copy")
+    assert run(source, tmp_path / "copy", layout, versions={"cxr-embeddings": "2"}) == 10
+    assert tree(tmp_path / "copy") == before
+    name = next(n for n in before if n.endswith((".tfrecord", ".parquet")))
+    for damaged in (b"", before[name][:-1], before[name][:60] + b"\0" + before[name][61:]):
+        (tmp_path / "copy" / name).write_bytes(damaged)
+        assert run(source, tmp_path / "copy", layout) == (0 if layout == "parquet" else 9)
+        assert tree(tmp_path / "copy") == before
+    (tmp_path / "copy" / name).unlink()
+    assert run(source, tmp_path / "copy", layout) == (0 if layout == "parquet" else 9)
+    assert tree(tmp_path / "copy") == before
+
+
+def test_a_whole_table_of_a_run_that_did_not_end_is_finished(tmp_path):
+    source, copy = make_source(tmp_path / "source"), tmp_path / "copy"
+    run(source, copy, "parquet")
+    before = tree(copy)
+    unfinished = before["manifest.json"].replace(b'"complete": true', b'"complete": false')
+    (copy / "manifest.json").write_bytes(unfinished)
+    run(source, copy, "parquet")
+    assert tree(copy) == before
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_folder_of_something_else_is_refused_and_stays(tmp_path, layout):
+    source, copy = make_source(tmp_path / "source"), tmp_path / "copy"
+    run(source, copy, layout)
+    before = tree(copy)
+    other = make_source(tmp_path / "other", weights_digest="xyz")
+    with pytest.raises(ValueError, match="weights_digest: 'abc' there, 'xyz' asked for"):
+        run(other, copy, layout)
+    same_settings = make_source(tmp_path / "more", ids=[*IDS, "one/more.dcm"])
+    with pytest.raises(ValueError, match=r"source_digest: .* there, .* asked for"):
+        run(same_settings, copy, layout)
+    with pytest.raises(ValueError, match=r"layout: .* there, .* asked for"):
+        run(source, copy, next(name for name in LAYOUTS if name != layout))
+    with run_folder.claim(str(copy)), pytest.raises(BlockingIOError, match="another run"):
+        run(source, copy, layout)
+    assert tree(copy) == before
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_embeddings_of_another_program_are_not_mixed_in(tmp_path, layout):
+    source, copy = make_source(tmp_path / "source"), tmp_path / "copy"
+    copy.mkdir()
+    for name in ("a.npz", "embeddings.parquet"):
+        (copy / name).write_bytes(b"of somebody")
+        with pytest.raises(ValueError, match=r"copy holds 1 embedding files .* choose an empty"):
+            run(source, copy, layout)
+        assert tree(copy) == {name: b"of somebody"}
+        (copy / name).unlink()
+    run(source, copy, layout)
+    (copy / "b.npz").write_bytes(b"of somebody")
+    with pytest.raises(ValueError, match="embedding files that this run would not make"):
+        run(source, copy, layout)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_source_that_is_damaged_meanwhile_stops_the_run(tmp_path, layout):
+    source = make_source(tmp_path / "source")
+    opened = open_source(str(source))
+    ids = read_ids(opened, published.progress())
+    (source / "embeddings-train-00002-of-00003.tfrecord").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"00002-of-00003\.tfrecord is damaged"):
+        if layout == "per_image":
+            publish.write_per_image(opened, ids, str(tmp_path / "copy"), {}, published.progress())
+        else:
+            publish.write_parquet(opened, str(tmp_path / "copy"), {}, published.progress())
+    assert not json.loads((tmp_path / "copy/manifest.json").read_text())["complete"]
+    assert not (tmp_path / "copy/embeddings.parquet").exists()
+
+
+def test_of_a_resumed_run_only_the_shards_that_are_missing_are_read_again(tmp_path, monkeypatch):
+    source, copy, read = make_source(tmp_path / "source"), tmp_path / "copy", []
+    run(source, copy, "per_image")
+    for image_id in IDS[1::3]:
+        (copy / image_id.replace(".dcm", ".tfrecord")).unlink()
+    read_file = publish.read_file
+    monkeypatch.setattr(publish, "read_file", lambda s, n: read.append(n) or read_file(s, n))
+    assert run(source, copy, "per_image") == 7
+    assert read == ["embeddings-train-00001-of-00003.tfrecord"]
+
+
+@pytest.mark.parametrize("root", ["/data/films", "gs://bucket/films"])
+def test_films_with_addresses_are_published_below_their_input(tmp_path, root):
+    ids = [f"{root}/p10/{i}.dcm" for i in range(4)]
+    source = make_source(tmp_path / "source", ids, input=root)
+    run(source, tmp_path / "copy", "per_image")
+    names = {n for n in tree(tmp_path / "copy") if n.endswith(".tfrecord")}
+    assert names == {f"p10/{i}.tfrecord" for i in range(4)}
+    assert rows(tmp_path / "copy", tmp_path / "cache")[0] == ids
+    run(source, tmp_path / "table", "parquet")
+    assert rows(tmp_path / "table", tmp_path / "cache")[0] == ids
+
+
+@pytest.mark.parametrize(
+    ("image_id", "input", "expected"),
+    [
+        ("files/p10/s5/a-b.dcm", "/data/mimic", "files/p10/s5/a-b"),
+        ("files/1.2.840", "/data/mimic", "files/1.2.840"),
+        ("a.b/c d.PNG", "", "a.b/c d"),
+        ("/data/mimic/files/a.dcm", "/data/mimic/", "files/a"),
+        ("/a.dcm", "/", "a"),
+        ("gs://bucket/x/a.dcm", "gs://bucket", "x/a"),
+    ],
+)
+def test_places(image_id, input, expected):
+    assert publish.place(image_id, input) == expected
+
+
+@pytest.mark.parametrize(
+    ("image_id", "input", "message"),
+    [
+        ("/elsewhere/a.dcm", "/data", "is no relative path, nor below the input /data"),
+        ("/data2/a.dcm", "/data", "no relative path"),
+        ("/data/x/a.dcm", "/data/*/a.dcm", "no relative path"),
+        ("/a.dcm", "", "no relative path"),
+        ("gs://bucket/a.dcm", "/data", "no relative path"),
+        ("C:/films/a.dcm", "/data", "no relative path"),
+        ("c:a.dcm", "/data", "no relative path"),
+        ("/data//etc/a.dcm", "/data", "no relative path"),
+        ("../a.dcm", "/data", "hidden or not in the folder"),
+        ("files/../../a.dcm", "/data", "hidden or not in the folder"),
+        ("/data/../etc/a.dcm", "/data", "hidden or not in the folder"),
+        ("files/./a.dcm", "/data", "hidden or not in the folder"),
+        ("files//a.dcm", "/data", "hidden or not in the folder"),
+        ("files/", "/data", "hidden or not in the folder"),
+        (".partial/a.dcm", "/data", "hidden or not in the folder"),
+        ("files/.dcm", "/data", "hidden or not in the folder"),
+        ("files\\..\\..\\a.dcm", "/data", "hidden or not in the folder"),
+    ],
+)
+def test_places_outside_the_folder(tmp_path, image_id, input, message):
+    with pytest.raises(ValueError, match=message):
+        publish.place(image_id, input)
+    published.put(
+        make_source(tmp_path / "source", IDS[:4], shards=1, input=input),
+        "embeddings-train-00000-of-00001.tfrecord",
+        *((i, vector(i)) for i in (*IDS[:3], image_id)),
+    )
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path / "source", tmp_path / "copy", "per_image")
+    assert not (tmp_path / "copy").exists(), "nothing is written of what cannot be published"
+
+
+def test_two_films_of_one_place(tmp_path):
+    source = make_source(tmp_path / "source", ["a/x.dcm", "a/x.png"])
+    with pytest.raises(ValueError, match=r"a/x\.dcm and a/x\.png would be one file, a/x\.tfrecord"):
+        run(source, tmp_path / "copy", "per_image")
+    run(source, tmp_path / "table", "parquet")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_full_disk_is_told_and_the_next_run_goes_on(tmp_path, layout, monkeypatch):
+    source = make_source(tmp_path / "source")
+    run(source, tmp_path / "whole", layout)
+    replace, moved = files.os.replace, []
+
+    def full(old, new):
+        moved.append(new)
+        if len(moved) > 1:
+            raise OSError(28, "No space left on device", new)
+        replace(old, new)
+
+    monkeypatch.setattr(files.os, "replace", full)
+    with pytest.raises(OSError, match="No space left on device when writing"):
+        run(source, tmp_path / "copy", layout)
+    monkeypatch.undo()
+    assert run(source, tmp_path / "copy", layout) == 0
+    assert tree(tmp_path / "copy") == tree(tmp_path / "whole")
+
+
+def test_remote_folders(tmp_path):
+    import fsspec
+
+    fs = fsspec.filesystem("memory")
+    source = make_source(tmp_path / "source")
+    fs.put(str(source) + "/", "/source", recursive=True)
+    for layout in LAYOUTS:
+        run("memory://source", f"memory://{layout}", layout)
+        assert run("memory://source", f"memory://{layout}", layout) == 10
+        fs.get(f"/{layout}", str(tmp_path / layout), recursive=True)
+        assert_same_rows(source, tmp_path / layout, tmp_path)
+        fs.rm(f"/{layout}", recursive=True)
+    fs.rm("/source", recursive=True)
+    shutil.rmtree(source)
