@@ -80,7 +80,7 @@ def make_store(
         "views": settings.views,
         "no_view": settings.no_view,
         "films_per_shard": films_per_shard,
-        "plan": hashlib.sha256(plan).hexdigest(),
+        "films": hashlib.sha256(plan).hexdigest(),
     }
     identity, details = json.loads(json.dumps([identity, details]))
     with run_folder.claim(folder) as scratch:

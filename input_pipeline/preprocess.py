@@ -4,14 +4,19 @@ What Beam hands around is a place in the plan, which lies in the store's folder:
 clusters are bounded. TFDS' own Beam writer would hold gigabytes in memory.
 """
 
+import _thread
 import contextlib
 import dataclasses
+import importlib.metadata
 import os
 import shlex
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 
 import apache_beam as beam
+import grpc
 from apache_beam.metrics import Metrics
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
@@ -20,6 +25,15 @@ from apache_beam.transforms.environments import SubprocessSDKEnvironment
 from input_pipeline import files, pipeline, run_folder, shards
 from input_pipeline.storage import STORAGES
 
+_LIBRARIES = (
+    "cxr-embeddings",
+    "apache-beam",
+    "numpy",
+    "pydicom",
+    "imagecodecs",
+    "pillow",
+    "tensorflow-datasets",
+)
 _AHEAD = 2  # films decoded while one is encoded
 # A worker process of this machine. Why it fails it tells Beam; what it prints besides is noise.
 _WORKER = """
@@ -103,6 +117,11 @@ def runner_options(options: Sequence[str]) -> list[str]:
     return [*options, *(f"{name}={v}" for name, v in defaults.items() if name not in names)]
 
 
+def versions() -> dict[str, str]:
+    """Of what makes a store: name of the library -> version."""
+    return {name: importlib.metadata.version(name) for name in _LIBRARIES}
+
+
 def parse_options(flags: Sequence[str]) -> PipelineOptions:
     """Beam's options, as they are typed: `--runner=...`.
 
@@ -114,6 +133,28 @@ def parse_options(flags: Sequence[str]) -> PipelineOptions:
     if unknown := options.get_all_options(True, retain_unknown_options=True).keys() - known:
         raise ValueError(f"Beam knows no option --{', --'.join(sorted(unknown))}; see --help")
     return options
+
+
+@contextlib.contextmanager
+def _lost_workers() -> Iterator[list[BaseException]]:
+    """Interrupts this thread when a worker process dies, which Beam would wait for; says why."""
+    lost: list[BaseException] = []
+    hook = threading.excepthook
+
+    def notice(died: threading.ExceptHookArgs) -> None:
+        if "Worker subprocess exited" in str(died.exc_value):
+            lost.append(died.exc_value)
+            _thread.interrupt_main(signal.SIGUSR1)  # SIGINT is ignored in the background
+        elif not issubclass(died.exc_type, grpc.RpcError):  # of those that talked to it
+            hook(died)
+
+    handler = signal.signal(signal.SIGUSR1, signal.default_int_handler)
+    threading.excepthook = notice
+    try:
+        yield lost
+    finally:
+        threading.excepthook = hook
+        signal.signal(signal.SIGUSR1, handler)
 
 
 def run(settings: Settings, places: Sequence[tuple[int, int]], options: PipelineOptions) -> None:
@@ -134,13 +175,20 @@ def run(settings: Settings, places: Sequence[tuple[int, int]], options: Pipeline
         environment = SubprocessSDKEnvironment.from_command_string(command)
         runner = FnApiRunner(default_environment=environment)
     try:
-        with beam.Pipeline(runner, options) as job:
+        with _lost_workers() as lost, beam.Pipeline(runner, options) as job:
             _ = (
                 job
                 | "Shards" >> beam.Create(places)
                 | beam.Reshuffle()
                 | "Write" >> beam.ParDo(_WriteShard(settings))
             )
+    except KeyboardInterrupt:
+        if not lost:
+            raise
+        raise OSError(
+            f"a Beam worker died ({lost[0]}); with -9, memory may have run out: take fewer by "
+            "--direct_num_workers. The same command goes on from here"
+        ) from None
     except RuntimeError as error:  # its text is the worker's traceback
         why = str(error).strip().splitlines()[-1].partition(" [while running")[0]
         why = why.removeprefix("RuntimeError: ")

@@ -4,6 +4,7 @@ A shard is one TFRecord file. Beside it, hidden, lies a summary of what went int
 it: a shard counts as done when its summary is there and fits it, whatever the clock says.
 """
 
+import concurrent.futures
 import dataclasses
 import hashlib
 import json
@@ -20,6 +21,7 @@ from input_pipeline.pipeline import Prepared
 from input_pipeline.storage import Storage
 
 SUMMARIES = ".shards"  # hidden folder of the plan and the summaries
+_READERS = 16  # of summaries, which on a cloud store take their time
 PLAN = f"{SUMMARIES}/plan.jsonl"  # a line for every shard
 
 
@@ -197,21 +199,20 @@ def read_summaries(folder: str, shards: Sequence[Shard]) -> dict[str, Summary]:
         path.removeprefix(root).lstrip("/"): info["size"]
         for path, info in (fs.find(root, detail=True) if fs.exists(root) else {}).items()
     }
-    found = {}
-    for shard in shards:
+
+    def read(shard: Shard) -> Summary | None:
         if shard.name not in sizes or f"{SUMMARIES}/{shard.name}.json" not in sizes:
-            continue
-        summary = _decode_summary(files.read_bytes(_summary_path(folder, shard.name)))
-        if summary and summary.bytes == sizes[shard.name]:
-            found[shard.name] = summary
-    return found
+            return None
+        data = files.read_bytes(_summary_path(folder, shard.name))
+        try:
+            summary = Summary(**json.loads(data))
+        except (ValueError, TypeError):  # damaged: the shard is made again
+            return None
+        return summary if summary.bytes == sizes[shard.name] else None
 
-
-def _decode_summary(data: bytes) -> Summary | None:
-    try:
-        return Summary(**json.loads(data))
-    except (ValueError, TypeError):  # damaged: the shard is made again
-        return None
+    with concurrent.futures.ThreadPoolExecutor(_READERS) as threads:
+        found = threads.map(read, shards)
+        return {summary.name: summary for summary in found if summary}
 
 
 def summarised(folder: str) -> set[str]:

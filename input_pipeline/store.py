@@ -58,6 +58,21 @@ def films_table(summaries: Sequence[Summary]) -> bytes:
     return run_folder.encode_table(COLUMNS, rows)
 
 
+def features(size: int, storage: str) -> Any:
+    """What TFDS calls the features of a store: an image, and texts that say which film it is."""
+    os.environ |= _HUSH
+    import tensorflow_datasets as tfds
+
+    kept = STORAGES[storage]
+    image = tfds.features.Image(
+        shape=(size, size, 1), dtype=np.dtype(kept.dtype), encoding_format=kept.format
+    )
+    texts = ("image_id", "patient_id", "study_id", "view_position")
+    return tfds.features.FeaturesDict(
+        {"image": image, **{name: tfds.features.Text() for name in texts}}
+    )
+
+
 def tfds_metadata(
     folder: str, name: str, size: int, storage: str, summaries: Sequence[Summary]
 ) -> dict[str, bytes]:
@@ -73,19 +88,6 @@ def tfds_metadata(
     os.environ |= _HUSH
     import tensorflow_datasets as tfds
 
-    text = tfds.features.Text
-    image = tfds.features.Image(
-        shape=(size, size, 1),
-        dtype=np.dtype(STORAGES[storage].dtype),
-        encoding_format=STORAGES[storage].format,
-    )
-    features = {
-        "image": image,
-        "image_id": text(),
-        "patient_id": text(),
-        "study_id": text(),
-        "view_position": text(),
-    }
     last = posixpath.basename(folder)
     version = last if tfds.core.Version.is_valid(last) else "1.0.0"
     scratch = tempfile.TemporaryDirectory()  # TFDS writes to fewer file systems than we do
@@ -106,7 +108,7 @@ def tfds_metadata(
     identity = tfds.core.DatasetIdentity(
         name=name, version=tfds.core.Version(version), data_dir=scratch.name, module_name=""
     )
-    info = tfds.core.DatasetInfo(builder=identity, features=tfds.features.FeaturesDict(features))
+    info = tfds.core.DatasetInfo(builder=identity, features=features(size, storage))
     info.set_file_format("tfrecord")
     info.set_splits(tfds.core.SplitDict(splits))
     with scratch as written:

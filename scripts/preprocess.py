@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import importlib.metadata
 import os
 import time
 from collections.abc import Sequence
@@ -26,15 +25,6 @@ processors of this machine. Beam's own options stand beside these: --direct_num_
 --runner=DataflowRunner and what belongs to it. The same command again goes on where it ended.
 """
 REQUIRED = ("config.input.path", "config.output.path")
-LIBRARIES = (
-    "cxr-embeddings",
-    "apache-beam",
-    "numpy",
-    "pydicom",
-    "imagecodecs",
-    "pillow",
-    "tensorflow-datasets",
-)
 
 
 def preprocess(config: PreprocessConfig, beam_options: Sequence[str]) -> int:
@@ -79,7 +69,7 @@ def preprocess(config: PreprocessConfig, beam_options: Sequence[str]) -> int:
     details = {
         "config": dataclasses.asdict(config),
         "beam": list(beam_options),
-        "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
+        "versions": preprocess.versions(),
     }
     start = time.monotonic()
     outcome = make_store.make_store(

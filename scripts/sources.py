@@ -113,7 +113,7 @@ def store_source(config: EmbedConfig, opened: Any, say: Callable[..., object]) -
     identity = {
         "input": made["input"],
         "views": views,
-        "store": {name: made[name] for name in ("preset", "size", "storage", "no_view", "plan")},
+        "store": {name: made[name] for name in ("preset", "size", "storage", "no_view", "films")},
     }
     return Source(planned, layout, identity, batches, steps)
 

@@ -149,3 +149,21 @@ def test_the_card_of_the_weights_says_how(mimic, tmp_path):
     identity = json.loads((tmp_path / "out/manifest.json").read_text())["identity"]
     assert (identity["preset"], identity["size"]) == ("imagenet", 32)
     assert os.path.exists(tmp_path / "out/films.csv")
+
+
+def test_a_worker_that_dies_is_not_waited_for(mimic, tmp_path):
+    folder = tmp_path / "store"
+    process = subprocess.Popen(
+        command(mimic, folder), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    while len(list((folder / ".shards").glob("*.json"))) < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    workers = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True)
+    found = [int(pid) for pid in workers.stdout.split()]
+    assert len(found) == 2, "as many as asked for"
+    os.kill(found[0], signal.SIGKILL)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "a Beam worker died (Worker subprocess exited with return code -9)" in errors
+    assert json.loads((folder / "manifest.json").read_text())["complete"] is False

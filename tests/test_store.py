@@ -313,7 +313,7 @@ def test_another_store_is_refused(mimic, copied):
         with pytest.raises(ValueError, match=message):
             make(mimic, copied, **changes)
     listed = mimic_cxr.list_films(str(mimic), limit=30)
-    with pytest.raises(ValueError, match="plan: '"):
+    with pytest.raises(ValueError, match="films: '"):
         make(mimic, copied, listed)
     (copied / "other-train.tfrecord-00000-of-00001").write_bytes(b"")
     with pytest.raises(ValueError, match=r"would not make, such as other-train\.tfrecord"):

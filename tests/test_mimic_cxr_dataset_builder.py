@@ -1,0 +1,287 @@
+"""MIMIC-CXR built by TFDS: the same shards as make_store's, and TFDS and embed.py read them."""
+
+import csv
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from apache_beam.options.pipeline_options import PipelineOptions
+from conftest import REPOSITORY
+from tqdm import tqdm
+
+from input_pipeline import make_store, mimic_cxr, preprocess, store
+from input_pipeline.synthetic.mimic import write_mimic
+
+# TFDS 4.9.10 asks protobuf for what is deprecated.
+pytestmark = pytest.mark.filterwarnings(r"ignore:label\(\) is deprecated:DeprecationWarning")
+
+# As `tfds build` imports it. An import would register the name mimic_cxr for tfds.load.
+Builder = tfds.core.community.builder_cls_from_module("input_pipeline.mimic_cxr_dataset_builder")
+SIZE = 32
+IN_PROCESS = ("--runner=FnApiRunner",)
+BY_TFDS = {"dataset_info.json", "features.json"}
+
+
+def config(**changes):
+    return Builder.builder_config_cls(
+        **{"name": "tiny", "preset": "native", "size": SIZE, "films_per_shard": 4} | changes
+    )
+
+
+def build(mimic, data_dir, config, file_format=None, **changes):
+    builder = Builder(config=config, data_dir=data_dir, file_format=file_format)
+    options = {"beam_options": PipelineOptions(list(IN_PROCESS))} | changes
+    builder.download_and_prepare(
+        download_config=tfds.download.DownloadConfig(manual_dir=mimic, **options)
+    )
+    return builder
+
+
+def make(mimic, folder):
+    """What scripts/preprocess.py does with the same settings."""
+    listed = mimic_cxr.list_films(str(mimic))
+    settings = preprocess.Settings(
+        str(folder), "native", SIZE, "png16", ("AP", "PA"), "keep", True, None
+    )
+    options = preprocess.parse_options(IN_PROCESS)
+    identity = {"input": str(mimic)}
+    return make_store.make_store(
+        listed, settings, "mimic_cxr", 4, identity, {}, options, lambda *_: tqdm(disable=True)
+    )
+
+
+def files_in(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def shards_in(folder):
+    return {name: data for name, data in files_in(folder).items() if ".tfrecord" in name}
+
+
+def is_intact(folder):
+    check = subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS.txt"], cwd=folder)
+    return check.returncode == 0
+
+
+@pytest.fixture(scope="module")
+def mimic(tmp_path_factory):
+    """A stand-in of MIMIC-CXR; two films are damaged, some are laterals."""
+    folder = tmp_path_factory.mktemp("mimic")
+    write_mimic(folder, films=12, laterals=2, damaged=2, seed=3, size_range=(48, 60))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def built(mimic, tmp_path_factory):
+    return build(mimic, tmp_path_factory.mktemp("data"), config())
+
+
+@pytest.fixture
+def copied(built, tmp_path):
+    """A data_dir of one's own to change."""
+    shutil.copytree(built.data_dir_root, tmp_path / "data")
+    return tmp_path / "data"
+
+
+def test_the_shards_are_those_of_make_store(mimic, built, tmp_path):
+    made, folder = tmp_path / "mimic_cxr" / "1.0.0", pathlib.Path(built.data_dir)
+    make(mimic, made)
+    assert shards_in(folder) == shards_in(made)
+    assert len(shards_in(folder)) > 3
+    ours, theirs = files_in(folder), files_in(made)
+    assert ours.keys() == theirs.keys()
+    differing = {name for name in ours if ours[name] != theirs[name]}
+    assert differing == {"dataset_info.json", "manifest.json", "SHA256SUMS.txt"}
+    infos = [json.loads(data["dataset_info.json"]) for data in (ours, theirs)]
+    assert infos[0]["splits"] == infos[1]["splits"]
+    assert infos[0]["configName"] == "tiny"
+    manifests = [json.loads(data["manifest.json"]) for data in (ours, theirs)]
+    assert manifests[0]["identity"] == manifests[1]["identity"]
+
+
+def test_the_checksums_fit_after_tfds_has_written(built):
+    folder = pathlib.Path(built.data_dir)
+    assert is_intact(folder)
+    named = {line.split()[1] for line in (folder / "SHA256SUMS.txt").read_text().splitlines()}
+    assert named == files_in(folder).keys() - BY_TFDS - {"SHA256SUMS.txt"}
+
+
+def test_nothing_else_is_left(built):
+    folder = pathlib.Path(built.data_dir)
+    assert [path.name for path in folder.parent.iterdir()] == ["1.0.0"]
+
+
+def test_tfds_reads_it_with_and_without_this_class(built):
+    name, root = "mimic_cxr/tiny", built.data_dir_root
+    with open(f"{built.data_dir}/films.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    by_files = tfds.load(name, data_dir=root)
+    by_class = Builder(config=config(), data_dir=root).as_dataset()
+    assert by_files.keys() == by_class.keys() == {row["split"] for row in rows}
+    assert "test" not in by_files, "whose one film is damaged, so that TFDS could not read it"
+    for split in by_files:
+        mine = [row for row in rows if row["split"] == split]
+        one, other = (list(data[split].as_numpy_iterator()) for data in (by_files, by_class))
+        for column in ("image_id", "patient_id", "study_id", "view_position"):
+            assert [film[column].decode() for film in one] == [row[column] for row in mine]
+        for film, again in zip(one, other, strict=True):
+            assert (film["image"].dtype, film["image"].shape) == (np.uint16, (SIZE, SIZE, 1))
+            np.testing.assert_array_equal(film["image"], again["image"])
+
+
+def test_embed_reads_it(built):
+    opened = store.open_store(str(pathlib.Path(built.data_dir)))
+    films = {film for piece in opened.pieces.values() for film in piece}
+    batches = store.batches(opened, list(opened.pieces), 4, films)
+    assert {film for batch in batches for film in batch.films} == films
+    assert len(films) == 12
+    assert opened.identity["preset"] == "native"
+
+
+def test_a_build_that_was_stopped_goes_on(mimic, tmp_path, monkeypatch, built):
+    whole, asked = preprocess.run, []
+
+    def stop_after_two(settings, places, options):
+        whole(settings, places[:2], options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(preprocess, "run", stop_after_two)
+    with pytest.raises(KeyboardInterrupt):
+        build(mimic, tmp_path, config())
+    unfinished = tmp_path / "mimic_cxr" / "tiny" / "unfinished.1.0.0"
+    assert len(shards_in(unfinished)) == 2
+    assert not (unfinished.parent / "1.0.0").exists()
+
+    def count(settings, places, options):
+        asked.extend(places)
+        whole(settings, places, options)
+
+    monkeypatch.setattr(preprocess, "run", count)
+    again = build(mimic, tmp_path, config())
+    assert len(asked) == len(shards_in(pathlib.Path(built.data_dir))) - 2
+    assert shards_in(pathlib.Path(again.data_dir)) == shards_in(pathlib.Path(built.data_dir))
+    assert not unfinished.exists()
+
+
+def test_what_is_built_is_not_built_again(mimic, copied, monkeypatch):
+    monkeypatch.setattr(make_store, "make_store", None)
+    build(mimic, copied, config())
+
+
+def test_preprocess_goes_on_in_a_built_folder(mimic, copied):
+    folder = copied / "mimic_cxr" / "tiny" / "1.0.0"
+    before = shards_in(folder)
+    shard = max(before, key=lambda name: len(before[name]))
+    (folder / shard).unlink()
+    outcome = make(mimic, folder)
+    assert outcome.before < sum(outcome.written.values())
+    assert shards_in(folder) == before
+    assert is_intact(folder)
+    assert sum(len(data) for data in tfds.load("mimic_cxr/tiny", data_dir=copied).values()) == 12
+
+
+def test_films_that_may_be_readable_another_time_are_told(mimic, tmp_path, capsys):
+    shutil.copytree(mimic, tmp_path / "mimic")
+    film = next((tmp_path / "mimic").rglob("*.dcm"))
+    film.rename(tmp_path / "elsewhere.dcm")
+    builder = build(tmp_path / "mimic", tmp_path / "data", config(views=None))
+    assert "warning: 1 films failed for reasons that may pass" in capsys.readouterr().out
+    assert store.open_store(str(pathlib.Path(builder.data_dir))).retryable == 1
+
+
+def test_it_says_what_was_found(mimic, tmp_path, capsys):
+    build(mimic, tmp_path, config())
+    said = capsys.readouterr().out
+    assert "films listed" in said and "377,110" in said
+    assert "12 films; left out: 4, see skipped.csv" in said
+
+
+@pytest.mark.parametrize("kind", ["metadata", "split"])
+def test_a_missing_table_is_an_error_at_once(mimic, tmp_path, kind):
+    shutil.copytree(mimic, tmp_path / "mimic")
+    (tmp_path / "mimic" / f"mimic-cxr-2.0.0-{kind}.csv.gz").unlink()
+    with pytest.raises(FileNotFoundError, match=f"found no mimic-cxr-2.0.0-{kind}.csv.gz in .*JPG"):
+        build(tmp_path / "mimic", tmp_path / "data", config())
+
+
+def test_an_empty_manual_dir_says_what_to_get(tmp_path):
+    (tmp_path / "mimic").mkdir()
+    with pytest.raises(AssertionError, match=r"cxr-record-list\.csv\.gz of MIMIC-CXR"):
+        build(tmp_path / "mimic", tmp_path / "data", config())
+
+
+def test_no_film_at_all_is_an_error(mimic, tmp_path):
+    shutil.copytree(mimic, tmp_path / "mimic")
+    for film in (tmp_path / "mimic").rglob("*.dcm"):
+        film.write_bytes(b"no film")
+    with pytest.raises(ValueError, match=r"no film could be prepared: .*/rejected\.csv says why"):
+        build(tmp_path / "mimic", tmp_path / "data", config())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_shards": 3}, "num_shards cannot be chosen here.*films_per_shard"),
+        ({"max_examples_per_split": 1}, "max_examples_per_split cannot be chosen here"),
+        ({"nondeterministic_order": True}, "nondeterministic_order cannot be chosen here"),
+        ({"beam_runner": "DirectRunner"}, "beam_runner cannot be chosen here.*beam_options"),
+        ({"file_format": "array_record"}, "file_format is array_record; expected tfrecord"),
+    ],
+)
+def test_what_would_be_ignored_is_refused(mimic, tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        build(mimic, tmp_path, config(), **options)
+
+
+def test_remote_folders_are_refused(tmp_path, monkeypatch):
+    builder = Builder(config=config(), data_dir=tmp_path)
+    monkeypatch.setattr(builder, "_data_dir", "gs://bucket/mimic_cxr/tiny/1.0.0")
+    with pytest.raises(ValueError, match=r"expected a local folder.*scripts/preprocess\.py"):
+        builder._check(tfds.download.DownloadConfig())
+
+
+@pytest.mark.parametrize("changes", [{"preset": "natve"}, {"size": 4}, {"storage": "png"}])
+def test_a_config_that_makes_no_sense_is_refused(changes):
+    (found,) = changes.values()
+    with pytest.raises(ValueError, match=f"the config tiny has .*{found!r}.*; expected one of"):
+        config(**changes)
+
+
+def test_the_configs_are_named_by_what_they_are():
+    first, *_ = Builder.BUILDER_CONFIGS
+    assert (Builder.name, first.name) == ("mimic_cxr", "cxr_foundation_1280_png16")
+    for each in Builder.BUILDER_CONFIGS:
+        assert each.name == f"{each.preset}_{each.size}_{each.storage}"
+
+
+# `tfds build` without the rest of `tfds`, which imports mlcroissant and does not bring it.
+COMMAND = """
+import sys
+from tensorflow_datasets.scripts.cli import build, cli_utils
+cli_utils.make_flags_parser(build.Args, description="")(sys.argv).execute()
+"""
+
+
+def test_the_command_line(mimic, tmp_path):
+    name = "cxr_foundation_1280_png16"
+    run = subprocess.run(
+        [
+            sys.executable,
+            *("-c", COMMAND),
+            "input_pipeline/mimic_cxr_dataset_builder.py",
+            *(f"--config={name}", f"--manual_dir={mimic}", f"--data_dir={tmp_path}"),
+        ],
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+    )
+    assert run.returncode == 0, run.stderr
+    assert "12 films; left out: 4" in run.stdout
+    loaded = tfds.load(f"mimic_cxr/{name}", data_dir=tmp_path)
+    shapes = [film["image"].shape for data in loaded.values() for film in data]
+    assert shapes == 12 * [(1280, 1280, 1)]
