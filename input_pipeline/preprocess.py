@@ -4,7 +4,6 @@ What Beam hands around is a place in the plan, which lies in the store's folder:
 clusters are bounded. TFDS' own Beam writer would hold gigabytes in memory.
 """
 
-import _thread
 import contextlib
 import dataclasses
 import importlib.metadata
@@ -137,14 +136,15 @@ def parse_options(flags: Sequence[str]) -> PipelineOptions:
 
 @contextlib.contextmanager
 def _lost_workers() -> Iterator[list[BaseException]]:
-    """Interrupts this thread when a worker process dies, which Beam would wait for; says why."""
+    """Interrupts the main thread when a worker process dies, for Beam would wait; says why."""
     lost: list[BaseException] = []
     hook = threading.excepthook
 
     def notice(died: threading.ExceptHookArgs) -> None:
         if "Worker subprocess exited" in str(died.exc_value):
             lost.append(died.exc_value)
-            _thread.interrupt_main(signal.SIGUSR1)  # SIGINT is ignored in the background
+            # A true signal, that wakes it; and SIGINT is ignored by programs in the background.
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
         elif not issubclass(died.exc_type, grpc.RpcError):  # of those that talked to it
             hook(died)
 
