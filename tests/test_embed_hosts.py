@@ -164,10 +164,9 @@ def test_a_store_gives_what_its_films_give(films_and_store, alone, environment, 
     assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("options", [(), ("--config.encoder.model_parallel=2",)])
-def test_two_hosts_of_four_devices_make_what_one_makes(
-    store, alone, environment, tmp_path, options
-):
+def test_two_hosts_with_split_weights_make_what_one_makes(store, alone, environment, tmp_path):
+    """A mesh of 4 x 2: two devices share the weights. Without, see the next test."""
+    options = ("--config.encoder.model_parallel=2",)
     (code, said, errors), other = run_hosts(
         store, tmp_path / "out", *options, environment=environment
     )
