@@ -184,6 +184,7 @@ def batches(
     size, dtype = store.identity["size"], np.dtype(storage.dtype)
     features = {name: tf.io.FixedLenFeature([], tf.string) for name in ("image", "image_id")}
 
+    @tf.autograph.experimental.do_not_convert  # there is nothing to convert
     def decode(record: Any) -> tuple[Any, Any]:
         example = tf.io.parse_single_example(record, features)
         if storage.format == "png":
