@@ -40,6 +40,7 @@ def join_hosts() -> None:
     address, count, index = (os.environ.get(name) for name in _HOSTS)
     try:
         if count and index:
+            print(f"process {index} of {count}: waiting for the others at {address}", flush=True)
             jax.distributed.initialize(address, int(count), int(index))
         else:
             jax.distributed.initialize()
@@ -51,10 +52,20 @@ def join_hosts() -> None:
 
 
 def gather(row: Shaped[np.ndarray, " n"]) -> Shaped[np.ndarray, "hosts n"]:
-    """The arrays of all hosts, on each of them; waits for the last one."""
+    """The arrays of all hosts, on each of them; waits for the last one.
+
+    Raises:
+        OSError: one of them has ended.
+    """
     if jax.process_count() == 1:
         return row[None]
-    return np.asarray(multihost_utils.process_allgather(row))
+    try:
+        return np.asarray(multihost_utils.process_allgather(row))
+    except RuntimeError as error:
+        raise OSError(
+            "another process of this run has ended, and its log says why; the same command on all "
+            "of them goes on from here"
+        ) from error
 
 
 def make_mesh(model_parallel: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:

@@ -113,7 +113,7 @@ def read_file(source: Source, name: str) -> list[EmbeddingRecord]:
     for record in records:
         if not record.image_id or _NO_TEXT.search(record.image_id):
             raise ValueError(
-                f"{path} holds the image id {record.image_id!r}; expected text without control "
+                f"{path} holds the image id {record.image_id!r}; expected UTF-8 without control "
                 "characters: rename the film and embed it again"
             )
         if record.embedding.size != source.width or not np.isfinite(record.embedding).all():

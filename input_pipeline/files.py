@@ -271,20 +271,20 @@ def writing(path: str, scratch: str) -> Iterator[IO[bytes]]:
             fs, inner = fsspec.core.url_to_fs(path)
             fs.put_file(stream.name, inner)
         return
-    with tempfile.NamedTemporaryFile(dir=scratch, delete=False) as stream:
-        try:
+    stream = tempfile.NamedTemporaryFile(dir=scratch, delete=False)
+    try:
+        with stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            os.chmod(stream.name, 0o644)
-            os.replace(stream.name, path)
-        except OSError as error:
-            os.unlink(stream.name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        os.chmod(stream.name, 0o644)
+        os.replace(stream.name, path)
+    except BaseException as error:
+        os.unlink(stream.name)
+        if isinstance(error, OSError) and error.errno and not error.filename:  # of the stream
             raise OSError(error.errno, f"{error.strerror} when writing", path) from error
-        except BaseException:
-            os.unlink(stream.name)
-            raise
+        raise
 
 
 def write_whole(path: str, data: bytes, scratch: str) -> None:

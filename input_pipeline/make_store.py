@@ -100,6 +100,7 @@ def make_store(
         )
         if todo:
             write(run_folder.MANIFEST, run_folder.encode_manifest(identity, runs, complete=False))
+            store.unpublish(folder)
             missing = [planned[i] for i in todo]
             shards.forget(folder, missing)
             with bar, _watched(folder, missing, bar.update):
@@ -142,8 +143,9 @@ def _watched(
         last = False
         while waiting and not last:
             last = ended.wait(seconds)
-            for name in shards.summarised(folder) & waiting.keys():
-                advance(waiting.pop(name))
+            with contextlib.suppress(OSError):  # it looks again
+                for name in shards.summarised(folder) & waiting.keys():
+                    advance(waiting.pop(name))
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()

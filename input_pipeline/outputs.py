@@ -267,8 +267,11 @@ class Run:
         content = run_folder.encode_manifest(self._identity, runs, complete, **counts)
         self._write(run_folder.MANIFEST, content)
 
-    def finish(self) -> dict[str, int]:
+    def finish(self, missing: int = 0) -> dict[str, int]:
         """Waits for the last write of all hosts; the first then writes tables, manifest, checksums.
+
+        Args:
+            missing: films that the input lacks for reasons that may pass.
 
         Returns:
             How many films have an embedding now, and had one `before`; were skipped and were
@@ -286,7 +289,8 @@ class Run:
             "embedded": sum(len(output.films) for output in self._outputs) - len(self.dropped),
             "skipped": len(rows[Skipped]),
             "rejected": len(rows[Rejected]),
-            "retryable": sum(why.reason in run_folder.PASSING for why in self.dropped.values()),
+            "retryable": missing
+            + sum(why.reason in run_folder.PASSING for why in self.dropped.values()),
         }
         before = int(self._hosts.gather(np.array([self.done])).sum())
         if self._hosts.index:

@@ -155,7 +155,7 @@ class _Decoder:
             size = self._arguments[1]
             image = np.frombuffer(self._connection.recv_bytes(), np.float32).reshape(size, size, 1)
             return Prepared(image, facts["view_position"], tuple(facts["shape"]))
-        except (EOFError, ConnectionError):
+        except (EOFError, OSError):  # the latter also where an image was cut short
             code = self.stop()
             self._start()
             return Rejected("crashed", f"its decoder process ended with exit code {code}")

@@ -6,19 +6,23 @@ clusters are bounded. TFDS' own Beam writer would hold gigabytes in memory.
 
 import contextlib
 import dataclasses
+import difflib
 import importlib.metadata
 import os
 import shlex
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn
 
 import apache_beam as beam
 import grpc
 from apache_beam.metrics import Metrics
-from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.runners.runner import create_runner
 from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
 from input_pipeline import files, pipeline, run_folder, shards
@@ -83,9 +87,7 @@ class _WriteShard(beam.DoFn):
 
     def process(self, place: tuple[int, int]) -> None:
         settings = self._settings
-        with files.open_input(f"{settings.folder}/{shards.PLAN}") as stream:
-            stream.seek(place[0])
-            shard = shards.decode_shard(stream.read(place[1]))
+        shard = files.retry(lambda: shards.read_shard(settings.folder, *place))
         summary = shards.write_shard(
             settings.folder,
             f"{settings.folder}/{run_folder.SCRATCH}",
@@ -130,7 +132,14 @@ def parse_options(flags: Sequence[str]) -> PipelineOptions:
     options = PipelineOptions(list(flags))
     known = options.get_all_options(drop_default=True).keys()
     if unknown := options.get_all_options(True, retain_unknown_options=True).keys() - known:
-        raise ValueError(f"Beam knows no option --{', --'.join(sorted(unknown))}; see --help")
+        close = difflib.get_close_matches(min(unknown), options.get_all_options(), 1)
+        hint = f"; did you mean --{close[0]}?" if close else ""
+        raise ValueError(f"Beam knows no option --{', --'.join(sorted(unknown))}{hint}")
+    name = options.view_as(StandardOptions).runner
+    try:
+        create_runner(name or "DirectRunner")
+    except (ValueError, ImportError, AttributeError) as error:
+        raise ValueError(f"Beam's runner {name} cannot be had: {error}") from error
     return options
 
 
@@ -138,23 +147,38 @@ def parse_options(flags: Sequence[str]) -> PipelineOptions:
 def _lost_workers() -> Iterator[list[BaseException]]:
     """Interrupts the main thread when a worker process dies, for Beam would wait; says why."""
     lost: list[BaseException] = []
+    interrupted = threading.Event()
     hook = threading.excepthook
 
     def notice(died: threading.ExceptHookArgs) -> None:
         if "Worker subprocess exited" in str(died.exc_value):
+            if lost or interrupted.is_set():
+                return
             lost.append(died.exc_value)
             # A true signal, that wakes it; and SIGINT is ignored by programs in the background.
             signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
         elif not issubclass(died.exc_type, grpc.RpcError):  # of those that talked to it
             hook(died)
 
-    handler = signal.signal(signal.SIGUSR1, signal.default_int_handler)
+    def interrupt(*_: Any) -> NoReturn:
+        # Beam would wait for its workers, of which some may not even listen yet.
+        command = ["pkill", "-KILL", "-P", str(os.getpid()), "-f", "sdk_worker_main"]
+        interrupted.set()
+        with contextlib.suppress(OSError):
+            subprocess.run(command, check=False)
+        raise KeyboardInterrupt
+
+    signals = [signal.SIGUSR1]
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signals.append(signal.SIGINT)
+    handlers = {number: signal.signal(number, interrupt) for number in signals}
     threading.excepthook = notice
     try:
         yield lost
     finally:
         threading.excepthook = hook
-        signal.signal(signal.SIGUSR1, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def run(settings: Settings, places: Sequence[tuple[int, int]], options: PipelineOptions) -> None:

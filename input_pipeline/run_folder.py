@@ -85,6 +85,8 @@ def earlier_runs(folder: str, identity: Mapping[str, Any]) -> list[Any] | None:
     found = manifest["identity"]
     differing = [
         f"  {key}: {found.get(key)!r} there, {identity.get(key)!r} asked for"
+        if key != "films"
+        else "  films, or their splits and views: the input, a table or the limit has changed"
         for key in sorted(found.keys() | identity.keys())
         if found.get(key) != identity.get(key)
     ]

@@ -107,6 +107,13 @@ def decode_shard(line: bytes) -> Shard:
     return Shard(name, split, [FilmRecord(*film) for film in films])
 
 
+def read_shard(folder: str, start: int, length: int) -> Shard:
+    """A shard of a store's plan, by its place in it. Raises OSError."""
+    with files.open_input(f"{folder}/{PLAN}") as stream:
+        stream.seek(start)
+        return decode_shard(stream.read(length))
+
+
 def encode_example(values: Mapping[str, bytes]) -> bytes:
     """A `tf.train.Example` of one bytes value for each feature, by name."""
     example = tfrecord.Example()

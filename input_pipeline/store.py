@@ -116,6 +116,13 @@ def tfds_metadata(
         return {file.name: file.read_bytes() for file in sorted(pathlib.Path(written).iterdir())}
 
 
+def unpublish(folder: str) -> None:
+    """Removes what TFDS would read the folder by, since its shards are about to change."""
+    fs, root = fsspec.core.url_to_fs(folder)
+    if fs.exists(f"{root}/dataset_info.json"):
+        fs.rm_file(f"{root}/dataset_info.json")
+
+
 def is_store(folder: str) -> bool:
     """Whether a folder is meant to be a store, finished or not."""
     fs, root = fsspec.core.url_to_fs(folder)
@@ -223,8 +230,9 @@ def batches(
         yield from pipeline.batches(prepared(), batch_size, drop=lambda *_: None)
     except tf.errors.OpError as error:
         raise ValueError(
-            f"a shard of {store.folder} cannot be read ({error.message.splitlines()[0]}): remove "
-            "that shard and run scripts/preprocess.py again, with the same options"
+            f"a shard of {store.folder} cannot be read ({type(error).__name__}): run `sha256sum -c "
+            f"--quiet {run_folder.CHECKSUMS}` in that folder to see which one, remove it, and run "
+            "scripts/preprocess.py again, with the same options"
         ) from error
     if missing:
         raise ValueError(f"{len(missing)} films of {store.folder} are missing in its shards")

@@ -93,7 +93,7 @@ def run(
         if flags.FLAGS["verbosity"].using_default_value:
             flags.FLAGS.verbosity = logging.WARNING  # JAX and Orbax inform at length
         if len(rest) > 1:
-            sys.exit(f"error: {rest[1]!r} is no flag; expected --config.<field>=<value>")
+            sys.exit(f"error: {rest[1]!r} is no flag; flags are written --name=value")
         if asks_help:
             print(usage.strip(), "\n\nKnobs and their values now:")
             for name, value, text in fields(flag.value):

@@ -6,6 +6,8 @@ import functools
 import importlib.metadata
 import itertools
 import math
+import os
+import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -36,17 +38,35 @@ def embed(config: EmbedConfig) -> int:
     if config.input.workers < 0:
         raise ValueError(f"input.workers is {config.input.workers}; expected 0 or more")
 
-    from encoder import efficientnet, sharding
+    from encoder import sharding
 
     if config.distributed:
         sharding.join_hosts()
     import jax
 
-    from encoder import embed as encoder
-    from input_pipeline import files, outputs
     from input_pipeline.hosts import Hosts
 
     hosts = Hosts(jax.process_index(), jax.process_count(), sharding.gather)
+    try:
+        return embed_with(hosts, config)
+    except (ValueError, OSError, ImportError) as error:
+        if hosts.count == 1:
+            raise
+        # Not by an exception: JAX would wait for the others, who wait for this one.
+        print(f"error: {cli.sentence(error)}", file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)
+
+
+def embed_with(hosts: Any, config: EmbedConfig) -> int:
+    """The part of the job that is this host's; as `embed`."""
+    import numpy as np
+
+    from encoder import efficientnet, sharding
+    from encoder import embed as encoder
+    from input_pipeline import files, outputs
+
     say = (lambda *_, **__: None) if hosts.index else print
     files.bill(config.input.user_project)
     folder = files.absolute(config.output.path)
@@ -58,6 +78,9 @@ def embed(config: EmbedConfig) -> int:
             f"batch_size is {config.batch_size}; expected a positive multiple of "
             f"{mesh.shape['data']}, the number of devices that share a batch"
         )
+    sizes = hosts.gather(np.array([config.batch_size])).ravel().tolist()
+    if len({*sizes}) > 1:
+        raise ValueError(f"batch_size differs between the hosts, {sizes}; expected one for all")
     card, model, variables = load_encoder(config.encoder, mesh, say)
     sources.check_store(source.identity, card)
     layer = config.encoder.embedding or next(iter(card.embeddings))
@@ -90,10 +113,12 @@ def embed(config: EmbedConfig) -> int:
         folder, source.planned, config.output.format, identity, details, hosts
     ) as run:
         start = time.monotonic()
+        if hosts.count > 1:
+            say(f"  host 0 of {hosts.count} has {run.done + len(run.todo)} of them", flush=True)
         forward = encoder.make_forward(model, variables, mesh, layer, card.mean, card.std)
         infer = functools.partial(encoder.embed, forward, variables, mesh)
         embed_films(run, config.batch_size // hosts.count, source, card, infer, hosts)
-        counts = run.finish()
+        counts = run.finish(source.missing)
     if not hosts.index:
         report_run(folder, run, counts, time.monotonic() - start)
     return 1 if counts["retryable"] or not counts["embedded"] else 0
@@ -170,7 +195,7 @@ def report_run(folder: str, run: Any, counts: dict[str, int], seconds: float) ->
     if counts["retryable"]:
         print(
             f"warning: {counts['retryable']} films failed for reasons that may pass: the same "
-            "command tries them again"
+            "command tries them again, of a store after preprocess.py has"
         )
     print(f"in {folder}, with manifest.json, skipped.csv, rejected.csv and SHA256SUMS.txt")
 

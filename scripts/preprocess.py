@@ -24,6 +24,7 @@ Reads every film once and writes shards that TFDS and embed.py read, by Apache B
 processors of this machine. Beam's own options stand beside these: --direct_num_workers=4, or
 --runner=DataflowRunner and what belongs to it. The same command again goes on where it ended.
 """
+SHOWN = ("--runner", "--direct_num_workers", "--direct_running_mode", "--region", "--machine_type")
 REQUIRED = ("config.input.path", "config.output.path")
 
 
@@ -68,7 +69,7 @@ def preprocess(config: PreprocessConfig, beam_options: Sequence[str]) -> int:
     )
     details = {
         "config": dataclasses.asdict(config),
-        "beam": list(beam_options),
+        "beam": [shown(option) for option in beam_options],
         "versions": preprocess.versions(),
     }
     start = time.monotonic()
@@ -83,7 +84,7 @@ def preprocess(config: PreprocessConfig, beam_options: Sequence[str]) -> int:
         cli.progress,
     )
     report_outcome(folder, outcome, time.monotonic() - start)
-    return 1 if outcome.retryable or not outcome.written else 0
+    return 1 if outcome.retryable or not sum(outcome.written.values()) else 0
 
 
 def image_rule(config: ImageConfig) -> tuple[str, int]:
@@ -169,6 +170,12 @@ def main() -> None:
         variant="preprocess",
         passes_on=is_beams,
     )
+
+
+def shown(option: str) -> str:
+    """An option of Beam as it may be written down: some hold passwords."""
+    name, *_ = option.partition("=")
+    return option if name in SHOWN else name
 
 
 def is_beams(flag: str) -> bool:

@@ -18,6 +18,7 @@ class Source(NamedTuple):
         batches: (run, card, films a batch, what to do with a film that gives no image) -> batches
             of the films that the run still has to do.
         steps: the same -> how many batches that will be; None: it is not known.
+        missing: films that a store lacks for reasons that may pass.
     """
 
     planned: Sequence[Any]
@@ -25,6 +26,7 @@ class Source(NamedTuple):
     identity: Mapping[str, Any]
     batches: Callable[..., Iterator[Any]]
     steps: Callable[[Any, int], int] | None
+    missing: int = 0
 
 
 def open_source(config: EmbedConfig, folder: str, say: Callable[..., object]) -> Source:
@@ -79,6 +81,8 @@ def store_source(config: EmbedConfig, opened: Any, say: Callable[..., object]) -
     films = sum(map(len, opened.pieces.values()))
     say(f"{films} films in the store {opened.folder}")
     say(f"  preset {made['preset']}, {made['size']} px, {made['storage']}", flush=True)
+    if not films:
+        raise ValueError("the store holds no film: its skipped.csv and rejected.csv say why")
     if opened.retryable:
         say(
             f"warning: {opened.retryable} films are missing in it for reasons that may pass: "
@@ -115,7 +119,7 @@ def store_source(config: EmbedConfig, opened: Any, say: Callable[..., object]) -
         "views": views,
         "store": {name: made[name] for name in ("preset", "size", "storage", "no_view", "films")},
     }
-    return Source(planned, layout, identity, batches, steps)
+    return Source(planned, layout, identity, batches, steps, opened.retryable)
 
 
 def check_store(identity: Mapping[str, Any], card: Any) -> None:

@@ -93,7 +93,7 @@ def test_untrained_weights_are_refused(checkpoint, tiny):
 def test_another_architecture_is_named_by_its_first_keys(checkpoint):
     resnet = ["conv1.weight", "bn1.weight", "layer1.0.conv1.weight", "layer1.0.bn1.weight"]
     leaves = {name: Leaf(name, (3,), lambda: np.zeros(3)) for name in resnet}
-    with pytest.raises(ValueError, match=r"none of the EfficientNets b0, .*, l2") as error:
+    with pytest.raises(ValueError, match=r"none of the EfficientNets .*l2") as error:
         read(checkpoint._replace(leaves=leaves))
     assert "the first of its 4 names are conv1.weight, bn1.weight, layer1" in str(error.value)
     assert "l2 has [6, 11, 11, 16, 16, 22, 6]" in str(error.value)

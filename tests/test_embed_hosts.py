@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,12 +20,12 @@ from input_pipeline import make_store, mimic_cxr, preprocess
 from input_pipeline.embedding_table import read_table
 from input_pipeline.synthetic.mimic import write_mimic
 
-SIZE, FILMS = 32, 60
+SIZE, FILMS = 32, 160
 
 
 @pytest.fixture(scope="module")
 def films_and_store(tmp_path_factory):
-    """A stand-in of MIMIC-CXR, and a store of it in shards of at most five films."""
+    """A stand-in of MIMIC-CXR, and a store of it in shards of at most two films."""
     folder = tmp_path_factory.mktemp("films")
     write_mimic(folder / "mimic", films=FILMS, laterals=4, seed=3, size_range=(48, 64))
     settings = preprocess.Settings(
@@ -34,7 +35,7 @@ def films_and_store(tmp_path_factory):
         mimic_cxr.list_films(str(folder / "mimic")),
         settings,
         "mimic_cxr",
-        5,
+        2,
         {"input": str(folder / "mimic")},
         {},
         preprocess.parse_options(["--runner=FnApiRunner"]),
@@ -206,6 +207,34 @@ def test_hosts_that_differ_stop_together(store, alone, environment, tmp_path):
     assert (code, other[0]) == (1, 1)
     assert "was made by another run" in errors
     assert "host 0 could not go on" in other[2]
+
+
+def test_a_host_that_fails_does_not_hold_the_others(store, environment, tmp_path):
+    """A damaged shard is met by one of them in the middle of the work."""
+    shutil.copytree(store, tmp_path / "store")
+    shard = sorted((tmp_path / "store").glob("*.tfrecord-*"))[1]  # the second one's
+    data = bytearray(shard.read_bytes())
+    data[50] ^= 1
+    shard.write_bytes(data)
+    start = time.monotonic()
+    first, (code, _, errors) = run_hosts(
+        tmp_path / "store", tmp_path / "out", environment=environment
+    )
+    assert code == 1 and first[0] != 0
+    assert "cannot be read (DataLossError): run `sha256sum -c" in errors
+    assert time.monotonic() - start < 150, "expected to end within about two minutes"
+
+
+def test_what_a_store_lacks_for_now_keeps_the_embeddings_incomplete(store, environment, tmp_path):
+    shutil.copytree(store, tmp_path / "store")
+    manifest = json.loads((tmp_path / "store/manifest.json").read_text())
+    manifest |= {"complete": False, "retryable": 3}
+    (tmp_path / "store/manifest.json").write_text(json.dumps(manifest))
+    result = run(tmp_path / "store", tmp_path / "out", environment=environment)
+    assert result.returncode == 1
+    assert "3 films are missing in it" in result.stdout
+    manifest = json.loads((tmp_path / "out/manifest.json").read_text())
+    assert (manifest["complete"], manifest["retryable"]) == (False, 3)
 
 
 def test_stores_that_do_not_fit_are_refused(films_and_store, environment, tmp_path):

@@ -247,3 +247,31 @@ def test_a_file_being_written_is_not_there_when_it_fails(tmp_path):
             stream.write(b"of it")
         assert fs.cat_file(inner) == b"all of it"
     assert not list(scratch.iterdir())
+
+
+@pytest.mark.parametrize("size", [10, 300_000])
+def test_a_full_disk_is_said_with_the_file_it_is_about(tmp_path, monkeypatch, size):
+    """Small writes fail when they are flushed, and once more when the file is closed."""
+    make = files.tempfile.NamedTemporaryFile
+
+    def on_a_full_disk(*args, **options):
+        stream = make(*args, **options)
+        stream.file.close()
+        full = open("/dev/full", "wb")
+        monkeypatch.setattr(stream, "file", full)
+        for name in ("write", "flush", "close", "fileno"):
+            setattr(stream, name, getattr(full, name))
+        return stream
+
+    monkeypatch.setattr(files.tempfile, "NamedTemporaryFile", on_a_full_disk)
+    with pytest.raises(OSError, match="No space left on device when writing") as error:
+        files.write_whole(str(tmp_path / "x.bin"), bytes(size), str(tmp_path))
+    assert error.value.filename == str(tmp_path / "x.bin")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_else_fails_meanwhile_is_not_called_writing(tmp_path):
+    with pytest.raises(OSError, match=r"^got end of file$"):
+        with files.writing(str(tmp_path / "x.bin"), str(tmp_path)):
+            raise OSError("got end of file")
+    assert not list(tmp_path.iterdir())

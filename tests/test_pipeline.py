@@ -76,6 +76,32 @@ def test_a_film_that_kills_its_decoder_is_rejected_and_the_run_goes_on(tmp_path)
     assert isinstance(outcomes[0], Prepared) and isinstance(outcomes[2], Prepared)
 
 
+def test_a_decoder_that_dies_while_it_sends_an_image_costs_that_film_only(tmp_path):
+    class Cut:
+        """The decoder's end of the line, which dies between the facts and the image."""
+
+        def __init__(self, inner, pid):
+            self.inner, self.pid, self.received = inner, pid, 0
+
+        def __getattr__(self, name):
+            return getattr(self.inner, name)
+
+        def recv_bytes(self):
+            self.received += 1
+            if self.received == 2:
+                os.kill(self.pid, signal.SIGKILL)
+                raise OSError("got end of file during message")
+            return self.inner.recv_bytes()
+
+    films = [film(tmp_path, name, 9) for name in "ab"]
+    with pipeline.decoders("native", 8, None, 1) as decoders:
+        (decoder,) = decoders
+        decoder._connection = Cut(decoder._connection, decoder._process.pid)
+        outcomes = [outcome for _, outcome in pipeline.decode(films, decoders, 1)]
+    assert outcomes[0] == Rejected("crashed", "its decoder process ended with exit code -9")
+    assert isinstance(outcomes[1], Prepared)
+
+
 def test_leaving_early_leaves_no_process_behind(tmp_path):
     films = [film(tmp_path, str(i), i) for i in range(9)]
     for _ in decode(films):

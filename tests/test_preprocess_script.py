@@ -119,7 +119,8 @@ def test_stopped_in_the_middle_it_goes_on(mimic, whole, tmp_path, stop):
         (["--config.input.no_view=guess"], 1, "keep, drop"),
         (["--config.output.name=Mimic CXR"], 1, "expected small letters"),
         (["--config.output.path=/proc/out"], 1, "No such file or directory: /proc/out"),
-        (["--direct_num_wrkers=2"], 1, "Beam knows no option --direct_num_wrkers"),
+        (["--direct_num_wrkers=2"], 1, "--direct_num_wrkers; did you mean --direct_num_workers?"),
+        (["--runner=NoRunner"], 1, "Beam's runner NoRunner cannot be had"),
         (["--config.inputs.path=x"], 1, "did you mean --config.input.path?"),
         (["--config=configs/head.py:mlp"], 1, "no configuration of this command in --config"),
         (["--help"], 0, "--config.output.name=mimic_cxr"),
@@ -131,6 +132,20 @@ def test_what_is_wrong_is_said(mimic, tmp_path, options, code, message):
     assert "Traceback" not in result.stderr
     assert result.returncode == code
     assert not (tmp_path / "out/dataset_info.json").exists()
+
+
+def test_passwords_among_beams_options_are_not_written_down():
+    from scripts import preprocess
+
+    options = ["--s3_secret_access_key=SECRET", "--runner=FnApiRunner", "--streaming"]
+    shown = [preprocess.shown(option) for option in options]
+    assert shown == ["--s3_secret_access_key", "--runner=FnApiRunner", "--streaming"]
+
+
+def test_a_store_of_no_film_is_no_success(mimic, tmp_path):
+    options = ("--config.input.views=XX", f"--config.input.path={mimic}/files")
+    result = run(mimic, tmp_path / "out", *options, "--config.input.no_view=drop")
+    assert (result.returncode, f"{'in the store':13}{0:8}" in result.stdout) == (1, True)
 
 
 def test_the_card_of_the_weights_says_how(mimic, tmp_path):

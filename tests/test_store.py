@@ -269,13 +269,14 @@ def test_files_that_contradict_the_tables_are_named_and_kept(mimic, tmp_path):
     assert sum(outcome.written.values()) == 40
 
 
-@pytest.mark.parametrize(("no_view", "kept"), [("keep", 40), ("drop", 35)])
-def test_without_tables_the_headers_say_the_view(mimic, tmp_path, no_view, kept):
+@pytest.mark.parametrize("no_view", ["keep", "drop"])
+def test_without_tables_the_headers_say_the_view(mimic, tmp_path, no_view):
     listed = mimic_cxr.list_films(str(mimic / "files"), views=("AP", "PA"))
     unsaid = sum(
         not r["ViewPosition"] for r in read_csv_gz(mimic / "mimic-cxr-2.0.0-metadata.csv.gz")
     )
     outcome = make(mimic, tmp_path / "s", listed, no_view=no_view)
+    assert unsaid > 2
     kept = 40 - (unsaid if no_view == "drop" else 0)
     assert dict(outcome.written) == {"unassigned": kept}
     whys = collections.Counter((kind, detail) for _, kind, _, detail in outcome.dropped)
@@ -313,7 +314,7 @@ def test_another_store_is_refused(mimic, copied):
         with pytest.raises(ValueError, match=message):
             make(mimic, copied, **changes)
     listed = mimic_cxr.list_films(str(mimic), limit=30)
-    with pytest.raises(ValueError, match="films: '"):
+    with pytest.raises(ValueError, match="films, or their splits and views: the input, a table"):
         make(mimic, copied, listed)
     (copied / "other-train.tfrecord-00000-of-00001").write_bytes(b"")
     with pytest.raises(ValueError, match=r"would not make, such as other-train\.tfrecord"):
