@@ -10,7 +10,9 @@ import time
 
 import pytest
 
+from configs.schema import ImageConfig
 from input_pipeline.synthetic.mimic import write_mimic
+from scripts import preprocess
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +31,7 @@ def command(mimic, output, *options, config="configs/mimic.py"):
         f"--config.input.path={mimic}",
         f"--config.output.path={output}",
         "--config.image.preset=native",
-        "--config.image.size=256",
+        "--config.image.size=640",
         "--config.output.films_per_shard=4",
         "--runner=FnApiRunner",
         "--direct_num_workers=2",
@@ -113,9 +115,6 @@ def test_stopped_in_the_middle_it_goes_on(mimic, whole, tmp_path, stop):
         (["--config.output.path="], 2, "--config.output.path: folder of the store"),
         (["--config.input.path=/nowhere"], 1, "/nowhere"),
         (["--config.image.preset=nice"], 1, "expected one of cxr_foundation, cxr_foundation_8bit"),
-        (["--config.image.size=3"], 1, "image.size is 3; expected 8 to 8192 pixels"),
-        (["--config.image.storage=gif"], 1, "image.storage is 'gif'; expected one of png16"),
-        (["--config.image.weights=/nowhere"], 1, "expected a weights bundle"),
         (["--config.input.no_view=guess"], 1, "keep, drop"),
         (["--config.output.name=Mimic CXR"], 1, "expected small letters"),
         (["--config.output.path=/proc/out"], 1, "No such file or directory: /proc/out"),
@@ -134,9 +133,21 @@ def test_what_is_wrong_is_said(mimic, tmp_path, options, code, message):
     assert not (tmp_path / "out/dataset_info.json").exists()
 
 
-def test_passwords_among_beams_options_are_not_written_down():
-    from scripts import preprocess
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        ({"size": 3}, "image.size is 3; expected 8 to 8192 pixels"),
+        ({"size": None}, r"image.size None; expected one of .* and pixels, or image.weights"),
+        ({"storage": "gif"}, "image.storage is 'gif'; expected one of png16"),
+        ({"weights": "/nowhere"}, "expected a weights bundle"),
+    ],
+)
+def test_images_that_cannot_be_made(image, message):
+    with pytest.raises((ValueError, OSError), match=message):
+        preprocess.image_rule(ImageConfig(**{"preset": "native", "size": 64, **image}))
 
+
+def test_passwords_among_beams_options_are_not_written_down():
     options = ["--s3_secret_access_key=SECRET", "--runner=FnApiRunner", "--streaming"]
     shown = [preprocess.shown(option) for option in options]
     assert shown == ["--s3_secret_access_key", "--runner=FnApiRunner", "--streaming"]

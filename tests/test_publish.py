@@ -280,7 +280,7 @@ def test_a_full_disk_is_told_and_the_next_run_goes_on(tmp_path, layout, monkeypa
     def full(old, new):
         moved.append(new)
         if len(moved) > 1:
-            raise OSError(28, "No space left on device", new)
+            raise OSError(28, "No space left on device")
         replace(old, new)
 
     monkeypatch.setattr(files.os, "replace", full)
