@@ -47,7 +47,7 @@ def make_store(
     settings: preprocess.Settings,
     name: str,
     films_per_shard: int,
-    identity: Mapping[str, Any],
+    source: str,
     details: Mapping[str, Any],
     options: PipelineOptions,
     progress: Callable[[int, int], Any],
@@ -59,7 +59,7 @@ def make_store(
         settings: how they are prepared, and where to.
         name: of the data set, for TFDS.
         films_per_shard: at most.
-        identity: what else must be equal for two runs to share a folder.
+        source: where the films are from.
         details: what else the manifest should say.
         options: from `preprocess.parse_options`.
         progress: (films, those done before) -> a progress bar as tqdm's, a context manager.
@@ -72,7 +72,7 @@ def make_store(
     planned = shards.plan(listed.films, name, films_per_shard)
     plan, places = shards.encode_plan(planned)
     identity = {
-        **identity,
+        "input": source,
         "name": name,
         "preset": settings.preset,
         "size": settings.size,
@@ -105,7 +105,8 @@ def make_store(
             shards.forget(folder, missing)
             with bar, _watched(folder, missing, bar.update):
                 preprocess.run(settings, [places[i] for i in todo], options)
-            there = shards.read_summaries(folder, planned)
+            made = shards.read_summaries(folder, missing)
+            there = {name: there[name] for name in done} | made
         if lost := [shard.name for shard in planned if shard.name not in there]:
             raise OSError(f"Beam ended, but {len(lost)} shards are missing, such as {lost[0]}")
         return _finish(

@@ -159,7 +159,7 @@ class Builder(FileReaderBuilder):
             settings,
             self.name,
             config.films_per_shard,
-            {"input": source},
+            source,
             details,
             options,
             lambda total, done: tfds.core.utils.tqdm(total=total, initial=done, unit=" films"),

@@ -31,25 +31,15 @@ class Store:
     Attributes:
         folder: absolute, or an address.
         identity: what made it: preset, size, storage, views, ...
-        pieces: name of each shard, such as train-00000-of-00010, -> its films in their order. As a
-            film's `path` stands its image_id.
+        shards: name of each shard's file -> its films in their order. As a film's `path` stands
+            its image_id.
         retryable: films that are missing for reasons that another run may not meet.
     """
 
     folder: str
     identity: Mapping[str, Any]
-    pieces: Mapping[str, Sequence[files.InputFile]]
+    shards: Mapping[str, Sequence[files.InputFile]]
     retryable: int
-
-    def shard_path(self, piece: str) -> str:
-        name = self.identity["name"]
-        split, _, number = piece.partition("-")
-        return f"{self.folder}/{name}-{split}.tfrecord-{number}"
-
-
-def piece_name(shard_name: str) -> str:
-    """mimic_cxr-train.tfrecord-00000-of-00010 -> train-00000-of-00010."""
-    return shard_name.partition("-")[2].replace(".tfrecord", "")
 
 
 def films_table(summaries: Sequence[Summary]) -> bytes:
@@ -160,23 +150,27 @@ def open_store(folder: str) -> Store:
             f"expected {size} bytes: cut short, or of another store. Run scripts/preprocess.py "
             "again, with the same options, to have them made anew"
         )
-    pieces: dict[str, list[files.InputFile]] = {piece_name(name): [] for name in expected}
+    shards: dict[str, list[files.InputFile]] = {name: [] for name in expected}
     text = files.read_bytes(f"{folder}/{FILMS}").decode("utf-8", "surrogateescape")
     for row in csv.DictReader(io.StringIO(text)):
-        image_id = row["image_id"]
-        film = files.InputFile(image_id, files.key(image_id))
-        pieces[piece_name(row["shard"])].append(film)
-    return Store(folder, manifest["identity"], pieces, manifest["retryable"])
+        film = files.InputFile(row["image_id"], files.key(row["image_id"]))
+        shards.setdefault(row["shard"], []).append(film)
+    if {n: len(s) for n, s in shards.items()} != {n: f["films"] for n, f in expected.items()}:
+        raise ValueError(
+            f"{folder}/{FILMS} does not list the films that {run_folder.MANIFEST} counts: it was "
+            "changed or cut short. Run scripts/preprocess.py again, with the same options"
+        )
+    return Store(folder, manifest["identity"], shards, manifest["retryable"])
 
 
 def batches(
-    store: Store, pieces: Sequence[str], batch_size: int, wanted: Set[files.InputFile]
+    store: Store, names: Sequence[str], batch_size: int, wanted: Set[files.InputFile]
 ) -> Iterator[Batch]:
     """Reads shards in parallel; always in the same order. The last batch is padded.
 
     Args:
         store: from `open_store`.
-        pieces: the shards to read, keys of `store.pieces`.
+        names: of the shards to read, keys of `store.shards`.
         batch_size: films a batch.
         wanted: films of these shards that shall come; each does once.
 
@@ -203,7 +197,7 @@ def batches(
         image = tf.ensure_shape(image, (size, size, 1))
         return example["image_id"], tf.cast(image, tf.float32) / np.iinfo(dtype).max
 
-    paths = [store.shard_path(piece) for piece in pieces if store.pieces[piece]]
+    paths = [f"{store.folder}/{name}" for name in names]
     records = (
         tf.data.Dataset.from_tensor_slices(paths or np.empty(0, np.str_))
         .interleave(
@@ -215,7 +209,7 @@ def batches(
         .map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         .prefetch(2 * batch_size)
     )
-    missing = {film.path: film for piece in pieces for film in store.pieces[piece]}
+    missing = {film.path: film for name in names for film in store.shards[name]}
 
     def prepared() -> Iterator[tuple[files.InputFile, Prepared]]:
         for name, image in records.as_numpy_iterator():

@@ -166,9 +166,9 @@ def large(scratch: pathlib.Path) -> None:
         load(f"preprocess, {count:,} films of 3056 x 2544", count, "launcher", command)
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     opened = store.open_store(str(made))
-    pieces = sorted(opened.pieces, key=lambda piece: len(opened.pieces[piece]))[-8:]
-    wanted = {film for piece in pieces for film in opened.pieces[piece]}
-    batches = store.batches(opened, pieces, 8, wanted)
+    names = sorted(opened.shards, key=lambda name: len(opened.shards[name]))[-8:]
+    wanted = {film for name in names for film in opened.shards[name]}
+    batches = store.batches(opened, names, 8, wanted)
     next(batches)  # TensorFlow has started
     clocks = time.monotonic, time.process_time, time.thread_time
     start = [clock() for clock in clocks]
@@ -199,7 +199,7 @@ def lead(films: str, made: str) -> None:
     from input_pipeline import make_store, preprocess
 
     settings = preprocess.Settings(made, "native", 32, "png16", None, "keep", True, None)
-    details = "films", 64, {}, {}, preprocess.parse_options([])
+    details = "films", 64, films, {}, preprocess.parse_options([])
     progress = functools.partial(cli.progress, hidden=True)
     with unittest.mock.patch.object(preprocess, "run", empty_shards):
         make_store.make_store(mimic_cxr.list_films(films), settings, *details, progress)
@@ -207,7 +207,7 @@ def lead(films: str, made: str) -> None:
 
 def begin(made: str, folder: str) -> None:
     """What embed.py does with a store before its network starts."""
-    planned = outputs.plan_pieces(store.open_store(made).pieces, "sharded", "tfrecord")
+    planned = outputs.plan_pieces(store.open_store(made).shards, "sharded", "tfrecord")
     with outputs.open_run(folder, planned, "tfrecord", {}, {}):
         pass
 

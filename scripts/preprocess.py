@@ -78,7 +78,7 @@ def preprocess(config: PreprocessConfig, beam_options: Sequence[str]) -> int:
         settings,
         config.output.name,
         config.output.films_per_shard,
-        {"input": source},
+        source,
         details,
         options,
         cli.progress,

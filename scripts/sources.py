@@ -1,6 +1,5 @@
 """What embed.py reads: films, decoded by processes of their own, or a store of prepared ones."""
 
-import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -16,8 +15,7 @@ class Source(NamedTuple):
         layout: of the outputs.
         identity: what the manifest says of the input.
         batches: (run, card, films a batch, what to do with a film that gives no image) -> batches
-            of the films that the run still has to do.
-        steps: the same -> how many batches that will be; None: it is not known.
+            of the films that the run still has to do; of a store all of them.
         missing: films that a store lacks for reasons that may pass.
     """
 
@@ -25,7 +23,6 @@ class Source(NamedTuple):
     layout: str
     identity: Mapping[str, Any]
     batches: Callable[..., Iterator[Any]]
-    steps: Callable[[Any, int], int] | None
     missing: int = 0
 
 
@@ -71,14 +68,14 @@ def films_source(config: EmbedConfig, path: str, say: Callable[..., object]) -> 
             decoded = pipeline.decode(run.todo, decoders, ahead=2 * max(size, workers))
             yield from pipeline.batches(decoded, size, drop)
 
-    return Source(planned, layout, {"input": path, "views": views}, batches, None)
+    return Source(planned, layout, {"input": path, "views": views}, batches)
 
 
 def store_source(config: EmbedConfig, opened: Any, say: Callable[..., object]) -> Source:
     from input_pipeline import outputs, store
 
     made = opened.identity
-    films = sum(map(len, opened.pieces.values()))
+    films = sum(map(len, opened.shards.values()))
     say(f"{films} films in the store {opened.folder}")
     say(f"  preset {made['preset']}, {made['size']} px, {made['storage']}", flush=True)
     if not films:
@@ -100,26 +97,25 @@ def store_source(config: EmbedConfig, opened: Any, say: Callable[..., object]) -
         config.encoder.preset = config.encoder.preset or made["preset"]
         config.encoder.resolution = config.encoder.resolution or made["size"]
     layout = config.output.layout or "sharded"
-    planned = outputs.plan_pieces(opened.pieces, layout, config.output.format)
-    names = list(opened.pieces)
-
-    def pieces(run: Any) -> list[str]:
-        """The shards that hold something to do, in order."""
-        parts = {run.output_of[film].part for film in run.todo}
-        return [names[part] for part in sorted(parts)]
+    names = list(opened.shards)
+    # mimic_cxr-train.tfrecord-00000-of-00010 -> embeddings-train-00000-of-00010
+    pieces = {
+        name.partition("-")[2].replace(".tfrecord", ""): films
+        for name, films in opened.shards.items()
+    }
+    planned = outputs.plan_pieces(pieces, layout, config.output.format)
 
     def batches(run: Any, card: Any, size: int, drop: Callable[..., None]) -> Iterator[Any]:
-        yield from store.batches(opened, pieces(run), size, wanted=set(run.todo))
-
-    def steps(run: Any, size: int) -> int:
-        return math.ceil(len(run.todo) / size)
+        parts = {run.output_of[film].part for film in run.todo}
+        with_work = [names[part] for part in sorted(parts)]
+        yield from store.batches(opened, with_work, size, wanted=set(run.todo))
 
     identity = {
         "input": made["input"],
         "views": views,
         "store": {name: made[name] for name in ("preset", "size", "storage", "no_view", "films")},
     }
-    return Source(planned, layout, identity, batches, steps, opened.retryable)
+    return Source(planned, layout, identity, batches, opened.retryable)
 
 
 def check_store(identity: Mapping[str, Any], card: Any) -> None:

@@ -36,7 +36,7 @@ def films_and_store(tmp_path_factory):
         settings,
         "mimic_cxr",
         2,
-        {"input": str(folder / "mimic")},
+        str(folder / "mimic"),
         {},
         preprocess.parse_options(["--runner=FnApiRunner"]),
         lambda films, done: tqdm.tqdm(total=films, initial=done, disable=True),

@@ -49,7 +49,7 @@ def make(mimic, folder):
         str(folder), "native", SIZE, "png16", ("AP", "PA"), "keep", True, None
     )
     options = preprocess.parse_options(IN_PROCESS)
-    identity = {"input": str(mimic)}
+    identity = str(mimic)
     return make_store.make_store(
         listed, settings, "mimic_cxr", 4, identity, {}, options, lambda *_: tqdm(disable=True)
     )
@@ -136,8 +136,8 @@ def test_tfds_reads_it_with_and_without_this_class(built):
 
 def test_embed_reads_it(built):
     opened = store.open_store(str(pathlib.Path(built.data_dir)))
-    films = {film for piece in opened.pieces.values() for film in piece}
-    batches = store.batches(opened, list(opened.pieces), 4, films)
+    films = {film for piece in opened.shards.values() for film in piece}
+    batches = store.batches(opened, list(opened.shards), 4, films)
     assert {film for batch in batches for film in batch.films} == films
     assert len(films) == 12
     assert opened.identity["preset"] == "native"

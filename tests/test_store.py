@@ -53,7 +53,7 @@ def make(mimic, folder, listed=None, films_per_shard=8, details=None, **changes)
         settings(folder, has_views=listed.has_views, **changes),
         "mimic_cxr",
         films_per_shard,
-        {"input": str(mimic)},
+        str(mimic),
         details or {},
         preprocess.parse_options(IN_PROCESS),
         hidden_bar,
@@ -145,9 +145,9 @@ def test_tfds_reads_what_we_prepared(mimic, whole):
 def test_batches_give_the_films_back(mimic, tmp_path, storage, step):
     make(mimic, tmp_path / "s", storage=storage)
     opened = store.open_store(str(tmp_path / "s"))
-    wanted = {film for films in opened.pieces.values() for film in films}
+    wanted = {film for films in opened.shards.values() for film in films}
     left_out = sorted(wanted, key=lambda film: film.path)[5]
-    batches = list(store.batches(opened, list(opened.pieces), 6, wanted - {left_out}))
+    batches = list(store.batches(opened, list(opened.shards), 6, wanted - {left_out}))
     assert [len(batch.films) for batch in batches] == [6] * 6 + [3]
     assert {film for batch in batches for film in batch.films} == wanted - {left_out}
     for batch in batches:
@@ -156,7 +156,7 @@ def test_batches_give_the_films_back(mimic, tmp_path, storage, step):
             exact = load(f"{mimic}/{film.path}", "native", SIZE, None).image
             assert np.abs(image - exact).max() <= 0.51 / step
     assert not batches[-1].image[3:].any()
-    again = list(store.batches(opened, list(opened.pieces), 6, wanted - {left_out}))
+    again = list(store.batches(opened, list(opened.shards), 6, wanted - {left_out}))
     assert [b.films for b in again] == [b.films for b in batches], "always the same order"
 
 
@@ -295,8 +295,8 @@ def test_a_shard_of_nothing_but_damage_is_empty_and_reads(mimic, tmp_path):
     outcome = make(mimic, tmp_path / "s", dataclasses.replace(listed, films=films))
     assert dict(outcome.written) == {"test": 0, "train": 40}
     opened = store.open_store(str(tmp_path / "s"))
-    wanted = {film for films in opened.pieces.values() for film in films}
-    assert sum(len(b.films) for b in store.batches(opened, list(opened.pieces), 8, wanted)) == 40
+    wanted = {film for films in opened.shards.values() for film in films}
+    assert sum(len(b.films) for b in store.batches(opened, list(opened.shards), 8, wanted)) == 40
     import tensorflow_datasets as tfds
 
     dataset = tfds.builder_from_directory(tmp_path / "s").as_dataset(split="train")
@@ -341,9 +341,9 @@ def test_stores_that_cannot_be_read_are_refused(copied, tmp_path):
             store.open_store(str(copied))
     (copied / name).write_bytes(data[:50] + b"\0\1\2\3" + data[54:])
     opened = store.open_store(str(copied))
-    wanted = {film for films in opened.pieces.values() for film in films}
+    wanted = {film for films in opened.shards.values() for film in films}
     with pytest.raises(ValueError, match=r"a shard of .* cannot be read"):
-        list(store.batches(opened, list(opened.pieces), 8, wanted))
+        list(store.batches(opened, list(opened.shards), 8, wanted))
     (copied / "manifest.json").write_text('{"identity": {"weights": 1}, "runs": []}')
     with pytest.raises(ValueError, match="expected a store made by"):
         store.open_store(str(copied))
@@ -358,9 +358,9 @@ def test_a_shard_in_the_place_of_another_is_noticed(copied):
     manifest["shards"][names[0]]["bytes"] = len(second)
     (copied / "manifest.json").write_text(json.dumps(manifest))
     opened = store.open_store(str(copied))
-    wanted = {film for films in opened.pieces.values() for film in films}
+    wanted = {film for films in opened.shards.values() for film in films}
     with pytest.raises(ValueError, match="twice, or should not hold it"):
-        list(store.batches(opened, list(opened.pieces), 8, wanted))
+        list(store.batches(opened, list(opened.shards), 8, wanted))
 
 
 def test_options_that_beam_would_ignore_are_refused():
@@ -392,5 +392,5 @@ def test_a_store_in_another_file_system(mimic, whole, monkeypatch):
     expected = tree(whole[0])
     found = {path.removeprefix("/stores/1.0.0/"): fs.cat_file(path) for path in fs.find("/stores")}
     assert found == expected
-    assert store.open_store("memory://stores/1.0.0").pieces == store.open_store(whole[0]).pieces
+    assert store.open_store("memory://stores/1.0.0").shards == store.open_store(whole[0]).shards
     fs.rm("/stores", recursive=True)
