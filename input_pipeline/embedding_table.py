@@ -22,7 +22,7 @@ from typing import IO, Any
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from input_pipeline import files
+from input_pipeline import files, run_folder
 from input_pipeline.embedding_files import File, is_embedding_file, list_files, read_ahead
 
 TABLE_VERSION = 1
@@ -78,7 +78,8 @@ def read_table(path: str, cache: str | None = None, dtype: str = "float32") -> E
     if cache is not None and files.is_remote(files.absolute(cache)):
         raise ValueError(f"the cache {cache} is remote; expected a local folder")
     folder, found = list_files(path)
-    manifest, encoder, complete = _read_manifest(folder)
+    manifest = run_folder.read_manifest(folder) or {}
+    encoder, complete = manifest.get("identity"), manifest.get("complete")
     cache = f"{folder}/.table" if cache is None else files.absolute(cache)
 
     state = hashlib.sha256(repr((TABLE_VERSION, dtype, manifest)).encode())
@@ -101,22 +102,6 @@ def read_table(path: str, cache: str | None = None, dtype: str = "float32") -> E
     if table is None:
         raise OSError(errno.EIO, "the table of the embeddings is damaged as soon as written", place)
     return table
-
-
-def _read_manifest(folder: str) -> tuple[bytes, dict[str, Any] | None, bool | None]:
-    """A run's manifest as it stands, its identity, and whether it calls the folder complete."""
-    try:
-        data = files.read_bytes(f"{folder}/manifest.json")
-    except FileNotFoundError:
-        return b"", None, None
-    try:
-        manifest = json.loads(data)
-        return data, dict(manifest["identity"]), bool(manifest["complete"])
-    except (ValueError, LookupError, TypeError) as error:
-        raise ValueError(
-            f"{folder}/manifest.json is no manifest of this program ({type(error).__name__}): it "
-            "should say what made the embeddings; restore it, or remove it if it is another's"
-        ) from error
 
 
 def _open(place: str, key: str) -> EmbeddingTable | None:

@@ -1,4 +1,4 @@
-"""The films of MIMIC-CXR, or of any other input, with views and splits, and the counts of them.
+"""The films of MIMIC-CXR, or of any other input, with their views and splits; those to be kept.
 
 Films and tables are joined by dicom_id, which is a film's file name without suffix, never by
 position.
@@ -7,14 +7,13 @@ position.
 import collections
 import dataclasses
 import posixpath
-import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import fsspec
-
 from input_pipeline import files
 from input_pipeline.film import Skipped
+from input_pipeline.mimic_counts import by_split, count
+from input_pipeline.mimic_listing import Listing, dicom_id_of, list_input, names_in
 from input_pipeline.mimic_tables import (
     SPLITS,
     UNASSIGNED,
@@ -27,11 +26,6 @@ from input_pipeline.mimic_tables import (
 )
 
 NO_VIEW = ("keep", "drop", "impute")  # what becomes of a film without ViewPosition in the table
-
-_RECORD_LISTS = ("cxr-record-list.csv.gz", "cxr-record-list.csv")
-_SUFFIXES = (".dcm", ".jpg")  # of MIMIC-CXR and of MIMIC-CXR-JPG
-# A plain path below a folder; no part of it begins with a dot, as `..` does.
-_BELOW = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*")
 
 
 class FilmRecord(NamedTuple):
@@ -79,16 +73,6 @@ class FilmList:
     has_views: bool
 
 
-class _Listing(NamedTuple):
-    """Films before views and splits are looked up; one entry a film in every list."""
-
-    root: str  # with an image_id behind it, the path of a film
-    image_ids: list[str]
-    patients: list[str]  # "" where unknown, as in studies
-    studies: list[str]
-    notes: list[str]
-
-
 def list_films(
     path: str,
     *,
@@ -132,7 +116,7 @@ def list_films(
         raise ValueError(f"views are {views!r}; expected names in capitals, such as ('AP', 'PA')")
 
     source = files.absolute(path)
-    names = _names_in(source)
+    names = names_in(source)
     metadata_path = find_table(source, names, "metadata", metadata_path)
     split_path = find_table(source, names, "split", split_path)
     texts = VIEW_COLUMNS if no_view == "impute" else ()
@@ -145,7 +129,7 @@ def list_films(
             "views from: give its path as metadata_path, or choose keep or drop"
         )
 
-    listed, rows, notes = _look_up(_list(source, names, metadata), metadata, split_path)
+    listed, rows, notes = _look_up(list_input(source, names, metadata), metadata, split_path)
     if limit is not None and limit < len(listed):
         notes.append(f"Of {len(listed):,} films only the first {limit:,} are listed.")
         listed, rows = listed[:limit], rows[:limit]
@@ -159,86 +143,17 @@ def list_films(
     if metadata and no_view == "impute":
         told = [*map(told_view, *(metadata.take(column, rows) for column in VIEW_COLUMNS))]
     films, skipped, imputed = _choose(listed, told, views, no_view)
-    counts = _count(listed, metadata is not None, split_path is not None)
+    counts = count(listed, metadata is not None, split_path is not None)
     for view, number in sorted(collections.Counter(view for _, view, _ in imputed).items()):
         counts[f"imputed {view}"] = number
     counts |= {"skipped": len(skipped), "chosen": len(films)}
     if split_path:
-        counts |= _by_split("chosen", [film.split for film in films])
+        counts |= by_split("chosen", [film.split for film in films])
     return FilmList(films, skipped, imputed, counts, notes, metadata is not None)
 
 
-def _names_in(path: str) -> set[str]:
-    """Names in a folder; none if `path` is no folder."""
-    fs, inner = fsspec.core.url_to_fs(path)
-    if not fs.isdir(inner):
-        return set()
-    return {posixpath.basename(name.rstrip("/")) for name in fs.ls(inner, detail=False)}
-
-
-def _list(source: str, names: set[str], metadata: Table | None) -> _Listing:
-    """The films of an input, and notes on where they are from."""
-    if found := [name for name in _RECORD_LISTS if name in names]:
-        table = read_table(posixpath.join(source, found[0]), ("path",))
-        return _below(source, table, table.columns["path"], f"The films are those of {table.path}.")
-    if metadata and posixpath.dirname(metadata.path) == source:
-        of = metadata.columns
-        rows = zip(metadata.row_of, of["subject_id"], of["study_id"], strict=True)
-        stems = [f"files/p{p[:2]}/p{p}/s{study}/{dicom_id}" for dicom_id, p, study in rows]
-        fs, inner = fsspec.core.url_to_fs(source)
-        there = [end for end in _SUFFIXES if fs.exists(posixpath.join(inner, stems[0] + end))]
-        if not there:
-            raise FileNotFoundError(
-                f"found neither {stems[0]}.dcm nor .jpg in {source}; expected the films that "
-                f"{metadata.path} lists: get them, or keep the table elsewhere and give its path "
-                "as metadata_path to list the films that are there"
-            )
-        note = f"The films are those of {metadata.path}, as *{there[0]}."
-        return _below(source, metadata, [stem + there[0] for stem in stems], note)
-
-    listing = files.list_inputs(source)
-    notes = [f"The films are the files found in {source}."]
-    notes += [f"{n:,} files *{s} are no films by their name." for s, n in listing.ignored.items()]
-    if listing.repeated:
-        notes.append(f"{listing.repeated:,} entries of the list name a film once more.")
-    folder = posixpath.dirname(source)
-    if posixpath.basename(source) == "files" and {*_RECORD_LISTS} & _names_in(folder):
-        notes.append(f"{folder} has MIMIC-CXR's list of films: name that folder to use it.")
-    paths = [file.path for file in listing.files]
-    root = files.key(paths[0]).removesuffix(listing.files[0].key)
-    ids = [re.search(r"/p([0-9]+)/s([0-9]+)/[^/]+$", path) for path in paths]
-    return _Listing(
-        root,
-        [path.removeprefix(root) for path in paths],
-        [found[1] if found else "" for found in ids],
-        [found[2] if found else "" for found in ids],
-        notes,
-    )
-
-
-def _below(folder: str, table: Table, image_ids: list[str], note: str) -> _Listing:
-    """The films of a table; `image_ids` are their paths below the folder, row by row."""
-    if bad := [image_id for image_id in image_ids if not _BELOW.fullmatch(image_id)]:
-        raise ValueError(
-            f"{table.path} has the film {bad[0]!r}, and {len(bad)} are like that; expected plain "
-            "paths below its folder, such as files/p10/p10000032/s50414267/NAME.dcm"
-        )
-    pairs = zip(image_ids, table.row_of, strict=True)
-    if odd := [pair for pair in pairs if _dicom_id(pair[0]) != pair[1]]:
-        raise ValueError(
-            f"{table.path} has the film {odd[0][0]!r} for dicom_id {odd[0][1]!r}, and {len(odd)} "
-            "are like that; expected the dicom_id as file name: get it again"
-        )
-    patients, studies = table.columns["subject_id"], table.columns["study_id"]
-    return _Listing(posixpath.join(folder, ""), image_ids, patients, studies, [note])
-
-
-def _dicom_id(image_id: str) -> str:
-    return files.key(image_id.rpartition("/")[2])
-
-
 def _look_up(
-    listing: _Listing, metadata: Table | None, split_path: str | None
+    listing: Listing, metadata: Table | None, split_path: str | None
 ) -> tuple[list[FilmRecord], list[int], list[str]]:
     """The films, sorted, with what the tables say of them.
 
@@ -250,7 +165,7 @@ def _look_up(
     image_ids, patients, studies = (
         [column[i] for i in order] for column in (image_ids, patients, studies)
     )
-    dicom_ids, rows = [_dicom_id(image_id) for image_id in image_ids], [-1] * len(order)
+    dicom_ids, rows = [dicom_id_of(image_id) for image_id in image_ids], [-1] * len(order)
     splits: list[str | None] = [UNASSIGNED] * len(order)
     views: list[str | None] = [None] * len(order)
     sizes: list[tuple[int, int] | None] = [None] * len(order)
@@ -348,28 +263,3 @@ def _choose(
         else:
             films.append(film)
     return films, skipped, imputed
-
-
-def _count(listed: Sequence[FilmRecord], has_views: bool, has_splits: bool) -> dict[str, int]:
-    """Counts what is listed; what there was no table for is left out."""
-    patients = {(film.split, film.patient_id) for film in listed if film.patient_id}
-    counts = {
-        "films listed": len(listed),
-        "patients": len({patient for _, patient in patients}),
-        "studies": len({(film.patient_id, film.study_id) for film in listed if film.study_id}),
-    }
-    if has_views:
-        of = collections.Counter(film.view for film in listed)
-        others = sorted(view for view in of if view not in ("AP", "PA", "", None))
-        counts |= {f"view {view}": of[view] for view in ("AP", "PA", *others)}
-        counts |= {"view not said": of[""], "view not in the table": of[None]}
-        counts["frontal (AP, PA)"] = of["AP"] + of["PA"]
-    if has_splits:
-        counts |= _by_split("split", [film.split for film in listed])
-        counts |= _by_split("patients", [split for split, _ in patients])
-    return counts
-
-
-def _by_split(what: str, splits: Sequence[str]) -> dict[str, int]:
-    of = collections.Counter(splits)
-    return {f"{what} {split}": of[split] for split in (*SPLITS, UNASSIGNED)}

@@ -13,8 +13,6 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import fsspec
-
 from input_pipeline import files
 
 MANIFEST, CHECKSUMS = "manifest.json", "SHA256SUMS.txt"
@@ -59,16 +57,15 @@ def read_manifest(folder: str) -> dict[str, Any] | None:
     Raises:
         ValueError: it is not a manifest of this program.
     """
-    fs, root = fsspec.core.url_to_fs(folder)
-    if not fs.exists(f"{root}/{MANIFEST}"):
-        return None
     try:
-        manifest = json.loads(fs.cat_file(f"{root}/{MANIFEST}"))
-        dict(manifest["identity"]), list(manifest["runs"])
+        manifest = json.loads(files.read_bytes(f"{folder}/{MANIFEST}"))
+        dict(manifest["identity"]), list(manifest["runs"]), bool(manifest["complete"])
+    except FileNotFoundError:
+        return None
     except (ValueError, LookupError, TypeError) as error:
         raise ValueError(
-            f"{folder}/{MANIFEST} is no manifest of this program ({type(error).__name__}): "
-            "choose another folder"
+            f"{folder}/{MANIFEST} is no manifest of this program ({type(error).__name__}): restore "
+            "it, or choose another folder"
         ) from error
     return manifest
 

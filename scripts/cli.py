@@ -7,7 +7,7 @@ import functools
 import os
 import sys
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from absl import app, flags, logging
@@ -113,20 +113,25 @@ def run(
     app.run(guarded, flags_parser=parse)
 
 
-def run_flags(main: Callable[[], int | None], stopped: str) -> None:
+def run_flags(
+    main: Callable[..., int | None], stopped: str, texts: Mapping[str, str] | None = None
+) -> None:
     """Runs a command whose flags are its own, as `run` does; never returns.
 
     Args:
         main: the command; returns the exit code, or None for 0.
         stopped: what to say when the user stops it.
+        texts: name -> help of flags that are text; they are the keywords of `main`, None if unset.
     """
+
+    given = {name: flags.DEFINE_string(name, None, text) for name, text in (texts or {}).items()}
 
     def guarded(arguments: Sequence[str]) -> int | None:
         logging.set_verbosity(logging.WARNING)  # JAX and Orbax inform at length
         if arguments[1:]:
             sys.exit(f"error: {arguments[1]!r} is no flag; --help lists them")
         try:
-            return main()
+            return main(**{name: flag.value for name, flag in given.items()})
         except KeyboardInterrupt:
             sys.exit(f"\nstopped: {stopped}")
         except (ValueError, OSError, ImportError) as error:

@@ -13,8 +13,6 @@ import pathlib
 import tempfile
 from typing import Any
 
-from absl import flags
-
 from scripts import cli
 
 FLAGS = {
@@ -125,11 +123,7 @@ def predict_embeddings(saved: Any, path: str, cache: str | None, output: pathlib
 
 
 def main() -> None:
-    given = {name: flags.DEFINE_string(name, None, text) for name, text in FLAGS.items()}
-    cli.run_flags(
-        lambda: predict(**{name: flag.value for name, flag in given.items()}),
-        "nothing was written",
-    )
+    cli.run_flags(predict, "nothing was written", FLAGS)
 
 
 if __name__ == "__main__":

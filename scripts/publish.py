@@ -10,8 +10,6 @@ Beside them: manifest.json and SHA256SUMS.txt. The same command again goes on wh
 
 import importlib.metadata
 
-from absl import flags
-
 from scripts import cli
 
 FLAGS = {
@@ -55,11 +53,7 @@ def publish(embeddings: str | None, output: str | None, layout: str | None) -> i
 
 
 def main() -> None:
-    given = {name: flags.DEFINE_string(name, None, text) for name, text in FLAGS.items()}
-    cli.run_flags(
-        lambda: publish(**{name: flag.value for name, flag in given.items()}),
-        "the same command goes on from here",
-    )
+    cli.run_flags(publish, "the same command goes on from here", FLAGS)
 
 
 if __name__ == "__main__":

@@ -28,3 +28,13 @@ def shared_data() -> pathlib.Path:
     if not folder.is_dir():
         pytest.skip(f"real films not found: {folder} is missing (they are not part of the project)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory):
+    """Of programs with one device; compiled ones are kept, so that only the first run compiles."""
+    return os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "XLA_FLAGS": "",
+    }

@@ -28,7 +28,9 @@ def test_a_folder_without_embeddings(tmp_path):
         open_source(str(tmp_path / "none"))
 
 
-@pytest.mark.parametrize("manifest", [None, {"identity": {"storage": "png16"}, "runs": []}])
+@pytest.mark.parametrize(
+    "manifest", [None, {"identity": {"storage": "png16"}, "runs": [], "complete": True}]
+)
 def test_a_folder_that_does_not_say_what_made_it(tmp_path, manifest):
     (make_source(tmp_path) / "manifest.json").unlink()
     if manifest:

@@ -1,7 +1,6 @@
 """`scripts/embed.py` on a store: by one process, by two of four devices each, and one is lost."""
 
 import json
-import os
 import pathlib
 import re
 import shutil
@@ -49,15 +48,6 @@ def store(films_and_store):
     return films_and_store[1]
 
 
-@pytest.fixture(scope="session")
-def environment(tmp_path_factory):
-    return os.environ | {
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
-    }
-
-
 def command(store, output, *options):
     return [
         sys.executable,
@@ -82,8 +72,8 @@ def run(store, output, *options, environment):
     )
 
 
-def start_hosts(store, output, *options, environment):
-    """Starts two processes of four devices each."""
+def start_hosts(store, output, *options, environment, second=()):
+    """Starts two processes of four devices each; the second one with further options."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -94,7 +84,7 @@ def start_hosts(store, output, *options, environment):
     }
     return [
         subprocess.Popen(
-            command(store, output, "--config.distributed=true", *options),
+            command(store, output, "--config.distributed=true", *options, *(second * index)),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -207,6 +197,15 @@ def test_hosts_that_differ_stop_together(store, alone, environment, tmp_path):
     assert (code, other[0]) == (1, 1)
     assert "was made by another run" in errors
     assert "host 0 could not go on" in other[2]
+
+
+def test_hosts_of_different_batch_sizes_are_refused(store, environment, tmp_path):
+    ended = run_hosts(
+        store, tmp_path / "out", environment=environment, second=("--config.batch_size=16",)
+    )
+    for code, _, errors in ended:
+        assert (code, "differs between the hosts, [8, 16]" in errors) == (1, True), errors
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_host_that_fails_does_not_hold_the_others(store, environment, tmp_path):

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import random
 import signal
 import subprocess
@@ -25,16 +24,6 @@ def mimic(tmp_path_factory):
     folder = tmp_path_factory.mktemp("mimic")
     write_mimic(folder, films=40, laterals=4, damaged=2, seed=3, size_range=(48, 80))
     return folder
-
-
-@pytest.fixture(scope="session")
-def environment(tmp_path_factory):
-    """Compiled programs are kept, so that only the first run compiles."""
-    return os.environ | {
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "XLA_FLAGS": "",
-    }
 
 
 def command(mimic, output, *options, config="configs/demo.py"):

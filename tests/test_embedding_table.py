@@ -280,7 +280,9 @@ def test_any_change_makes_the_table_anew(tmp_path, reads):
     assert changed()[1].image_id.tolist() == ["film 0", "film 2", "film 3", "film 4"]
     paths[2].rename(tmp_path / "7.tfrecord")
     assert changed()[1].image_id.tolist() == ["film 0", "film 3", "film 4", "film 2"]
-    (tmp_path / "manifest.json").write_text('{"identity": {"preset": "x"}, "complete": false}')
+    (tmp_path / "manifest.json").write_text(
+        '{"identity": {"preset": "x"}, "runs": [], "complete": false}'
+    )
     again, table = changed()
     assert again
     assert (table.encoder, table.complete) == ({"preset": "x"}, False)

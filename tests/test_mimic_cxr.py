@@ -608,10 +608,16 @@ def test_counts_stand_beside_the_published_ones(tmp_path):
     assert rows[:2] == [("what", "here", "published"), ("films listed", "377109", "377110")]
     assert ("view not said", "3", "about 15770") in rows
     assert ("chosen", "3", "") in rows
-    lines = counts_table({"films listed": 377_109, "view not said": 3, "chosen": 12}).splitlines()
-    assert lines == [
+    counts = {"films listed": 377_109, "view AP": 7, "view not said": 3, "chosen": 12}
+    assert counts_table(counts).splitlines() == [
         "what              here     published",
         "films listed   377,109       377,110",
+        "view AP              7",
         "view not said        3  about 15,770",
         "chosen              12",
     ]
+
+
+def test_films_of_elsewhere_are_not_compared_with_mimic():
+    rows = counts_rows({"films listed": 23, "patients": 0, "chosen": 23})
+    assert [published for _, _, published in rows[1:]] == ["", "", ""]

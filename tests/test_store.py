@@ -11,6 +11,8 @@ import pathlib
 import random
 import shutil
 import subprocess
+import threading
+import time
 
 import fsspec
 import numpy as np
@@ -230,9 +232,13 @@ def test_what_is_damaged_is_made_again_and_nothing_else(mimic, whole, copied, ha
         os.utime(summary, (0, 0))
     made = []
     write_shard = shards.write_shard
-    monkeypatch.setattr(
-        shards, "write_shard", lambda *args: made.append(args[2].name) or write_shard(*args)
-    )
+
+    def noted(folder, scratch, shard, *rest):
+        assert not (copied / "dataset_info.json").exists(), "TFDS would read it by old lengths"
+        made.append(shard.name)
+        return write_shard(folder, scratch, shard, *rest)
+
+    monkeypatch.setattr(shards, "write_shard", noted)
     make(mimic, copied)
     assert made == ([] if harm == "clock" else [name])
     assert tree(copied) == tree(whole[0])
@@ -344,10 +350,50 @@ def test_stores_that_cannot_be_read_are_refused(copied, tmp_path):
     wanted = {film for films in opened.shards.values() for film in films}
     with pytest.raises(ValueError, match=r"a shard of .* cannot be read"):
         list(store.batches(opened, list(opened.shards), 8, wanted))
-    (copied / "manifest.json").write_text('{"identity": {"weights": 1}, "runs": []}')
+    (copied / "manifest.json").write_text(
+        '{"identity": {"weights": 1}, "runs": [], "complete": true}'
+    )
     with pytest.raises(ValueError, match="expected a store made by"):
         store.open_store(str(copied))
     assert not store.is_store(str(tmp_path)) and store.is_store(str(copied))
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda table: table[: len(table) // 2],
+        lambda table: table.replace(b"-00001-of-", b"-00002-of-", 1),
+        lambda table: table.replace(b"mimic_cxr-train", b"another-train", 1),
+    ],
+)
+def test_a_table_of_films_that_was_changed_is_refused(copied, harm):
+    table = (copied / "films.csv").read_bytes()
+    (copied / "films.csv").write_bytes(harm(table))
+    with pytest.raises(ValueError, match=r"films\.csv does not list the films"):
+        store.open_store(str(copied))
+
+
+def test_the_progress_bar_survives_a_failing_file_system(mimic, tmp_path, monkeypatch):
+    summarised, failures, shown = shards.summarised, [], []
+
+    def failing(folder):
+        if threading.current_thread() is not threading.main_thread() and len(failures) < 2:
+            failures.append(folder)
+            raise OSError(errno.EIO, "Input/output error")
+        return summarised(folder)
+
+    monkeypatch.setattr(shards, "summarised", failing)
+    with make_store._watched(str(tmp_path), [], shown.append):
+        pass
+    (tmp_path / ".shards").mkdir()
+    waiting = [shards.Shard("a", "train", range(5)), shards.Shard("b", "train", range(7))]
+    with make_store._watched(str(tmp_path), waiting, shown.append):
+        (tmp_path / ".shards/a.json").touch()
+        (tmp_path / ".shards/b.json").touch()
+        deadline = time.monotonic() + 30
+        while len(shown) < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+    assert (sorted(shown), len(failures)) == ([5, 7], 2)
 
 
 def test_a_shard_in_the_place_of_another_is_noticed(copied):
@@ -376,8 +422,8 @@ def test_a_store_in_another_file_system(mimic, whole, monkeypatch):
     chance, failures = random.Random(2), []
 
     def open_input(path):
-        if path.endswith(".dcm") and chance.random() < 0.3:
-            failures.append(path)
+        if path.endswith((".dcm", "plan.jsonl")) and chance.random() < 0.3:
+            failures.append(path.rpartition(".")[2])
             raise OSError(errno.EIO, "Input/output error")
         return fsspec.open(path, "rb").open()
 
@@ -388,7 +434,7 @@ def test_a_store_in_another_file_system(mimic, whole, monkeypatch):
 
     monkeypatch.setattr(pipeline, "decode", decode)
     make(mimic, "memory://stores/1.0.0")
-    assert len(failures) > 5
+    assert failures.count("dcm") > 5 and "jsonl" in failures
     expected = tree(whole[0])
     found = {path.removeprefix("/stores/1.0.0/"): fs.cat_file(path) for path in fs.find("/stores")}
     assert found == expected
