@@ -80,12 +80,19 @@ def open_input(path: str) -> io.IOBase:
     """Opens a local or remote file for reading; the caller closes it. Raises OSError."""
     if not is_remote(path):
         return open(path, "rb")
-    try:
+    with _as_os_error("opening"):
         return fsspec.open(path, "rb").open()
+
+
+@contextlib.contextmanager
+def _as_os_error(doing: str) -> Iterator[None]:
+    """Makes OSErrors of what a cloud store's own library raises; that might quote credentials."""
+    try:
+        yield
     except (OSError, ImportError, ValueError):
         raise
-    except Exception as error:  # of a store's own library; its message might quote credentials
-        raise OSError(f"{type(error).__name__} when opening it") from error
+    except Exception as error:
+        raise OSError(f"{type(error).__name__} when {doing} it") from error
 
 
 def retry(read: Callable[[], Result]) -> Result:
@@ -110,6 +117,21 @@ def read_bytes(path: str) -> bytes:
     def read() -> bytes:
         with open_input(path) as stream:
             return stream.read()
+
+    return retry(read)
+
+
+def read_range(path: str, start: int, length: int) -> bytes:
+    """Some bytes of a local or remote file, fewer where it ends. Raises OSError."""
+
+    def read() -> bytes:
+        if is_remote(path):
+            fs, inner = fsspec.core.url_to_fs(path)
+            with _as_os_error("reading"):
+                return fs.cat_file(inner, start, start + length)
+        with open(path, "rb") as stream:
+            stream.seek(start)
+            return stream.read(length)
 
     return retry(read)
 
@@ -151,7 +173,7 @@ def list_inputs(path: str, limit: int | None = None) -> Listing:
     repeated = 0
     if fs.isdir(inner):
         found, root = [], path
-        for file in _walk(path):
+        for file in walk(path):
             suffix = posixpath.splitext(file)[1].lower()
             if suffix in IMAGE_SUFFIXES or not suffix or suffix[1:].isdigit():
                 found.append(file)
@@ -193,7 +215,7 @@ def list_inputs(path: str, limit: int | None = None) -> Listing:
     return Listing(files[:limit], dict(ignored), repeated)
 
 
-def _walk(folder: str) -> Iterator[str]:
+def walk(folder: str) -> Iterator[str]:
     """Files below `folder`, hidden ones left out; links are followed, each folder entered once."""
     if is_remote(folder):
         fs, inner = fsspec.core.url_to_fs(folder)

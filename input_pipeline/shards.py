@@ -42,6 +42,7 @@ class Summary:
         bytes: size of its file.
         sha256: of its file, in hex.
         films: of its records, in their order: image_id, patient_id, study_id, view_position.
+        lengths: of its records, in bytes, without what frames them.
         dropped: films without a record: image_id, "skipped" or "rejected", reason, detail.
         differences: where a film's file contradicts the tables: image_id, what, table, file.
     """
@@ -51,6 +52,7 @@ class Summary:
     bytes: int
     sha256: str
     films: list[list[str]]
+    lengths: list[int]
     dropped: list[list[str]]
     differences: list[list[str]]
 
@@ -144,7 +146,7 @@ def write_shard(
         views, no_view: which films to keep of those whose view no table says; see
             `mimic_cxr.list_films`.
     """
-    kept, dropped, differences, size = [], [], [], 0
+    kept, lengths, dropped, differences, size = [], [], [], [], 0
     content = hashlib.sha256()
     with files.writing(files.absolute(shard.name, folder), scratch) as stream:
         for film, outcome in decoded:
@@ -160,13 +162,15 @@ def write_shard(
             names = ("image_id", "patient_id", "study_id", "view_position")
             values = {name: value.encode(*_UTF8) for name, value in zip(names, row, strict=True)}
             values["image"] = storage.encode(outcome.image)
-            for part in tfrecord.frame(encode_example(values)):
+            example = encode_example(values)
+            for part in tfrecord.frame(example):
                 stream.write(part)
                 content.update(part)
                 size += len(part)
             kept.append(row)
+            lengths.append(len(example))
     summary = Summary(
-        shard.name, shard.split, size, content.hexdigest(), kept, dropped, differences
+        shard.name, shard.split, size, content.hexdigest(), kept, lengths, dropped, differences
     )
     data = json.dumps(dataclasses.asdict(summary)).encode()
     files.write_whole(_summary_path(folder, shard.name), data, scratch)

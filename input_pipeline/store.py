@@ -12,19 +12,20 @@ from typing import Any
 
 import fsspec
 import numpy as np
+from jaxtyping import Int64
 
-from input_pipeline import files, pipeline, run_folder
+from input_pipeline import files, pipeline, run_folder, tfrecord
 from input_pipeline.pipeline import Batch, Prepared
 from input_pipeline.shards import Summary
 from input_pipeline.storage import STORAGES
 
 FILMS = "films.csv"
-COLUMNS = ("image_id", "patient_id", "study_id", "view_position", "split", "shard")
+COLUMNS = ("image_id", "patient_id", "study_id", "view_position", "split", "shard", "bytes")
 _HUSH = {"TF_CPP_MIN_LOG_LEVEL": "2", "TF_ENABLE_ONEDNN_OPTS": "0"}  # TensorFlow talks
 _SHARDS_AT_ONCE = 8  # read side by side, since a stream from a cloud store is slow
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Store:
     """A store that can be read.
 
@@ -33,18 +34,24 @@ class Store:
         identity: what made it: preset, size, storage, views, ...
         shards: name of each shard's file -> its films in their order. As a film's `path` stands
             its image_id.
+        lengths: name of each shard's file -> bytes of its records, without what frames them.
         retryable: films that are missing for reasons that another run may not meet.
     """
 
     folder: str
     identity: Mapping[str, Any]
     shards: Mapping[str, Sequence[files.InputFile]]
+    lengths: Mapping[str, Int64[np.ndarray, " films"]]
     retryable: int
 
 
 def films_table(summaries: Sequence[Summary]) -> bytes:
-    """`FILMS`: who is in the store, and in which shard."""
-    rows = [[*film, s.split, s.name] for s in summaries for film in s.films]
+    """`FILMS`: who is in the store, in which shard, and the bytes of the record's payload."""
+    rows = [
+        [*film, s.split, s.name, length]
+        for s in summaries
+        for film, length in zip(s.films, s.lengths, strict=True)
+    ]
     return run_folder.encode_table(COLUMNS, rows)
 
 
@@ -151,16 +158,27 @@ def open_store(folder: str) -> Store:
             "again, with the same options, to have them made anew"
         )
     shards: dict[str, list[files.InputFile]] = {name: [] for name in expected}
+    lengths: dict[str, list[int]] = {name: [] for name in expected}
     text = files.read_bytes(f"{folder}/{FILMS}").decode("utf-8", "surrogateescape")
-    for row in csv.DictReader(io.StringIO(text)):
-        film = files.InputFile(row["image_id"], files.key(row["image_id"]))
-        shards.setdefault(row["shard"], []).append(film)
-    if {n: len(s) for n, s in shards.items()} != {n: f["films"] for n, f in expected.items()}:
+    try:
+        for row in csv.DictReader(io.StringIO(text)):
+            film = files.InputFile(row["image_id"], files.key(row["image_id"]))
+            shards[row["shard"]].append(film)
+            lengths[row["shard"]].append(int(row["bytes"]))
+        whole = all(
+            len(some) == expected[name]["films"]
+            and sum(some) + tfrecord.FRAME * len(some) == expected[name]["bytes"]
+            for name, some in lengths.items()
+        )
+    except (KeyError, TypeError, ValueError):  # a shard of another store; half a row
+        whole = False
+    if not whole:
         raise ValueError(
             f"{folder}/{FILMS} does not list the films that {run_folder.MANIFEST} counts: it was "
             "changed or cut short. Run scripts/preprocess.py again, with the same options"
         )
-    return Store(folder, manifest["identity"], shards, manifest["retryable"])
+    arrays = {name: np.array(some, np.int64) for name, some in lengths.items()}
+    return Store(folder, manifest["identity"], shards, arrays, manifest["retryable"])
 
 
 def batches(

@@ -17,6 +17,7 @@ _EXAMPLE_SCHEMA = {
     "Features": [("feature", 1, "Entry", "repeated")],
     "Example": [("features", 1, "Features", "")],
 }
+FRAME = 16  # bytes around each payload: its length, and checksums of both
 
 
 def _message_classes() -> dict[str, type]:

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from input_pipeline import mimic_cxr, outputs, shards, store
+from input_pipeline import mimic_cxr, outputs, shards, store, tfrecord
 from input_pipeline.synthetic.dicom_files import Technique, dicom_bytes
 from scripts import cli
 from scripts.bench_heads_memory import peak_gigabytes
@@ -181,15 +181,18 @@ def large(scratch: pathlib.Path) -> None:
 
 
 def empty_shards(settings: Any, places: Sequence[tuple[int, int]], options: Any) -> None:
-    """Stands in for Beam: the summaries of shards as if every film were in them, and no bytes."""
+    """Stands in for Beam: shards that are holes, of the size as if every film were in them."""
     made = pathlib.Path(settings.folder)
     with (made / shards.PLAN).open("rb") as plan:
         for start, length in places:
             plan.seek(start)
             shard = shards.decode_shard(plan.read(length))
             rows = [[*film[1:4], film.view] for film in shard.films]
-            summary = shards.Summary(shard.name, shard.split, 0, "", rows, [], [])
+            lengths = [2 << 20] * len(rows)
+            size = sum(lengths) + tfrecord.FRAME * len(rows)
+            summary = shards.Summary(shard.name, shard.split, size, "", rows, lengths, [], [])
             (made / shard.name).touch()
+            os.truncate(made / shard.name, size)
             data = json.dumps(dataclasses.asdict(summary))
             (made / shards.SUMMARIES / f"{shard.name}.json").write_text(data)
 
