@@ -146,15 +146,15 @@ def kept_views(views: tuple[str, ...] | None) -> tuple[str, ...] | None:
     return None if not names or "ALL" in names else tuple(sorted(names))
 
 
-def progress(total: int, done: int = 0, hidden: bool = False) -> Any:
-    """A progress bar of films, as a context manager; in a log a line every ten seconds."""
+def progress(total: int, done: int = 0, hidden: bool = False, what: str = "films") -> Any:
+    """A progress bar, as a context manager; in a log a line every ten seconds."""
     from tqdm import tqdm
 
     return tqdm(
         total=total,
         initial=done,
-        unit=" films",
-        bar_format="{percentage:3.0f}% {bar} {n}/{total} films, {rate_noinv_fmt}, {remaining} left",
+        unit=f" {what}",
+        bar_format="{percentage:3.0f}% {bar} {n}/{total}{unit}, {rate_noinv_fmt}, {remaining} left",
         mininterval=0.1 if sys.stderr.isatty() else 10,
         disable=hidden,
     )

@@ -1,0 +1,80 @@
+"""Labels for pretraining, abnormal or normal, from radiology reports or from a table of findings.
+
+python scripts/label_abnormal.py --reports /data/mimic-cxr-reports.zip --output abnormal.csv
+python scripts/label_abnormal.py --findings mimic-cxr-2.0.0-chexpert.csv.gz --output abnormal.csv
+
+--reports: MIMIC-CXR's: the published archive, or a folder of files/p10/p10000032/s50414267.txt.
+--findings: the CheXpert or NegBio table of MIMIC-CXR, or the table of ChestX-ray14 or Kermany.
+
+Writes one row a study, or a film where the table has films: its ids, abnormal (1, 0, or nothing
+where it is unknown) and the rule that decided. Other commands read it by --config.labels.path.
+"""
+
+import collections
+import os
+
+from scripts import cli
+
+FLAGS = {
+    "reports": "folder or .zip archive of reports",
+    "findings": "table of findings, CSV or CSV.gz",
+    "devices": "what tubes, lines and devices alone are: unknown (default), normal or abnormal",
+    "output": "CSV to be written",
+}
+NUMBERS = {"abnormal": "1", "normal": "0", "unknown": ""}
+SHOWN = 10  # ids of what is to be looked at
+
+
+def label_abnormal(
+    reports: str | None, findings: str | None, devices: str | None, output: str | None
+) -> int:
+    """Writes the labels; the arguments are `FLAGS`. Returns the exit code."""
+    if bool(reports) == bool(findings) or not output:
+        raise ValueError("expected --output, and --reports or --findings\n\n" + (__doc__ or ""))
+    from input_pipeline import datasets, files, report_files, run_folder
+
+    devices = devices or "unknown"
+    if devices not in datasets.DEVICES:
+        raise ValueError(f"--devices is {devices!r}; expected {', '.join(datasets.DEVICES)}")
+    source, file = files.absolute(reports or findings), files.absolute(output)
+    folder = os.path.dirname(file)
+    if not files.is_remote(file) and (os.path.isdir(file) or not os.path.isdir(folder)):
+        raise ValueError(f"{file} cannot be written: expected a file in a folder that exists")
+    if file == source:
+        raise ValueError(f"{file} is what is read; expected another file to be written")
+
+    if reports:
+        workers = len(os.sched_getaffinity(0))
+        columns = ("study_id", "subject_id")
+        rows, ignored = report_files.label_reports(
+            source, workers, lambda total: cli.progress(total, what="reports")
+        )
+        print(f"{len(rows)} reports in {source}; {ignored} other files there were ignored")
+    else:
+        dataset, columns, rows = datasets.read_labels(source)
+        print(f"{len(rows)} rows in {source}, a table as {dataset} has it")
+    rows = {ids: datasets.with_devices(verdict, devices) for ids, verdict in sorted(rows.items())}
+    table = [[*ids, NUMBERS[label], rule] for ids, (label, rule) in rows.items()]
+    data = run_folder.encode_table([*columns, "abnormal", "rule"], table)
+    files.write_whole(file, data, folder)
+    counts = collections.Counter(rows.values())
+    for label in NUMBERS:
+        print(f"{label:8} {sum(n for verdict, n in counts.items() if verdict.label == label):9}")
+        for verdict, count in counts.most_common():
+            if verdict.label == label:
+                print(f"    {verdict.rule:32} {count:9}")
+    for rule in ("contradiction", *report_files.REJECTED):
+        some = [" ".join(ids) for ids, verdict in rows.items() if verdict.rule == rule]
+        if some:
+            more = ", ..." if len(some) > SHOWN else ""
+            print(f"{rule} ({', '.join(columns)}): {', '.join(some[:SHOWN])}{more}")
+    print(f"in {file}")
+    return 0
+
+
+def main() -> None:
+    cli.run_flags(label_abnormal, "nothing was written", FLAGS)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,183 @@
+"""`scripts/label_abnormal.py`: what it writes is read by `train_head.py`, and says no more."""
+
+import collections
+import csv
+import gzip
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from heads.labels.join import join
+from heads.labels.label_table import read_labels
+from input_pipeline.synthetic.mimic import draw_studies
+from input_pipeline.synthetic.reports import LABELS, report_text
+from scripts import label_abnormal
+
+COUNT = 90
+
+
+@pytest.fixture(scope="module")
+def mimic(tmp_path_factory):
+    """Reports and the CheXpert table of a stand-in of MIMIC-CXR; three reports are harmed."""
+    root = tmp_path_factory.mktemp("mimic")
+    studies, rng = draw_studies(COUNT, 3), np.random.default_rng(0)
+    for study in studies:
+        file = root / f"{study.folder}.txt"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(report_text(rng, study.labels, study.side, "CHEST (PA AND LAT)", True))
+    with gzip.open(root / "mimic-cxr-2.0.0-chexpert.csv.gz", "wt", newline="") as file:
+        writer = csv.DictWriter(file, ("subject_id", "study_id", *LABELS))
+        writer.writeheader()
+        for study in studies:
+            ids = {"subject_id": study.subject_id, "study_id": study.study_id}
+            writer.writerow(ids | {label: f"{value:.1f}" for label, value in study.labels.items()})
+    return root, studies
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, "scripts/label_abnormal.py", *map(str, arguments)],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+
+
+def rows(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def kind(labels):
+    """What a study of the stand-in is, as it was drawn."""
+    shown = {value for name, value in labels.items() if name not in ("No Finding", LABELS[-1])}
+    if 1 in shown:
+        return "abnormal"
+    return "uncertain" if -1 in shown else "devices" if LABELS[-1] in labels else "normal"
+
+
+@pytest.mark.parametrize("devices", [None, "normal", "abnormal"])
+def test_a_table_of_findings(mimic, tmp_path, devices, capsys):
+    root, studies = mimic
+    table = root / "mimic-cxr-2.0.0-chexpert.csv.gz"
+    output = tmp_path / "abnormal.csv"
+    assert label_abnormal.label_abnormal(None, str(table), devices, str(output)) == 0
+    expected = {"abnormal": "1", "normal": "0", "uncertain": ""}
+    expected["devices"] = {None: "", "normal": "0", "abnormal": "1"}[devices]
+    found = rows(output)
+    kinds = {str(study.study_id): kind(study.labels) for study in studies}
+    assert len(set(kinds.values())) == 4
+    assert {row["study_id"]: row["abnormal"] for row in found} == {
+        study: expected[one] for study, one in kinds.items()
+    }
+    assert [row["study_id"] for row in found] == sorted(kinds)
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == f"{COUNT} rows in {table}, a table as mimic_cxr has it"
+    abnormal = sum(row["abnormal"] == "1" for row in found)
+    assert f"abnormal {abnormal:9}" in said
+    rules = collections.Counter(row["rule"] for row in found)
+    for rule, count in rules.items():
+        assert [line.split() for line in said].count([rule, str(count)]) == 1
+
+
+def test_reports(mimic, tmp_path):
+    root, studies = mimic
+    (tmp_path / "in").symlink_to(root)
+    result = run("--reports", tmp_path / "in", "--output", tmp_path / "abnormal.csv")
+    assert result.returncode == 0, result.stderr
+    assert f"{COUNT} reports in {tmp_path}/in; 1 other files there were ignored" in result.stdout
+    assert f"{COUNT}/{COUNT} reports" in result.stderr
+    found = {row["study_id"]: row for row in rows(tmp_path / "abnormal.csv")}
+    for study in studies:
+        row, expected = found.pop(str(study.study_id)), kind(study.labels)
+        assert row["subject_id"] == str(study.subject_id)
+        assert row["abnormal"] == {"normal": "0", "devices": ""}.get(expected, "1")
+        assert row["rule"].startswith("device_") == (expected == "devices")
+    assert not found
+
+
+def test_rejected_reports_are_named_and_nothing_of_them_is_written(tmp_path, capsys):
+    folder = tmp_path / "p10/p10000032"
+    folder.mkdir(parents=True)
+    texts = {50000001: b"\x00\x07remarkable" * 9, 50000002: b" \n", 50000003: b"remarkable. " * 9}
+    for study, text in texts.items():
+        (folder / f"s{study}.txt").write_bytes(text)
+    output = tmp_path / "abnormal.csv"
+    label_abnormal.label_abnormal(str(tmp_path), None, None, str(output))
+    said = capsys.readouterr().out
+    assert "binary (study_id, subject_id): 50000001 10000032\n" in said
+    assert "empty (study_id, subject_id): 50000002 10000032\n" in said
+    assert "remarkable" not in said + output.read_text()
+    assert [row["abnormal"] for row in rows(output)] == [""] * 3
+
+
+def test_contradictions_are_counted_and_named(tmp_path, capsys):
+    lines = [f"{i}.png,No Finding|Edema,1" for i in range(12)]
+    source, output = tmp_path / "t.csv", tmp_path / "abnormal.csv"
+    source.write_text("\n".join(["Image Index,Finding Labels,Patient ID", *lines]) + "\n")
+    label_abnormal.label_abnormal(None, str(source), None, str(output))
+    said = capsys.readouterr().out
+    assert ["contradiction", "12"] in [line.split() for line in said.splitlines()]
+    assert "contradiction (image_id, patient_id): 0.png 1, 1.png 1, 10.png 1, 11.png 1" in said
+    assert "8.png" not in said and said.count(", ...") == 1
+
+
+def test_heads_read_the_labels_and_take_no_rule_for_a_finding(mimic, tmp_path):
+    root, studies = mimic
+    output = tmp_path / "abnormal.csv"
+    table = str(root / "mimic-cxr-2.0.0-chexpert.csv.gz")
+    label_abnormal.label_abnormal(None, table, "normal", str(output))
+    for findings in (("all",), ("abnormal",)):
+        labels = read_labels(output, findings)
+        assert labels.findings == ("abnormal",)
+    known = {"abnormal": 1, "normal": 0, "devices": 0}
+    for study in studies:
+        i = labels.study_id.tolist().index(str(study.study_id))
+        assert labels.patient_id[i] == str(study.subject_id)
+        assert labels.mask[i, 0] == (kind(study.labels) in known)
+        assert labels.label[i, 0] == known.get(kind(study.labels), 0)
+    image_id = np.array([f"{study.folder}/a-{i}.dcm" for i, study in enumerate(studies)], object)
+    examples = join(image_id, labels, fractions=(0.6, 0.2, 0.2))
+    assert len(examples.row) == sum(kind(study.labels) in known for study in studies)
+
+
+def test_films_and_their_split_are_read_by_heads_too(tmp_path):
+    source, output = tmp_path / "t.csv", tmp_path / "abnormal.csv"
+    source.write_text("file,label,patient_key,split\na/1.png,NORMAL,p,train\nb.png,PNEUMONIA,q,\n")
+    label_abnormal.label_abnormal(None, str(source), None, str(output))
+    assert output.read_text() == (
+        "image_id,patient_id,split,abnormal,rule\n"
+        "a/1.png,p,train,0,no_finding\n"
+        "b.png,q,,1,pneumonia\n"
+    )
+    labels = read_labels(output)
+    assert labels.findings == ("abnormal",) and labels.split.tolist() == ["train", ""]
+    assert labels.image_id.tolist() == ["a/1.png", "b.png"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"findings": None}, "expected --output, and --reports or --findings"),
+        ({"reports": "x"}, "expected --output, and --reports or --findings"),
+        ({"output": None}, "expected --output, and --reports or --findings"),
+        ({"devices": "ignore"}, "--devices is 'ignore'; expected unknown, normal, abnormal"),
+        ({"output": "none/a.csv"}, "cannot be written: expected a file in a folder that exists"),
+        ({"output": "."}, "cannot be written: expected a file in a folder that exists"),
+        ({"output": "t.csv"}, "is what is read; expected another file to be written"),
+    ],
+)
+def test_flags_that_cannot_work(tmp_path, monkeypatch, changes, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "t.csv").write_text("file,label,patient_key\na.png,NORMAL,p\n")
+    flags = {"reports": None, "findings": "t.csv", "devices": None, "output": "abnormal.csv"}
+    with pytest.raises(ValueError, match=message):
+        label_abnormal.label_abnormal(**flags | changes)
+    assert {path.name for path in tmp_path.iterdir()} == {"t.csv"}
+
+
+def test_errors_are_sentences(tmp_path):
+    result = run("--reports", tmp_path, "--output", tmp_path / "abnormal.csv")
+    assert result.returncode == 1
+    assert result.stderr.startswith(f"error: no report in {tmp_path}, but 0 other files; expected")
+    assert not (tmp_path / "abnormal.csv").exists()
