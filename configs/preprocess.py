@@ -2,4 +2,6 @@
 
 from configs.schema import PreprocessConfig
 
-get_config = PreprocessConfig
+
+def get_config(_: str = "preprocess") -> PreprocessConfig:
+    return PreprocessConfig()
