@@ -23,7 +23,7 @@ ALLOWED = {
     "tensorflow_datasets": ("input_pipeline/",),
     "torch": (),
 }
-ENCODER_MAY_IMPORT = {"encoder", "flax", "jax", "jaxtyping", "numpy", "orbax"}
+ENCODER_MAY_IMPORT = {"encoder", "flax", "jax", "jaxtyping", "numpy", "optax", "orbax"}
 
 
 def sources() -> list[str]:

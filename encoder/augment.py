@@ -1,0 +1,126 @@
+"""Random views of a film, drawn on the device: crop, rotation, contrast, brightness, blur, noise.
+
+No mirroring unless asked for: the heart has a side, and so have situs inversus and the air bubble
+of the stomach.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32, Key
+
+_BLUR_RADIUS = 3  # taps of the kernel on either side, in pixels
+
+
+class Augmentation(NamedTuple):
+    """How far views differ; every amount is drawn uniformly.
+
+    Attributes:
+        crop: smallest share of the film's side that a view shows; 1: the whole of it.
+        rotation: largest angle, in degrees, to either side.
+        contrast: largest relative change of the distance from the mean.
+        brightness: largest shift, where black is 0 and white 1.
+        blur: largest deviation of the Gaussian, in pixels of the view.
+        noise: largest deviation of the noise.
+        mirror: whether every other view is mirrored left to right.
+    """
+
+    crop: float = 0.7
+    rotation: float = 10.0
+    contrast: float = 0.3
+    brightness: float = 0.15
+    blur: float = 1.0
+    noise: float = 0.03
+    mirror: bool = False
+
+
+def check(augmentation: Augmentation) -> None:
+    """Raises ValueError where an amount is out of range."""
+    limits = {
+        "crop": (0.05, 1),
+        "rotation": (0, 180),
+        "contrast": (0, 1),
+        "brightness": (0, 1),
+        "blur": (0, _BLUR_RADIUS),
+        "noise": (0, 1),
+    }
+    for name, (low, high) in limits.items():
+        if not low <= (found := getattr(augmentation, name)) <= high:
+            raise ValueError(f"augmentation.{name} is {found}; expected {low} to {high}")
+
+
+def view(
+    key: Key[Array, ""], film: Float32[Array, "h w 1"], how: Augmentation
+) -> Float32[Array, "h w 1"]:
+    """One view of a film.
+
+    Args:
+        key: decides everything that is drawn.
+        film: values in [0, 1].
+        how: the amounts.
+
+    Returns:
+        Values in [0, 1]; what lies beyond the film's edge is black.
+    """
+    height, width, _ = film.shape
+    keys = jax.random.split(key, 8)
+
+    def draw(i: int, low: float, high: float) -> Float32[Array, ""]:
+        return jax.random.uniform(keys[i], (), jnp.float32, low, high)
+
+    # where in the film each pixel of the view lies: scaled, rotated and shifted about the centre
+    scale = draw(0, how.crop, 1.0)
+    angle = jnp.deg2rad(draw(1, -how.rotation, how.rotation))
+    slack = (1 - scale) / 2
+    down, right = draw(2, -1.0, 1.0) * slack, draw(3, -1.0, 1.0) * slack
+    y = (jnp.arange(height, dtype=jnp.float32) - (height - 1) / 2) * scale
+    x = (jnp.arange(width, dtype=jnp.float32) - (width - 1) / 2) * scale
+    if how.mirror:
+        x = jnp.where(jax.random.bernoulli(jax.random.fold_in(key, 8)), -x, x)
+    sin, cos = jnp.sin(angle), jnp.cos(angle)
+    rows = y[:, None] * cos + x[None] * sin + down * height + (height - 1) / 2
+    columns = x[None] * cos - y[:, None] * sin + right * width + (width - 1) / 2
+    image = _bilinear(film[..., 0], rows, columns)
+
+    mean = image.mean()
+    image = (image - mean) * draw(4, 1 - how.contrast, 1 + how.contrast) + mean
+    image = (image + draw(5, -how.brightness, how.brightness)).clip(0, 1)
+    if how.blur:
+        image = _blur(image, draw(6, 0.0, how.blur))
+    if how.noise:
+        amount, noise = jax.random.split(keys[7])
+        amount = jax.random.uniform(amount, (), jnp.float32, 0, how.noise)
+        image = (image + amount * jax.random.normal(noise, image.shape)).clip(0, 1)
+    return image[..., None]
+
+
+def _bilinear(
+    image: Float[Array, "h w"], rows: Float[Array, "h w"], columns: Float[Array, "h w"]
+) -> Float[Array, "h w"]:
+    """Values between pixels, 0 beyond the edge."""
+    height, width = image.shape
+    flat = jnp.pad(image, 1).ravel()  # a frame of zeros, so that nothing needs to be masked
+    rows, columns = rows.clip(-1, height) + 1, columns.clip(-1, width) + 1
+    top = jnp.floor(rows).clip(0, height).astype(jnp.int32)
+    left = jnp.floor(columns).clip(0, width).astype(jnp.int32)
+    down, right = rows - top.astype(jnp.float32), columns - left.astype(jnp.float32)
+    first = top * (width + 2) + left
+    upper, lower = (
+        flat[start] * (1 - right) + flat[start + 1] * right for start in (first, first + width + 2)
+    )
+    return upper * (1 - down) + lower * down
+
+
+def _blur(image: Float[Array, "h w"], deviation: Float[Array, ""]) -> Float[Array, "h w"]:
+    """A Gaussian, cut off after `_BLUR_RADIUS` pixels; the edge's pixels go on beyond it."""
+    offset = jnp.arange(-_BLUR_RADIUS, _BLUR_RADIUS + 1, dtype=jnp.float32)
+    kernel = jax.nn.softmax(-((offset / jnp.maximum(deviation, 0.01)) ** 2) / 2)
+    for axis in (0, 1):
+        pad = [(0, 0), (0, 0)]
+        pad[axis] = (_BLUR_RADIUS, _BLUR_RADIUS)
+        padded = jnp.pad(image, pad, mode="edge")
+        size = image.shape[axis]
+        parts = (jax.lax.slice_in_dim(padded, i, i + size, axis=axis) for i in range(len(kernel)))
+        image = sum(part * weight for part, weight in zip(parts, kernel, strict=True))
+    return image

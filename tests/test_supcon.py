@@ -1,0 +1,157 @@
+"""The contrastive loss against a double loop, hand-worked cases and its extremes."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from encoder import sharding, supcon
+
+RNG = np.random.default_rng(0)
+
+
+def double_loop(projection, label, temperature):
+    """The formula of the paper, term by term, in float64."""
+    z = projection / np.linalg.norm(projection, axis=1, keepdims=True)
+    of_anchor = []
+    for i in range(len(z)):
+        others = [a for a in range(len(z)) if a != i]
+        positives = [p for p in others if label[p] == label[i]]
+        if not positives:
+            continue
+        denominator = sum(math.exp(z[i] @ z[a] / temperature) for a in others)
+        terms = [math.log(math.exp(z[i] @ z[p] / temperature) / denominator) for p in positives]
+        of_anchor.append(-sum(terms) / len(positives))
+    return temperature * sum(of_anchor) / len(of_anchor)
+
+
+def loss(projection, label, temperature):
+    return float(
+        supcon.supervised_contrastive_loss(
+            jnp.asarray(projection, jnp.float32), jnp.asarray(label, jnp.int32), temperature
+        )
+    )
+
+
+@pytest.mark.parametrize("temperature", [0.01, 0.07, 0.5, 1.0])
+@pytest.mark.parametrize("classes", [2, 5])
+def test_it_is_the_double_loop(temperature, classes):
+    projection = RNG.normal(size=(24, 16))
+    label = RNG.integers(0, classes, 24)
+    assert loss(projection, label, temperature) == pytest.approx(
+        double_loop(projection, label, temperature), rel=2e-5
+    )
+
+
+def test_hand_worked():
+    """Two films of a class at right angles, and their copies: s is 1 with the copy, else 0."""
+    a, b = [1.0, 0.0], [0.0, 1.0]
+    views = np.array([a, a, b, b])
+    e = math.e
+    # all of one class: positives are the copy (1) and two strangers (0), denominator e + 2
+    expected = -(1 - 3 * math.log(e + 2)) / 3
+    assert loss(views, [0, 0, 0, 0], 1.0) == pytest.approx(expected, rel=1e-6)
+    # two classes: the copy is the only positive
+    assert loss(views, [0, 0, 1, 1], 1.0) == pytest.approx(math.log(e + 2) - 1, rel=1e-6)
+    # at temperature 0.5: exp(2) and exp(0); times the temperature
+    assert loss(views, [0, 0, 1, 1], 0.5) == pytest.approx(
+        0.5 * (math.log(e**2 + 2) - 2), rel=1e-6
+    )
+
+
+def test_the_sum_stands_outside_the_logarithm():
+    """L_in, the other form of the paper, differs where positives are unlike."""
+    views = np.array([[1.0, 0], [1, 0], [0, 1], [0, 1]])
+    inside = -math.log((math.e + 2) / 3 / (math.e + 2))
+    assert abs(loss(views, [0, 0, 0, 0], 1.0) - inside) > 0.1
+
+
+def test_the_projections_length_does_not_count():
+    projection, label = RNG.normal(size=(12, 8)), RNG.integers(0, 2, 12)
+    scaled = projection * RNG.uniform(0.1, 50, (12, 1))
+    assert loss(scaled, label, 0.1) == pytest.approx(loss(projection, label, 0.1), rel=1e-5)
+
+
+def test_an_anchor_without_positives_is_none():
+    """One view a film and one film of a class: elsewhere 0 / 0."""
+    projection, label = RNG.normal(size=(5, 8)), [0, 0, 1, 1, 2]
+    assert loss(projection, label, 0.1) == pytest.approx(
+        double_loop(projection, np.array(label), 0.1), rel=1e-5
+    )
+    assert loss(projection, [0, 1, 2, 3, 4], 0.1) == 0
+
+
+def test_a_batch_of_one_class_is_finite():
+    value, gradient = jax.value_and_grad(
+        lambda z: supcon.supervised_contrastive_loss(z, jnp.zeros(8, jnp.int32), 0.1)
+    )(jnp.asarray(RNG.normal(size=(8, 4)), jnp.float32))
+    assert np.isfinite(value) and np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("case", ["random", "all alike", "opposite", "zeros"])
+def test_cold_temperatures_are_safe(dtype, case):
+    """exp(1 / 0.01) overflows float32, and exp(-1 / 0.01) is none."""
+    made = {
+        "random": RNG.normal(size=(16, 8)),
+        "all alike": np.ones((16, 8)),
+        "opposite": np.repeat([[1.0], [-1.0]], 8, 0) * np.ones(8),
+        "zeros": np.zeros((16, 8)),
+    }[case]
+    label = jnp.asarray(np.arange(16) // 2 % 2, jnp.int32)
+    value, gradient = jax.value_and_grad(
+        functools.partial(supcon.supervised_contrastive_loss, label=label, temperature=0.01)
+    )(jnp.asarray(made, dtype))
+    assert np.isfinite(value) and np.isfinite(np.asarray(gradient, np.float32)).all()
+    assert value.dtype == jnp.float32 and gradient.dtype == dtype
+    if dtype == jnp.float32 and case == "random":
+        assert float(value) == pytest.approx(double_loop(made, np.asarray(label), 0.01), rel=1e-4)
+
+
+def test_the_gradient_is_that_of_differences():
+    projection, label = RNG.normal(size=(8, 4)), RNG.integers(0, 2, 8)
+    gradient = jax.grad(
+        lambda z: supcon.supervised_contrastive_loss(z, jnp.asarray(label, jnp.int32), 0.2)
+    )(jnp.asarray(projection, jnp.float32))
+    step = 1e-5
+    for i, j in [(0, 0), (3, 2), (7, 1)]:
+        up, down = projection.copy(), projection.copy()
+        up[i, j] += step
+        down[i, j] -= step
+        slope = (double_loop(up, label, 0.2) - double_loop(down, label, 0.2)) / (2 * step)
+        assert float(gradient[i, j]) == pytest.approx(slope, rel=1e-3, abs=1e-5)
+
+
+def test_negatives_come_from_all_devices():
+    projection = RNG.normal(size=(32, 16)).astype(np.float32)
+    label = RNG.integers(0, 2, 32).astype(np.int32)
+    rows = sharding.batch_sharding(sharding.make_mesh())
+    both = jax.jit(
+        jax.value_and_grad(
+            functools.partial(supcon.supervised_contrastive_loss, temperature=0.05)
+        ),
+        in_shardings=(rows, rows),
+    )
+    assert len(jax.devices()) == 8
+    value, gradient = both(jax.device_put(projection, rows), jax.device_put(label, rows))
+    expected, slope = jax.value_and_grad(
+        functools.partial(supcon.supervised_contrastive_loss, temperature=0.05)
+    )(jnp.asarray(projection), jnp.asarray(label))
+    assert float(value) == pytest.approx(float(expected), rel=1e-6)
+    np.testing.assert_allclose(gradient, slope, atol=1e-6)
+    # each device alone would have found something else
+    alone = np.mean([loss(projection[i : i + 4], label[i : i + 4], 0.05) for i in range(0, 32, 4)])
+    assert abs(alone - float(expected)) > 0.01
+
+
+def test_alignment_and_uniformity():
+    z = np.array([[1.0, 0], [0, 1], [-1, 0], [0, -1]], np.float32)
+    assert float(supcon.alignment(jnp.asarray(z), jnp.asarray(z))) == 0
+    assert float(supcon.alignment(jnp.asarray(z), jnp.asarray(-z))) == pytest.approx(4)
+    # each point: two neighbours at squared distance 2, one opposite at 4
+    expected = math.log((2 * math.exp(-4) + math.exp(-8)) / 3)
+    assert float(supcon.uniformity(jnp.asarray(z))) == pytest.approx(expected, rel=1e-5)
+    assert float(supcon.uniformity(jnp.ones((4, 2)) / math.sqrt(2))) == pytest.approx(0, abs=1e-6)
