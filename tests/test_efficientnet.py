@@ -1,6 +1,7 @@
 """The network's shapes, names, dtypes and gradients; tests/test_keras.py has its numbers."""
 
 import pathlib
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from encoder.efficientnet import (
     Variant,
     embedding_shape,
     embedding_widths,
+    swish,
 )
 from encoder.random_weights import random_variables
 from encoder.weights import abstract_variables
@@ -106,25 +108,43 @@ def test_bfloat16_computes_in_bfloat16_and_returns_close_float32_embeddings(tiny
     assert difference(found, expected) < 0.05
 
 
+def training_step(model: EfficientNet, images: jax.Array) -> Callable:
+    """(params, batch_stats) -> gradients and new statistics of a loss that couples two images."""
+
+    def loss(params, batch_stats):
+        variables = {"params": params, "batch_stats": batch_stats}
+        (embedding, _), new = model.apply(variables, images, train=True, mutable=["batch_stats"])
+        return jnp.sum(embedding[0] * embedding[1]), new["batch_stats"]
+
+    return jax.jit(jax.grad(loss, has_aux=True))
+
+
 def test_training_updates_statistics_and_every_parameter_gets_a_gradient(tiny):
     variables, images = random_variables(tiny), random_images(64, batch=4, seed=0)
-
-    @jax.jit
-    def step(params, batch_stats):
-        def loss(params):
-            (embedding, _), updates = tiny.apply(
-                {"params": params, "batch_stats": batch_stats},
-                images,
-                train=True,
-                mutable=["batch_stats"],
-            )
-            return jnp.sum(embedding[0] * embedding[1]), updates["batch_stats"]
-
-        return jax.grad(loss, has_aux=True)(params)
-
+    step = training_step(tiny, images)
     gradients, statistics = step(variables["params"], variables["batch_stats"])
     for path, gradient in flatten_dict(gradients, sep="/").items():
         assert np.all(np.isfinite(gradient)) and np.any(gradient), path
     before = flatten_dict(variables["batch_stats"], sep="/")
     for path, after in flatten_dict(statistics, sep="/").items():
         assert not np.array_equal(after, before[path]), path
+
+
+def test_remat_computes_blocks_twice_for_the_same_tree_gradients_and_statistics(tiny):
+    images = random_images(64, batch=4, seed=0)
+    variables = random_variables(tiny)
+    again = tiny.clone(remat=True)
+    assert jax.tree.structure(random_variables(again)) == jax.tree.structure(variables)
+    arguments = variables["params"], variables["batch_stats"]
+    once, twice = (training_step(model, images).lower(*arguments) for model in (tiny, again))
+    assert twice.as_text().count("stablehlo.tanh") > once.as_text().count("stablehlo.tanh")
+    expected, found = once.compile()(*arguments), twice.compile()(*arguments)
+    scale = max(np.max(np.abs(leaf)) for leaf in jax.tree.leaves(expected[0]))
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6 * scale)
+
+
+def test_the_gradient_of_swish():
+    x = jnp.concatenate([jnp.linspace(-20, 20, 401), jnp.asarray([-1e4, 1e4, 0.0])])
+    found, expected = (jax.vmap(jax.grad(f))(x) for f in (swish, jax.nn.silu))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)

@@ -57,9 +57,7 @@ def test_hand_worked():
     # two classes: the copy is the only positive
     assert loss(views, [0, 0, 1, 1], 1.0) == pytest.approx(math.log(e + 2) - 1, rel=1e-6)
     # at temperature 0.5: exp(2) and exp(0); times the temperature
-    assert loss(views, [0, 0, 1, 1], 0.5) == pytest.approx(
-        0.5 * (math.log(e**2 + 2) - 2), rel=1e-6
-    )
+    assert loss(views, [0, 0, 1, 1], 0.5) == pytest.approx(0.5 * (math.log(e**2 + 2) - 2), rel=1e-6)
 
 
 def test_the_sum_stands_outside_the_logarithm():
@@ -130,9 +128,7 @@ def test_negatives_come_from_all_devices():
     label = RNG.integers(0, 2, 32).astype(np.int32)
     rows = sharding.batch_sharding(sharding.make_mesh())
     both = jax.jit(
-        jax.value_and_grad(
-            functools.partial(supcon.supervised_contrastive_loss, temperature=0.05)
-        ),
+        jax.value_and_grad(functools.partial(supcon.supervised_contrastive_loss, temperature=0.05)),
         in_shardings=(rows, rows),
     )
     assert len(jax.devices()) == 8
