@@ -228,3 +228,99 @@ class HeadConfig:
     compare: str = knob("", "folder of another head, tested on the same films: a paired test")
     resamples: int = knob(1000, "of the bootstrap by patient that gives the intervals")
     seed: int = knob(0, "of the bootstrap, the draws and a random split")
+
+
+@dataclasses.dataclass
+class TrainingFilmsConfig:
+    stores: tuple[str, ...] = knob((), "folders made by preprocess.py, all of one preset and size")
+    labels: tuple[str, ...] = knob(
+        (), "CSV of labels of each of them, in the same order, such as label_abnormal.py writes"
+    )
+    splits: tuple[str, ...] = knob(
+        (), "CSV with the split of each, likewise; unset: the column `split` of the labels"
+    )
+    finding: str = knob("abnormal", "column of the labels: 1 and 0; films without are left out")
+    workers: int = knob(0, "threads that read films; 0: one for each processor")
+
+
+@dataclasses.dataclass
+class NetworkConfig:
+    weights: str = knob("random", "a weights bundle to start from, or `random`: from scratch")
+    variant: str | None = knob(None, "b0 ... b7 or l2; with a bundle its card decides")
+    dtype: str | None = knob(
+        None,
+        "precision of the arithmetic: bfloat16 or float32; unset: float32 on CPU, else bfloat16",
+    )
+    remat: bool = knob(False, "compute each block anew for its gradient: less memory, more time")
+    model_parallel: int = knob(1, "devices that share one copy of the weights")
+    fully_sharded: bool = knob(
+        False, "split weights and what the optimiser keeps of them over all devices"
+    )
+
+
+@dataclasses.dataclass
+class AugmentationConfig:
+    crop: float = knob(0.7, "smallest share of the film's side that a view shows")
+    rotation: float = knob(10.0, "largest angle, in degrees, to either side")
+    contrast: float = knob(0.3, "largest relative change")
+    brightness: float = knob(0.15, "largest shift, where black is 0 and white 1")
+    blur: float = knob(1.0, "largest deviation of the Gaussian, in pixels")
+    noise: float = knob(0.03, "largest deviation of the noise")
+    mirror: bool = knob(False, "left to right, every other view: the heart has a side, so no")
+
+
+@dataclasses.dataclass
+class PretrainingConfig:
+    objective: str = knob(
+        "supcon", "supcon: the supervised contrastive loss; cross_entropy, to compare with"
+    )
+    temperature: float = knob(0.1, "of the contrastive loss")
+    batch_size: int = knob(256, "films a step, over all devices of all hosts; two views of each")
+    micro_batch: int = knob(
+        0,
+        "of them, films computed at once: less memory, a third more time; 0: all. The loss is that "
+        "of the whole batch, BatchNorm's statistics are those of a micro-batch",
+    )
+    steps: int = knob(10_000, "in all")
+    optimizer: str = knob("adamw", "adamw or lars")
+    learning_rate: float = knob(1e-3, "at its highest; of lars about 0.3 for each 256 films")
+    warmup_steps: int = knob(500, "in which it rises from 0; then a cosine brings it to 0")
+    weight_decay: float = knob(0.05, "of kernels; biases and BatchNorm have none; of lars 1e-6")
+    average_decay: float = knob(0.999, "of the moving average of the weights, which is the result")
+    augmentation: AugmentationConfig = dataclasses.field(default_factory=AugmentationConfig)
+
+
+@dataclasses.dataclass
+class WatchConfig:
+    log_steps: int = knob(10, "steps between two rows of metrics.csv")
+    evaluate_steps: int = knob(500, "steps between two looks at the tune split")
+    evaluate_films: int = knob(1000, "films of train, and of tune, that such a look takes at most")
+    checkpoint_steps: int = knob(200, "steps between two checkpoints: what a stop costs at most")
+
+
+@dataclasses.dataclass
+class BundleConfig:
+    licence: str = knob("", "of the weights, for their card")
+    terms_of_use: str = knob("", "what else is asked of whoever uses them")
+    training_data: str = knob("", "one sentence: what films, with their attribution")
+
+
+@dataclasses.dataclass
+class PretrainOutputConfig:
+    path: str = knob(
+        "", "folder of the run: weights, metrics.csv, checkpoints; the same command again goes on"
+    )
+
+
+@dataclasses.dataclass
+class PretrainConfig:
+    """What `scripts/pretrain.py` needs to know."""
+
+    input: TrainingFilmsConfig = dataclasses.field(default_factory=TrainingFilmsConfig)
+    network: NetworkConfig = dataclasses.field(default_factory=NetworkConfig)
+    training: PretrainingConfig = dataclasses.field(default_factory=PretrainingConfig)
+    watch: WatchConfig = dataclasses.field(default_factory=WatchConfig)
+    bundle: BundleConfig = dataclasses.field(default_factory=BundleConfig)
+    output: PretrainOutputConfig = dataclasses.field(default_factory=PretrainOutputConfig)
+    seed: int = knob(0, "of first weights, views and the order of the films")
+    distributed: bool = knob(False, "several processes train together: one for each host, or GPU")

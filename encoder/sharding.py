@@ -5,9 +5,10 @@ bfloat16), or split over the axis `model` by the table `MODEL_PARALLEL`. A host 
 prepares and takes back its own rows of a batch.
 """
 
+import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -23,6 +24,14 @@ MODEL_PARALLEL: Mapping[str, PartitionSpec] = {
     r"": PartitionSpec(),
 }
 
+# likewise for training: weights and what the optimiser keeps of them are split over all devices
+FULLY_SHARDED: Mapping[str, PartitionSpec] = {
+    r"(_conv|reduce|squeeze_excite/expand)/kernel": PartitionSpec(
+        None, None, None, ("data", "model")
+    ),
+    r"(hidden|out)/kernel": PartitionSpec(("data", "model")),
+    r"": PartitionSpec(),
+}
 
 _HOSTS = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
@@ -127,18 +136,30 @@ def whole(array: Array) -> np.ndarray:
     return found
 
 
-def variable_shardings(mesh: Mesh, variables: Any) -> Any:
+def mover(shardings: Any) -> Callable[[Any], Any]:
+    """A program that splits a tree of arrays in another way; all hosts have to run it."""
+    return jax.jit(lambda tree: tree, out_shardings=shardings)
+
+
+def collect(mesh: Mesh, variables: Any) -> Any:
+    """A tree of arrays, split in whatever way, in the memory of every host; all have to ask."""
+    return jax.tree.map(whole, mover(NamedSharding(mesh, PartitionSpec()))(variables))
+
+
+def variable_shardings(
+    mesh: Mesh, variables: Any, rules: Mapping[str, PartitionSpec] = MODEL_PARALLEL
+) -> Any:
     """The sharding of every leaf of a tree of arrays or of their shapes.
 
     A dimension that the number of devices does not divide stays whole.
     """
 
     def place(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
-        name = "/".join(str(key.key) for key in path)
-        spec = next(spec for pattern, spec in MODEL_PARALLEL.items() if re.search(pattern, name))
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        spec = next(spec for pattern, spec in rules.items() if re.search(pattern, name))
         fits = all(
-            axis is None or size % mesh.shape[axis] == 0
-            for axis, size in zip(spec, leaf.shape, strict=False)
+            axes is None or size % math.prod(mesh.shape[axis] for axis in np.atleast_1d(axes)) == 0
+            for axes, size in zip(spec, leaf.shape, strict=False)
         )
         return NamedSharding(mesh, spec if fits else PartitionSpec())
 

@@ -140,6 +140,15 @@ def run_flags(
     app.run(guarded)
 
 
+def end_host(error: Exception) -> None:
+    """Ends one of several processes; not by an exception: JAX would wait for the others, who wait
+    for this one."""
+    print(f"error: {sentence(error)}", file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
+
+
 def kept_views(views: tuple[str, ...] | None) -> tuple[str, ...] | None:
     """The views in capitals; None keeps all."""
     names = {name.upper() for name in views or ()}

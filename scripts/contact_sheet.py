@@ -4,6 +4,7 @@ python scripts/contact_sheet.py --input demo/mimic --output demo/films.png \\
     --labels demo/mimic/mimic-cxr-2.0.0-chexpert.csv.gz
 """
 
+import collections
 import csv
 import dataclasses
 import gzip
@@ -11,9 +12,10 @@ import io
 import pathlib
 import re
 import sys
-import textwrap
 
 from absl import app, flags
+
+from scripts.film_sheet import AMBER, GREEN, RED, Tile, draw_film, draw_sheet
 
 INPUT = flags.DEFINE_string("input", None, "folder, glob or list of films", required=True)
 OUTPUT = flags.DEFINE_string("output", None, "PNG to write", required=True)
@@ -22,22 +24,9 @@ LIMIT = flags.DEFINE_integer("limit", None, "show only the first so many films")
 COLUMNS = flags.DEFINE_integer("columns", 12, "films in a row", lower_bound=1)
 SIDE = flags.DEFINE_integer("side", 168, "height and width of a film on the sheet", lower_bound=64)
 
-BACKGROUND, FRAME, TEXT, DIM = (14, 16, 21), (38, 43, 54), (230, 233, 240), (139, 147, 163)
-GREEN, AMBER, RED = (129, 212, 163), (255, 199, 112), (240, 104, 104)
-GAP, HEADING, TITLE = 12, 34, 76
 _SYNTAX = re.compile(rb"\x02\x00\x10\x00UI..([\d.]+)", re.DOTALL)  # Transfer Syntax UID
 _STUDY = re.compile(r"/s(\d{8})/")
-
-
-@dataclasses.dataclass(frozen=True)
-class Tile:
-    """One film of the sheet: its section, its caption, and its picture (None: a cross)."""
-
-    section: str
-    findings: str
-    technique: list[str]
-    colour: tuple[int, int, int]
-    picture: object
+LEGEND = "view · photometric · bits · syntax · id; findings from the label table, ? = uncertain"
 
 
 def read_labels(path: str) -> dict[str, dict[str, float]]:
@@ -54,9 +43,7 @@ def read_labels(path: str) -> dict[str, dict[str, float]]:
 
 def make_tile(path: str, labels: dict[str, dict[str, float]], side: int) -> Tile:
     """Reads one film."""
-    from PIL import Image
-
-    from input_pipeline import dicom, files, preprocessing
+    from input_pipeline import dicom, files
     from input_pipeline.film import Rejected
     from input_pipeline.synthetic import dicom_files
 
@@ -67,8 +54,6 @@ def make_tile(path: str, labels: dict[str, dict[str, float]], side: int) -> Tile
     if isinstance(film, Rejected):
         return Tile("Not readable", film.reason.replace("_", " "), [name], RED, None)
 
-    pixels = preprocessing.network_input(film, preprocessing.PRESETS["native"], side)
-    picture = Image.fromarray((255 * pixels[..., 0] + 0.5).astype("uint8"))
     syntaxes = {uid: name for name, (uid, _) in dicom_files.SYNTAXES.items()}
     uid = syntax[1].decode() if syntax else ""
     photometric = film.photometric.replace("MONOCHROME", "MONO")
@@ -84,50 +69,7 @@ def make_tile(path: str, labels: dict[str, dict[str, float]], side: int) -> Tile
         section = "Lateral"
     else:
         section = "Frontal, no finding" if normal else "Frontal" + ", findings" * bool(present)
-    return Tile(section, findings, technique, GREEN if normal else AMBER, picture)
-
-
-def draw_sheet(tiles: list[Tile], title: str, columns: int, side: int):
-    """Lays out the tiles by section; a small section goes beside the one before it."""
-    from PIL import Image, ImageDraw, ImageFont
-
-    size = side / 13.5
-    line, step = round(1.3 * size), side + GAP
-    places, headings = [], []
-    column, top, bottom = 0, TITLE, TITLE
-    for section in dict.fromkeys(tile.section for tile in tiles):
-        members = [tile for tile in tiles if tile.section == section]
-        if column + len(members) > columns:
-            column, top = 0, bottom
-        headings.append((GAP + column * step, top, f"{section} ({len(members)})"))
-        for k, tile in enumerate(members):
-            row, place = divmod(column + k, columns)
-            y = top + HEADING + row * (side + 4 * line + GAP)
-            places.append((GAP + place * step, y, tile))
-        bottom = max(bottom, y + side + 4 * line + GAP)
-        column += len(members) + 1
-
-    sheet = Image.new("RGB", (GAP + columns * step, bottom + GAP), BACKGROUND)
-    pen = ImageDraw.Draw(sheet)
-    small, middle, large = (ImageFont.load_default(points) for points in (size, 20, 34))
-    pen.text((GAP, 22), title, TEXT, large)
-    legend = "view · photometric · bits · syntax · id; findings from the label table, ? = uncertain"
-    pen.text((sheet.width - GAP, 36), legend, DIM, middle, anchor="ra")
-    for x, y, text in headings:
-        pen.text((x, y + 2), text, DIM, middle)
-    for x, y, tile in places:
-        pen.rectangle((x - 1, y - 1, x + side, y + side), fill=(0, 0, 0), outline=FRAME)
-        if tile.picture:
-            sheet.paste(tile.picture, (x, y))
-        else:
-            for start, end in (((x, y), (x + side, y + side)), ((x, y + side), (x + side, y))):
-                pen.line((start, end), RED, 3)
-        wrapped = textwrap.wrap(tile.findings, round(1.9 * side / size), max_lines=2)
-        lines = [(text, tile.colour) for text in wrapped]
-        lines += [(text, DIM) for text in tile.technique]
-        for k, (text, colour) in enumerate(lines):
-            pen.text((x, y + side + 4 + k * line), text, colour, small)
-    return sheet
+    return Tile(section, findings, technique, GREEN if normal else AMBER, draw_film(film, side))
 
 
 def write(_: list[str]) -> None:
@@ -142,7 +84,12 @@ def write(_: list[str]) -> None:
         tiles.sort(key=lambda tile: (order.index(tile.section), tile.findings, tile.technique[-1]))
         unread = sum(tile.picture is None for tile in tiles)
         title = f"{len(tiles) - unread} films, {unread} not readable"
-        draw_sheet(tiles, title, COLUMNS.value, SIDE.value).save(OUTPUT.value)
+        counts = collections.Counter(tile.section for tile in tiles)
+        tiles = [
+            dataclasses.replace(tile, section=f"{tile.section} ({counts[tile.section]})")
+            for tile in tiles
+        ]
+        draw_sheet(tiles, title, LEGEND, COLUMNS.value, SIDE.value).save(OUTPUT.value)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     print(f"{OUTPUT.value}: {title}")

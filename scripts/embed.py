@@ -6,8 +6,6 @@ import functools
 import importlib.metadata
 import itertools
 import math
-import os
-import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -52,11 +50,7 @@ def embed(config: EmbedConfig) -> int:
     except (ValueError, OSError, ImportError) as error:
         if hosts.count == 1:
             raise
-        # Not by an exception: JAX would wait for the others, who wait for this one.
-        print(f"error: {cli.sentence(error)}", file=sys.stderr)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(1)
+        cli.end_host(error)
 
 
 def embed_with(hosts: Any, config: EmbedConfig) -> int:

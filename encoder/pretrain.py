@@ -1,0 +1,388 @@
+"""One step of pretraining: two views a film through the network, the loss, the optimiser, the mean.
+
+The whole batch stands in one contrastive loss, however small the micro-batches are that memory
+allows (gradient caching, arXiv 2101.06983): first all projections are computed, micro-batch by
+micro-batch, and nothing else is kept; then the loss and its gradient by every projection, over the
+whole batch; then each micro-batch is computed once more, and that gradient goes back through it.
+What comes out is the gradient of the whole batch. BatchNorm takes its statistics from a
+micro-batch, over all devices, so `micro_batch` is part of what is trained, devices are not.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Float32, Int32
+
+from encoder import augment, sharding, supcon
+from encoder.augment import Augmentation
+from encoder.efficientnet import EfficientNet
+
+VIEWS = 2  # of each film
+PROJECTION_HIDDEN, PROJECTION_WIDTH = 2048, 128  # arXiv 2004.11362: ReLU between, no BatchNorm
+CLASSES = 2
+
+
+class Recipe(NamedTuple):
+    """What is trained, and how.
+
+    Attributes:
+        objective: a key of `OBJECTIVES`.
+        temperature: of the contrastive loss; cross-entropy has none.
+        batch_size: films a step, over all devices of all hosts.
+        micro_batch: of them, films that are computed at once: bounds the memory.
+        steps: in all; the schedule of the learning rate ends there.
+        optimizer: a key of `OPTIMIZERS`.
+        learning_rate: at its highest, after the warm-up; a cosine brings it to 0.
+        warmup_steps: in which it rises from 0.
+        weight_decay: of kernels; biases and BatchNorm have none.
+        average_decay: of the exponential moving average of the weights, which is the result.
+        seed: of the views and of the projection's first weights.
+        augmentation: how far the views differ.
+    """
+
+    objective: str
+    temperature: float
+    batch_size: int
+    micro_batch: int
+    steps: int
+    optimizer: str
+    learning_rate: float
+    warmup_steps: int
+    weight_decay: float
+    average_decay: float
+    seed: int
+    augmentation: Augmentation
+
+
+class State(NamedTuple):
+    """What a step changes. `average` is of the encoder's variables, as is `batch_stats`."""
+
+    step: Int32[Array, ""]
+    params: dict[str, Any]  # of "encoder" and "head"
+    batch_stats: Any
+    optimizer: Any
+    average: dict[str, Any]
+
+
+Gradient = Callable[..., tuple[Array, Any, Any, Array]]
+Step = Callable[[State, Array, Array], tuple[State, dict[str, Array]]]
+
+
+class Projection(nn.Module):
+    """Embedding to the space of the contrastive loss; dropped after training."""
+
+    @nn.compact
+    def __call__(self, embedding: Float[Array, "n dim"]) -> Float[Array, "n width"]:
+        # of length sqrt(dim), not 1: else Adam's first steps are larger than the weights' effect
+        x = supcon.normalise(embedding) * embedding.shape[-1] ** 0.5
+        x = nn.relu(nn.Dense(PROJECTION_HIDDEN, name="hidden")(x))
+        return nn.Dense(PROJECTION_WIDTH, name="out")(x)
+
+
+class Classifier(nn.Module):
+    """Embedding to logits of the classes: what the contrastive loss is compared with."""
+
+    @nn.compact
+    def __call__(self, embedding: Float[Array, "n dim"]) -> Float[Array, "n classes"]:
+        return nn.Dense(CLASSES, name="out")(embedding)
+
+
+def _cross_entropy(
+    logits: Float[Array, "n classes"], label: Int32[Array, " n"], _: float
+) -> Float32[Array, ""]:
+    return optax.softmax_cross_entropy_with_integer_labels(logits, label).mean()
+
+
+# name -> what stands on the embedding, and the loss of its outputs
+OBJECTIVES = {
+    "supcon": (Projection(), supcon.supervised_contrastive_loss),
+    "cross_entropy": (Classifier(), _cross_entropy),
+}
+
+
+def _kernels(params: Any) -> Any:
+    """Where weight decay and LARS's rates apply: not to biases, nor to BatchNorm."""
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+
+def _lars(rate: optax.Schedule, decay: float) -> optax.GradientTransformation:
+    return optax.lars(rate, decay, weight_decay_mask=_kernels, trust_ratio_mask=_kernels)
+
+
+def _adamw(rate: optax.Schedule, decay: float) -> optax.GradientTransformation:
+    return optax.adamw(rate, weight_decay=decay, mask=_kernels)
+
+
+OPTIMIZERS = {"lars": _lars, "adamw": _adamw}
+
+
+def check(recipe: Recipe, rows_on: int) -> None:
+    """Raises ValueError where a recipe cannot be followed on `rows_on` devices along `data`."""
+    augment.check(recipe.augmentation)
+    for name, fine, expected in (
+        ("objective", recipe.objective in OBJECTIVES, f"one of {', '.join(OBJECTIVES)}"),
+        ("optimizer", recipe.optimizer in OPTIMIZERS, f"one of {', '.join(OPTIMIZERS)}"),
+        ("temperature", 1e-3 <= recipe.temperature <= 10, "0.001 to 10"),
+        ("batch_size", recipe.batch_size > 1, "2 or more"),
+        (
+            "micro_batch",
+            recipe.micro_batch > 0 and recipe.batch_size % recipe.micro_batch == 0,
+            f"a divisor of batch_size, {recipe.batch_size}",
+        ),
+        (
+            "micro_batch",
+            recipe.micro_batch % rows_on == 0,
+            f"a multiple of {rows_on}, the number of devices that share it",
+        ),
+        ("steps", recipe.steps > 0, "1 or more"),
+        ("warmup_steps", 0 <= recipe.warmup_steps < recipe.steps, "less than steps"),
+        ("learning_rate", 0 < recipe.learning_rate < np.inf, "a positive number"),
+        ("weight_decay", 0 <= recipe.weight_decay < np.inf, "0 or more"),
+        ("average_decay", 0 <= recipe.average_decay < 1, "at least 0 and below 1"),
+        ("seed", 0 <= recipe.seed < 2**32, "0 or more, below 2^32"),
+    ):
+        if not fine:
+            raise ValueError(f"training.{name} is {getattr(recipe, name)!r}; expected {expected}")
+
+
+def learning_rate(recipe: Recipe) -> optax.Schedule:
+    """The rate of each step, counted from 0."""
+    return optax.warmup_cosine_decay_schedule(
+        0.0, recipe.learning_rate, recipe.warmup_steps, recipe.steps
+    )
+
+
+def start(recipe: Recipe, variables: dict[str, Any], width: int) -> State:
+    """The state before the first step.
+
+    Args:
+        recipe: how it is trained.
+        variables: of the encoder, float32.
+        width: of its embedding.
+    """
+    head, _ = OBJECTIVES[recipe.objective]
+    key = jax.random.key(recipe.seed)
+    params = {
+        "encoder": variables["params"],
+        "head": head.init(key, jnp.zeros((1, width)))["params"],
+    }
+    optimizer = OPTIMIZERS[recipe.optimizer](learning_rate(recipe), recipe.weight_decay)
+    return State(
+        jnp.int32(0), params, variables["batch_stats"], optimizer.init(params), {**variables}
+    )
+
+
+def views(
+    recipe: Recipe,
+    step: Int32[Array, ""],
+    films: Float32[Array, "n h w 1"],
+    row: Int32[Array, " n"],
+) -> Float32[Array, "two_n h w 1"]:
+    """The views of films, one after another; by the seed, the step and the film's row alone."""
+    key = jax.random.fold_in(jax.random.key(recipe.seed), step)
+
+    def of_film(film: Array, row: Array) -> Array:
+        keys = jax.random.split(jax.random.fold_in(key, row), VIEWS)
+        return jax.vmap(lambda one: augment.view(one, film, recipe.augmentation))(keys)
+
+    return jax.vmap(of_film)(films, row).reshape(-1, *films.shape[1:])
+
+
+def make_gradient(model: EfficientNet, recipe: Recipe, mesh: Mesh, mean: Any, std: Any) -> Gradient:
+    """The program for the gradient of a whole batch, to be called under `jit`.
+
+    Args:
+        model: the encoder.
+        recipe: what to do.
+        mesh: where.
+        mean, std: of the three channels, for values in [0, 1].
+
+    Returns:
+        `gradient(params, batch_stats, step, films, label)`: loss, its gradient by `params`, the new
+        statistics, and the embeddings of all views in the order of the films.
+    """
+    head, loss_of = OBJECTIVES[recipe.objective]
+    parts = recipe.batch_size // recipe.micro_batch
+    centre, scale = (jnp.asarray(v, jnp.float32)[None, None, None] for v in (mean, std))
+    rows = sharding.batch_sharding(mesh)
+    of_parts = NamedSharding(mesh, PartitionSpec(None, "data"))
+
+    def forward(
+        params: Any, batch_stats: Any, step: Array, films: Array, row: Array
+    ) -> tuple[Array, tuple[Any, Array]]:
+        """Of a micro-batch what the loss takes; new statistics, and the embeddings."""
+        images = jax.lax.with_sharding_constraint(views(recipe, step, films, row), rows)
+        variables = {"params": params["encoder"], "batch_stats": batch_stats}
+        (embedding, _), updates = model.apply(
+            variables, (images - centre) / scale, train=True, mutable=["batch_stats"]
+        )
+        outputs = head.apply({"params": params["head"]}, embedding)
+        return outputs, (updates["batch_stats"], jax.lax.stop_gradient(embedding))
+
+    def split(array: Array, each: int = 1) -> Array:
+        """[batch * each, ...] to [parts, micro_batch * each, ...].
+
+        Micro-batch j has the films j, j + parts, ...: so none has to move to another device.
+        """
+        array = array.reshape(-1, parts, each, *array.shape[1:]).swapaxes(0, 1)
+        array = array.reshape(parts, -1, *array.shape[3:])
+        return jax.lax.with_sharding_constraint(array, of_parts)
+
+    def join(array: Array) -> Array:
+        """The inverse of `split`, of views."""
+        array = array.reshape(parts, -1, VIEWS, *array.shape[2:]).swapaxes(0, 1)
+        array = array.reshape(-1, *array.shape[3:])
+        return jax.lax.with_sharding_constraint(array, rows)
+
+    def gradient(
+        params: Any, batch_stats: Any, step: Array, films: Array, label: Array
+    ) -> tuple[Array, Any, Any, Array]:
+        row = jnp.arange(recipe.batch_size, dtype=jnp.int32)
+        of_view = jnp.repeat(label, VIEWS)
+
+        def loss(outputs: Array) -> Array:
+            return loss_of(outputs, of_view, recipe.temperature)
+
+        if parts == 1:
+
+            def whole(params: Any) -> tuple[Array, Any]:
+                outputs, more = forward(params, batch_stats, step, films, row)
+                return loss(outputs), more
+
+            (value, (stats, embedding)), by_params = jax.value_and_grad(whole, has_aux=True)(params)
+            return value, by_params, stats, embedding
+
+        films, row = split(films), split(row)
+
+        def project(stats: Any, part: tuple[Array, Array]) -> tuple[Any, tuple[Array, Array]]:
+            outputs, (stats, embedding) = forward(params, stats, step, *part)
+            return stats, (outputs, embedding)
+
+        stats, (outputs, embedding) = jax.lax.scan(project, batch_stats, (films, row))
+        value, by_output = jax.value_and_grad(loss)(join(outputs))
+
+        def add(total: Any, part: tuple[Array, Array, Array]) -> tuple[Any, None]:
+            *inputs, cotangent = part
+            _, back = jax.vjp(lambda p: forward(p, batch_stats, step, *inputs)[0], params)
+            return jax.tree.map(jnp.add, total, *back(cotangent)), None
+
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        by_params, _ = jax.lax.scan(add, zeros, (films, row, split(by_output, VIEWS)))
+        return value, by_params, stats, join(embedding)
+
+    return gradient
+
+
+def make_step(
+    model: EfficientNet, recipe: Recipe, mesh: Mesh, state: State, mean: Any, std: Any, rules: Any
+) -> Step:
+    """Compiles (at first use) one step.
+
+    Args:
+        model, recipe, mesh, mean, std: as of `make_gradient`.
+        state: that of `start`, or its shapes.
+        rules: of `sharding`, how the state is split over the mesh.
+
+    Returns:
+        `step(state, films, label)`: films float32 [batch_size h w 1] in [0, 1] and int32 labels,
+        both split over `data`, to the next state, and to numbers about the step: loss,
+        learning_rate, gradient_norm, alignment, uniformity. The state that goes in is consumed.
+    """
+    gradient = make_gradient(model, recipe, mesh, mean, std)
+    rate = learning_rate(recipe)
+    optimizer = OPTIMIZERS[recipe.optimizer](rate, recipe.weight_decay)
+
+    def step(state: State, films: Array, label: Array) -> tuple[State, dict[str, Array]]:
+        value, gradients, stats, embedding = gradient(
+            state.params, state.batch_stats, state.step, films, label
+        )
+        with jax.numpy_dtype_promotion("standard"):  # Optax counts steps in integers
+            updates, moments = optimizer.update(gradients, state.optimizer, state.params)
+            now = rate(state.step)
+        params = optax.apply_updates(state.params, updates)
+        # The first weights are far from the last ones: a young average forgets them soon.
+        count = state.step.astype(jnp.float32)
+        decay = jnp.minimum(recipe.average_decay, (1 + count) / (10 + count))
+        encoder = {"params": params["encoder"], "batch_stats": stats}
+        average = jax.tree.map(
+            lambda old, new: old * decay + new * (1 - decay), state.average, encoder
+        )
+        z = supcon.normalise(embedding)
+        metrics = {
+            "loss": value,
+            "learning_rate": jnp.asarray(now, jnp.float32),
+            "gradient_norm": optax.tree.norm(gradients),
+            "alignment": supcon.alignment(z[::VIEWS], z[1::VIEWS]),
+            "uniformity": supcon.uniformity(z[::VIEWS]),
+        }
+        return State(state.step + 1, params, stats, moments, average), metrics
+
+    placed = sharding.variable_shardings(mesh, state, rules)
+    rows, everywhere = sharding.batch_sharding(mesh), NamedSharding(mesh, PartitionSpec())
+    return jax.jit(
+        step,
+        in_shardings=(placed, rows, rows),
+        out_shardings=(placed, everywhere),
+        donate_argnums=0,
+    )
+
+
+def train(
+    step: Step,
+    state: State,
+    mesh: Mesh,
+    batches: Iterable[tuple[Float32[np.ndarray, "local h w 1"], Int32[np.ndarray, " local"]]],
+    first: int,
+) -> Iterator[tuple[int, State, dict[str, Array]]]:
+    """Runs steps; each is under way while the next batch is read.
+
+    Args:
+        step: from `make_step`.
+        state: on the devices.
+        mesh: these.
+        batches: films and labels; of each batch this host gives its rows.
+        first: number of steps that the state has behind it.
+
+    Yields:
+        After each step its number, counted from 1, the state, which the next step consumes, and its
+        numbers, which are still being computed.
+
+    Raises:
+        ValueError: the numbers of a step are no finite ones, or memory was too small.
+    """
+    before = None
+    for number, (films, label) in enumerate(batches, first + 1):
+        try:
+            rows = sharding.put_rows(mesh, films), sharding.put_rows(mesh, label)
+            state, metrics = step(state, *rows)
+            if before is not None:
+                read(number - 1, before)
+            yield number, state, metrics
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            raise ValueError(
+                "the memory of the devices is too small for this step: halve "
+                "training.micro_batch, or say network.remat=True; network.fully_sharded=True where "
+                f"there are several ({str(error)[:200]})"
+            ) from error
+        before = metrics
+
+
+def read(step: int, metrics: dict[str, Array]) -> dict[str, float]:
+    """The numbers of a step; waits for it. Raises ValueError where they are not finite."""
+    numbers = {name: float(value) for name, value in metrics.items()}
+    wrong = [name for name in ("loss", "gradient_norm") if not np.isfinite(numbers[name])]
+    if wrong:
+        raise ValueError(
+            f"{' and '.join(wrong)} of step {step} are no finite numbers: lower "
+            "training.learning_rate or raise training.warmup_steps or training.temperature, in a "
+            "new output.path; the last checkpoint is of an earlier, finite step"
+        )
+    return numbers

@@ -1,0 +1,59 @@
+"""What pretraining starts from: a weights bundle, or random numbers."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from configs.schema import NetworkConfig
+
+
+def load(
+    config: NetworkConfig, seed: int, store: Mapping[str, Any], say: Callable[..., object]
+) -> tuple[Any, Any, Any]:
+    """The card of what is to be trained (its digest that of the bundle it starts from, or empty),
+    the network, and its first variables in float32; the dtype is filled in where it is unset.
+
+    The embedding is this project's own, of 4,096 numbers; where a bundle has no such layer, it
+    starts from random numbers.
+
+    Args:
+        config: of the network.
+        seed: of random numbers.
+        store: identity of the store, which says preset and size of the images.
+        say: prints, or does not.
+
+    Raises:
+        ValueError: the options contradict the bundle.
+    """
+    import jax
+
+    from encoder import random_weights, weights
+    from encoder.card import load_card
+    from input_pipeline.preprocessing import PRESETS
+
+    if config.dtype is None:
+        config.dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    if config.dtype not in ("bfloat16", "float32"):
+        raise ValueError(f"network.dtype is {config.dtype!r}; expected bfloat16 or float32")
+    preset, size = store["preset"], store["size"]
+    rule, variant, origin = PRESETS[preset], config.variant, None
+    if config.weights != "random":
+        origin = load_card(path := os.path.expanduser(config.weights))
+        if variant not in (None, origin.variant):
+            raise ValueError(
+                f"network.variant is {variant!r}, but the card of {path} says {origin.variant!r}: "
+                "leave the option out, or choose other weights"
+            )
+        variant, rule = origin.variant, origin
+        if origin.preset != preset:
+            say(f"note: films prepared by {preset}, weights of {origin.preset} to start from")
+    card = random_weights.random_card(variant, size, preset, rule.mean, rule.std)
+    model = weights.model_for(card, config.dtype).clone(remat=config.remat)
+    variables = random_weights.random_variables(model, seed)
+    if origin:
+        found = weights.load_variables(path, origin)
+        variables, random = weights.graft(found, variables)
+        say(f"starts from {path}; from random numbers: {', '.join(random) or 'nothing'}")
+        card = dataclasses.replace(card, digest=origin.digest, source=origin.source)
+    return card, model, variables

@@ -1,0 +1,175 @@
+"""How often films that lie near each other in embedding space share their findings; and a picture.
+
+python scripts/neighbours.py --embeddings demo/embeddings \\
+    --labels demo/mimic/mimic-cxr-2.0.0-chexpert.csv.gz \\
+    --input demo/mimic/files --output demo/neighbours.png
+
+The neighbours of a film are the five films of other patients whose embeddings have the largest
+cosine with its own. Of each finding this prints what share of the neighbours of the films that have
+it have it, too; and what share films drawn at random would give (chance), with the range in which
+95 % of the shares lie when the patients' labels are permuted. A finding that a table leaves empty
+counts as absent, an uncertain one (-1) as unknown: such films are passed over for that finding.
+
+--input and --output draw some of the films with their neighbours, at random, a row for each of the
+findings that most films have.
+"""
+
+from typing import Any
+
+from scripts import cli
+
+FLAGS = {
+    "embeddings": "folder of embeddings, from embed.py",
+    "labels": "CSV of labels, as train_head.py reads it",
+    "input": "folder, glob or list of the films that were embedded; for the picture",
+    "output": "PNG to be written",
+}
+NEIGHBOURS, ROWS, SIDE = 5, 6, 168
+PERMUTATIONS, SEED = 1000, 0
+
+
+def neighbours(
+    embeddings: str | None, labels: str | None, input: str | None, output: str | None
+) -> None:
+    """Prints the table and draws the picture; the arguments are `FLAGS`."""
+    if not embeddings or not labels or bool(input) != bool(output):
+        raise ValueError(
+            "expected --embeddings and --labels, and for a picture --input and --output\n\n"
+            + (__doc__ or "")
+        )
+    from heads import neighbours as near
+    from heads.statistics import bootstrap
+    from input_pipeline.embedding_table import read_table
+
+    table = read_table(embeddings)
+    rows, patient_id, label, mask, findings = labelled(table.image_id, labels)
+    patient = bootstrap.patients(patient_id)
+    print(
+        f"{len(rows)} films of {patient.max() + 1} patients with labels, of {len(table.image_id)} "
+        f"embeddings of {table.embedding.shape[1]:,} numbers"
+    )
+    if not (table.encoder or {}).get("trained"):
+        print("warning: nothing says that these are the embeddings of a trained network")
+    if unknown := (patient_id == "").sum():
+        print(f"warning: {unknown} films of unknown patients, each taken for another patient")
+    neighbour, cosine = near.nearest(table.embedding[rows], patient, NEIGHBOURS)
+    found, whole = near.sharing(neighbour, patient, findings, label, mask, PERMUTATIONS, SEED)
+    if not found:
+        raise ValueError(f"{labels} gives no film a finding; expected some")
+    report({**found, "all of these": whole})
+    if input and output:
+        names = table.image_id[rows]
+        has, lacks = (label > 0) & mask, (label == 0) & mask
+        chosen = choose(has, [findings.index(name) for name in found])
+        shown = [(findings[j], i, *neighbour[i]) for j, i in chosen.items()]
+        paths = find_films(names, input)
+        draw(shown, paths, cosine, has, lacks, findings, output)
+        print(f"{output}: {len(shown)} films, drawn at random, and their neighbours")
+
+
+def labelled(image_id: Any, path: str) -> tuple[Any, Any, Any, Any, tuple[str, ...]]:
+    """The films with labels: rows, patients, labels of 0 and 1, which are known; and findings."""
+    import numpy as np
+
+    from heads.labels import label_table, matching
+
+    table = label_table.read_labels(path, not_mentioned="negative")
+    ids = {"image": table.image_id, "study": table.study_id, "patient": table.patient_id}
+    ids = {key: values for key, values in ids.items() if (values != "").any()}
+    facts, films = matching.Facts(table.path, ids, {}, {}), matching.film_ids(image_id)
+    position, _ = matching.place(films, facts)
+    patient_id = matching.with_ids(films, facts, position).patient
+    label, mask = table.label[position], table.mask[position]
+    rows = np.flatnonzero((position >= 0) & mask.any(axis=1))
+    return rows, patient_id[rows], label[rows], mask[rows], table.findings
+
+
+def report(found: dict[str, Any]) -> None:
+    """A line for each finding, and what they say together."""
+    width = max(map(len, found))
+    heading = f"of the {NEIGHBOURS} nearest, share it"
+    print(f"{heading:{width + 6}}   share  chance  95 % of chance       p")
+    for name, one in found.items():
+        print(
+            f"{name:{width}} {one.films:5}   {one.share:5.3f}   {one.chance:5.3f}  "
+            f"{one.low:5.3f} to {one.high:5.3f}  {one.p:6.3f}"
+        )
+    *_, whole = found.values()
+    more = "more often than" if whole.share > whole.high else "no more often than"
+    print(
+        f"neighbours share a film's finding {whole.share / whole.chance:.2f} times as often as "
+        f"films at random: {more} chance explains"
+    )
+
+
+def choose(has: Any, findings: list[int]) -> dict[int, int]:
+    """For each of the findings that most films have, one of these at random, each film once."""
+    import numpy as np
+
+    random, chosen = np.random.default_rng(SEED), {}
+    for j in sorted(findings, key=lambda j: -has[:, j].sum())[:ROWS]:
+        free = np.setdiff1d(np.flatnonzero(has[:, j]), [*chosen.values()])
+        if len(free):
+            chosen[j] = int(random.choice(free))
+    return chosen
+
+
+def find_films(image_id: Any, path: str) -> list[str]:
+    """Where each film lies; "" where it is not in the input."""
+    import numpy as np
+
+    from heads.labels import matching
+    from input_pipeline import files
+
+    listed = np.array([file.path for file in files.list_inputs(path).files], object)
+    position, _ = matching.place(
+        matching.film_ids(image_id), matching.Facts(path, {"image": listed}, {}, {})
+    )
+    return [listed[at] if at >= 0 else "" for at in position]
+
+
+def draw(
+    shown: list[tuple[Any, ...]],
+    paths: list[str],
+    cosine: Any,
+    has: Any,
+    lacks: Any,
+    findings: tuple[str, ...],
+    output: str,
+) -> None:
+    """A row for each film shown: itself and its neighbours, framed where they share the finding."""
+    from input_pipeline import dicom, files
+    from input_pipeline.film import Rejected
+    from scripts import film_sheet
+
+    def tile(i: int, section: str, technique: list[str], frame: Any) -> film_sheet.Tile:
+        picture = None
+        if paths[i]:
+            with files.open_input(paths[i]) as stream:
+                film = dicom.read_film(stream)
+            picture = None if isinstance(film, Rejected) else film_sheet.draw_film(film, SIDE)
+        names = ", ".join(name for name, there in zip(findings, has[i], strict=True) if there)
+        colour = film_sheet.GREEN if frame == film_sheet.GREEN else film_sheet.AMBER
+        return film_sheet.Tile(section, names, technique, colour, picture, frame)
+
+    tiles = []
+    for finding, i, *near in shown:
+        j = findings.index(finding)
+        known = int((has | lacks)[near, j].sum())
+        section = f"{finding}: shared by {has[near, j].sum()} of {known} neighbours"
+        tiles.append(tile(i, section, ["the film"], film_sheet.TEXT))
+        for n, other in enumerate(near):
+            frame = film_sheet.GREEN if has[other, j] else film_sheet.FRAME
+            tiles.append(tile(other, section, [f"cosine {cosine[i, n]:.3f}"], frame))
+    sheet = film_sheet.draw_sheet(
+        tiles, "Films and their nearest", "green: shares the row's finding", NEIGHBOURS + 1, SIDE
+    )
+    sheet.save(output)
+
+
+def main() -> None:
+    cli.run_flags(neighbours, "nothing was written", FLAGS)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,198 @@
+"""Measures embeddings of trained weights beside others of the same films: docs/quality.md.
+
+python scripts/quality.py --splits weights/splits \\
+    --labels kermany=/data/kermany/labels.csv,nih=/data/nih/labels.csv \\
+    --stores kermany=/data/stores/kermany-224,nih=/data/stores/nih-224 \\
+    --embeddings supcon=/data/embeddings/supcon,cross_entropy=/data/embeddings/cross_entropy,\\
+random=/data/embeddings/random --output docs
+
+The heads are linear probes as train_head.py trains them. Every AUROC is of the test part, every
+choice is made on tune. Writes quality.md, quality_auroc.png and quality_labels.png.
+"""
+
+import concurrent.futures
+import dataclasses
+import os
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from scripts import cli, quality_films
+from scripts.quality_films import DATASETS, ENCODERS, PIXELS, Task
+
+FLAGS = {
+    "labels": "kermany=CSV,nih=CSV: the tables of labels of the two data sets",
+    "splits": "folder of kermany.csv and nih.csv: which films are train, tune and test",
+    "stores": "kermany=FOLDER,nih=FOLDER: the films, from preprocess.py; for PCA of pixels",
+    "embeddings": "supcon=FOLDER,cross_entropy=FOLDER,random=FOLDER: in each the folders kermany "
+    "and nih, from embed.py",
+    "output": "folder of quality.md and its pictures",
+}
+SIZES, DRAWS, FEWEST_DRAWS, DRAWN_FILMS = ("8", "...", "all"), 20, 5, 10_240
+RESAMPLES, SEED = 1000, 0
+
+
+def quality(
+    labels: str | None,
+    splits: str | None,
+    stores: str | None,
+    embeddings: str | None,
+    output: str | None,
+) -> None:
+    """Does the whole; the arguments are `FLAGS`."""
+    if not (labels and splits and stores and embeddings and output):
+        raise ValueError(f"expected --{', --'.join(FLAGS)}\n\n" + (__doc__ or ""))
+    start = time.monotonic()
+    tables = named(labels, "labels", DATASETS)
+    films = named(stores, "stores", DATASETS)
+    folders = named(embeddings, "embeddings", ENCODERS)
+
+    # Heads are small: several at a time keep the processors busier than several threads a head.
+    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
+    import jax
+
+    from configs.schema import TrainingConfig
+    from heads import train
+    from scripts import quality_page
+
+    jax.config.update("jax_platforms", "cpu")  # as train_head.py
+    recipe = train.Recipe(**dataclasses.asdict(TrainingConfig()))
+    image_id, vectors, encoders = quality_films.read_embeddings(folders)
+    examples = quality_films.read_examples(image_id, tables, splits)
+    print("PCA of the pixels", flush=True)
+    vectors[PIXELS] = quality_films.pca(films, image_id, examples)
+    tasks, unseen = quality_films.make_tasks(examples)
+    found = {"encoders": encoders, "recipe": recipe, "tasks": {**tasks, **unseen}}
+    found |= measure_all(tasks, vectors, recipe)
+    plans = plan_draws({**tasks, **unseen})
+    curves = measure_curves({**tasks, **unseen}, vectors, recipe, plans)
+    found |= {"draws": plans, "curves": curves}
+    quality_page.write(output, found)
+    print(f"{output}/quality.md, after {time.monotonic() - start:.0f} s")
+
+
+def named(text: str, flag: str, names: Sequence[str]) -> dict[str, str]:
+    """`kermany=A,nih=B` as a dict. Raises ValueError where the names are others."""
+    pairs = [part.partition("=") for part in text.split(",")]
+    found = {name.strip(): os.path.expanduser(value.strip()) for name, _, value in pairs}
+    if {*found} != {*names} or not all(found.values()):
+        raise ValueError(f"--{flag} is {text!r}; expected {','.join(f'{n}=...' for n in names)}")
+    return found
+
+
+def measure_all(tasks: Mapping[str, Task], vectors: Mapping[str, Any], recipe: Any) -> dict:
+    """Heads of all films of train, on test and on the other data set's test.
+
+    Returns:
+        auroc: task -> representation -> what `metrics.evaluate` gives; paired: task -> other
+        representation -> the test of contrastive less it. "pneumonia to abnormal" is a task, too.
+    """
+    from heads import candidates
+    from heads.statistics import metrics
+
+    across = {"pneumonia": "abnormal", "abnormal": "pneumonia"}
+    auroc: dict[str, dict] = {}
+    scored: dict[str, dict] = {}
+    for representation, of_set in vectors.items():
+        for name, here in tasks.items():
+            embedding = of_set[here.dataset]
+            head = candidates.fit(embedding, here.films["train"], here.films["tune"], recipe)
+            tune = score(head, embedding, here, "tune")
+            chosen = metrics.choose(here.findings, tune)
+            for target in [name, across.get(name)]:
+                if target:
+                    there = tasks[target]
+                    key = name if target == name else f"{name} to {target}"
+                    test = score(head, of_set[there.dataset], there, "test")
+                    scored.setdefault(key, {})[representation] = test
+                    auroc.setdefault(key, {})[representation] = metrics.evaluate(
+                        here.findings, tune, test, chosen, {}, RESAMPLES, SEED
+                    )
+            print(f"{representation}: {name}", flush=True)
+    paired = {
+        key: compare(auroc[key]["supcon"]["findings"], tests) for key, tests in scored.items()
+    }
+    return {"auroc": auroc, "paired": paired}
+
+
+def score(head: Any, embedding: np.ndarray, task: Task, split: str) -> Any:
+    from heads import candidates
+    from heads.statistics import metrics
+
+    films = task.films[split]
+    logit = candidates.score(head, embedding, films.row).astype(np.float64)
+    return metrics.Scored(logit, films.label, films.mask, task.patient_id[split])
+
+
+def compare(findings: Mapping[str, Any], tests: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Contrastive less each other representation: DeLong's test, or by bootstrap of patients."""
+    from heads.statistics import bootstrap, discrimination
+
+    ours, found = tests["supcon"], {}
+    patients = bootstrap.patients(ours.patient_id)
+    for name, other in tests.items():
+        if name != "supcon":
+            films = ours.label, ours.mask, other.logit, ours.logit
+            found[name] = discrimination.compare([*findings], *films)
+            if len(np.unique(patients)) < len(patients):
+                draws = bootstrap.draw(ours.patient_id, RESAMPLES, SEED)
+                discrimination.compare_by_patient(found[name], draws, *films)
+    return found
+
+
+def plan_draws(tasks: Mapping[str, Task]) -> dict[str, dict[int, int]]:
+    """task -> number of labels -> draws: fewer where heads take longer and draws differ less."""
+    from heads import data_efficiency
+
+    plans = {}
+    for name, task in tasks.items():
+        films = len(task.films["train"].row)
+        sizes = data_efficiency.parse_sizes(SIZES, films)
+        plans[name] = {n: min(DRAWS, max(FEWEST_DRAWS, DRAWN_FILMS // n)) for n in sizes}
+        plans[name][films] = 1
+    return plans
+
+
+def measure_curves(
+    tasks: Mapping[str, Task],
+    vectors: Mapping[str, Any],
+    recipe: Any,
+    plans: Mapping[str, Mapping[int, int]],
+) -> dict:
+    """task -> representation -> number of labels -> mean AUROC of each finding."""
+    from heads import learning_curves
+    from heads.statistics import bootstrap
+
+    jobs = [(name, representation) for representation in vectors for name in tasks]
+    total = len(vectors) * sum(sum(plan.values()) for plan in plans.values())
+    with cli.progress(total, what="trainings") as bar:
+
+        def curve(job: tuple[str, str]) -> Any:
+            name, representation = job
+            task = tasks[name]
+            return learning_curves.measure(
+                vectors[representation][task.dataset],
+                task.films["train"],
+                task.patient_id["train"],
+                task.films["tune"],
+                task.films["test"],
+                recipe,
+                plans[name],
+                bootstrap.draw(task.patient_id["test"], RESAMPLES, SEED),
+                SEED,
+                bar.update,
+            )
+
+        with concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+            found = dict(zip(jobs, threads.map(curve, jobs), strict=True))
+    return {name: {one: found[name, one] for one in vectors} for name in tasks}
+
+
+def main() -> None:
+    cli.run_flags(quality, "nothing was written", FLAGS)
+
+
+if __name__ == "__main__":
+    main()

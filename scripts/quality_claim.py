@@ -1,0 +1,95 @@
+"""What the curves of `quality.py` say on the claim: contrastive embeddings need fewer labels."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from heads.learning_curves import difference
+from heads.report import panels
+from heads.statistics import bootstrap
+from heads.statistics.bootstrap import Measured
+
+HOLDS, CONTRADICTED, NOT_SHOWN = "holds", "is contradicted", "is not shown"
+Curves = Mapping[str, Mapping[int, Sequence[Measured]]]  # representation -> labels -> findings
+
+
+def mean_at(curves: Curves, name: str, labels: int) -> Measured:
+    """Mean AUROC over the findings."""
+    return bootstrap.mean(curves[name][labels])
+
+
+def auroc_at(curves: Curves, name: str, labels: int) -> dict[str, Any] | None:
+    """Mean AUROC over the findings with its interval, which ends at 1."""
+    one = bootstrap.interval(mean_at(curves, name, labels))
+    return one and one | {"high": one["high"] and min(one["high"], 1.0)}
+
+
+def difference_at(curves: Curves, other: str, labels: int) -> dict[str, Any] | None:
+    """Contrastive less another representation, with its interval."""
+    both = (mean_at(curves, name, labels) for name in ("supcon", other))
+    return bootstrap.interval(difference(*both))
+
+
+def side(one: Mapping[str, Any] | None) -> int:
+    """1 where an interval lies above 0, -1 where below, 0 where it does neither."""
+    if one is None or one["low"] is None or one["high"] is None:
+        return 0
+    return int(one["low"] > 0) - int(one["high"] < 0)
+
+
+def differences(curves: Curves, other: str) -> list[dict[str, Any]]:
+    """At every number of labels below all where both are defined."""
+    found = (difference_at(curves, other, labels) for labels in sorted(curves["supcon"])[:-1])
+    return [one for one in found if one]
+
+
+def outcome(found: Sequence[Mapping[str, Any]]) -> str:
+    """The rule that the page states."""
+    sides = [side(one) for one in found]
+    if 2 * sides.count(1) > len(sides) and -1 not in sides:
+        return HOLDS
+    if 2 * sides.count(-1) > len(sides) and 1 not in sides:
+        return CONTRADICTED
+    return NOT_SHOWN
+
+
+def rows(
+    curves: Mapping[str, Curves], titles: Mapping[str, str], names: Mapping[str, str]
+) -> Iterator[tuple[str, ...]]:
+    """Of every question and other representation: question, other, and what was counted."""
+    for task, some in curves.items():
+        labels = sorted(some["supcon"])
+        for other in names:
+            if other == "supcon":
+                continue
+            found = differences(some, other)
+            sides = [side(one) for one in found]
+            above = sum(one["value"] > 0 for one in found)
+            aim = mean_at(some, other, labels[-1]).value
+            values = {n: mean_at(some, "supcon", n).value for n in labels}
+            enough = [n for n, value in values.items() if None not in (value, aim) and value >= aim]
+            yield (
+                titles[task],
+                names[other],
+                f"{above} of {len(found)}",
+                f"{sides.count(1)}",
+                f"{sides.count(-1)}",
+                outcome(found),
+                f"{panels.number(aim, 3)} with {labels[-1]:,}",
+                f"{min(enough):,}" if enough else "never",
+            )
+
+
+def verdict(curves: Mapping[str, Curves], titles: Mapping[str, str], other: str) -> str:
+    """The claim against one other representation, over all questions."""
+    questions: dict[str, list[str]] = {}
+    for task, some in curves.items():
+        questions.setdefault(outcome(differences(some, other)), []).append(titles[task])
+    if {*questions} == {HOLDS}:
+        return "**The claim holds here, for every question.**"
+    start = (
+        "holds here for a part of the questions only"
+        if HOLDS in questions
+        else "does not hold here"
+    )
+    listed = (f"It {one} for {', '.join(some)}." for one, some in questions.items())
+    return " ".join([f"**The claim {start}.**", *listed])

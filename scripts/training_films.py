@@ -1,0 +1,75 @@
+"""The films to pretrain on: stores, joined by id to their labels and splits."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from configs.schema import TrainingFilmsConfig
+
+
+class TrainingFilms(NamedTuple):
+    """Films of one or several stores.
+
+    Attributes:
+        stores: the opened stores.
+        places: of all their films.
+        label: class of each, 0 or 1; -1 where it is unknown.
+        split: train, tune or test; "" for films that are not used.
+    """
+
+    stores: list[Any]
+    places: Any
+    label: np.ndarray
+    split: np.ndarray
+
+    def rows(self, split: str) -> np.ndarray:
+        """Indices of the labelled films of a split."""
+        return np.flatnonzero((self.split == split) & (self.label >= 0))
+
+
+def read(config: TrainingFilmsConfig, seed: int, say: Callable[..., object]) -> TrainingFilms:
+    """Opens the stores and finds the label and the split of each of their films.
+
+    Raises:
+        ValueError: tables and stores are not as many, do not fit, or no film has a label.
+        OSError: one of them cannot be read.
+    """
+    from heads.labels.join import join
+    from heads.labels.label_table import read_labels
+    from input_pipeline import files, store, training
+
+    splits = config.splits or ("",) * len(config.stores)
+    for name, given in (("labels", config.labels), ("splits", splits)):
+        if len(given) != len(config.stores):
+            raise ValueError(
+                f"input.{name} names {len(given)} tables for {len(config.stores)} stores; expected "
+                "one for each store, in the same order"
+            )
+    stores = [store.open_store(files.absolute(path)) for path in config.stores]
+    places = training.find_films(stores)
+    label = np.full(len(places.image_id), -1, np.int32)
+    split = np.full(len(label), "", object)
+    for i, (opened, table, split_path) in enumerate(
+        zip(stores, config.labels, splits, strict=True)
+    ):
+        mine = np.flatnonzero(places.store == i)
+        found = join(
+            places.image_id[mine],
+            read_labels(table, (config.finding,)),
+            split_path=split_path,
+            seed=seed,
+        )
+        rows = mine[found.row]
+        label[rows], split[rows] = found.label[:, 0].astype(np.int32), found.split
+        say(f"{len(mine)} films in {opened.folder}, {len(rows)} of them with label and split")
+        for what, count, examples in found.notes:
+            say(f"  {count:8} {what}{': ' + ', '.join(examples[:2]) if examples else ''}")
+    films = TrainingFilms(stores, places, label, split)
+    for name in ("train", "tune", "test"):
+        rows = films.rows(name)
+        positive = int(label[rows].sum())
+        say(
+            f"{name:5} {len(rows):8} films; {config.finding} {positive}, not {len(rows) - positive}"
+        )
+    return films

@@ -1,0 +1,107 @@
+"""`scripts/neighbours.py` on a few films of MIMIC-CXR's form."""
+
+import csv
+import subprocess
+import sys
+
+import numpy as np
+import published
+import pytest
+from PIL import Image
+
+from scripts import film_sheet, neighbours
+
+COUNT = 16
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Two films a patient; those with edema have embeddings near one another."""
+    ids = [f"files/p10/p100000{i // 2:02d}/s500000{i:02d}/{i:02d}.png" for i in range(COUNT)]
+
+    def vector(image_id):
+        i = int(image_id[-6:-4])
+        drawn = np.random.default_rng(i).normal(size=6)
+        drawn[0] += 20 * (i < 8)
+        return drawn.astype(np.float32)
+
+    monkeypatch.setattr(published, "vector", vector)
+    published.make_source(tmp_path / "embeddings", [f"/elsewhere/{one}" for one in ids])
+    for i, one in enumerate(ids):
+        path = tmp_path / one
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((80, 80), 10 * i, np.uint8)).save(path)
+    with (tmp_path / "labels.csv").open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["subject_id", "study_id", "Edema", "Fracture"])
+        for i in range(COUNT - 1):  # the last film has no row
+            edema = "1.0" if i < 8 else "-1.0" if i == 14 else ""
+            writer.writerow([10000000 + i // 2, 50000000 + i, edema, ""])
+    return tmp_path
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, "scripts/neighbours.py", *map(str, arguments)],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+
+
+def test_what_is_printed_and_drawn(folder):
+    picture = folder / "neighbours.png"
+    done = run(
+        f"--embeddings={folder}/embeddings", f"--labels={folder}/labels.csv",
+        f"--input={folder}/files", f"--output={picture}",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.splitlines()
+    assert said[0] == "15 films of 8 patients with labels, of 16 embeddings of 6 numbers"
+    assert "warning: nothing says that these are the embeddings of a trained network" in said
+    [edema] = [line.split() for line in said if line.startswith("Edema")]
+    # 6 of the 12 films of other patients whose edema is known, of 14 known in all
+    assert edema[:4] == ["Edema", "8", "1.000", "0.500"]
+    assert float(edema[4]) < 0.5 < float(edema[6]) < 1 and float(edema[7]) < 0.05
+    assert not [line for line in said if line.startswith("Fracture")], "no film has it"
+    assert "2.00 times as often as films at random: more often than chance explains" in done.stdout
+    with Image.open(picture) as sheet:
+        pixels = np.asarray(sheet)
+    green = (pixels == film_sheet.GREEN).all(-1)
+    row = np.diff(np.flatnonzero(green.sum(0) > neighbours.SIDE))
+    assert (row > 1).sum() >= 5, "the frames of five neighbours stand apart"
+    assert pixels.shape[1] == film_sheet.GAP + 6 * (neighbours.SIDE + film_sheet.GAP)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "error: expected --embeddings and --labels, and for a picture --input and --output"),
+        (["--embeddings=a", "--labels=b", "--output=c"], "error: expected --embeddings"),
+        (["--embeddings=no", "--labels=b"], "do not exist; expected a folder"),
+    ],
+)
+def test_command_lines_that_cannot_work(arguments, message):
+    done = run(*arguments)
+    assert done.returncode == 1 and message in done.stderr
+
+
+def test_labels_of_other_films_are_refused(folder):
+    (folder / "labels.csv").write_text("study_id,Edema\n5,1\n")
+    with pytest.raises(ValueError, match="none of 16 embeddings is in"):
+        neighbours.neighbours(f"{folder}/embeddings", f"{folder}/labels.csv", None, None)
+
+
+def test_a_table_in_which_no_film_has_anything(folder):
+    rows = "".join(f"{50000000 + i},0\n" for i in range(COUNT))
+    (folder / "labels.csv").write_text(f"study_id,Edema\n{rows}")
+    with pytest.raises(ValueError, match="gives no film a finding"):
+        neighbours.neighbours(f"{folder}/embeddings", f"{folder}/labels.csv", None, None)
+
+
+def test_films_that_are_gone_leave_a_cross(folder, capsys):
+    (folder / "files/p10/p10000000/s50000000/00.png").unlink()
+    arguments = [f"{folder}/{name}" for name in ("embeddings", "labels.csv", "files", "sheet.png")]
+    neighbours.neighbours(*arguments)
+    with Image.open(folder / "sheet.png") as sheet:
+        crossed = (np.asarray(sheet) == film_sheet.RED).all(-1).any()
+    assert crossed
+    assert "1 films, drawn at random" in capsys.readouterr().out

@@ -1,0 +1,302 @@
+"""`scripts/pretrain.py` as its user runs it: whole, killed and gone on, on two hosts, and wrong."""
+
+import csv
+import dataclasses
+import functools
+import json
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tqdm
+
+from configs.schema import NetworkConfig, PretrainConfig
+from encoder import efficientnet, weights
+from encoder.card import load_card
+from input_pipeline import make_store, mimic_cxr, preprocess
+from input_pipeline.synthetic.mimic import write_mimic
+from scripts import first_weights, label_abnormal, pretrain
+
+SIZE, FILMS, BATCH, STEPS = 32, 120, 16, 12
+# A network of two stages, since a whole one takes a minute to compile.
+PROGRAM = """
+from encoder import efficientnet
+efficientnet.VARIANTS["tiny"] = efficientnet.Variant(0.25, 0.1, 32, 0.0)
+efficientnet.STAGES = efficientnet.STAGES[:2]
+from scripts import pretrain
+pretrain.main()
+"""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A stand-in of MIMIC-CXR: its store, labels made of its findings, its splits."""
+    folder = tmp_path_factory.mktemp("data")
+    write_mimic(folder / "mimic", films=FILMS, laterals=0, seed=3, size_range=(48, 64))
+    settings = preprocess.Settings(
+        str(folder / "store"), "native", SIZE, "png8", ("AP", "PA"), "keep", True, None
+    )
+    make_store.make_store(
+        mimic_cxr.list_films(str(folder / "mimic")),
+        settings,
+        "mimic_cxr",
+        16,
+        str(folder / "mimic"),
+        {},
+        preprocess.parse_options(["--runner=FnApiRunner"]),
+        lambda films, done: tqdm.tqdm(total=films, initial=done, disable=True),
+    )
+    label_abnormal.label_abnormal(
+        None,
+        str(folder / "mimic/mimic-cxr-2.0.0-chexpert.csv.gz"),
+        None,
+        str(folder / "abnormal.csv"),
+    )
+    return folder
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """The network of `PROGRAM` in this process."""
+    monkeypatch.setitem(efficientnet.VARIANTS, "tiny", efficientnet.Variant(0.25, 0.1, 32, 0.0))
+    monkeypatch.setattr(efficientnet, "STAGES", efficientnet.STAGES[:2])
+
+
+def settings(data, output):
+    return {
+        "input.stores": (str(data / "store"),),
+        "input.labels": (str(data / "abnormal.csv"),),
+        "input.splits": (str(data / "mimic/mimic-cxr-2.0.0-split.csv.gz"),),
+        "network.variant": "tiny",
+        "training.batch_size": BATCH,
+        "training.steps": STEPS,
+        "training.warmup_steps": 2,
+        "training.average_decay": 0.9,
+        "watch.log_steps": 1,
+        "watch.evaluate_steps": 6,
+        "watch.checkpoint_steps": 3,
+        "output.path": str(output),
+    }
+
+
+def config(data, output, changes=()):
+    """The config of a run in this process."""
+    made = PretrainConfig()
+    for name, value in (settings(data, output) | dict(changes)).items():
+        *parents, field = name.split(".")
+        setattr(functools.reduce(getattr, parents, made), field, value)
+    return made
+
+
+def command(data, output, *options):
+    flags = [
+        f"--config.{name}={','.join(value) if isinstance(value, tuple) else value}"
+        for name, value in settings(data, output).items()
+    ]
+    return [sys.executable, "-c", PROGRAM, *flags, *options]
+
+
+def run(data, output, *options, environment):
+    return subprocess.run(
+        command(data, output, *options),
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=200,
+    )
+
+
+def losses(folder):
+    with (folder / "metrics.csv").open(newline="") as stream:
+        return {int(row["step"]): row["loss"] for row in csv.DictReader(stream)}
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory, environment):
+    """The folder of a run that nothing disturbed, and what it printed."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    result = run(data, folder, environment=environment)
+    assert result.returncode == 0, result.stderr
+    return folder, result
+
+
+def test_a_run_leaves_weights_with_a_card(data, whole, tiny):
+    folder, result = whole
+    card = load_card(folder / "weights")
+    assert card.trained and card.preset == "native" and card.resolution == SIZE
+    assert card.settings["objective"] == "supcon" and card.settings["temperature"] == "0.1"
+    assert json.loads((folder / "run.json").read_text())["identity"] == card.settings
+    assert f"{FILMS} films in {data / 'store'}" in result.stdout
+    assert "step 6: loss" in result.stderr + result.stdout
+
+
+def test_the_weights_are_the_average_and_can_be_loaded(whole, tiny):
+    folder, _ = whole
+    card = load_card(folder / "weights")
+    variables = weights.load_variables(folder / "weights", card)
+    assert weights.digest(variables) == card.digest
+    assert set(variables) == {"params", "batch_stats"}
+
+
+def test_curves_are_written(whole):
+    folder, _ = whole
+    with (folder / "metrics.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [int(row["step"]) for row in rows] == list(range(1, STEPS + 1))
+    assert float(rows[-1]["films"]) == STEPS * BATCH
+    for row in rows:
+        assert (row["probe_auroc"] != "") == (int(row["step"]) % 6 == 0)
+    assert 0 <= float(rows[-1]["probe_auroc"]) <= 1 and 0 <= float(rows[-1]["knn_auroc"]) <= 1
+    [events] = (folder / "tensorboard").iterdir()
+    assert b"probe_auroc" in events.read_bytes()
+
+
+def test_killed_it_goes_on_with_the_same_losses(data, whole, tmp_path, tiny, environment):
+    folder = tmp_path / "run"
+    process = subprocess.Popen(
+        command(data, folder), env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    deadline = time.monotonic() + 120
+    while not (folder / "checkpoints/6").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (folder / "weights").exists()
+    result = run(data, folder, environment=environment)
+    assert result.returncode == 0, result.stderr
+    assert "goes on after step" in result.stdout
+    assert losses(folder) == losses(whole[0])
+    digests = {load_card(one / "weights").digest for one in (folder, whole[0])}
+    assert len(digests) == 1
+    again = run(data, folder, environment=environment)
+    assert again.returncode == 0 and "this run is finished" in again.stdout
+
+
+def test_two_hosts_train_as_one(data, whole, tmp_path, tiny, environment):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    shared = environment | {
+        "JAX_COORDINATOR_ADDRESS": address,
+        "JAX_NUM_PROCESSES": "2",
+        "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+    }
+    folder = tmp_path / "run"
+    options = ["--config.distributed", "--config.network.fully_sharded"]
+    processes = [
+        subprocess.Popen(
+            command(data, folder, *options),
+            env=shared | {"JAX_PROCESS_ID": str(i)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(2)
+    ]
+    outputs = [process.communicate(timeout=250) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    found, expected = losses(folder), losses(whole[0])
+    for step in expected:
+        assert float(found[step]) == pytest.approx(float(expected[step]), rel=1e-3)
+    assert load_card(folder / "weights").trained
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"input.stores": ("/nowhere",)}, "/nowhere"),
+        ({"input.labels": ("a.csv", "b.csv")}, "input.labels names 2 tables for 1 stores"),
+        ({"training.micro_batch": 5}, "micro_batch is 5; expected a divisor"),
+        ({"training.batch_size": 4096}, "a batch of 4096 cannot be drawn from"),
+        ({"watch.log_steps": 0}, "watch.log_steps is 0; expected 1 or more"),
+        ({"input.finding": "Nonsense"}, "Nonsense"),
+        ({"network.weights": "/nowhere"}, "expected a weights bundle"),
+        ({"network.dtype": "float16"}, "network.dtype is 'float16'"),
+        ({"network.model_parallel": 3}, "model_parallel is 3"),
+    ],
+)
+def test_what_is_wrong_is_said(data, tmp_path, changes, message):
+    with pytest.raises((ValueError, OSError), match=re.escape(message)):
+        pretrain.pretrain(config(data, tmp_path / "run", changes))
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_missing_is_said(data, tmp_path, capsys):
+    assert pretrain.pretrain(config(data, tmp_path / "run", {"input.labels": ()})) == 2
+    assert "still to be said" in capsys.readouterr().out
+
+
+def test_labels_of_one_class_are_refused(data, tmp_path):
+    with (data / "abnormal.csv").open(newline="") as stream:
+        rows = [row | {"abnormal": "1"} for row in csv.DictReader(stream)]
+    with (tmp_path / "ones.csv").open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    changes = {"input.labels": (str(tmp_path / "ones.csv"),)}
+    with pytest.raises(ValueError, match="is normal; expected films of both classes"):
+        pretrain.pretrain(config(data, tmp_path / "run", changes))
+
+
+def test_a_folder_of_another_run_is_refused(data, whole, tmp_path, tiny):
+    folder = tmp_path / "run"
+    shutil.copytree(whole[0], folder)
+    shutil.rmtree(folder / "weights")
+    changed = config(data, folder, {"training.temperature": 0.2})
+    with pytest.raises(ValueError, match=r"temperature: there '0.1', now '0.2'"):
+        pretrain.pretrain(changed)
+    facts = json.loads((folder / "run.json").read_text())
+    facts["identity"]["temperature"] = "0.2"
+    (folder / "run.json").write_text(json.dumps(facts))
+    with pytest.raises(ValueError, match=r"the checkpoint in .* is of another run"):
+        pretrain.pretrain(changed)
+    (folder / "run.json").unlink()
+    with pytest.raises(ValueError, match="it is no run of this command"):
+        pretrain.pretrain(changed)
+
+
+def test_a_damaged_checkpoint_is_named(data, whole, tmp_path, tiny):
+    folder = tmp_path / "run"
+    shutil.copytree(whole[0], folder)
+    shutil.rmtree(folder / "weights")
+    for file in (folder / f"checkpoints/{STEPS}/state").rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"")
+    with pytest.raises(ValueError, match=f"checkpoints/{STEPS} cannot be read .* remove"):
+        pretrain.pretrain(config(data, folder))
+
+
+def test_it_starts_from_a_bundle(data, whole, tmp_path, tiny, capsys):
+    """With another head, which then is made of random numbers."""
+    card = load_card(whole[0] / "weights")
+    variables = weights.load_variables(whole[0] / "weights", card)
+    for name in ("head_conv", "head_bn"):
+        del variables["params"][name]
+    del variables["batch_stats"]["head_bn"]
+    offered = efficientnet.embedding_widths("tiny", None)
+    other = dataclasses.replace(card, head_width=None, embeddings=offered)
+    other = weights.save_bundle(tmp_path / "headless", variables, other)
+    network = NetworkConfig(weights=str(tmp_path / "headless"))
+    store = {"preset": "native", "size": SIZE}
+    made, _, first = first_weights.load(network, 0, store, print)
+    assert "from random numbers: head_bn, head_conv" in capsys.readouterr().out
+    assert made.digest == other.digest and made.embeddings["head"] == 4096
+    stem = first["params"]["stem_conv"]["kernel"]
+    np.testing.assert_array_equal(stem, variables["params"]["stem_conv"]["kernel"])
+    assert np.ptp(first["params"]["head_conv"]["kernel"]) > 0
+    network = NetworkConfig(weights=str(tmp_path / "headless"), variant="b0")
+    with pytest.raises(ValueError, match=r"network.variant is 'b0', but the card .* says 'tiny'"):
+        first_weights.load(network, 0, store, print)
+
+
+def test_no_path_or_id_of_a_film_is_written(whole):
+    written = [path for path in whole[0].rglob("*") if path.is_file()]
+    assert not [path for path in written if b"/p1000" in path.read_bytes()]
