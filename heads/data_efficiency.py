@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 
 from heads import candidates
 from heads.candidates import Films
@@ -50,6 +50,30 @@ def draw(patient_id: Shaped[np.ndarray, " film"], size: int, seed: Sequence[int]
     return np.sort(np.argsort(rank[of_film], kind="stable")[:size])
 
 
+def score_draw(
+    embedding: Float[np.ndarray, "table dim"],
+    films: Films,
+    chosen: Int[np.ndarray, " draw"],
+    tune: Films,
+    test: Films,
+    recipe: Recipe,
+) -> tuple[Float[np.ndarray, "test finding"], Int[np.ndarray, " known"]]:
+    """Logits of test after training on the `chosen` films, and of which findings they tell.
+
+    It is trained and chosen as the whole is, on all of tune. A finding counts if the draw and test
+    have both its classes; the others are unknown, not gone: another number of them would be
+    compiled anew.
+    """
+    some = Films(*(array[chosen] for array in films))
+    usable = _both_classes(some)
+    if not (usable & _both_classes(tune)).any():  # nothing to choose by
+        return np.zeros(test.label.shape, np.float32), np.empty(0, np.int64)
+    drawn, judge = (part._replace(mask=part.mask & usable) for part in (some, tune))
+    trained = candidates.fit(embedding, drawn, judge, recipe)
+    logit = candidates.score(trained, embedding, test.row)
+    return logit, np.flatnonzero(usable & _both_classes(test))
+
+
 def measure(
     embedding: Float[np.ndarray, "table dim"],
     films: Films,
@@ -65,8 +89,7 @@ def measure(
 ) -> dict[str, Any]:
     """AUROC on test after training on `sizes` films, for `draws` random draws of patients each.
 
-    Every draw is trained and chosen as the whole is, on all of tune. A finding counts in the draws
-    that have both its classes. Of all films there is one draw.
+    Each is as of `score_draw`. Of all films there is one draw.
 
     Returns:
         Plain JSON values: sizes, draws, findings and mean; for each finding and size the number of
@@ -82,17 +105,11 @@ def measure(
         values, counts = np.full((number, len(findings)), np.nan), []
         for i in range(number):
             chosen = draw(patient_id, size, (seed, size, i))
-            some = Films(*(array[chosen] for array in films))
             counts.append(len({*patient_id[chosen]} - {""}))
-            usable = _both_classes(some)
-            if (usable & _both_classes(tune)).any():  # else nothing could be chosen by
-                trained = candidates.fit(
-                    embedding, _only(some, usable), _only(tune, usable), recipe
-                )
-                logit = candidates.score(trained, embedding, test.row)
-                for j in np.flatnonzero(usable & testable):
-                    at = test.mask[:, j]
-                    values[i, j] = discrimination.auroc(logit[at, j], test.label[at, j])
+            logit, known = score_draw(embedding, films, chosen, tune, test, recipe)
+            for j in known:
+                at = test.mask[:, j]
+                values[i, j] = discrimination.auroc(logit[at, j], test.label[at, j])
             after_draw()
         aurocs.append(values)
         patients.append(float(np.mean(counts)))
@@ -117,11 +134,6 @@ def measure(
 def _both_classes(films: Films) -> np.ndarray:
     positives = (films.label * films.mask).sum(0)
     return (positives > 0) & (positives < films.mask.sum(0))
-
-
-def _only(films: Films, usable: np.ndarray) -> Films:
-    """The other findings are unknown, not gone: another number of them would be compiled anew."""
-    return films._replace(mask=films.mask & usable)
 
 
 def _interval(values: np.ndarray) -> dict[str, float] | None:

@@ -10,11 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Float64, Shaped
+from jaxtyping import Float, Float64, Shaped
 
-from heads import candidates
 from heads.candidates import Films
-from heads.data_efficiency import draw
+from heads.data_efficiency import draw, score_draw
 from heads.statistics import bootstrap
 from heads.statistics.bootstrap import Measured
 from heads.train import Recipe
@@ -34,8 +33,7 @@ def measure(
 ) -> dict[int, list[Measured]]:
     """Mean AUROC on test over draws of so many films to train on.
 
-    Every draw is of patients, and trained and chosen as the whole is, on all of tune. A finding
-    counts in the draws that have both its classes.
+    Every draw is of patients, and trained as `data_efficiency.score_draw` does.
 
     Args:
         embedding: of which `films`, `tune` and `test` are rows.
@@ -53,23 +51,18 @@ def measure(
         For each number of films and each finding the mean AUROC. A resample's deviation from it is
         that of its test patients with all draws, plus that of draws drawn anew with all patients.
     """
-    curve, testable = {}, _both_classes(test)
+    curve = {}
     for size, number in draws_of.items():
         number = 1 if size == len(films.row) else number
         auroc = np.full((number, test.label.shape[1]), np.nan)
         wins: list[Any] = [0.0] * test.label.shape[1]
         for i in range(number):
             chosen = draw(patient_id, size, (seed, size, i))
-            some = Films(*(array[chosen] for array in films))
-            usable = _both_classes(some)
-            if (usable & _both_classes(tune)).any():  # else nothing could be chosen by
-                drawn, judge = (f._replace(mask=f.mask & usable) for f in (some, tune))
-                trained = candidates.fit(embedding, drawn, judge, recipe)
-                logit = candidates.score(trained, embedding, test.row)
-                for j in np.flatnonzero(usable & testable):
-                    won = _wins(logit[:, j], test.label[:, j], test.mask[:, j])
-                    auroc[i, j] = won.mean()
-                    wins[j] += won
+            logit, known = score_draw(embedding, films, chosen, tune, test, recipe)
+            for j in known:
+                won = _wins(logit[:, j], test.label[:, j], test.mask[:, j])
+                auroc[i, j] = won.mean()
+                wins[j] += won
             after_draw()
         again = np.random.default_rng((seed, size)).integers(
             number, size=(len(tested.count), number)
@@ -86,11 +79,6 @@ def difference(one: Measured, other: Measured) -> Measured:
     if one.value is None or other.value is None:
         return Measured(None, np.empty(0))
     return Measured(one.value - other.value, one.of_resamples - other.of_resamples)
-
-
-def _both_classes(films: Films) -> Bool[np.ndarray, " finding"]:
-    positives = (films.label * films.mask).sum(0)
-    return (positives > 0) & (positives < films.mask.sum(0))
 
 
 def _wins(logit: np.ndarray, label: np.ndarray, mask: np.ndarray) -> Float64[np.ndarray, "p n"]:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from heads import data_efficiency, learning_curves, train
+from heads import candidates, data_efficiency, learning_curves, train
 from heads.candidates import Films
 from heads.statistics import bootstrap
 from heads.statistics.bootstrap import Measured
@@ -55,8 +55,8 @@ def test_means_are_those_of_data_efficiency(data):
 def test_with_all_films_the_interval_is_the_bootstrap_s(data):
     embedding, (films, tune, test) = data
     tested = resamples()
-    trained = learning_curves.candidates.fit(embedding, films, tune, RECIPE)
-    logit = learning_curves.candidates.score(trained, embedding, test.row)
+    trained = candidates.fit(embedding, films, tune, RECIPE)
+    logit = candidates.score(trained, embedding, test.row)
     for j, one in enumerate(measure(data, {120: 1}, tested)[120]):
         rows = np.flatnonzero(test.mask[:, j])
         expected = bootstrap.replicates(
@@ -73,8 +73,8 @@ def test_draws_are_drawn_anew_around_the_mean(data):
     for i in range(4):
         at = data_efficiency.draw(PATIENTS, 32, (0, 32, i))
         some = Films(*(array[at] for array in films))
-        trained = learning_curves.candidates.fit(embedding, some, tune, RECIPE)
-        logit = learning_curves.candidates.score(trained, embedding, test.row)[:, 0]
+        trained = candidates.fit(embedding, some, tune, RECIPE)
+        logit = candidates.score(trained, embedding, test.row)[:, 0]
         known = test.mask[:, 0]
         single.append(
             data_efficiency.discrimination.auroc(logit[known], test.label[known, 0]).item()
