@@ -56,6 +56,7 @@ def measure(
         probe_auroc (the best penalty on tune: a little too good), knn_auroc (20 neighbours by
         cosine, each weighing by its nearness), tune_uniformity. Empty if one class is missing.
     """
+    import jax.numpy as jnp
     from sklearn.metrics import roc_auc_score
     from sklearn.neighbors import KNeighborsClassifier
 
@@ -76,7 +77,7 @@ def measure(
     ).fit(train, train_label)
     nearness = neighbours.predict_proba(tune)[:, 1]
     return {
-        "tune_uniformity": float(supcon.uniformity(supcon.normalise(tune))),
+        "tune_uniformity": float(supcon.uniformity(supcon.normalise(jnp.asarray(tune)))),
         "probe_auroc": max(roc_auc_score(tune_label, one) for one in logit.T),
         "knn_auroc": roc_auc_score(tune_label, nearness),
     }

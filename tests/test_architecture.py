@@ -78,6 +78,7 @@ HEAVY = {"apache_beam", "flax", "jax", "matplotlib", "pandas", "pydicom", "sklea
         ("train_head", ["--config=configs/head.py:mlp"]),
         ("predict", []),
         ("preprocess", ["--help"]),
+        ("pretrain", ["--config=configs/pretrain.py:l2"]),
     ],
 )
 def test_quick_answers_import_nothing_heavy(script, arguments):

@@ -133,6 +133,17 @@ def test_what_is_wrong_is_said(mimic, tmp_path, options, code, message):
     assert not (tmp_path / "out/dataset_info.json").exists()
 
 
+def test_the_config_of_every_value_s_default_can_be_said():
+    arguments = [
+        sys.executable,
+        "scripts/preprocess.py",
+        "--config=configs/preprocess.py",
+        "--help",
+    ]
+    result = subprocess.run(arguments, capture_output=True, text=True)
+    assert "--config.input.views=None" in result.stdout and not result.returncode
+
+
 @pytest.mark.parametrize(
     ("image", "message"),
     [
