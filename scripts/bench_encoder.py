@@ -6,15 +6,16 @@ Needs JAX, Flax and NumPy only. On an accelerator: `run(dtype="bfloat16")`.
 import functools
 import resource
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from unittest import mock
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from encoder import efficientnet
+from encoder import depthwise, efficientnet
 from encoder.efficientnet import EfficientNet
 from encoder.random_weights import random_variables
 from encoder.weights import cast_kernels
@@ -46,11 +47,14 @@ def run(repeats: int = 10, dtype: str = "float32", cases: Sequence[tuple] = CASE
 
 def _compare(variant: str, dtype: str, variables: Any, images: jax.Array, repeats: int) -> None:
     """Compiles both forms, compares their embeddings, then lets them take turns."""
-    model = EfficientNet(variant, dtype=jnp.dtype(dtype))
-    plain = model.clone(conv_general_dilated=jax.lax.conv_general_dilated)
-    forms = {OURS: _compile(model, variables, images, OURS)}
-    with mock.patch.object(efficientnet, "swish", jax.nn.swish):
-        forms[PLAIN] = _compile(plain, variables, images, PLAIN)
+
+    def program(conv_general_dilated: Callable[..., Any]) -> Callable[..., jax.Array]:
+        model = EfficientNet(
+            variant, dtype=jnp.dtype(dtype), conv_general_dilated=conv_general_dilated
+        )
+        return lambda variables, images: model.apply(variables, images)[0]
+
+    forms = compile_forms(program, variables, images)
     found, expected = (np.asarray(form(variables, images)) for form in forms.values())
     difference = np.max(np.abs(found - expected)) / np.max(np.abs(expected))
     print(f"largest difference of the embeddings: {difference:.1e} of the largest value")
@@ -62,18 +66,52 @@ def _compare(variant: str, dtype: str, variables: Any, images: jax.Array, repeat
         repeats,
     )
     print(report(seconds, baseline=PLAIN))
-    rates = (f"{name} {len(images) / np.median(values):.3g}" for name, values in seconds.items())
-    print("images per second: " + ", ".join(rates))
+    print(rates(seconds, "images", len(images)))
+
+
+def rates(seconds: Mapping[str, list[float]], what: str, number: int) -> str:
+    """A line on how many of something each form does in a second."""
+    parts = (f"{name} {number / np.median(values):.3g}" for name, values in seconds.items())
+    return f"{what} per second: " + ", ".join(parts)
+
+
+class PlainBatchNorm(nn.Module):
+    """Flax's own, then the activation."""
+
+    activation: Callable[[jax.Array], jax.Array]
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        layer = nn.BatchNorm(
+            use_running_average=not train,
+            momentum=efficientnet.BATCH_NORM_MOMENTUM,
+            epsilon=efficientnet.BATCH_NORM_EPSILON,
+            dtype=self.dtype,
+        )
+        nn.share_scope(self, layer)
+        return self.activation(layer(x))
+
+
+def compile_forms(
+    program: Callable[[Callable[..., Any]], Callable[..., Any]], *arguments: Any
+) -> dict[str, Callable[..., Any]]:
+    """Compiles a program of the network, made for a convolution, in our form and in Flax's."""
+    forms = {OURS: _compile(program(depthwise.conv_general_dilated), arguments, OURS)}
+    with (
+        mock.patch.object(efficientnet, "swish", jax.nn.swish),
+        mock.patch.object(efficientnet, "BatchNorm", PlainBatchNorm),
+    ):
+        forms[PLAIN] = _compile(program(jax.lax.conv_general_dilated), arguments, PLAIN)
+    return forms
 
 
 def _compile(
-    model: EfficientNet, variables: Any, images: jax.Array, name: str
-) -> Callable[[Any, jax.Array], jax.Array]:
-    """The compiled forward pass, after a line on what its compilation took."""
+    program: Callable[..., Any], arguments: Sequence[Any], name: str
+) -> Callable[..., Any]:
+    """The compiled program, after a line on what its compilation took."""
     start = time.perf_counter()
-    lowered = jax.jit(lambda variables, images: model.apply(variables, images)[0]).lower(
-        variables, images
-    )
+    lowered = jax.jit(program).lower(*arguments)
     traced = time.perf_counter()
     compiled = lowered.compile()
     seconds = time.perf_counter() - traced
