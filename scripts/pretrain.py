@@ -120,7 +120,7 @@ def pretrain_with(hosts: Any, config: PretrainConfig) -> int:
             if since is None or any(due.values()):
                 numbers = trainer.read(number, metrics)  # waits
             counted += 1
-            if due["log_steps"]:
+            if written := due["log_steps"] or due["evaluate_steps"]:
                 row = {"step": number, "films": number * recipe.batch_size, **numbers}
                 if since is not None:
                     seconds = time.monotonic() - since
@@ -132,12 +132,12 @@ def pretrain_with(hosts: Any, config: PretrainConfig) -> int:
                 log(row)
             if due["checkpoint_steps"]:
                 checkpoints.save(manager, number, state, identity)
-            if since is None or due["log_steps"]:
+            if since is None or written:
                 since, counted = time.monotonic(), 0  # the first step was compiled
         variables = sharding.collect(mesh, state.average)
         if not hosts.index:
             save(folder / WEIGHTS, variables, card, config, identity)
-    say(f"in {folder}: {WEIGHTS}, {training_log.METRICS}, tensorboard, checkpoints")
+    say(f"in {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What a training writes down: rows of metrics.csv, the same as TensorBoard's curves."""
+"""What a training writes down: rows of metrics.csv, the same for TensorBoard, and as a picture."""
 
 import contextlib
 import csv
@@ -48,6 +48,8 @@ def open_log(
         return
     from tensorboardX import SummaryWriter
 
+    from scripts import training_picture
+
     kept = [row for row in read_metrics(folder) if int(row["step"]) <= step]
     partial = folder / f".{METRICS}.partial"
     with partial.open("w", newline="") as stream:
@@ -66,6 +68,8 @@ def open_log(
                 if name != "step":
                     curves.add_scalar(name, value, row["step"])
             curves.flush()
+            if "probe_auroc" in row:
+                training_picture.draw(folder / training_picture.PICTURE, read_metrics(folder))
 
         yield write
 

@@ -155,6 +155,7 @@ def test_curves_are_written(whole):
     assert 0 <= float(rows[-1]["probe_auroc"]) <= 1 and 0 <= float(rows[-1]["knn_auroc"]) <= 1
     [events] = (folder / "tensorboard").iterdir()
     assert b"probe_auroc" in events.read_bytes()
+    assert (folder / "curves.png").stat().st_size > 1000
 
 
 def test_killed_it_goes_on_with_the_same_losses(data, whole, tmp_path, tiny, environment):

@@ -4,8 +4,9 @@ import csv
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from scripts import training_log, tune_look
+from scripts import training_log, training_picture, tune_look
 
 ROW = {"films": 640, "loss": 2.34994, "films_per_second": 30.125}
 
@@ -43,6 +44,18 @@ def test_a_row_that_was_cut_short_goes(tmp_path):
     file.write_text(file.read_text()[:-25])
     write(tmp_path, 20, (30,))
     assert [row["step"] for row in rows(tmp_path)] == ["10", "30"]
+
+
+def test_a_picture_is_drawn_with_every_look(tmp_path):
+    write(tmp_path, 0, (10, 20))
+    assert not (tmp_path / training_picture.PICTURE).exists()
+    with training_log.open_log(tmp_path, 20, False) as log:
+        log({"step": 25, **ROW, "probe_auroc": 0.8, "knn_auroc": 0.7, "tune_uniformity": -2.0})
+    with Image.open(tmp_path / training_picture.PICTURE) as image:
+        assert image.width > 900
+    figure = training_picture.draw(tmp_path / "again.png", training_log.read_metrics(tmp_path))
+    drawn = [[[*line.get_xdata()] for line in ax.lines] for ax in figure.axes]
+    assert drawn == [[[0.64] * 3], [[0.64], [0.64]], [[]], [[], [0.64]]]
 
 
 def test_other_hosts_write_nothing(tmp_path):
