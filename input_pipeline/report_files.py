@@ -16,13 +16,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, NamedTuple
 
-from input_pipeline import files, reports
+from input_pipeline import files, report_sections, reports
 from input_pipeline.reports import Verdict
 
 # Rules of reports that are none, or that nothing could be made of; their label is unknown.
 REJECTED = ("binary", "empty", "failed", "unreadable")
 _NAME = re.compile(r"(?:^|/)p(\d+)/s(\d+)\.txt$")  # files/p10/p10000032/s50414267.txt
 _CHUNK = 64  # reports that a process labels at a time: some 20 to 100 ms
+# Those that Python unpacks no further than it is asked to.
+_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _MOST = 4 * (reports.MAX_CHARACTERS + 1)  # bytes of a report; those that have as many are too long
 
 
@@ -101,6 +103,8 @@ def _open(path: str) -> Iterator[tuple[Iterable[str], Callable[[str], bytes]]]:
             raise ValueError(f"{path} is no whole ZIP archive ({error}): get it again") from error
 
         def extract(name: str) -> bytes:
+            if archive.getinfo(name).compress_type not in _COMPRESSIONS:
+                raise NotImplementedError("a compression that is neither stored nor deflated")
             with archive.open(name) as member:
                 return member.read(_MOST)
 
@@ -139,7 +143,7 @@ def _try(read: Callable[[str], bytes], name: str) -> bytes | None:
     """The start of a file; None if it cannot be read, or not to its end if it is an archive's."""
     try:
         return read(name)
-    # RuntimeError: encrypted; NotImplementedError: a compression that Python does not know
+    # RuntimeError: encrypted; NotImplementedError: compressed in a way that is not read
     except (OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError):
         return None
 
@@ -152,7 +156,7 @@ def _verdict(data: bytes | None) -> Verdict:
     if data is None:
         return Verdict("unknown", "unreadable")
     try:
-        text = reports.decode(data)
+        text = report_sections.decode(data)
     except ValueError:
         return Verdict("unknown", "binary")
     try:

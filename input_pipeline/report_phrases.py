@@ -1,35 +1,8 @@
-r"""The tables by which `reports` reads a report: headings, negations, norms and findings.
+r"""The tables by which `reports` reads a report: negations, norms and findings.
 
-The headings meet the report as it is written. All else meets lower-case text on one line, from
-which removed words (`___`) are gone. Gaps are counted, as in `(?:\S+ ){0,4}`, so that time grows
-with the length of a report and no faster.
+They meet lower-case text on one line, from which removed words (`___`) are gone. Gaps are counted,
+as in `(?:\S+ ){0,4}`, so that time grows with the length of a report and no faster.
 """
-
-# name of a section -> its headings, in upper or lower case
-HEADINGS: dict[str, str] = {
-    "findings and impression": r"findings?(?: and |, |/| / | & | )impressions?"
-    r"|impressions?(?: and |/| / )findings?",
-    "findings": r"findings?|observations?|report|(?:chest|radiographic) findings",
-    "impression": r"impressions?|conclusions?|opinion|interpretation|summary",
-    # A preliminary reading, which the final one supersedes.
-    "wet read": r"wet read(?: version #\d+)?|preliminary (?:read(?:ing)?|report|findings)"
-    r"|provisional findings(?: impression)?(?: \(pfi\))?",
-    "addendum": r"addend(?:um|a)(?: #?\d+)?",
-    "indication": r"(?:clinical |patient )?(?:indications?|history|information)|indication/history"
-    r"|reason for (?:exam(?:ination)?|study)(?:/indication)?|(?:underlying )?medical condition",
-    "comparison": r"comparisons?(?: (?:stud(?:y|ies)|exams?|films?|radiographs?))?|priors?"
-    r"|reference exam\w*",
-    "technique": r"techniques?|procedure(?: comments)?",
-    "examination": r"(?:type of )?(?:exam(?:ination)?s?|study)(?: type)?",
-    "recommendation": r"recommendations?|recommendation\(s\)",
-    "notification": r"notifications?|notification\(s\)|communications?",
-}
-
-# Another heading that holds one of these heads findings: "CHEST, TWO VIEWS:", "BONES:".
-FINDINGS_HEADING = (
-    r"chest|views?|radiographs?|film|portable|lungs?|heart|cardi\w+|mediastin\w+|pleura\w*|hila"
-    r"|bones?|osseous|skelet\w+|lines|tubes|devices|hardware|diaphragm\w*|abdomen|soft tissues?"
-)
 
 # Read before all else: pattern -> what it means. They look like negations and are none.
 REWRITES: dict[str, str] = {
@@ -38,6 +11,9 @@ REWRITES: dict[str, str] = {
     r"|decrease|worsening|clearing)\b": "stable",
     r"\b(?:no|not|without) (?:\w+ ){0,2}?(?:excluded?|ruled out)\b": "possible",
     r"\b(?:cannot|can't|can not) (?:be )?(?:\w+ )?(?:be )?(?:excluded?|ruled? out)\b": "possible",
+    # What is nearly gone is there.
+    r"\b(?:near|nearly|almost|partial|partially|incomplete|incompletely|mostly|largely)[ -]"
+    r"(?:complete(?:ly)? )?(?:interval )?(?:resolv\w+|resolution|clearing|cleared)": "improved",
     # "Not seen on the lateral view": on the other it is.
     r"\b(?:not|no longer) (?:\w+ ){0,2}?(?:seen|visuali[sz]ed|identified|present|appreciated"
     r"|demonstrated|evident) (?:on|in) (?:the )?(?:\w+ ){0,2}?(?:prior|previous|comparison|lateral"
@@ -67,32 +43,74 @@ _SHOWN = (
     r"(?:seen|visuali[sz]ed|identified|present|appreciated|demonstrated|evident|noted|observed"
     r"|apparent|detected)"
 )
-
+_GONE = r"(?:gone|resolved|cleared|absent|excluded|unlikely)"
+_LATELY = r"now |since |all |both |also |completely |fully |entirely "
+# What is said of a finding that is there: "No pneumothorax, moderate edema".
+_STATE = (
+    r"(?:stable|unchanged|persist\w+|residual|known|mild(?:ly)?|minimal(?:ly)?|small|moderate(?:ly)?"
+    r"|severe(?:ly)?|large|extensive|marked(?:ly)?|bibasilar|bibasal|worse\w*|increas(?:ed|ing)"
+    r"|improv(?:ed|ing)|enlarging|developing|evolving|positive)"
+)
+_SIDE = r"(?:left|right|bilateral|bibasilar|bibasal|biapical)"
+# "No consolidation, large effusion, or pneumothorax" and "no small, moderate or large effusion" go
+# on; "no consolidation, large left effusion, or ..." does not.
+_NO_MORE_ITEMS = r"(?![^.;:]{0,80}?(?:, |\b(?:or|nor)\b))"
+_VERB = (
+    r"(?:(?:is|are|was|were|has|have)"
+    rf" (?!(?:not |no longer |been |{_LATELY})*(?:{_SHOWN}|{_GONE}|removed))"
+    r"|(?:may|might|could|persists?|remains?|appears?|continues?|unchanged|stable|worse"
+    r"|increas(?:ed|ing)|improv(?:ed|ing))\b)"
+)
 # A clause ends here, and with it what a negation reaches.
 CLAUSE_END = (
-    r"[.;:!?](?!\w)"
-    r"|\b(?:but|however|although|though|except|yet|aside from|apart from|other than)\b"
+    r"[.;:!?](?!\w)| [-\u2013\u2014]+ "
+    r"|\b(?:but|however|although|though|while|whereas|except|yet|aside from|apart from"
+    r"|other than)\b"
     r"|(?:,|\band)? ?(?<!\bif )(?=\bthere (?:is|are|has|have)\b)"
     r"|(?:,|\band\b) ?(?=(?:the|a|an|this|these|with)\b)"
-    r"|(?:,|\bwith\b) ?(?=(?:stable|unchanged|persistent|residual|chronic|mild|minimal|known|prior"
-    r"|old)\b)"
-    r"|\bwith (?=(?:bilateral|small|moderate|severe|left|right|associated)\b)"
+    r"|(?:,|\bwith\b) ?(?=(?:chronic|prior|old)\b)"
+    rf"|(?:,|\b(?:and|with)\b) ?(?=(?!large\b){_STATE}\b(?!,? (?:or|to)\b))|\((?={_STATE}\b)"
+    rf"|(?:,|\b(?:and|with)\b) ?(?=large {_SIDE}\b)|\b(?:and|with) (?=(?:large|new)\b)"
+    r"|(?:\band|, and) (?=bilateral \w)|, and (?=(?:left|right) \w)"
+    r"|\bwith (?=(?:bilateral|left|right|associated|new)\b)"
+    rf"|, (?=(?:large|new|low|diffuse|patchy|hazy|streaky|trace|tiny|{_SIDE}) \w){_NO_MORE_ITEMS}"
     # "No effusion, heart is large", but not "no mass, nodule is seen".
-    rf"|, (?=(?!or\b|nor\b|and\b)(?:\w+ ){{1,3}}(?:is|are|remains?|appears?) (?!{_SHOWN}))"
+    rf"|(?:, |\band )(?=(?:(?!or\b|nor\b|and\b)[\w-]+ ){{1,4}}{_VERB})"
+    r"|\b(?:after|following|since|status post|s/p) (?=(?:\w+ ){0,5}(?:placement|insertion)\b)"
 )
 # What follows in the clause is denied. "Clear airspace disease" is what dictation makes of "of".
 DENIED_AFTER = (
     r"\b(?:no|not|without|w/o|never|negative|free (?:of|from)|clear (?:of|from|(?:focal )?airspace)"
     r"|absence of|neither|nor|rather than|instead of|exclude|rule out|resolved|cleared"
-    r"|(?:resolution|disappearance|removal|clearing) of)\b"
+    r"|(?:resolution|disappearance|clearing) of)\b"
 )
-# What precedes in the clause is denied.
+# What precedes in the clause is denied, as far as `reports` reaches back.
 DENIED_BEFORE = (
-    rf"\b(?:not|no longer) (?:definitely |currently )?{_SHOWN}\b"
-    r"|\b(?:has|have|had|is|are|was|were|been) (?:been |now |since |all |completely )?"
-    r"(?:resolved|cleared|removed|absent|excluded)\b|\bremoved\b|\bunlikely\b"
-    r"|\bwith (?:interval |complete )?resolution\b"
+    rf"\b(?P<seen>not) (?:definitely |currently )?{_SHOWN}\b|\bno longer (?:{_SHOWN}|in place)\b"
+    rf"|\b(?:has|have|had|is|are|was|were|been) (?:been |{_LATELY})?{_GONE}\b|\bunlikely\b"
+    r"|\bwith (?:interval |complete )?resolution\b(?! of)"
 )
+# "Left pneumonia and an edema that has resolved": how far back a denial may reach.
+REACH_END = r",(?! ?(?:or|nor)\b)|\b(?:and|with|after|following|since|status post|s/p|which)\b"
+# Ahead of such an end, these make a statement of their own, which is not denied.
+STATED = (
+    r"(?<!which )(?<!that )\b(?:is|are|was|were|has|have|may|shows?|demonstrates?|persists?"
+    r"|remains?|appears?|continues?|stable|unchanged|persist\w+|residual|new|worse\w*"
+    r"|increas(?:ed|ing)|improv(?:ed|ing))\b"
+)
+SIDED = rf"\b{_SIDE}\b"
+# "No pneumothorax or effusion, cardiomegaly": what follows a closed list of findings is there.
+CLOSED = r"(?<!\S)(?P<finding>\S{1,40}) (?:or|nor) [^,]{1,60},(?P<more> (?!or\b|nor\b|and\b)[^,]*)$"
+# Of what was removed, devices alone are gone: a pneumothorax that is named beside them is there.
+REMOVED_BEFORE = (
+    r"\b(?:(?!(?:in|place|remains?|terminat\w*|tips?|ends?|lies|unchanged|stable|new|with)\b)"
+    r"\S{1,40} ){1,12}?(?:removed|discontinued|removal(?! of))\b"
+)
+REMOVED_AFTER = r"\bremoval of(?: (?!with\b)\S{1,40}){1,12}"
+NAMED_REMOVED = (
+    r"^removal of.*|[\w-]+ (?:(?:is|are|was|were|has|have|been|now|since) )*(?:removed|removal)$"
+)
+REMOVABLE = r"clips?|surgical|wires?|staples?|sutur\w+|hardware|needle"
 # Without a finding, any of these makes a report normal.
 NORMAL = (
     rf"\b{_NORMAL}\b|\bnegative\b|\b(?:no|without) (?:\w+ ){{0,3}}?(?:acute|active|abnormal\w*"
@@ -113,8 +131,8 @@ THIS_FILM = r"(?:\w+[- ]views? )?chest"
 ENGLISH = frozenset(
     "the of is are and or there with without seen for was were has have been be this that may on at"
     " as by from within limits size right left lung lungs heart chest clear acute stable mild small"
-    " large disease changes unchanged enlarged increasing effusion effusions lobe base spine ribs"
-    " findings evidence process after line".split()
+    " moderate pulmonary lower upper large disease changes unchanged enlarged increasing effusion"
+    " effusions lobe base spine ribs findings evidence process after line".split()
 )
 ENGLISH_ENDINGS = ("ed", "ly")
 

@@ -7,11 +7,14 @@ python scripts/label_abnormal.py --findings mimic-cxr-2.0.0-chexpert.csv.gz --ou
 --findings: the CheXpert or NegBio table of MIMIC-CXR, or the table of ChestX-ray14 or Kermany.
 
 Writes one row a study, or a film where the table has films: its ids, abnormal (1, 0, or nothing
-where it is unknown) and the rule that decided. Other commands read it by --config.labels.path.
+where it is unknown) and the rule that decided. pretrain.py reads it by --config.input.labels,
+train_head.py by --config.labels.path. Where a report could not be read, or labelling it failed, the
+table is written all the same, but the exit code is 1.
 """
 
 import collections
 import os
+import sys
 
 from scripts import cli
 
@@ -23,6 +26,10 @@ FLAGS = {
 }
 NUMBERS = {"abnormal": "1", "normal": "0", "unknown": ""}
 SHOWN = 10  # ids of what is to be looked at
+BROKEN = (
+    "failed",
+    "unreadable",
+)  # rules of reports that are to be got again, or of a fault of ours
 
 
 def label_abnormal(
@@ -69,7 +76,14 @@ def label_abnormal(
             more = ", ..." if len(some) > SHOWN else ""
             print(f"{rule} ({', '.join(columns)}): {', '.join(some[:SHOWN])}{more}")
     print(f"in {file}")
-    return 0
+    broken = sum(verdict.rule in BROKEN for verdict in rows.values())
+    if broken:
+        print(
+            f"error: {broken} of {len(rows)} reports are {' or '.join(BROKEN)} and count as "
+            "unknown; see that they are whole and may be read, then run this again",
+            file=sys.stderr,
+        )
+    return 1 if broken else 0
 
 
 def main() -> None:

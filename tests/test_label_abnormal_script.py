@@ -103,12 +103,26 @@ def test_rejected_reports_are_named_and_nothing_of_them_is_written(tmp_path, cap
     for study, text in texts.items():
         (folder / f"s{study}.txt").write_bytes(text)
     output = tmp_path / "abnormal.csv"
-    label_abnormal.label_abnormal(str(tmp_path), None, None, str(output))
+    assert label_abnormal.label_abnormal(str(tmp_path), None, None, str(output)) == 0
     said = capsys.readouterr().out
     assert "binary (study_id, subject_id): 50000001 10000032\n" in said
     assert "empty (study_id, subject_id): 50000002 10000032\n" in said
     assert "remarkable" not in said + output.read_text()
     assert [row["abnormal"] for row in rows(output)] == [""] * 3
+
+
+def test_reports_that_cannot_be_read_end_in_an_error(tmp_path):
+    folder = tmp_path / "in/p10/p10000032"
+    folder.mkdir(parents=True)
+    (folder / "s50000001.txt").write_text("FINDINGS: The lungs are clear.")
+    (folder / "s50000002.txt").symlink_to(tmp_path / "nowhere")
+    result = run("--reports", tmp_path / "in", "--output", tmp_path / "abnormal.csv")
+    assert result.returncode == 1
+    assert "error: 1 of 2 reports are failed or unreadable and count as unknown" in result.stderr
+    assert [row["rule"] for row in rows(tmp_path / "abnormal.csv")] == [
+        "normal_statement",
+        "unreadable",
+    ]
 
 
 def test_contradictions_are_counted_and_named(tmp_path, capsys):

@@ -135,6 +135,17 @@ def test_a_damaged_member_of_an_archive_is_unreadable(tmp_path):
     assert found["50000002"] == ("unknown", "unreadable")
 
 
+@pytest.mark.parametrize("compression", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_members_that_would_be_unpacked_whole_are_unreadable(tmp_path, compression):
+    path = tmp_path / "r.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(name(50000001), NORMAL)
+        archive.writestr(name(50000002), b"a" * 9_000_000, compression)
+    found, _ = label(str(path))
+    assert found["50000001"] == ("normal", "normal_statement")
+    assert found["50000002"] == ("unknown", "unreadable")
+
+
 def test_an_error_of_ours_tells_nothing_of_the_report(monkeypatch):
     def failing(text):
         raise RuntimeError(f"no idea what {text} is")

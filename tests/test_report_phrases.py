@@ -1,4 +1,4 @@
-"""The tables against public phrase lists and against reports that people have coded.
+"""The tables against invented sentences, public phrase lists and reports that people have coded.
 
 Set aside before any rule was written, by ids alone: the coded reports whose `_bucket` is below 3.
 Nobody read them for the tables; they only give the scores.
@@ -11,7 +11,9 @@ import re
 import tarfile
 import xml.etree.ElementTree as ElementTree
 
-from input_pipeline import report_phrases, reports
+import pytest
+
+from input_pipeline import report_phrases, report_sections, reports
 
 
 def _label(findings):
@@ -23,6 +25,148 @@ def test_rules_are_told_apart_by_name():
     devices = [name for name in names if name.startswith("device_")]
     assert names[-len(devices) :] == devices
     assert not set(names) & set(report_phrases.DIVIDED)
+
+
+# rule -> findings that stand beside what is denied, gone or removed and are not denied with it.
+STAYS = {
+    "atelectasis": (
+        "Tracheostomy tube has been removed and bibasilar atelectasis persists.",
+        "The endotracheal tube was removed, left lower lobe collapse is worse.",
+        "Right base atelectasis, pneumonia unlikely.",
+        "No focal consolidation, left basilar atelectasis.",
+        "No evidence of pneumothorax and bibasilar atelectasis.",
+        "Without pneumothorax, with bibasilar atelectasis.",
+    ),
+    "cardiomegaly": (
+        "No pneumothorax, moderate cardiomegaly.",
+        "Cardiomegaly persists while the effusion has resolved.",
+        "No pneumothorax or effusion, cardiomegaly.",
+    ),
+    "device_line": (
+        "No pneumothorax status post PICC placement.",
+        "The chest tube has been removed, the PICC remains.",
+    ),
+    "device_tube": (
+        "No pneumothorax after placement of a right chest tube.",
+        "ET tube in place and the left chest tube has been removed.",
+    ),
+    "edema": (
+        "No pneumothorax and moderate pulmonary edema persists.",
+        "Interval removal of the Swan-Ganz catheter and worsening pulmonary edema.",
+        "Pulmonary edema, the ET tube has been removed.",
+        "There is edema and the left effusion has resolved.",
+        "The pneumothorax is no longer seen and pulmonary edema is worse.",
+        "No pneumothorax, pulmonary edema has worsened.",
+    ),
+    "effusion": (
+        "Large left pleural effusion and pneumothorax, which has resolved.",
+        "No focal consolidation or pneumothorax, large left pleural effusion.",
+        "Since removal of the pigtail drain, pleural effusion has increased.",
+        "Interval resolution of the pneumothorax, new left effusion.",
+        "The edema has resolved, moderate effusions remain.",
+        "Edema has cleared and small bilateral effusions are unchanged.",
+        "Large left effusion, pneumothorax has resolved.",
+        "Stable moderate effusion with interval resolution of the edema.",
+        "The left effusion has nearly resolved.",
+        "Stable large effusion, pneumothorax is not identified.",
+        "No pneumothorax but moderate right effusion.",
+        "No pneumothorax, left effusion unchanged.",
+        "No pneumothorax and pleural effusion is stable.",
+        "No pneumothorax - small left effusion.",
+        "Without pneumothorax, with a small left effusion.",
+        "No new consolidation, increasing right effusion.",
+        "No pneumothorax (small effusion is unchanged).",
+        "Negative for pneumothorax, positive for left effusion.",
+        "No pneumothorax, bilateral effusions.",
+        "Unchanged effusion and the pneumothorax is gone.",
+    ),
+    "emphysema": ("Clear of consolidation, severe emphysema.",),
+    "free_air": ("Subcutaneous emphysema persists although all drains were removed.",),
+    "hypoinflation": (
+        "No pneumothorax or effusion, low lung volumes.",
+        "There has been removal of the ETT, and lung volumes are lower.",
+    ),
+    "mediastinum": ("The heart is enlarged and effusions are not seen.",),
+    "opacity": (
+        "Bibasilar opacities and low lung volumes after the endotracheal tube was removed.",
+        "Resolved right effusion, new left basilar opacity.",
+        "Interval clearing of the left base, and new right base opacity.",
+        "Partial clearing of the left base opacity.",
+    ),
+    "pneumonia": (
+        "Left lower lobe pneumonia and previously seen edema has resolved.",
+        "The pneumonia has not resolved.",
+        "Pneumonia is favored and edema is unlikely.",
+    ),
+    "pneumothorax": (
+        "Small right apical pneumothorax is unchanged after the chest tube was removed.",
+        "Moderate right pneumothorax has developed since the pigtail catheter was removed.",
+        "Small pneumothorax following removal of the left chest tube.",
+        "Status post chest tube removal with new small apical pneumothorax.",
+        "Left chest tube removed, small basal pneumothorax.",
+        "Removal of the right chest tube with new right pneumothorax.",
+        "After the chest tube was removed a small pneumothorax remains.",
+        "Near complete resolution of the right pneumothorax.",
+        "Small left pneumothorax, catheter was removed.",
+        "Pneumothorax, which was seen after the drain was removed, persists.",
+        "Following removal of chest tube, pneumothorax is seen.",
+    ),
+}
+# Here a denial reaches all that it names.
+GONE = (
+    "The pneumothorax has resolved.",
+    "The small right pneumothorax seen after the biopsy has resolved.",
+    "The right effusion, seen on the prior film, has resolved.",
+    "Previously seen effusion and edema have resolved.",
+    "Previous consolidation and right effusion have both resolved.",
+    "Bilateral effusions and pulmonary edema have cleared.",
+    "Edema, effusions and atelectasis have resolved since the prior film.",
+    "Interval resolution of the left pneumothorax.",
+    "Previous nodule in the left lung, which has resolved.",
+    "Left lower lobe opacity with interval resolution.",
+    "Pneumonia or edema is unlikely.",
+    "Effusion, consolidation, or pneumothorax is not seen.",
+    "Focal consolidation, large effusion, or pneumothorax is not seen.",
+    "The lungs are clear without focal consolidation, large effusion or edema.",
+    "The lungs are clear without focal consolidation, new nodule, or pneumothorax.",
+    "No pneumothorax after removal of the left chest tube.",
+    "Status post removal of the chest tube without pneumothorax.",
+    "The chest tube was removed, no pneumothorax.",
+    "Endotracheal and nasogastric tubes have been removed.",
+    "The chest tubes, mediastinal drains and Swan-Ganz catheter have been removed.",
+    "No pneumothorax since the chest tube was removed.",
+    "No large effusion and no pneumothorax.",
+    "No right, left or bilateral effusion.",
+    "No effusion on the left and right.",
+    "No pneumothorax following thoracentesis.",
+    "No pneumothorax, heart size stable.",
+    "No small, moderate or large effusion.",
+    "The PICC is no longer in place.",
+    "No pneumothorax or edema is seen, heart and mediastinum are normal.",
+    "No pleural effusion, focal consolidation, pneumothorax.",
+    "There is no new focal consolidation, new effusion, or pneumothorax.",
+    "Interval resolution of right lower lobe pneumonia and left effusion.",
+    "Right IJ catheter and left PICC have been removed.",
+    "Pleural effusion and pneumothorax is not identified.",
+    "No mass, adenopathy or effusion, bones are normal.",
+    "No acute fracture, dislocation or bony abnormality, unchanged from prior.",
+    "No moderate to large effusion.",
+    "No new infiltrate since the pneumonia of last year.",
+    "The effusion, which was seen on the prior film, has resolved.",
+    "The mass was removed.",
+)
+
+
+@pytest.mark.parametrize(
+    ("sentence", "rule"), [(one, rule) for rule, some in STAYS.items() for one in some]
+)
+def test_a_denial_leaves_the_next_finding(sentence, rule):
+    assert _label(f"{sentence} Normal heart.") == ("abnormal", rule)
+
+
+@pytest.mark.parametrize("sentence", GONE)
+def test_a_denial_reaches_all_that_it_names(sentence):
+    assert _label(f"{sentence} Lungs are clear.") == ("normal", "normal_statement")
 
 
 # Stems among the phrases, completed.
@@ -115,12 +259,12 @@ def test_sample_reports(shared_data):
 
 def test_negbio_samples(shared_data):
     folder = shared_data / "report_tools" / "NegBio" / "examples"
-    texts = [reports.decode(path.read_bytes()) for path in sorted(folder.glob("0*.txt"))]
+    texts = [report_sections.decode(path.read_bytes()) for path in sorted(folder.glob("0*.txt"))]
     assert [reports.label_report(text) for text in texts] == [
         ("abnormal", "nodule"),
         ("abnormal", "cardiomegaly"),
     ]
-    assert reports.sections(texts[0])["impression"].startswith("stable chest.")
+    assert report_sections.sections(texts[0])["impression"].startswith("stable chest.")
 
 
 def _bucket(report_id):

@@ -1,0 +1,139 @@
+"""The file of a radiology report -> its sections."""
+
+import re
+
+# name of a section -> its headings, in upper or lower case
+HEADINGS: dict[str, str] = {
+    "findings and impression": r"findings?(?: and |, |/| / | & | )impressions?"
+    r"|impressions?(?: and |/| / )findings?",
+    "findings": r"findings?|observations?|report|(?:chest|radiographic) findings",
+    "impression": r"impressions?|conclusions?|opinion|interpretation|summary",
+    # A preliminary reading, which the final one supersedes.
+    "wet read": r"wet read(?: version #\d+)?|preliminary (?:read(?:ing)?|report|findings)"
+    r"|provisional findings(?: impression)?(?: \(pfi\))?",
+    "addendum": r"addend(?:um|a)(?: #?\d+)?",
+    "indication": r"(?:clinical |patient )?(?:indications?|history|information)|indication/history"
+    r"|reason for (?:exam(?:ination)?|study)(?:/indication)?|(?:underlying )?medical condition",
+    "comparison": r"comparisons?(?: (?:stud(?:y|ies)|exams?|films?|radiographs?))?|priors?"
+    r"|reference exam\w*",
+    "technique": r"techniques?|procedure(?: comments)?",
+    "examination": r"(?:type of )?(?:exam(?:ination)?s?|study)(?: type)?",
+    "recommendation": r"recommendations?|recommendation\(s\)",
+    "notification": r"notifications?|notification\(s\)|communications?",
+}
+
+# Another heading that holds one of these heads findings: "CHEST, TWO VIEWS:", "BONES:".
+_FINDINGS_HEADING = (
+    r"chest|views?|radiographs?|film|portable|lungs?|heart|cardi\w+|mediastin\w+|pleura\w*|hila"
+    r"|bones?|osseous|skelet\w+|lines|tubes|devices|hardware|diaphragm\w*|abdomen|soft tissues?"
+)
+
+READ = ("findings", "impression", "addendum")  # what a report says of its film
+# Their later paragraphs may belong to no heading.
+_CONTEXT = ("preamble", "indication", "comparison", "technique", "examination")
+_HEADINGS = {name: re.compile(pattern, re.I) for name, pattern in HEADINGS.items()}
+_HEADING = re.compile(
+    rf"(?:(?P<line>^ ?)|(?<=\s))(?P<known>(?i:{'|'.join(HEADINGS.values())}))"
+    r"(?P<end> ?:| ?$)"
+    r"|^ ?(?P<final>FINAL REPORT):? ?$"
+    r"|^ ?(?P<other>[A-Z][A-Z0-9 ,/&()_.-]{2,60}):",
+    re.M,
+)
+_HEADS_FINDINGS = re.compile(rf"\b(?:{_FINDINGS_HEADING})\b", re.I)
+
+
+def decode(data: bytes) -> str:
+    """The text of a report's file.
+
+    Args:
+        data: UTF-8, with or without a byte order mark, else Latin-1.
+
+    Raises:
+        ValueError: the bytes are no plain text.
+    """
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = data.decode("latin-1")
+    controls = sum(character < " " and character not in "\t\n\v\f\r" for character in text)
+    if "\0" in text or controls > len(text) / 100:  # a stray one is let pass
+        raise ValueError(
+            f"The report is binary: {controls} of its {len(text)} characters are controls. Expected"
+            " is plain text in UTF-8 or Latin-1; look whether the file is an image or compressed."
+        )
+    return text
+
+
+def sections(text: str) -> dict[str, str]:
+    """The parts of a free-text report.
+
+    Known headings are read in any case and within a line; a section that comes twice is joined;
+    "FINDINGS AND IMPRESSION" is given as both. Where no findings are headed, they are the
+    paragraphs that follow the first one of the indication, comparison and the like; and where no
+    impression is headed either, the last of these paragraphs is the impression.
+
+    Args:
+        text: of the whole report.
+
+    Returns:
+        Name in lower case -> text, for sections with any text: "findings", "impression", "wet
+        read", "addendum", "indication", "comparison", "technique", "examination",
+        "recommendation", "notification", "preamble" (what precedes the first heading) and
+        whatever else is headed in capitals.
+    """
+    text = re.sub(r"[ \t]+", " ", text.replace("\r\n", "\n").replace("\r", "\n"))
+    parts: dict[str, list[str]] = {}
+    name, start = "preamble", 0
+    for heading in _HEADING.finditer(text):
+        new = _section_name(heading, name)
+        if new:
+            parts.setdefault(name, []).append(text[start : heading.start()].strip())
+            name, start = new, heading.end()
+    parts.setdefault(name, []).append(text[start:].strip())
+    for both in parts.pop("findings and impression", []):
+        for one in ("findings", "impression"):
+            parts.setdefault(one, []).append(both)
+    found = {name: "\n\n".join(filter(None, texts)) for name, texts in parts.items() if any(texts)}
+    if "findings" not in found:
+        body = []
+        for name in [name for name in found if name in _CONTEXT]:
+            own, loose = _own_and_loose(name, found.pop(name))
+            found |= {name: own} if own else {}
+            body += loose
+        if body and "impression" not in found:
+            found["impression"] = body.pop()
+        if body:
+            found["findings"] = "\n\n".join(body)
+    return found
+
+
+def _section_name(heading: re.Match, current: str) -> str:
+    """Of the section that a possible heading opens; "" if it is none."""
+    if heading["final"]:
+        return "preamble"
+    if other := heading["other"]:
+        if current in (*READ, "findings and impression"):
+            return ""  # "BONES:" within the findings
+        return "findings" if _HEADS_FINDINGS.search(other) else other.strip().lower()
+    known, colon = heading["known"], ":" in heading["end"]
+    if heading["line"] is not None:
+        heads = colon or known[0].isupper()
+    else:
+        before = heading.string[max(heading.start() - 2, 0) : heading.start()].strip()
+        after_sentence = before[-1:] in tuple(".;:!?)_")
+        heads = colon and (known.isupper() or (known[0].isupper() and after_sentence))
+    if not heads:
+        return ""
+    return next(name for name, pattern in _HEADINGS.items() if pattern.fullmatch(known))
+
+
+def _own_and_loose(name: str, text: str) -> tuple[str, list[str]]:
+    """A section's first paragraph, and those after it that no heading covers.
+
+    What stands before the first heading is loose too, but for titles in capitals.
+    """
+    paragraphs = re.split(r"\n\s*\n", text)
+    own = [] if name == "preamble" else paragraphs[:1]
+    rest = [one for one in paragraphs[len(own) :] if re.search(r"[^\W_]", one)]
+    own += [one for one in rest if one.isupper()]
+    return "\n\n".join(own), [one for one in rest if not one.isupper()]
