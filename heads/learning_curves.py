@@ -50,6 +50,9 @@ def measure(
     Returns:
         For each number of films and each finding the mean AUROC. A resample's deviation from it is
         that of its test patients with all draws, plus that of draws drawn anew with all patients.
+        The mean of n values drawn anew has (n - 1) / n of the variance that it should have
+        (Hesterberg, The American Statistician 2015;69:371-386): deviations of draws are scaled up
+        by the root. Of one draw the interval holds the patients of test alone.
     """
     curve = {}
     for size, number in draws_of.items():
@@ -108,4 +111,5 @@ def _measured(
         won = ((of_positive @ mean_wins) * of_negative).sum(1)
         of_test.append(bootstrap.ratio(won, of_positive.sum(1) * of_negative.sum(1)))
     drawn = bootstrap.ratio(np.nansum(auroc[again], axis=1), known[again].sum(1).astype(np.float64))
-    return Measured(float(value), np.concatenate(of_test) + drawn - value)
+    deviation = (drawn - value) * np.sqrt(known.sum() / max(1, known.sum() - 1))
+    return Measured(float(value), np.concatenate(of_test) + deviation)

@@ -1,12 +1,12 @@
 """Nearest neighbours in embedding space: how often they share a film's findings, against chance."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Float64, Int64, Real
+from jaxtyping import Bool, Float, Float32, Int64, Real
 
-_BLOCK = 1024  # films whose similarities to all others are held at once
+_BLOCK_BYTES = 64_000_000  # of cosines that are held at once
 
 
 class Sharing(NamedTuple):
@@ -17,7 +17,7 @@ class Sharing(NamedTuple):
         share: of their neighbours of which it is known, those that have it; the mean over films.
         chance: what films of other patients drawn at random would give.
         low, high: between them lie 95 % of the shares that permuted labels give.
-        p: probability of a share this high under permuted labels.
+        p: probability of a share this high under permuted labels, of those that define a share.
     """
 
     films: int
@@ -29,14 +29,18 @@ class Sharing(NamedTuple):
 
 
 def nearest(
-    embedding: Float[np.ndarray, "n dim"], patient: Int64[np.ndarray, " n"], k: int
-) -> tuple[Int64[np.ndarray, "n k"], Float64[np.ndarray, "n k"]]:
+    embedding: Float[np.ndarray, "n dim"],
+    patient: Int64[np.ndarray, " n"],
+    k: int,
+    after_films: Callable[[int], Any] = lambda films: None,
+) -> tuple[Int64[np.ndarray, "n k"], Float32[np.ndarray, "n k"]]:
     """The films of other patients whose embeddings have the largest cosine with each film's.
 
     Args:
         embedding: finite, none of them 0.
         patient: number of each film's patient.
         k: neighbours of each film.
+        after_films: is told how many films more are done.
 
     Returns:
         Positions of the neighbours, the nearest first, and the cosines.
@@ -50,20 +54,25 @@ def nearest(
             f"a film has only {fewest} films of other patients to be near to; expected at least "
             f"{k}: embed films of more patients"
         )
-    size = np.linalg.norm(embedding, axis=1, keepdims=True)
+    embedding = embedding.astype(np.float32, copy=False)
+    size = np.sqrt(np.einsum("nd,nd->n", embedding, embedding))
     if not size.all():
         raise ValueError(f"{np.sum(size == 0)} embeddings are 0, and have no direction to compare")
-    unit, found, cosines = embedding / size, [], []
-    for start in range(0, len(unit), _BLOCK):
-        block = slice(start, start + _BLOCK)
-        cosine = (unit[block] @ unit.T).astype(np.float64)
+    found = np.empty((len(size), k), np.int64)
+    cosines = np.empty((len(size), k), np.float32)
+    films = max(1, _BLOCK_BYTES // (4 * len(size)))
+    for start in range(0, len(size), films):
+        block = slice(start, start + films)
+        cosine = embedding[block] @ embedding.T
+        cosine /= size
+        cosine /= size[block, None]
         cosine[patient[block, None] == patient] = -np.inf
-        some = np.argpartition(-cosine, k - 1, axis=1)[:, :k]
-        of_some = np.take_along_axis(cosine, some, axis=1)
-        order = np.argsort(-of_some, axis=1, kind="stable")
-        found.append(np.take_along_axis(some, order, axis=1))
-        cosines.append(np.take_along_axis(of_some, order, axis=1))
-    return np.concatenate(found), np.concatenate(cosines)
+        for i, of_film in enumerate(cosine, start):
+            some = np.argpartition(of_film, -k)[-k:]
+            found[i] = some[np.argsort(-of_film[some], kind="stable")]
+            cosines[i] = of_film[found[i]]
+        after_films(len(cosine))
+    return found, cosines
 
 
 def sharing(
@@ -74,8 +83,10 @@ def sharing(
     mask: Bool[np.ndarray, "n finding"],
     permutations: int,
     seed: int,
+    alone: Collection[str] = (),
+    after_permutation: Callable[[], Any] = lambda: None,
 ) -> tuple[dict[str, Sharing], Sharing]:
-    """Measures every finding that some film has, and all findings as one.
+    """Measures every finding that some film has, and the findings as one.
 
     A permutation lays the labels down patient after patient, and the films patient after patient
     in another order, so that the labels of one patient stay together but where they are cut: films
@@ -89,6 +100,8 @@ def sharing(
         mask: whether the label is known.
         permutations: number of them.
         seed: of them.
+        alone: findings that are left out of the mean, unless there are no others.
+        after_permutation: is called after each.
 
     Returns:
         Each finding, and the mean over all pairs of a film and a finding that it has, where `films`
@@ -96,6 +109,9 @@ def sharing(
     """
     positive = (label > 0) & mask
     found = _shares(neighbour, positive, mask)
+    pairs = np.isfinite(found)
+    pooled = pairs & ~np.isin(findings, [*alone])
+    pooled = (pooled if pooled.any() else pairs).any(0)
     random = np.random.default_rng(seed)
     permuted = np.empty((permutations, len(findings) + 1))
     for row in permuted:
@@ -103,16 +119,15 @@ def sharing(
         films, labels = (np.argsort(one, kind="stable") for one in rank)
         order = np.empty_like(films)
         order[films] = labels
-        row[:] = _means(_shares(neighbour, positive[order], mask[order]))
+        row[:] = _means(_shares(neighbour, positive[order], mask[order]), pooled)
+        after_permutation()
     chance = np.where(np.isnan(found), np.nan, _prevalence_elsewhere(patient, positive, mask))
-    pairs = np.isfinite(found)
-    columns = zip(
-        [*pairs.sum(0), pairs.sum()], _means(found), _means(chance), permuted.T, strict=True
-    )
+    films_of = [*pairs.sum(0), pairs[:, pooled].sum()]
+    columns = zip(films_of, _means(found, pooled), _means(chance, pooled), permuted.T, strict=True)
     measured = []
     for films, share, expected, others in columns:
         low, high = (np.nan, np.nan) if not films else np.nanpercentile(others, [2.5, 97.5])
-        p = (1 + np.sum(others >= share - 1e-12)) / (1 + permutations)
+        p = (1 + np.sum(others >= share - 1e-12)) / (1 + np.isfinite(others).sum())
         measured.append(Sharing(int(films), *map(float, (share, expected, low, high)), p=float(p)))
     of_findings = dict(zip(findings, measured[:-1], strict=True))
     return {name: one for name, one in of_findings.items() if one.films}, measured[-1]
@@ -126,10 +141,10 @@ def _shares(neighbour: np.ndarray, positive: np.ndarray, known: np.ndarray) -> n
     return np.divide(positive[neighbour].sum(1), of_known, out=share, where=judged)
 
 
-def _means(shares: np.ndarray) -> np.ndarray:
-    """Of each finding, and of everything; NaN where there is nothing."""
+def _means(shares: np.ndarray, pooled: np.ndarray) -> np.ndarray:
+    """Of each finding, and of those that are pooled; NaN where there is nothing."""
     number, total = np.isfinite(shares).sum(0), np.nansum(shares, axis=0)
-    number, total = np.append(number, number.sum()), np.append(total, total.sum())
+    number, total = (np.append(one, one[pooled].sum()) for one in (number, total))
     return np.divide(total, number, out=np.full(len(total), np.nan), where=number > 0)
 
 

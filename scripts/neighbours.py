@@ -7,13 +7,15 @@ python scripts/neighbours.py --embeddings demo/embeddings \\
 The neighbours of a film are the five films of other patients whose embeddings have the largest
 cosine with its own. Of each finding this prints what share of the neighbours of the films that have
 it have it, too; and what share films drawn at random would give (chance), with the range in which
-95 % of the shares lie when the patients' labels are permuted. A finding that a table leaves empty
-counts as absent, an uncertain one (-1) as unknown: such films are passed over for that finding.
+95 % of the shares lie when the patients' labels are permuted. What the table of CheXpert or NegBio
+leaves empty counts as absent; what another table does, and an uncertain finding (-1), as unknown:
+such films are passed over for that finding. The pooled line is of all findings but No Finding.
 
 --input and --output draw some of the films with their neighbours, at random, a row for each of the
 findings that most films have.
 """
 
+import os
 from typing import Any
 
 from scripts import cli
@@ -26,6 +28,7 @@ FLAGS = {
 }
 NEIGHBOURS, ROWS, SIDE = 5, 6, 168
 PERMUTATIONS, SEED = 1000, 0
+MANY = 20_000  # films that take so long that their progress is shown
 
 
 def neighbours(
@@ -37,7 +40,10 @@ def neighbours(
             "expected --embeddings and --labels, and for a picture --input and --output\n\n"
             + (__doc__ or "")
         )
+    output = check_output(output) if output else None
     from heads import neighbours as near
+    from heads.labels.findings import NO_FINDING
+    from heads.labels.tables import plain
     from heads.statistics import bootstrap
     from input_pipeline.embedding_table import read_table
 
@@ -52,11 +58,17 @@ def neighbours(
         print("warning: nothing says that these are the embeddings of a trained network")
     if unknown := (patient_id == "").sum():
         print(f"warning: {unknown} films of unknown patients, each taken for another patient")
-    neighbour, cosine = near.nearest(table.embedding[rows], patient, NEIGHBOURS)
-    found, whole = near.sharing(neighbour, patient, findings, label, mask, PERMUTATIONS, SEED)
+    few = len(rows) < MANY
+    with cli.progress(len(rows), hidden=few) as bar:
+        neighbour, cosine = near.nearest(table.embedding[rows], patient, NEIGHBOURS, bar.update)
+    alone = [name for name in findings if plain(name) == plain(NO_FINDING)]
+    with cli.progress(PERMUTATIONS, hidden=few, what="permutations") as bar:
+        found, whole = near.sharing(
+            neighbour, patient, findings, label, mask, PERMUTATIONS, SEED, alone, bar.update
+        )
     if not found:
         raise ValueError(f"{labels} gives no film a finding; expected some")
-    report({**found, "all of these": whole})
+    report(found, whole, [name for name in found if name not in alone] or [*found])
     if input and output:
         names = table.image_id[rows]
         has, lacks = (label > 0) & mask, (label == 0) & mask
@@ -67,13 +79,24 @@ def neighbours(
         print(f"{output}: {len(shown)} films, drawn at random, and their neighbours")
 
 
+def check_output(path: str) -> str:
+    """The path in full. Raises ValueError where no picture can be written there."""
+    path = os.path.abspath(os.path.expanduser(path))
+    if not path.lower().endswith(".png") or not os.path.isdir(os.path.dirname(path)):
+        raise ValueError(f"--output is {path}; expected a file *.png in a folder that exists")
+    return path
+
+
 def labelled(image_id: Any, path: str) -> tuple[Any, Any, Any, Any, tuple[str, ...]]:
     """The films with labels: rows, patients, labels of 0 and 1, which are known; and findings."""
     import numpy as np
 
-    from heads.labels import label_table, matching
+    from heads.labels import findings, label_table, matching
+    from heads.labels.tables import alike
 
-    table = label_table.read_labels(path, not_mentioned="negative")
+    table = label_table.read_labels(path)
+    if all(alike(name, table.columns) for name in findings.CHEXPERT):  # whose labellers write no 0
+        table = label_table.read_labels(path, not_mentioned="negative")
     ids = {"image": table.image_id, "study": table.study_id, "patient": table.patient_id}
     ids = {key: values for key, values in ids.items() if (values != "").any()}
     facts, films = matching.Facts(table.path, ids, {}, {}), matching.film_ids(image_id)
@@ -84,17 +107,21 @@ def labelled(image_id: Any, path: str) -> tuple[Any, Any, Any, Any, tuple[str, .
     return rows, patient_id[rows], label[rows], mask[rows], table.findings
 
 
-def report(found: dict[str, Any]) -> None:
-    """A line for each finding, and what they say together."""
-    width = max(map(len, found))
+def report(found: dict[str, Any], whole: Any, pooled: list[str]) -> None:
+    """A line for each finding, and what those that are pooled say together."""
+    lines = found | {f"{len(pooled)} pooled": whole}
+    width = max(map(len, lines))
     heading = f"of the {NEIGHBOURS} nearest, share it"
     print(f"{heading:{width + 6}}   share  chance  95 % of chance       p")
-    for name, one in found.items():
+    for name, one in lines.items():
         print(
             f"{name:{width}} {one.films:5}   {one.share:5.3f}   {one.chance:5.3f}  "
             f"{one.low:5.3f} to {one.high:5.3f}  {one.p:6.3f}"
         )
-    *_, whole = found.values()
+    print(f"pooled: {', '.join(pooled)}")
+    if not whole.chance > 0:
+        print("no film of another patient shares one of these")
+        return
     more = "more often than" if whole.share > whole.high else "no more often than"
     print(
         f"neighbours share a film's finding {whole.share / whole.chance:.2f} times as often as "

@@ -4,16 +4,20 @@ python scripts/quality.py --splits weights/splits \\
     --labels kermany=/data/kermany/labels.csv,nih=/data/nih/labels.csv \\
     --stores kermany=/data/stores/kermany-224,nih=/data/stores/nih-224 \\
     --embeddings supcon=/data/embeddings/supcon,cross_entropy=/data/embeddings/cross_entropy,\\
-random=/data/embeddings/random --output docs
+random=/data/embeddings/random \\
+    --weights supcon=/data/supcon/weights,cross_entropy=/data/cross_entropy/weights --output docs
 
 The heads are linear probes as train_head.py trains them. Every AUROC is of the test part, every
-choice is made on tune. Writes quality.md, quality_auroc.png and quality_labels.png.
+choice is made on tune. Writes quality.md, quality_auroc.png, quality_labels.png and quality.json,
+the numbers of the tables.
 """
 
 import concurrent.futures
 import dataclasses
 import os
+import pathlib
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,9 +32,10 @@ FLAGS = {
     "stores": "kermany=FOLDER,nih=FOLDER: the films, from preprocess.py; for PCA of pixels",
     "embeddings": "supcon=FOLDER,cross_entropy=FOLDER,random=FOLDER: in each the folders kermany "
     "and nih, from embed.py",
+    "weights": "supcon=BUNDLE,cross_entropy=BUNDLE: the weights of these two, from pretrain.py",
     "output": "folder of quality.md and its pictures",
 }
-SIZES, DRAWS, FEWEST_DRAWS, DRAWN_FILMS = ("8", "...", "all"), 20, 5, 10_240
+SIZES, DRAWS, FEWEST_DRAWS, DRAWN_FILMS = ("8", "...", "all"), 20, 10, 10_240
 RESAMPLES, SEED = 1000, 0
 
 
@@ -39,15 +44,21 @@ def quality(
     splits: str | None,
     stores: str | None,
     embeddings: str | None,
+    weights: str | None,
     output: str | None,
 ) -> None:
     """Does the whole; the arguments are `FLAGS`."""
-    if not (labels and splits and stores and embeddings and output):
+    if not (labels and splits and stores and embeddings and weights and output):
         raise ValueError(f"expected --{', --'.join(FLAGS)}\n\n" + (__doc__ or ""))
     start = time.monotonic()
     tables = named(labels, "labels", DATASETS)
     films = named(stores, "stores", DATASETS)
     folders = named(embeddings, "embeddings", ENCODERS)
+    bundles = named(weights, "weights", ENCODERS[:2])
+    place = pathlib.Path(output).expanduser()
+    place.mkdir(parents=True, exist_ok=True)
+    if not os.access(place, os.W_OK):
+        raise PermissionError(f"{place} cannot be written; choose another --output")
 
     # Heads are small: several at a time keep the processors busier than several threads a head.
     os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
@@ -60,17 +71,19 @@ def quality(
     jax.config.update("jax_platforms", "cpu")  # as train_head.py
     recipe = train.Recipe(**dataclasses.asdict(TrainingConfig()))
     image_id, vectors, encoders = quality_films.read_embeddings(folders)
-    examples = quality_films.read_examples(image_id, tables, splits)
+    trainings = quality_films.read_trainings(bundles, encoders)
+    examples = quality_films.read_examples(image_id, tables, os.path.expanduser(splits))
     print("PCA of the pixels", flush=True)
     vectors[PIXELS] = quality_films.pca(films, image_id, examples)
     tasks, unseen = quality_films.make_tasks(examples)
-    found = {"encoders": encoders, "recipe": recipe, "tasks": {**tasks, **unseen}}
+    found = {"encoders": encoders, "trainings": trainings, "recipe": recipe}
+    found |= {"tasks": {**tasks, **unseen}}
     found |= measure_all(tasks, vectors, recipe)
     plans = plan_draws({**tasks, **unseen})
     curves = measure_curves({**tasks, **unseen}, vectors, recipe, plans)
     found |= {"draws": plans, "curves": curves}
-    quality_page.write(output, found)
-    print(f"{output}/quality.md, after {time.monotonic() - start:.0f} s")
+    quality_page.write(place, found)
+    print(f"{place}/quality.md, after {time.monotonic() - start:.0f} s")
 
 
 def named(text: str, flag: str, names: Sequence[str]) -> dict[str, str]:
@@ -79,7 +92,7 @@ def named(text: str, flag: str, names: Sequence[str]) -> dict[str, str]:
     found = {name.strip(): os.path.expanduser(value.strip()) for name, _, value in pairs}
     if {*found} != {*names} or not all(found.values()):
         raise ValueError(f"--{flag} is {text!r}; expected {','.join(f'{n}=...' for n in names)}")
-    return found
+    return {name: found[name] for name in names}
 
 
 def measure_all(tasks: Mapping[str, Task], vectors: Mapping[str, Any], recipe: Any) -> dict:
@@ -88,6 +101,7 @@ def measure_all(tasks: Mapping[str, Task], vectors: Mapping[str, Any], recipe: A
     Returns:
         auroc: task -> representation -> what `metrics.evaluate` gives; paired: task -> other
         representation -> the test of contrastive less it. "pneumonia to abnormal" is a task, too.
+        notes: of the trainings, without what stands behind a colon -> representation -> heads.
     """
     from heads import candidates
     from heads.statistics import metrics
@@ -95,10 +109,13 @@ def measure_all(tasks: Mapping[str, Task], vectors: Mapping[str, Any], recipe: A
     across = {"pneumonia": "abnormal", "abnormal": "pneumonia"}
     auroc: dict[str, dict] = {}
     scored: dict[str, dict] = {}
+    notes: dict[str, Counter[str]] = {}
     for representation, of_set in vectors.items():
         for name, here in tasks.items():
             embedding = of_set[here.dataset]
             head = candidates.fit(embedding, here.films["train"], here.films["tune"], recipe)
+            for note in filter(None, head.note.split("; ")):
+                notes.setdefault(note.partition(":")[0], Counter())[representation] += 1
             tune = score(head, embedding, here, "tune")
             chosen = metrics.choose(here.findings, tune)
             for target in [name, across.get(name)]:
@@ -114,7 +131,7 @@ def measure_all(tasks: Mapping[str, Task], vectors: Mapping[str, Any], recipe: A
     paired = {
         key: compare(auroc[key]["supcon"]["findings"], tests) for key, tests in scored.items()
     }
-    return {"auroc": auroc, "paired": paired}
+    return {"auroc": auroc, "paired": paired, "notes": notes}
 
 
 def score(head: Any, embedding: np.ndarray, task: Task, split: str) -> Any:

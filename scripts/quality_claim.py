@@ -36,13 +36,12 @@ def side(one: Mapping[str, Any] | None) -> int:
     return int(one["low"] > 0) - int(one["high"] < 0)
 
 
-def differences(curves: Curves, other: str) -> list[dict[str, Any]]:
-    """At every number of labels below all where both are defined."""
-    found = (difference_at(curves, other, labels) for labels in sorted(curves["supcon"])[:-1])
-    return [one for one in found if one]
+def differences(curves: Curves, other: str) -> list[dict[str, Any] | None]:
+    """At every number of labels below all; None where one of the two is undefined."""
+    return [difference_at(curves, other, labels) for labels in sorted(curves["supcon"])[:-1]]
 
 
-def outcome(found: Sequence[Mapping[str, Any]]) -> str:
+def outcome(found: Sequence[Mapping[str, Any] | None]) -> str:
     """The rule that the page states."""
     sides = [side(one) for one in found]
     if 2 * sides.count(1) > len(sides) and -1 not in sides:
@@ -63,10 +62,8 @@ def rows(
                 continue
             found = differences(some, other)
             sides = [side(one) for one in found]
-            above = sum(one["value"] > 0 for one in found)
+            above = sum(one["value"] > 0 for one in found if one)
             aim = mean_at(some, other, labels[-1]).value
-            values = {n: mean_at(some, "supcon", n).value for n in labels}
-            enough = [n for n, value in values.items() if None not in (value, aim) and value >= aim]
             yield (
                 titles[task],
                 names[other],
@@ -75,8 +72,16 @@ def rows(
                 f"{sides.count(-1)}",
                 outcome(found),
                 f"{panels.number(aim, 3)} with {labels[-1]:,}",
-                f"{min(enough):,}" if enough else "never",
+                since(some, labels, aim),
             )
+
+
+def since(curves: Curves, labels: Sequence[int], aim: float | None) -> str:
+    """The number of labels from which on contrastive's AUROC stays at the aim, or above it."""
+    values = [mean_at(curves, "supcon", n).value for n in labels]
+    below = [i for i, value in enumerate(values) if None in (value, aim) or value < aim]
+    first = below[-1] + 1 if below else 0
+    return f"{labels[first]:,}" if first < len(labels) else "never"
 
 
 def verdict(curves: Mapping[str, Curves], titles: Mapping[str, str], other: str) -> str:
@@ -84,12 +89,7 @@ def verdict(curves: Mapping[str, Curves], titles: Mapping[str, str], other: str)
     questions: dict[str, list[str]] = {}
     for task, some in curves.items():
         questions.setdefault(outcome(differences(some, other)), []).append(titles[task])
-    if {*questions} == {HOLDS}:
-        return "**The claim holds here, for every question.**"
-    start = (
-        "holds here for a part of the questions only"
-        if HOLDS in questions
-        else "does not hold here"
-    )
+    best = next(one for one in (HOLDS, CONTRADICTED, NOT_SHOWN) if one in questions)
+    part = "every question" if len(questions) == 1 else "a part of the questions only"
     listed = (f"It {one} for {', '.join(some)}." for one, some in questions.items())
-    return " ".join([f"**The claim {start}.**", *listed])
+    return " ".join([f"**The claim {best} here ({part}).**", *listed])

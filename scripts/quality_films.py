@@ -8,7 +8,8 @@ import numpy as np
 
 DATASETS = ("kermany", "nih")
 ENCODERS = ("supcon", "cross_entropy", "random")
-SAME = ("variant", "resolution", "preset", "embedding", "shape")  # of all encoders
+SAME = ("variant", "resolution", "preset", "embedding", "shape", "dtype")  # of all encoders
+MAY_DIFFER = ("objective", "temperature", "first_weights")  # between the two trainings
 PIXELS, SIDE, COMPONENTS = "pixels", 56, 256  # of the PCA: pixels a side, numbers a film
 FREQUENT = 15  # positives in test that a finding needs
 SEED = 0  # of the PCA and of the halves of tune
@@ -45,7 +46,7 @@ def read_embeddings(folders: Mapping[str, str]) -> tuple[dict, dict, dict]:
                 )
             first = encoders.setdefault(name, identity)
             for other, keys in ((first, (*SAME, "weights_digest")), (encoders["supcon"], SAME)):
-                if differ := [key for key in keys if identity[key] != other[key]]:
+                if differ := [key for key in keys if identity.get(key) != other.get(key)]:
                     raise ValueError(
                         f"{folder}/{dataset} differs in {', '.join(differ)} from the embeddings "
                         "that it is compared with; expected the same network but for its weights"
@@ -59,6 +60,41 @@ def read_embeddings(folders: Mapping[str, str]) -> tuple[dict, dict, dict]:
                 )
             vectors[name][dataset] = table.embedding[[row[one] for one in ids]]
     return image_id, vectors, encoders
+
+
+def read_trainings(
+    bundles: Mapping[str, str], encoders: Mapping[str, Any]
+) -> dict[str, dict[str, str]]:
+    """The settings that the cards of the trained encoders give.
+
+    Raises:
+        ValueError: the embeddings are of other weights, or the trainings differ in more than
+            `MAY_DIFFER`.
+    """
+    from encoder.card import load_card
+
+    trainings: dict[str, dict[str, str]] = {}
+    for name, path in bundles.items():
+        card = load_card(path)
+        if card.digest != (used := encoders[name]["weights_digest"]):
+            raise ValueError(
+                f"{path} has the digest {card.digest[:16]}, and the embeddings called {name} are "
+                f"of {used[:16]}; expected the bundle that they were made with"
+            )
+        if (objective := card.settings.get("objective")) != name:
+            raise ValueError(
+                f"{path} is called {name}, and its card says objective: {objective}; expected "
+                "weights that pretrain.py trained so"
+            )
+        trainings[name] = card.settings
+    one, other = trainings.values()
+    names = [name for name in {**one, **other} if name not in MAY_DIFFER]
+    if differ := [name for name in names if one.get(name) != other.get(name)]:
+        raise ValueError(
+            f"the trainings differ in {', '.join(differ)}; expected the same but for "
+            f"{', '.join(MAY_DIFFER)}"
+        )
+    return trainings
 
 
 def read_examples(

@@ -1,30 +1,27 @@
 """docs/quality.md: tables, and sentences that are computed from the numbers they speak of."""
 
 import importlib.metadata
+import json
 import pathlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from heads.report import panels
+from heads.statistics import bootstrap
 from scripts import quality_claim, quality_films, quality_pictures
+from scripts.quality_numbers import (
+    NAMES,
+    OTHERS,
+    SETS,
+    TITLES,
+    auroc_rows,
+    curve_differences,
+    label_curves,
+    mean_difference,
+    nih_widths,
+)
 
-NAMES = {
-    "supcon": "contrastive",
-    "cross_entropy": "cross-entropy",
-    "random": "random weights",
-    "pixels": "PCA of pixels",
-}
-OTHERS = [name for name in NAMES if name != "supcon"]
-SETS = {"kermany": "Kermany", "nih": "ChestX-ray14"}
-TITLES = {
-    "pneumonia": "pneumonia (Kermany)",
-    "abnormal": "abnormal (ChestX-ray14)",
-    "findings": "mean of the findings (ChestX-ray14)",
-    "pneumonia to abnormal": "abnormal (ChestX-ray14, by Kermany's head)",
-    "abnormal to pneumonia": "pneumonia (Kermany, by ChestX-ray14's head)",
-    "pneumonia_unseen": "pneumonia (Kermany, new films)",
-    "abnormal_unseen": "abnormal (ChestX-ray14, new films)",
-}
 CLAIM = (
     "Question",
     "contrastive against",
@@ -33,25 +30,35 @@ CLAIM = (
     "interval below 0",
     "the claim",
     "the other's AUROC with all labels",
-    "contrastive has that from",
+    "contrastive stays there from",
 )
+SETTINGS = (
+    "objective", "temperature", "steps", "batch_size", "learning_rate", "optimizer", "films",
+    "first_weights",
+)  # fmt: skip
 LIBRARIES = ("cxr-embeddings", "jax", "flax", "numpy", "scipy", "scikit-learn", "MLstatkit")
 TEXT = pathlib.Path(__file__).with_suffix(".md")
 
 
-def write(folder: str, found: Mapping[str, Any]) -> None:
-    """Writes the page and its pictures.
+def write(place: pathlib.Path, found: Mapping[str, Any]) -> None:
+    """Writes the numbers, the page and its pictures.
 
     Args:
-        folder: made if need be.
-        found: what `quality.py` measured: encoders, recipe, tasks, auroc, paired, draws and curves.
+        place: a folder.
+        found: what `quality.py` measured: encoders, trainings, recipe, tasks, auroc, paired, notes,
+            draws and curves.
     """
-    place = pathlib.Path(folder)
-    place.mkdir(parents=True, exist_ok=True)
     rows, curves = [*auroc_rows(found)], label_curves(found)
+    numbers = {
+        "auroc": rows,
+        "differences": found["paired"],
+        "curves": {title: points for title, (_, points) in curves.items()},
+        "differences of curves": curve_differences(found),
+    }
+    (place / "quality.json").write_text(json.dumps(numbers, indent=1, default=float) + "\n")
     quality_pictures.draw_auroc(place / "quality_auroc.png", NAMES, rows)
     quality_pictures.draw_labels(place / "quality_labels.png", NAMES, curves)
-    tasks, first = found["tasks"], found["encoders"]["supcon"]
+    tasks, first, widths = found["tasks"], found["encoders"]["supcon"], nih_widths(found)
     tested = tasks["abnormal"].films["test"]
     fields = {
         "encoder": f"EfficientNet-{first['variant'].upper()} at {first['resolution']} px, layer "
@@ -66,8 +73,14 @@ def write(folder: str, found: Mapping[str, Any]) -> None:
                 for name, one in found["encoders"].items()
             ),
         ),
+        "trainings": table(
+            ("Training", *(NAMES[name] for name in found["trainings"])),
+            ((one.replace("_", " "), *settings(found, one)) for one in SETTINGS),
+        ),
         "versions": ", ".join(f"{name} {importlib.metadata.version(name)}" for name in LIBRARIES),
         "penalties": ", ".join(f"{value:g}" for value in found["recipe"].weight_decays),
+        "notes": notes(found["notes"]),
+        "methods": methods(tasks),
         "counts": counts(tasks),
         "auroc": table(
             ("Question", "Positives / films", *NAMES.values()),
@@ -85,6 +98,7 @@ def write(folder: str, found: Mapping[str, Any]) -> None:
         "draws": draws(found["draws"]),
         "curves": "\n\n".join(curve_tables(found, curves)),
         "nih_test": len(tested.row),
+        "nih_widths": " to ".join(panels.number(one, 3) for one in widths[:1] + widths[-1:]),
         "nih_normal": int((tested.mask & (tested.label == 0)).sum()),
         "kermany_unseen": len(tasks["pneumonia_unseen"].films["train"].row),
         "nih_unseen": len(tasks["abnormal_unseen"].films["train"].row),
@@ -104,6 +118,31 @@ def signed(found: Mapping[str, Any] | None) -> str:
     return "+" * bool(found and found["value"] > 0) + panels.interval(found, 3)
 
 
+def settings(found: Mapping[str, Any], name: str) -> Iterator[str]:
+    """One of each training; of a digest its start."""
+    for of_training in found["trainings"].values():
+        yield re.sub("([0-9a-f]{16})[0-9a-f]+", r"\1", of_training[name])
+
+
+def notes(of_kinds: Mapping[str, Mapping[str, int]]) -> str:
+    """What was noted of how many heads."""
+    parts = (
+        f"{kind} ({', '.join(f'{NAMES[name]}: {count}' for name, count in some.items())})"
+        for kind, some in of_kinds.items()
+    )
+    return "; ".join(parts) or "nothing"
+
+
+def methods(tasks: Mapping[str, Any]) -> str:
+    """How the intervals of a single question were found, by data set, as the code decides it."""
+    said = {}
+    for task in tasks.values():
+        patients = bootstrap.patients(task.patient_id["test"])
+        own = len({*patients.tolist()}) == len(patients)
+        said[SETS[task.dataset]] = "DeLong's" if own else "by bootstrap of patients"
+    return ", ".join(f"of {name} {method}" for name, method in said.items())
+
+
 def counts(tasks: Mapping[str, Any]) -> str:
     """How many films have each finding, by split."""
     rows = []
@@ -117,20 +156,6 @@ def counts(tasks: Mapping[str, Any]) -> str:
                 cells.append(f"{positives:,} of {len(films.row):,} ({len(patients):,})")
             rows.append((f"{finding} ({SETS[task.dataset]})", *cells))
     return table(("Positives of films (of so many patients)", "train", "tune", "test"), rows)
-
-
-def auroc_rows(found: Mapping[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Question, positives and films, and representation -> AUROC; the mean before its findings."""
-    for task in (task for task in TITLES if task in found["auroc"]):
-        of_names = found["auroc"][task]
-        if task == "findings":
-            yield TITLES[task], "", {name: one["mean"]["auroc"] for name, one in of_names.items()}
-        for finding, one in of_names["supcon"]["findings"].items():
-            intervals = {
-                name: some["findings"][finding]["auroc"] for name, some in of_names.items()
-            }
-            count = f"{one['positives']:,} / {one['n']:,}"
-            yield finding if task == "findings" else TITLES[task], count, intervals
 
 
 def difference_rows(found: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
@@ -151,12 +176,6 @@ def difference_rows(found: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
             yield finding if task == "findings" else TITLES[task], *cells
 
 
-def mean_difference(found: Mapping[str, Any], other: str) -> dict[str, Any] | None:
-    """Of the mean over findings, with all labels."""
-    curves = found["curves"]["findings"]
-    return quality_claim.difference_at(curves, other, max(curves["supcon"]))
-
-
 def told_apart(found: Mapping[str, Any]) -> Iterator[str]:
     """Against each other representation: on which side of 0 the intervals lie."""
     for other in OTHERS:
@@ -170,19 +189,6 @@ def told_apart(found: Mapping[str, Any]) -> Iterator[str]:
         words = {1: "better for", -1: "worse for", 0: "not told apart for"}
         parts = [f"{words[side]} {', '.join(some)}" for side, some in told.items() if some]
         yield f"against {NAMES[other]}: {'; '.join(parts)}."
-
-
-def label_curves(found: Mapping[str, Any]) -> dict[str, tuple[str, dict[str, Any]]]:
-    """Question -> films of test, and representation -> number of labels -> AUROC."""
-    curves = {}
-    for task, some in found["curves"].items():
-        points = {
-            name: {labels: quality_claim.auroc_at(some, name, labels) for labels in curve}
-            for name, curve in some.items()
-        }
-        films = len(found["tasks"][task].films["test"].row)
-        curves[TITLES[task]] = f"{films:,} films of test", points
-    return curves
 
 
 def curve_tables(found: Mapping[str, Any], curves: Mapping[str, Any]) -> Iterator[str]:

@@ -12,7 +12,7 @@ SIBLINGS = ("encoder", "heads", "input_pipeline")
 # library -> path prefixes that may import it
 ALLOWED = {
     "apache_beam": ("input_pipeline/", "scripts/preprocess.py"),
-    "flax": ("encoder/", "heads/"),
+    "flax": ("encoder/", "heads/", "scripts/bench_encoder.py"),
     "pydicom": ("input_pipeline/", "scripts/bench_preprocess.py"),
     "tensorflow": (
         "input_pipeline/",

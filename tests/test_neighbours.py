@@ -11,10 +11,12 @@ def random(films, dim=6, seed=0):
 
 
 def test_neighbours_are_the_largest_cosines_of_other_patients(monkeypatch):
-    monkeypatch.setattr(neighbours, "_BLOCK", 7)
+    monkeypatch.setattr(neighbours, "_BLOCK_BYTES", 7 * 30 * 4)
+    blocks = []
     embedding, patient = random(30), np.arange(30) // 3
-    embedding[1] = 5 * embedding[0]  # the nearest of all, and of the same patient
-    found, cosine = neighbours.nearest(embedding, patient, 4)
+    embedding[1] += 50 * embedding[0]  # the nearest of all, and of the same patient
+    found, cosine = neighbours.nearest(embedding, patient, 4, blocks.append)
+    assert blocks == [7, 7, 7, 7, 2]
     for i in range(30):
         own = embedding / np.linalg.norm(embedding, axis=1, keepdims=True) @ embedding[i]
         own = own / np.linalg.norm(embedding[i])
@@ -35,11 +37,12 @@ def test_an_embedding_without_direction():
         neighbours.nearest(random(6) * (np.arange(6)[:, None] > 0), np.arange(6), 2)
 
 
-def share(neighbour, patient, label, mask=None, permutations=200):
+def share(neighbour, patient, label, mask=None, permutations=200, **more):
     label = np.asarray(label, np.float32)
     mask = np.ones(label.shape, bool) if mask is None else np.asarray(mask)
     names = [f"f{j}" for j in range(label.shape[1])]
-    return neighbours.sharing(np.asarray(neighbour), patient, names, label, mask, permutations, 0)
+    neighbour = np.asarray(neighbour)
+    return neighbours.sharing(neighbour, patient, names, label, mask, permutations, 0, **more)
 
 
 def test_shares_and_chance_by_hand():
@@ -53,6 +56,12 @@ def test_shares_and_chance_by_hand():
     assert found["f0"].chance == pytest.approx((3 / 4 + 3 / 4 + 2 / 3 + 2 / 3) / 4)
     assert found["f1"].films == 1 and found["f1"].share == found["f1"].chance == 0
     assert whole.films == 5 and whole.share == pytest.approx(3 / 5)
+    calls = []
+    again, whole = share(
+        neighbour, patient, label, alone=["f1"], after_permutation=lambda: calls.append(1)
+    )
+    assert again == found and whole == found["f0"] and len(calls) == 200
+    assert share(neighbour, patient, label[:, 1:], alone=["f0"])[1].films == 1, "there is no other"
 
 
 def test_films_of_which_a_finding_is_unknown_are_passed_over():
@@ -87,3 +96,12 @@ def test_permuted_labels_of_a_patient_stay_together():
     neighbour, _ = neighbours.nearest(embedding, patient, 5)
     together, alone = (share(neighbour, one, label)[0]["f0"] for one in (patient, np.arange(120)))
     assert together.high - together.low > 2 * (alone.high - alone.low)
+
+
+def test_permutations_that_define_no_share_do_not_count_as_lower():
+    """Where nobody but a pair is known, most permutations leave no film with a known neighbour."""
+    neighbour = (np.arange(8)[:, None] ^ 1).astype(np.int64)
+    label = np.ones((8, 1))
+    known = (np.arange(8) < 2)[:, None]
+    found, _ = share(neighbour, np.arange(8), label, known)
+    assert found["f0"].share == found["f0"].low == found["f0"].high == found["f0"].p == 1

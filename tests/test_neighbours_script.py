@@ -9,6 +9,7 @@ import published
 import pytest
 from PIL import Image
 
+from heads.labels.findings import CHEXPERT
 from scripts import film_sheet, neighbours
 
 COUNT = 16
@@ -33,10 +34,12 @@ def folder(tmp_path, monkeypatch):
         Image.fromarray(np.full((80, 80), 10 * i, np.uint8)).save(path)
     with (tmp_path / "labels.csv").open("w", newline="") as stream:
         writer = csv.writer(stream)
-        writer.writerow(["subject_id", "study_id", "Edema", "Fracture"])
+        writer.writerow(["subject_id", "study_id", *CHEXPERT])
         for i in range(COUNT - 1):  # the last film has no row
-            edema = "1.0" if i < 8 else "-1.0" if i == 14 else ""
-            writer.writerow([10000000 + i // 2, 50000000 + i, edema, ""])
+            found = {"Edema": "1.0" if i < 8 else "-1.0" if i == 14 else ""}
+            found["No Finding"] = "" if found["Edema"] else "1.0"
+            row = (found.get(name, "") for name in CHEXPERT)
+            writer.writerow([10000000 + i // 2, 50000000 + i, *row])
     return tmp_path
 
 
@@ -62,6 +65,7 @@ def test_what_is_printed_and_drawn(folder):
     assert edema[:4] == ["Edema", "8", "1.000", "0.500"]
     assert float(edema[4]) < 0.5 < float(edema[6]) < 1 and float(edema[7]) < 0.05
     assert not [line for line in said if line.startswith("Fracture")], "no film has it"
+    assert "pooled: Edema" in said and any(line.startswith("No Finding") for line in said)
     assert "2.00 times as often as films at random: more often than chance explains" in done.stdout
     with Image.open(picture) as sheet:
         pixels = np.asarray(sheet)
@@ -77,6 +81,10 @@ def test_what_is_printed_and_drawn(folder):
         ([], "error: expected --embeddings and --labels, and for a picture --input and --output"),
         (["--embeddings=a", "--labels=b", "--output=c"], "error: expected --embeddings"),
         (["--embeddings=no", "--labels=b"], "do not exist; expected a folder"),
+        (
+            ["--embeddings=no", "--labels=b", "--input=c", "--output=no/c.png"],
+            "no/c.png; expected a file *.png in a folder that exists",
+        ),
     ],
 )
 def test_command_lines_that_cannot_work(arguments, message):
@@ -97,6 +105,30 @@ def test_a_table_in_which_no_film_has_anything(folder):
         neighbours.neighbours(f"{folder}/embeddings", f"{folder}/labels.csv", None, None)
 
 
+def run_with(folder, capsys, header, *rows):
+    """What is printed with a table of the first films."""
+    lines = [f"{50000000 + i},{row}" for i, row in enumerate(rows)]
+    (folder / "labels.csv").write_text("\n".join([header, *lines]))
+    neighbours.neighbours(f"{folder}/embeddings", f"{folder}/labels.csv", None, None)
+    return capsys.readouterr().out
+
+
+def test_what_other_tables_leave_empty_is_unknown(folder, capsys):
+    rows = ("1",) * 8 + ("",) * 4 + ("0",) * 2
+    said = run_with(folder, capsys, "study_id,abnormal", *rows)
+    assert said.startswith("10 films of 5 patients with labels")
+
+
+def test_one_film_that_nobody_shares_a_finding_with(folder, capsys):
+    said = run_with(folder, capsys, "study_id,abnormal", "1", *("0",) * 11)
+    assert "no film of another patient shares one of these" in said and "times as often" not in said
+
+
+def test_no_finding_is_pooled_where_there_is_nothing_else(folder, capsys):
+    said = run_with(folder, capsys, "study_id,No_Finding", *("1",) * 8, *("0",) * 4)
+    assert "pooled: No_Finding\n" in said and "times as often" in said
+
+
 def test_films_that_are_gone_leave_a_cross(folder, capsys):
     (folder / "files/p10/p10000000/s50000000/00.png").unlink()
     arguments = [f"{folder}/{name}" for name in ("embeddings", "labels.csv", "files", "sheet.png")]
@@ -104,4 +136,4 @@ def test_films_that_are_gone_leave_a_cross(folder, capsys):
     with Image.open(folder / "sheet.png") as sheet:
         crossed = (np.asarray(sheet) == film_sheet.RED).all(-1).any()
     assert crossed
-    assert "1 films, drawn at random" in capsys.readouterr().out
+    assert "2 films, drawn at random" in capsys.readouterr().out

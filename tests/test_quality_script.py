@@ -1,6 +1,8 @@
-"""`scripts/quality.py` on two small data sets, and the sentences that it computes."""
+"""`scripts/quality.py` on two small data sets."""
 
 import csv
+import dataclasses
+import json
 import re
 
 import numpy as np
@@ -9,9 +11,9 @@ import pytest
 from PIL import Image
 from test_training import write_store
 
+from encoder import random_weights
 from heads.labels.findings import NIH
-from heads.statistics.bootstrap import Measured
-from scripts import quality, quality_claim, quality_films, quality_page
+from scripts import quality, quality_films
 
 SPLITS = ["train"] * 24 + ["tune"] * 24 + ["test"] * 30
 FILMS = len(SPLITS)
@@ -39,6 +41,22 @@ def embed(folder, name, ids, monkeypatch, **identity):
     monkeypatch.setattr(published, "vector", vector)
     facts = {"weights": name, "weights_digest": name * 9, "trained": name != "random", "shape": [6]}
     published.make_source(folder, ids, **facts | identity)
+
+
+def write_bundles(folder, digest="", **settings):
+    """Cards of two trainings, of which cross-entropy's may have another digest and settings."""
+    card = random_weights.random_card("b0", 64, "native", (0.0,) * 3, (1.0,) * 3)
+    for name in NAMES[:2]:
+        digest_of = digest if digest and name == "cross_entropy" else name * 9
+        one = {"objective": name, "temperature": "0.1", "steps": "12", "batch_size": "32",
+               "learning_rate": "0.001", "optimizer": "adamw", "first_weights": digest_of * 2,
+               "films": f"48, digest {'0123456789abcdef' * 4}"}  # fmt: skip
+        one |= settings if name == "cross_entropy" else {}
+        (folder / f"{name}-weights").mkdir()
+        written = dataclasses.replace(card, trained=True, digest=digest_of, settings=one)
+        text = json.dumps(dataclasses.asdict(written))
+        (folder / f"{name}-weights/card.json").write_text(text)
+    return {name: f"{folder}/{name}-weights" for name in NAMES[:2]}
 
 
 @pytest.fixture
@@ -76,6 +94,7 @@ def given(tmp_path, monkeypatch):
         "splits": f"{tmp_path}/splits",
         "stores": ",".join(f"{name}={tmp_path}/stores/{name}" for name in DATASETS),
         "embeddings": ",".join(f"{name}={tmp_path}/{name}" for name in NAMES),
+        "weights": ",".join(f"{k}={v}" for k, v in write_bundles(tmp_path).items()),
         "output": f"{tmp_path}/docs",
     }
 
@@ -103,7 +122,16 @@ def test_a_page_says_what_the_numbers_say(given, tmp_path):
         assert all(float(other.split()[0]) < 0.9 for other in others)
     better = re.search(r"- against cross-entropy: better for (.*)\.\n", page)[1]
     assert better.count("(") == 5 and "not told apart" not in better
-    assert "**The claim holds here, for every question.**" in page
+    assert "**The claim holds here (every question).**" in page
+    assert cells(page, "objective") == ["supcon", "cross_entropy"]
+    assert cells(page, "films") == ["48, digest 0123456789abcdef"] * 2
+    assert "test: of Kermany by bootstrap of patients, of ChestX-ray14 DeLong's;" in page
+    ends = re.search(r"above reach (0\.\d{3}) to (0\.\d{3}) to either side", page).groups()
+    assert 0 < float(ends[0]) < float(ends[1]) < 0.5
+    assert re.search(r"of how many: .*weight_decays \(.*contrastive: 3", page)
+    numbers = json.loads((tmp_path / "docs/quality.json").read_text())
+    assert numbers["auroc"][0][0] == "pneumonia (Kermany)"
+    assert numbers["curves"]["pneumonia (Kermany)"]["supcon"]["24"]["value"] == 1
     assert "3 draws of each number of labels; one of all.\n" in page
     assert "The test part of ChestX-ray14 has 30 films, 15 of them normal." in page
     assert "short: 12 films of Kermany and" in page
@@ -115,16 +143,22 @@ def test_a_page_says_what_the_numbers_say(given, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"output": None}, "expected --labels, --splits, --stores, --embeddings, --output"),
+        (
+            {"output": None},
+            "expected --labels, --splits, --stores, --embeddings, --weights, --output",
+        ),
         ({"labels": "kermany=a"}, r"--labels is 'kermany=a'; expected kermany=...,nih=..."),
         ({"stores": "kermany=a,nih="}, "--stores is 'kermany=a,nih='"),
+        ({"weights": "supcon=a"}, "--weights is 'supcon=a'; expected supcon=...,cross_entropy=..."),
+        ({"output": __file__}, "File exists"),
         ({"embeddings": "supcon=a,random=b"}, "expected supcon=...,cross_entropy=...,random=..."),
     ],
 )
 def test_command_lines_that_cannot_work(change, message):
     fine = {name: "x" for name in quality.FLAGS} | {"labels": "kermany=a,nih=b"}
     fine |= {"stores": "kermany=a,nih=b", "embeddings": "supcon=a,cross_entropy=b,random=c"}
-    with pytest.raises(ValueError, match=message):
+    fine |= {"weights": "supcon=a,cross_entropy=b"}
+    with pytest.raises((ValueError, FileExistsError), match=message):
         quality.quality(**fine | change)
 
 
@@ -148,6 +182,25 @@ def test_embeddings_that_cannot_be_compared(tmp_path, monkeypatch, name, identit
         quality_films.read_embeddings({encoder: f"{tmp_path}/{encoder}" for encoder in NAMES})
 
 
+@pytest.mark.parametrize(
+    ("digest", "settings", "message"),
+    [
+        ("other", {}, "has the digest other, and the embeddings called cross_entropy are of cross"),
+        ("", {"objective": "supcon"}, "and its card says objective: supcon; expected"),
+        ("", {"steps": "13", "films": "x"}, "the trainings differ in steps, films; expected"),
+        ("", {"seed": "1"}, "the trainings differ in seed; expected"),
+    ],
+)
+def test_trainings_that_cannot_be_compared(tmp_path, digest, settings, message):
+    encoders = {name: {"weights_digest": name * 9} for name in NAMES}
+    with pytest.raises(ValueError, match=message):
+        quality_films.read_trainings(write_bundles(tmp_path, digest, **settings), encoders)
+
+
+def test_embeddings_may_be_named_in_any_order():
+    assert [*quality.named("b=1,a=2", "x", ("a", "b")).items()] == [("a", "2"), ("b", "1")]
+
+
 def test_half_of_tune_is_drawn_from_and_the_other_half_chooses(given, tmp_path):
     folders = {name: f"{tmp_path}/{name}" for name in NAMES}
     image_id, vectors, _ = quality_films.read_embeddings(folders)
@@ -167,55 +220,3 @@ def test_half_of_tune_is_drawn_from_and_the_other_half_chooses(given, tmp_path):
         np.testing.assert_array_equal(known, truth)
         for of_set in vectors.values():
             assert len(of_set[seen.dataset]) == FILMS
-
-
-def curves(*differences, spread=0.01):
-    """Contrastive's and cross-entropy's at 8, 16, ... labels, with so large differences."""
-    noise = spread * np.random.default_rng(0).standard_normal(500)
-    names = {"supcon": {}, "cross_entropy": {}}
-    for k, value in enumerate(differences):
-        labels = 8 * 2**k
-        names["supcon"][labels] = [Measured(0.6 + value, 0.6 + value + noise)]
-        names["cross_entropy"][labels] = [Measured(0.6, np.full(500, 0.6))]
-    return names
-
-
-@pytest.mark.parametrize(
-    ("differences", "expected"),
-    [
-        ((0.1, 0.1, 0, 0), "holds"),
-        ((0.1, 0.1, -0.1, 0), "is not shown"),
-        ((0.1, 0, 0, 0.1), "is not shown"),
-        ((0, 0, 0, 0.1), "is not shown"),
-        ((-0.1, -0.1, 0, 0.1), "is contradicted"),
-        ((-0.1, -0.1, 0.1, 0), "is not shown"),
-    ],
-)
-def test_the_rule_of_the_claim(differences, expected):
-    found = quality_claim.differences(curves(*differences), "cross_entropy")
-    assert len(found) == 3, "all labels do not count"
-    assert quality_claim.outcome(found) == expected
-    wide = quality_claim.differences(curves(*differences, spread=1), "cross_entropy")
-    assert quality_claim.outcome(wide) == "is not shown"
-
-
-def test_what_is_counted_and_said_of_the_claim():
-    some = {"a": curves(0.1, 0.1, -0.002, -0.1), "b": curves(-0.1, -0.1, -0.1, 0)}
-    names = {name: quality_page.NAMES[name] for name in ("supcon", "cross_entropy")}
-    titles = {"a": "A", "b": "B"}
-    first, second = quality_claim.rows(some, titles, names)
-    assert first == ("A", "cross-entropy", "2 of 3", "2", "0", "holds", "0.600 with 64", "8")
-    assert second[2:6] == ("0 of 3", "0", "3", "is contradicted") and second[-1] == "64"
-    assert quality_claim.verdict(some, titles, "cross_entropy") == (
-        "**The claim holds here for a part of the questions only.** It holds for A. "
-        "It is contradicted for B."
-    )
-    assert quality_claim.verdict({"b": some["b"]}, titles, "cross_entropy") == (
-        "**The claim does not hold here.** It is contradicted for B."
-    )
-
-
-def test_an_interval_of_auroc_ends_at_1():
-    one = quality_claim.auroc_at(curves(0.39, 0), "supcon", 8)
-    assert one["value"] == pytest.approx(0.99) and one["high"] == 1
-    assert quality_page.signed(one) == f"+0.990 [{one['low']:.3f}, 1.000]"
