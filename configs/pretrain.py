@@ -3,7 +3,7 @@
 from configs.schema import NetworkConfig, PretrainConfig, PretrainingConfig
 
 PRESETS = {
-    "b0": PretrainConfig(network=NetworkConfig(variant="b0")),
+    "b0": PretrainConfig(),
     "l2": PretrainConfig(
         network=NetworkConfig(variant="l2", remat=True, fully_sharded=True),
         training=PretrainingConfig(

@@ -246,7 +246,7 @@ class TrainingFilmsConfig:
 @dataclasses.dataclass
 class NetworkConfig:
     weights: str = knob("random", "a weights bundle to start from, or `random`: from scratch")
-    variant: str | None = knob(None, "b0 ... b7 or l2; with a bundle its card decides")
+    variant: str | None = knob(None, "b0 ... b7 or l2; unset: that of the bundle, else b0")
     dtype: str | None = knob(
         None,
         "precision of the arithmetic: bfloat16 or float32; unset: float32 on CPU, else bfloat16",
@@ -254,7 +254,9 @@ class NetworkConfig:
     remat: bool = knob(False, "compute each block anew for its gradient: less memory, more time")
     model_parallel: int = knob(1, "devices that share one copy of the weights")
     fully_sharded: bool = knob(
-        False, "split weights and what the optimiser keeps of them over all devices"
+        False,
+        "split weights and what the optimiser keeps of them over all devices; of L2 over more than "
+        "16 with model_parallel=8",
     )
 
 
@@ -266,7 +268,7 @@ class AugmentationConfig:
     brightness: float = knob(0.15, "largest shift, where black is 0 and white 1")
     blur: float = knob(1.0, "largest deviation of the Gaussian, in pixels")
     noise: float = knob(0.03, "largest deviation of the noise")
-    mirror: bool = knob(False, "left to right, every other view: the heart has a side, so no")
+    mirror: bool = knob(False, "left to right, one view in two: the heart has a side, so no")
 
 
 @dataclasses.dataclass
@@ -300,8 +302,8 @@ class WatchConfig:
 
 @dataclasses.dataclass
 class BundleConfig:
-    licence: str = knob("", "of the weights, for their card")
-    terms_of_use: str = knob("", "what else is asked of whoever uses them")
+    licence: str = knob("", "of the weights; unset: that of the bundle they started from")
+    terms_of_use: str = knob("", "what else is asked of whoever uses them; unset: likewise")
     training_data: str = knob("", "one sentence: what films, with their attribution")
 
 

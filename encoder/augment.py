@@ -23,7 +23,7 @@ class Augmentation(NamedTuple):
         brightness: largest shift, where black is 0 and white 1.
         blur: largest deviation of the Gaussian, in pixels of the view.
         noise: largest deviation of the noise.
-        mirror: whether every other view is mirrored left to right.
+        mirror: whether a view is mirrored left to right, by chance one in two.
     """
 
     crop: float = 0.7
@@ -47,7 +47,7 @@ def check(augmentation: Augmentation) -> None:
     }
     for name, (low, high) in limits.items():
         if not low <= (found := getattr(augmentation, name)) <= high:
-            raise ValueError(f"augmentation.{name} is {found}; expected {low} to {high}")
+            raise ValueError(f"training.augmentation.{name} is {found}; expected {low} to {high}")
 
 
 def view(

@@ -34,45 +34,38 @@ def save(manager: Any, step: int, state: Any, identity: Mapping[str, Any]) -> No
 
 
 def restore(
-    manager: Any, state: Any, shardings: Any, identity: Mapping[str, Any]
-) -> tuple[int, Any] | None:
-    """The last checkpoint.
+    manager: Any, step: int, state: Any, shardings: Any, identity: Mapping[str, Any]
+) -> Any:
+    """The state of a checkpoint; all hosts have to ask for the same one.
 
     Args:
-        manager: from `open_checkpoints`.
+        manager: from `open_checkpoints`; its `latest_step()` is the last one's.
+        step: of the checkpoint.
         state: the state, or its shapes.
         shardings: where its leaves shall lie.
         identity: what makes this run the one that was stopped; plain JSON values.
 
-    Returns:
-        Its step and its state; None if there is no checkpoint.
-
     Raises:
         ValueError: it belongs to a run of another identity, or cannot be read.
+        PermissionError: it may not be read.
+        JaxRuntimeError: the devices' memory is too small.
     """
     from orbax import checkpoint as ocp
 
-    step = manager.latest_step()
-    if step is None:
-        return None
-    try:
-        found = manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))["run"]
-    except Exception as error:  # Orbax, of a damaged checkpoint, raises this or that
-        raise ValueError(_unreadable(manager, step, error)) from error
-    check_identity(found, identity, f"the checkpoint in {manager.directory}")
     target = jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
         state,
         shardings,
     )
-    try:
+    with _explained(manager, step):
+        found = manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))["run"]
+    _check_identity(found, identity, f"the checkpoint in {manager.directory}")
+    with _explained(manager, step):
         arguments = ocp.args.Composite(state=ocp.args.StandardRestore(target))
-        return step, manager.restore(step, args=arguments)["state"]
-    except Exception as error:
-        raise ValueError(_unreadable(manager, step, error)) from error
+        return manager.restore(step, args=arguments)["state"]
 
 
-def check_identity(found: Mapping[str, Any], expected: Mapping[str, Any], what: str) -> None:
+def _check_identity(found: Mapping[str, Any], expected: Mapping[str, Any], what: str) -> None:
     """Raises ValueError that names every setting in which a run differs from what was found."""
     names = sorted({*found, *expected})
     differ = [name for name in names if found.get(name) != expected.get(name)]
@@ -84,8 +77,16 @@ def check_identity(found: Mapping[str, Any], expected: Mapping[str, Any], what: 
         )
 
 
-def _unreadable(manager: Any, step: int, error: Exception) -> str:
-    return (
-        f"the checkpoint {manager.directory / str(step)} cannot be read ({str(error)[:200]}): it "
-        "is damaged; remove that folder, and the run goes on from the one before"
-    )
+@contextlib.contextmanager
+def _explained(manager: Any, step: int) -> Iterator[None]:
+    """Says what to do where Orbax, of a damaged checkpoint, raises this or that."""
+    try:
+        yield
+    except (jax.errors.JaxRuntimeError, MemoryError, PermissionError):
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"the checkpoint {manager.directory / str(step)} cannot be read ({str(error)[:200]}): "
+            "if its files are damaged, move that folder away, and the run goes on from the one "
+            "before; else see with which versions it was written"
+        ) from error

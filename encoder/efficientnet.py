@@ -29,19 +29,18 @@ class Variant(NamedTuple):
     width: float
     depth: float
     resolution: int
-    dropout: float
 
 
 VARIANTS = {
-    "b0": Variant(1.0, 1.0, 224, 0.2),
-    "b1": Variant(1.0, 1.1, 240, 0.2),
-    "b2": Variant(1.1, 1.2, 260, 0.3),
-    "b3": Variant(1.2, 1.4, 300, 0.3),
-    "b4": Variant(1.4, 1.8, 380, 0.4),
-    "b5": Variant(1.6, 2.2, 456, 0.4),
-    "b6": Variant(1.8, 2.6, 528, 0.5),
-    "b7": Variant(2.0, 3.1, 600, 0.5),
-    "l2": Variant(4.3, 5.3, 800, 0.5),
+    "b0": Variant(1.0, 1.0, 224),
+    "b1": Variant(1.0, 1.1, 240),
+    "b2": Variant(1.1, 1.2, 260),
+    "b3": Variant(1.2, 1.4, 300),
+    "b4": Variant(1.4, 1.8, 380),
+    "b5": Variant(1.6, 2.2, 456),
+    "b6": Variant(1.8, 2.6, 528),
+    "b7": Variant(2.0, 3.1, 600),
+    "l2": Variant(4.3, 5.3, 800),
 }
 
 # kernel size, stride of the first block, expansion, width, repeats: table 1 of the paper

@@ -8,6 +8,7 @@ What comes out is the gradient of the whole batch. BatchNorm takes its statistic
 micro-batch, over all devices, so `micro_batch` is part of what is trained, devices are not.
 """
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -145,10 +146,11 @@ def check(recipe: Recipe, rows_on: int) -> None:
         ("learning_rate", 0 < recipe.learning_rate < np.inf, "a positive number"),
         ("weight_decay", 0 <= recipe.weight_decay < np.inf, "0 or more"),
         ("average_decay", 0 <= recipe.average_decay < 1, "at least 0 and below 1"),
-        ("seed", 0 <= recipe.seed < 2**32, "0 or more, below 2^32"),
     ):
         if not fine:
             raise ValueError(f"training.{name} is {getattr(recipe, name)!r}; expected {expected}")
+    if not 0 <= recipe.seed < 2**32:
+        raise ValueError(f"seed is {recipe.seed}; expected 0 or more, below 2^32")
 
 
 def learning_rate(recipe: Recipe) -> optax.Schedule:
@@ -165,6 +167,9 @@ def start(recipe: Recipe, variables: dict[str, Any], width: int) -> State:
         recipe: how it is trained.
         variables: of the encoder, float32.
         width: of its embedding.
+
+    Returns:
+        The state; to have it on many devices, let `jit` make it with their shardings.
     """
     head, _ = OBJECTIVES[recipe.objective]
     key = jax.random.key(recipe.seed)
@@ -173,9 +178,8 @@ def start(recipe: Recipe, variables: dict[str, Any], width: int) -> State:
         "head": head.init(key, jnp.zeros((1, width)))["params"],
     }
     optimizer = OPTIMIZERS[recipe.optimizer](learning_rate(recipe), recipe.weight_decay)
-    return State(
-        jnp.int32(0), params, variables["batch_stats"], optimizer.init(params), {**variables}
-    )
+    average = jax.tree.map(jnp.copy, dict(variables))
+    return State(jnp.int32(0), params, variables["batch_stats"], optimizer.init(params), average)
 
 
 def views(
@@ -354,25 +358,31 @@ def train(
         numbers, which are still being computed.
 
     Raises:
-        ValueError: the numbers of a step are no finite ones, or memory was too small.
+        ValueError: the numbers of a step are no finite ones.
     """
     before = None
     for number, (films, label) in enumerate(batches, first + 1):
-        try:
-            rows = sharding.put_rows(mesh, films), sharding.put_rows(mesh, label)
-            state, metrics = step(state, *rows)
-            if before is not None:
-                read(number - 1, before)
-            yield number, state, metrics
-        except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
-                raise
-            raise ValueError(
-                "the memory of the devices is too small for this step: halve "
-                "training.micro_batch, or say network.remat=True; network.fully_sharded=True where "
-                f"there are several ({str(error)[:200]})"
-            ) from error
+        rows = sharding.put_rows(mesh, films), sharding.put_rows(mesh, label)
+        state, metrics = step(state, *rows)
+        if before is not None:
+            read(number - 1, before)
+        yield number, state, metrics
         before = metrics
+
+
+@contextlib.contextmanager
+def memory_explained() -> Iterator[None]:
+    """Raises ValueError, with what to do, where the memory of the devices was too small."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if not any(sign in str(error) for sign in ("RESOURCE_EXHAUSTED", "Out of memory")):
+            raise
+        raise ValueError(
+            "the memory of the devices is too small for this step: halve training.micro_batch, or "
+            "say network.remat=True; network.fully_sharded=True where there are several "
+            f"({str(error)[:200]})"
+        ) from error
 
 
 def read(step: int, metrics: dict[str, Array]) -> dict[str, float]:

@@ -17,20 +17,28 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Shaped
 
+Rules = Mapping[str, Sequence[PartitionSpec]]
+
 # leaf's path -> which of its dimensions lies on `model`; the first pattern found decides
-MODEL_PARALLEL: Mapping[str, PartitionSpec] = {
-    r"(expand|depthwise|stem|head)_conv/kernel": PartitionSpec(None, None, None, "model"),
-    r"project_conv/kernel": PartitionSpec(None, None, "model", None),
-    r"": PartitionSpec(),
+MODEL_PARALLEL: Rules = {
+    r"(expand|depthwise|stem|head)_conv/kernel": [PartitionSpec(None, None, None, "model")],
+    r"project_conv/kernel": [PartitionSpec(None, None, "model")],
+    r"": [],
 }
 
-# likewise for training: weights and what the optimiser keeps of them are split over all devices
-FULLY_SHARDED: Mapping[str, PartitionSpec] = {
-    r"(_conv|reduce|squeeze_excite/expand)/kernel": PartitionSpec(
-        None, None, None, ("data", "model")
-    ),
-    r"(hidden|out)/kernel": PartitionSpec(("data", "model")),
-    r"": PartitionSpec(),
+# likewise for training: weights and what the optimiser keeps of them are split over all devices, or
+# over as many as divide them: L2's channels are multiples of 8, but rarely of 16
+BOTH = ("data", "model")
+FULLY_SHARDED: Rules = {
+    r"(_conv|reduce|squeeze_excite/expand)/kernel": [
+        PartitionSpec(None, None, None, BOTH),
+        PartitionSpec(None, None, "data", "model"),
+        PartitionSpec(None, None, BOTH),
+        PartitionSpec(None, None, "model", "data"),
+        PartitionSpec(None, None, None, "model"),
+    ],
+    r"(hidden|out)/kernel": [PartitionSpec(BOTH), PartitionSpec("data")],
+    r"": [],
 }
 
 _HOSTS = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
@@ -146,21 +154,33 @@ def collect(mesh: Mesh, variables: Any) -> Any:
     return jax.tree.map(whole, mover(NamedSharding(mesh, PartitionSpec()))(variables))
 
 
-def variable_shardings(
-    mesh: Mesh, variables: Any, rules: Mapping[str, PartitionSpec] = MODEL_PARALLEL
-) -> Any:
+def variable_shardings(mesh: Mesh, variables: Any, rules: Rules = MODEL_PARALLEL) -> Any:
     """The sharding of every leaf of a tree of arrays or of their shapes.
 
-    A dimension that the number of devices does not divide stays whole.
+    Of the rules of a leaf the first one counts whose devices divide its dimensions; without any it
+    stays whole.
     """
+
+    def fits(spec: PartitionSpec, shape: tuple[int, ...]) -> bool:
+        return all(
+            axes is None or size % math.prod(mesh.shape[axis] for axis in np.atleast_1d(axes)) == 0
+            for axes, size in zip(spec, shape, strict=False)
+        )
 
     def place(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
-        spec = next(spec for pattern, spec in rules.items() if re.search(pattern, name))
-        fits = all(
-            axes is None or size % math.prod(mesh.shape[axis] for axis in np.atleast_1d(axes)) == 0
-            for axes, size in zip(spec, leaf.shape, strict=False)
-        )
-        return NamedSharding(mesh, spec if fits else PartitionSpec())
+        specs = next(specs for pattern, specs in rules.items() if re.search(pattern, name))
+        spec = next((spec for spec in specs if fits(spec, leaf.shape)), PartitionSpec())
+        return NamedSharding(mesh, spec)
 
     return jax.tree_util.tree_map_with_path(place, variables)
+
+
+def bytes_per_device(shapes: Any, shardings: Any) -> int:
+    """What a tree of arrays or of their shapes takes on a device."""
+    sizes = jax.tree.map(
+        lambda leaf, place: math.prod(place.shard_shape(leaf.shape)) * leaf.dtype.itemsize,
+        shapes,
+        shardings,
+    )
+    return sum(jax.tree.leaves(sizes))

@@ -148,6 +148,8 @@ def save_bundle(path: str | os.PathLike, variables: Variables, card: Card) -> Ca
             save_concurrent_gb=1, multiprocessing_options=alone
         ) as checkpointer:
             checkpointer.save(partial / CHECKPOINT, variables)
+        # Orbax's note that it is done names a folder of this machine; the rename below is ours.
+        (partial / CHECKPOINT / "commit_success.txt").unlink(missing_ok=True)
         size = _file_bytes(partial / CHECKPOINT)
         kernel = variables["params"]["stem_conv"]["kernel"]
         card = dataclasses.replace(
@@ -175,7 +177,7 @@ def load_variables(
         card: its card, from `load_card`.
         dtype: of the kernels, see `cast_kernels`; None: as they are stored.
         place: shapes of the variables -> their shardings: one, or a tree of them that is a prefix
-            of the variables; None for the default device.
+            of the variables; None for this host's first device.
         verify: compare the digest with the card's.
 
     Returns:
@@ -203,7 +205,7 @@ def load_variables(
         kernels = stored["params"]["stem_conv"]["kernel"].dtype
         if kernels != jnp.dtype(card.dtype):
             raise ValueError(f"{folder} holds {kernels}, but its card says {card.dtype}")
-        here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         shardings = place(expected) if place else here
         target = jax.tree.map(
             lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),

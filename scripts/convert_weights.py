@@ -138,8 +138,10 @@ def table(card: Any) -> str:
     """A card for reading, one field a line."""
     rows = []
     for name, value in dataclasses.asdict(card).items():
-        if isinstance(value, dict):
+        if name == "embeddings":
             value = ", ".join(f"{key} ({width:,})" for key, width in value.items())
+        elif isinstance(value, dict):
+            value = ", ".join(f"{key} {setting}" for key, setting in value.items()) or "none"
         elif isinstance(value, list | tuple):
             value = ", ".join(map(str, value)) or "nothing"
         elif name == "checkpoint_bytes":

@@ -11,8 +11,9 @@ from configs.schema import NetworkConfig
 def load(
     config: NetworkConfig, seed: int, store: Mapping[str, Any], say: Callable[..., object]
 ) -> tuple[Any, Any, Any]:
-    """The card of what is to be trained (its digest that of the bundle it starts from, or empty),
-    the network, and its first variables in float32; the dtype is filled in where it is unset.
+    """The card of what is to be trained, the network, and its first variables in float32; the dtype
+    is filled in where it is unset. Digest, source and terms of the card are those of the bundle
+    that it starts from.
 
     The embedding is this project's own, of 4,096 numbers; where a bundle has no such layer, it
     starts from random numbers.
@@ -37,13 +38,13 @@ def load(
     if config.dtype not in ("bfloat16", "float32"):
         raise ValueError(f"network.dtype is {config.dtype!r}; expected bfloat16 or float32")
     preset, size = store["preset"], store["size"]
-    rule, variant, origin = PRESETS[preset], config.variant, None
+    rule, variant, origin = PRESETS[preset], config.variant or "b0", None
     if config.weights != "random":
         origin = load_card(path := os.path.expanduser(config.weights))
-        if variant not in (None, origin.variant):
+        if config.variant not in (None, origin.variant):
             raise ValueError(
-                f"network.variant is {variant!r}, but the card of {path} says {origin.variant!r}: "
-                "leave the option out, or choose other weights"
+                f"network.variant is {config.variant!r}, but the card of {path} says "
+                f"{origin.variant!r}: leave the option out, or choose other weights"
             )
         variant, rule = origin.variant, origin
         if origin.preset != preset:
@@ -55,5 +56,6 @@ def load(
         found = weights.load_variables(path, origin)
         variables, random = weights.graft(found, variables)
         say(f"starts from {path}; from random numbers: {', '.join(random) or 'nothing'}")
-        card = dataclasses.replace(card, digest=origin.digest, source=origin.source)
+        kept = ("digest", "source", "licence", "terms_of_use", "training_data")
+        card = dataclasses.replace(card, **{name: getattr(origin, name) for name in kept})
     return card, model, variables

@@ -1,21 +1,19 @@
 """Labelled films in, an encoder out: `python scripts/pretrain.py --config configs/pretrain.py`."""
 
 import contextlib
-import dataclasses
+import functools
 import hashlib
-import importlib.metadata
-import json
 import os
 import pathlib
 import time
 from typing import Any
 
 from configs.schema import PretrainConfig
-from scripts import cli, first_weights, training_films, training_log, tune_look
+from scripts import cli, first_weights, training_films, training_folder, training_log, tune_look
 
 USAGE = """
 python scripts/pretrain.py --config configs/pretrain.py \\
-    --config.input.stores=/data/tfds/mimic_cxr/1.0.0 \\
+    --config.input.stores=/data/tfds/mimic_cxr_native/1.0.0 \\
     --config.input.labels=/data/abnormal.csv \\
     --config.input.splits=/data/mimic-cxr-jpg/mimic-cxr-2.0.0-split.csv.gz \\
     --config.output.path=/data/pretraining/run1
@@ -24,9 +22,7 @@ Trains an EfficientNet by the supervised contrastive loss, abnormal against norm
 again goes on where it ended; at the end, OUTPUT/weights is a bundle for embed.py.
 """
 REQUIRED = ("config.input.stores", "config.input.labels", "config.output.path")
-LIBRARIES = ("cxr-embeddings", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
 INTERVALS = ("log", "evaluate", "checkpoint")
-RUN, WEIGHTS = "run.json", "weights"
 
 
 def pretrain(config: PretrainConfig) -> int:
@@ -36,6 +32,10 @@ def pretrain(config: PretrainConfig) -> int:
     for name, value in vars(config.watch).items():
         if value < 1:
             raise ValueError(f"watch.{name} is {value}; expected 1 or more")
+    if config.input.workers < 0:
+        raise ValueError(f"input.workers is {config.input.workers}; expected 0 or more")
+    if "://" in config.output.path:
+        raise ValueError(f"output.path is {config.output.path}; expected a folder on a disk")
 
     from encoder import sharding
 
@@ -48,7 +48,7 @@ def pretrain(config: PretrainConfig) -> int:
     hosts = Hosts(jax.process_index(), jax.process_count(), sharding.gather)
     try:
         return pretrain_with(hosts, config)
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, jax.errors.JaxRuntimeError) as error:
         if hosts.count == 1:
             raise
         cli.end_host(error)
@@ -56,19 +56,18 @@ def pretrain(config: PretrainConfig) -> int:
 
 def pretrain_with(hosts: Any, config: PretrainConfig) -> int:
     """The part of the job that is this host's; as `pretrain`."""
+    import jax
+
     from encoder import checkpoints, sharding
     from encoder import pretrain as trainer
     from input_pipeline import training
 
-    say = (lambda *_, **__: None) if hosts.index else print
+    say = (lambda *_, **__: None) if hosts.index else functools.partial(print, flush=True)
     folder = pathlib.Path(config.output.path).expanduser().absolute()
-    if (folder / WEIGHTS).exists():
-        say(f"{folder / WEIGHTS} is there already: this run is finished")
-        return 0
     mesh = sharding.make_mesh(config.network.model_parallel)
     recipe = make_recipe(config)
     trainer.check(recipe, mesh.shape["data"])
-    films = training_films.read(config.input, config.seed, say)
+    films = training_films.read(config.input, say)
     rows, workers = films.rows("train"), config.input.workers or len(os.sched_getaffinity(0))
     schedule = training.make_schedule(films.label[rows], recipe.batch_size, config.seed)
     made = films.stores[0].identity
@@ -82,19 +81,29 @@ def pretrain_with(hosts: Any, config: PretrainConfig) -> int:
         "resolution": str(card.resolution),
         "films": f"{len(rows)}, digest {digest(films, rows)}",
     }
-    if not hosts.index:
-        open_folder(folder, config, identity)
-
     intervals = [(f"{n}_steps", getattr(config.watch, f"{n}_steps")) for n in INTERVALS]
     rules = sharding.FULLY_SHARDED if config.network.fully_sharded else sharding.MODEL_PARALLEL
-    state = trainer.start(recipe, variables, card.head_width)
-    placed = sharding.variable_shardings(mesh, state, rules)
+    start = functools.partial(trainer.start, recipe, width=card.head_width)
+    shapes = jax.eval_shape(start, variables)
+    placed = sharding.variable_shardings(mesh, shapes, rules)
+    if mesh.size > 1:
+        size = sharding.bytes_per_device(shapes, placed) / 1e9
+        say(f"weights and what is kept of them: {size:.2f} GB on each of {mesh.size} devices")
+
     with contextlib.ExitStack() as stack:
+        if not training_folder.open_folder(stack, hosts, folder, config, identity):
+            say(f"{folder / training_folder.WEIGHTS} is there already: this run is finished")
+            return 0
         manager = stack.enter_context(checkpoints.open_checkpoints(folder / "checkpoints"))
-        restored = checkpoints.restore(manager, state, placed, identity)
-        first, begun = restored or (0, sharding.put_variables(state, placed))
-        say(f"goes on after step {first}" if first else f"{recipe.steps} steps", flush=True)
-        step = trainer.make_step(model, recipe, mesh, state, card.mean, card.std, rules)
+        first = training_folder.agreed(hosts, folder, manager.latest_step() or 0)
+        stack.enter_context(trainer.memory_explained())
+        if first:
+            state = checkpoints.restore(manager, first, shapes, placed, identity)
+        else:
+            state = jax.jit(start, out_shardings=placed)(variables)
+        del variables
+        say(f"goes on after step {first}" if first else f"{recipe.steps} steps")
+        step = trainer.make_step(model, recipe, mesh, shapes, card.mean, card.std, rules)
         each = recipe.batch_size // hosts.count
         mine = slice(hosts.index * each, (hosts.index + 1) * each)
 
@@ -114,7 +123,8 @@ def pretrain_with(hosts: Any, config: PretrainConfig) -> int:
         )
         stack.enter_context(bar)
         since, counted = None, 0
-        for number, state, metrics in trainer.train(step, begun, mesh, labelled, first):
+        steps = trainer.train(step, state, mesh, labelled, first)
+        for number, state, metrics in steps:
             bar.update(recipe.batch_size)
             due = {name: number == recipe.steps or number % n == 0 for name, n in intervals}
             if since is None or any(due.values()):
@@ -135,8 +145,7 @@ def pretrain_with(hosts: Any, config: PretrainConfig) -> int:
             if since is None or written:
                 since, counted = time.monotonic(), 0  # the first step was compiled
         variables = sharding.collect(mesh, state.average)
-        if not hosts.index:
-            save(folder / WEIGHTS, variables, card, config, identity)
+        training_folder.save(hosts, folder, variables, card, config.bundle, identity)
     say(f"in {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
     return 0
 
@@ -157,54 +166,6 @@ def digest(films: Any, rows: Any) -> str:
     """Of the films to train on, with their labels."""
     text = "\n".join(f"{films.places.image_id[i]} {films.label[i]}" for i in rows)
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
-
-
-def open_folder(folder: pathlib.Path, config: PretrainConfig, identity: dict[str, str]) -> None:
-    """Makes the folder of a run, or sees that it is of the same one.
-
-    Raises:
-        ValueError: it is of another run, or holds other things.
-        OSError: it cannot be written.
-    """
-    from encoder import checkpoints
-
-    if (folder / RUN).exists():
-        found = json.loads((folder / RUN).read_text())["identity"]
-        checkpoints.check_identity(found, identity, str(folder))
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    if found := sorted(f.name for f in folder.iterdir() if not f.name.startswith(".")):
-        raise ValueError(
-            f"{folder} holds {found[0]} and no {RUN}: it is no run of this command; choose another "
-            "output.path"
-        )
-    partial = folder / f".{RUN}.partial"
-    facts = {
-        "identity": identity,
-        "config": dataclasses.asdict(config),
-        "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
-    }
-    partial.write_text(json.dumps(facts, indent=2) + "\n")
-    partial.rename(folder / RUN)
-
-
-def save(
-    path: pathlib.Path, variables: Any, card: Any, config: PretrainConfig, identity: dict[str, str]
-) -> None:
-    """Writes the trained weights as a bundle."""
-    from encoder import weights
-
-    given = config.bundle
-    card = dataclasses.replace(
-        card,
-        source=f"scripts/pretrain.py, cxr-embeddings {importlib.metadata.version(LIBRARIES[0])}",
-        licence=given.licence or "not said",
-        terms_of_use=given.terms_of_use,
-        training_data=given.training_data or f"{identity['films']}; not described further",
-        settings=identity,
-        trained=True,
-    )
-    weights.save_bundle(path, variables, card)
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ class TrainingFilms(NamedTuple):
         return np.flatnonzero((self.split == split) & (self.label >= 0))
 
 
-def read(config: TrainingFilmsConfig, seed: int, say: Callable[..., object]) -> TrainingFilms:
+def read(config: TrainingFilmsConfig, say: Callable[..., object]) -> TrainingFilms:
     """Opens the stores and finds the label and the split of each of their films.
 
     Raises:
@@ -54,12 +54,13 @@ def read(config: TrainingFilmsConfig, seed: int, say: Callable[..., object]) -> 
         zip(stores, config.labels, splits, strict=True)
     ):
         mine = np.flatnonzero(places.store == i)
-        found = join(
-            places.image_id[mine],
-            read_labels(table, (config.finding,)),
-            split_path=split_path,
-            seed=seed,
-        )
+        named = read_labels(table, (config.finding,))
+        if len(named.findings) > 1:
+            raise ValueError(
+                f"input.finding is {config.finding!r}, which is {len(named.findings)} columns of "
+                f"{table}; expected one"
+            )
+        found = join(places.image_id[mine], named, split_path=split_path)
         rows = mine[found.row]
         label[rows], split[rows] = found.label[:, 0].astype(np.int32), found.split
         say(f"{len(mine)} films in {opened.folder}, {len(rows)} of them with label and split")

@@ -99,7 +99,7 @@ def test_blur_is_a_gaussian_that_keeps_the_sum():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"crop": 0.0}, "augmentation.crop is 0.0; expected 0.05 to 1"),
+        ({"crop": 0.0}, "training.augmentation.crop is 0.0; expected 0.05 to 1"),
         ({"crop": 1.5}, "augmentation.crop is 1.5"),
         ({"rotation": -1.0}, "augmentation.rotation is -1.0; expected 0 to 180"),
         ({"contrast": 1.1}, "augmentation.contrast is 1.1"),

@@ -28,7 +28,7 @@ ORTHONORMAL = {  # (inputs, outputs) -> SHA-256 of the map of seed 0, on every m
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch) -> EfficientNet:
-    monkeypatch.setitem(VARIANTS, "tiny", Variant(0.25, 0.1, 32, 0.0))
+    monkeypatch.setitem(VARIANTS, "tiny", Variant(0.25, 0.1, 32))
     return EfficientNet("tiny", 48)
 
 

@@ -69,7 +69,7 @@ def test_widths_of_the_embeddings():
 @pytest.fixture
 def tiny(monkeypatch) -> EfficientNet:
     """All seven stages, one block each: for what does not depend on size."""
-    monkeypatch.setitem(VARIANTS, "tiny", Variant(0.25, 0.1, 32, 0.0))
+    monkeypatch.setitem(VARIANTS, "tiny", Variant(0.25, 0.1, 32))
     return EfficientNet("tiny", head_width=64)
 
 

@@ -34,8 +34,8 @@ from input_pipeline.preprocessing import PRESETS, network_input, toolkit_intensi
 from input_pipeline.synthetic.anatomy import Patient
 from input_pipeline.synthetic.drawing import draw_film
 
-TINY = Variant(0.25, 0.26, 1280, 0.0)  # eight blocks, two of them residual
-SEVEN = Variant(0.25, 0.1, 1280, 0.0)
+TINY = Variant(0.25, 0.26, 1280)  # eight blocks, two of them residual
+SEVEN = Variant(0.25, 0.1, 1280)
 SIZE = 1280
 TOLERANCE = 1e-4  # of the largest feature
 

@@ -32,7 +32,7 @@ TOLERANCE = 1e-4  # of the largest value
 def live():
     """A small network without head, and calibrated weights of it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(VARIANTS, "tiny", Variant(0.25, 0.1, 1280, 0.0))
+        patch.setitem(VARIANTS, "tiny", Variant(0.25, 0.1, 1280))
         model = EfficientNet("tiny", None)
         variables = jax.device_put(random_variables(model))
         yield jax.device_get(calibrate(model, variables, random_images(64, 8, seed=1)))

@@ -204,7 +204,7 @@ def test_what_the_cache_has_is_not_fetched_again(server, serve):
 
 
 def test_a_bundle_loads_from_the_cache(monkeypatch, server, serve, tmp_path):
-    monkeypatch.setitem(VARIANTS, "tiny", Variant(0.25, 0.1, 32, 0.0))
+    monkeypatch.setitem(VARIANTS, "tiny", Variant(0.25, 0.1, 32))
     card = random_weights.random_card("tiny", None, "imagenet", (0.1,) * 3, (1.0,) * 3)
     variables = random_weights.random_variables(weights.model_for(card), seed=0)
     saved = weights.save_bundle(tmp_path / "bundle", variables, card)

@@ -21,7 +21,7 @@ PLAIN = {"mean": (0.4,) * 3, "std": (0.3,) * 3}
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
-    monkeypatch.setitem(VARIANTS, "tiny", Variant(0.25, 0.1, 32, 0.0))
+    monkeypatch.setitem(VARIANTS, "tiny", Variant(0.25, 0.1, 32))
     monkeypatch.setattr(efficientnet, "STAGES", efficientnet.STAGES[:2])  # quick to compile
 
 
@@ -240,7 +240,8 @@ def test_views_depend_on_seed_step_and_film_alone():
         ({"warmup_steps": 40}, "warmup_steps is 40; expected less than steps"),
         ({"average_decay": 1.0}, "average_decay is 1.0"),
         ({"learning_rate": float("nan")}, "learning_rate is nan"),
-        ({"augmentation": Augmentation(crop=0.0)}, "augmentation.crop is 0.0; expected 0.05 to 1"),
+        ({"augmentation": Augmentation(crop=0.0)}, "training.augmentation.crop is 0.0; expected"),
+        ({"seed": -1}, "^seed is -1; expected 0 or more"),
     ],
 )
 def test_recipes_that_cannot_be_followed(changes, message):
@@ -263,9 +264,19 @@ def test_a_loss_that_is_no_number_names_its_step():
         list(pretrain.train(step, state, mesh, batches, 10))
 
 
-def test_too_little_memory_names_the_settings():
-    def step(*_):
-        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")
+@pytest.mark.parametrize(
+    "message",
+    [
+        "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes.",  # of GPUs and TPUs
+        "INTERNAL: Error dispatching computation: Out of memory allocating 9 bytes.",  # of CPUs
+    ],
+)
+def test_too_little_memory_names_the_settings(message):
+    expected = r"halve training.micro_batch, or say network.remat.* 9 bytes"
+    with pytest.raises(ValueError, match=expected), pretrain.memory_explained():
+        raise jax.errors.JaxRuntimeError(message)
 
-    with pytest.raises(ValueError, match=r"halve training.micro_batch, or say network.remat"):
-        list(pretrain.train(step, started(recipe())[1], one_device(), [films()], 0))
+
+def test_other_errors_of_devices_stay_what_they_are():
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), pretrain.memory_explained():
+        raise jax.errors.JaxRuntimeError("INTERNAL: of another kind")

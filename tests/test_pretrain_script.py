@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import json
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -17,9 +18,9 @@ import pytest
 import tqdm
 
 from configs.schema import NetworkConfig, PretrainConfig
-from encoder import efficientnet, weights
+from encoder import efficientnet, random_weights, weights
 from encoder.card import load_card
-from input_pipeline import make_store, mimic_cxr, preprocess
+from input_pipeline import make_store, mimic_cxr, preprocess, run_folder
 from input_pipeline.synthetic.mimic import write_mimic
 from scripts import first_weights, label_abnormal, pretrain
 
@@ -27,7 +28,7 @@ SIZE, FILMS, BATCH, STEPS = 32, 120, 16, 12
 # A network of two stages, since a whole one takes a minute to compile.
 PROGRAM = """
 from encoder import efficientnet
-efficientnet.VARIANTS["tiny"] = efficientnet.Variant(0.25, 0.1, 32, 0.0)
+efficientnet.VARIANTS["tiny"] = efficientnet.Variant(0.25, 0.1, 32)
 efficientnet.STAGES = efficientnet.STAGES[:2]
 from scripts import pretrain
 pretrain.main()
@@ -58,22 +59,31 @@ def data(tmp_path_factory):
         None,
         str(folder / "abnormal.csv"),
     )
+    with pytest.MonkeyPatch.context() as patch:
+        make_tiny(patch)
+        card = random_weights.random_card("tiny", SIZE, "native", (0.4,) * 3, (0.3,) * 3)
+        variables = random_weights.random_variables(weights.model_for(card), seed=1)
+        weights.save_bundle(folder / "first", variables, card)
     return folder
+
+
+def make_tiny(patch):
+    """Gives this process the network of `PROGRAM`."""
+    patch.setitem(efficientnet.VARIANTS, "tiny", efficientnet.Variant(0.25, 0.1, 32))
+    patch.setattr(efficientnet, "STAGES", efficientnet.STAGES[:2])
 
 
 @pytest.fixture
 def tiny(monkeypatch):
-    """The network of `PROGRAM` in this process."""
-    monkeypatch.setitem(efficientnet.VARIANTS, "tiny", efficientnet.Variant(0.25, 0.1, 32, 0.0))
-    monkeypatch.setattr(efficientnet, "STAGES", efficientnet.STAGES[:2])
+    make_tiny(monkeypatch)
 
 
 def settings(data, output):
     return {
+        "network.weights": str(data / "first"),
         "input.stores": (str(data / "store"),),
         "input.labels": (str(data / "abnormal.csv"),),
         "input.splits": (str(data / "mimic/mimic-cxr-2.0.0-split.csv.gz"),),
-        "network.variant": "tiny",
         "training.batch_size": BATCH,
         "training.steps": STEPS,
         "training.warmup_steps": 2,
@@ -131,7 +141,9 @@ def test_a_run_leaves_weights_with_a_card(data, whole, tiny):
     card = load_card(folder / "weights")
     assert card.trained and card.preset == "native" and card.resolution == SIZE
     assert card.settings["objective"] == "supcon" and card.settings["temperature"] == "0.1"
-    assert json.loads((folder / "run.json").read_text())["identity"] == card.settings
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["identity"] == card.settings and manifest["complete"]
+    assert card.licence == "none: random numbers" and card.source.endswith("from random")
     assert f"{FILMS} films in {data / 'store'}" in result.stdout
     assert "step 6: loss" in result.stderr + result.stdout
 
@@ -180,7 +192,20 @@ def test_killed_it_goes_on_with_the_same_losses(data, whole, tmp_path, tiny, env
     assert again.returncode == 0 and "this run is finished" in again.stdout
 
 
-def test_two_hosts_train_as_one(data, whole, tmp_path, tiny, environment):
+def test_it_goes_on_after_the_last_step(data, whole, tmp_path, tiny, environment):
+    """Ended between the last checkpoint and the bundle: the weights are those that were trained."""
+    folder = tmp_path / "run"
+    shutil.copytree(whole[0], folder)
+    (folder / "weights").rename(folder / ".weights.partial-1")
+    result = run(data, folder, environment=environment)
+    assert result.returncode == 0, result.stderr
+    assert load_card(folder / "weights").digest == load_card(whole[0] / "weights").digest
+    assert not [*folder.glob(".weights.partial-*")]
+    assert len(json.loads((folder / "manifest.json").read_text())["runs"]) == 2
+
+
+def run_on_two_hosts(command, environment):
+    """Both processes' outputs and errors."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -190,11 +215,9 @@ def test_two_hosts_train_as_one(data, whole, tmp_path, tiny, environment):
         "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo",
         "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
     }
-    folder = tmp_path / "run"
-    options = ["--config.distributed", "--config.network.fully_sharded"]
     processes = [
         subprocess.Popen(
-            command(data, folder, *options),
+            command,
             env=shared | {"JAX_PROCESS_ID": str(i)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -203,11 +226,35 @@ def test_two_hosts_train_as_one(data, whole, tmp_path, tiny, environment):
         for i in range(2)
     ]
     outputs = [process.communicate(timeout=250) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs
+    return [process.returncode for process in processes], outputs
+
+
+def test_two_hosts_train_as_one_and_go_on(data, whole, tmp_path, tiny, environment):
+    folder = tmp_path / "run"
+    options = ["--config.distributed", "--config.network.fully_sharded"]
+    codes, outputs = run_on_two_hosts(command(data, folder, *options), environment)
+    assert codes == [0, 0], outputs
     found, expected = losses(folder), losses(whole[0])
     for step in expected:
         assert float(found[step]) == pytest.approx(float(expected[step]), rel=1e-3)
-    assert load_card(folder / "weights").trained
+    digest = load_card(folder / "weights").digest
+    shutil.rmtree(folder / "weights")
+    shutil.rmtree(folder / f"checkpoints/{STEPS}")
+    codes, outputs = run_on_two_hosts(command(data, folder, *options), environment)
+    assert codes == [0, 0], outputs
+    assert f"goes on after step {STEPS - 3}" in outputs[0][0]
+    assert losses(folder) == found and load_card(folder / "weights").digest == digest
+
+
+def test_two_hosts_that_disagree_end_with_a_sentence(data, tmp_path, environment):
+    """One of them sees a folder of another run: a setting was changed on the other."""
+    changed = "--config.training.temperature=0.${JAX_PROCESS_ID}5"
+    line = " ".join(shlex.quote(word) for word in command(data, tmp_path / "run"))
+    line = ["bash", "-c", f"exec {line} --config.distributed {changed}"]
+    codes, outputs = run_on_two_hosts(line, environment)
+    assert codes == [1, 1], outputs
+    assert "error: host 1 could not go on: it says why" in outputs[0][1]
+    assert "temperature: '0.05' there, '0.15' asked for" in outputs[1][1]
 
 
 @pytest.mark.parametrize(
@@ -222,6 +269,8 @@ def test_two_hosts_train_as_one(data, whole, tmp_path, tiny, environment):
         ({"network.weights": "/nowhere"}, "expected a weights bundle"),
         ({"network.dtype": "float16"}, "network.dtype is 'float16'"),
         ({"network.model_parallel": 3}, "model_parallel is 3"),
+        ({"output.path": "gs://bucket/run"}, "output.path is gs://bucket/run; expected a folder"),
+        ({"input.workers": -1}, "input.workers is -1; expected 0 or more"),
     ],
 )
 def test_what_is_wrong_is_said(data, tmp_path, changes, message):
@@ -233,6 +282,13 @@ def test_what_is_wrong_is_said(data, tmp_path, changes, message):
 def test_what_is_missing_is_said(data, tmp_path, capsys):
     assert pretrain.pretrain(config(data, tmp_path / "run", {"input.labels": ()})) == 2
     assert "still to be said" in capsys.readouterr().out
+
+
+def test_one_finding_is_trained_on(data, tmp_path):
+    table = str(data / "mimic/mimic-cxr-2.0.0-chexpert.csv.gz")
+    changes = {"input.labels": (table,), "input.finding": "all"}
+    with pytest.raises(ValueError, match=r"input.finding is 'all', which is 14 columns of"):
+        pretrain.pretrain(config(data, tmp_path / "run", changes))
 
 
 def test_labels_of_one_class_are_refused(data, tmp_path):
@@ -250,16 +306,20 @@ def test_labels_of_one_class_are_refused(data, tmp_path):
 def test_a_folder_of_another_run_is_refused(data, whole, tmp_path, tiny):
     folder = tmp_path / "run"
     shutil.copytree(whole[0], folder)
-    shutil.rmtree(folder / "weights")
     changed = config(data, folder, {"training.temperature": 0.2})
-    with pytest.raises(ValueError, match=r"temperature: there '0.1', now '0.2'"):
+    with pytest.raises(ValueError, match=r"temperature: '0.1' there, '0.2' asked for"):
         pretrain.pretrain(changed)
-    facts = json.loads((folder / "run.json").read_text())
-    facts["identity"]["temperature"] = "0.2"
-    (folder / "run.json").write_text(json.dumps(facts))
+    manifest = folder / "manifest.json"
+    manifest.write_text(
+        manifest.read_text().replace('"temperature": "0.1"', '"temperature": "0.2"')
+    )
+    shutil.rmtree(folder / "weights")
     with pytest.raises(ValueError, match=r"the checkpoint in .* is of another run"):
         pretrain.pretrain(changed)
-    (folder / "run.json").unlink()
+    manifest.write_text("{")
+    with pytest.raises(ValueError, match="is no manifest of this program"):
+        pretrain.pretrain(changed)
+    manifest.unlink()
     with pytest.raises(ValueError, match="it is no run of this command"):
         pretrain.pretrain(changed)
 
@@ -271,7 +331,17 @@ def test_a_damaged_checkpoint_is_named(data, whole, tmp_path, tiny):
     for file in (folder / f"checkpoints/{STEPS}/state").rglob("*"):
         if file.is_file():
             file.write_bytes(b"")
-    with pytest.raises(ValueError, match=f"checkpoints/{STEPS} cannot be read .* remove"):
+    with pytest.raises(ValueError, match=f"checkpoints/{STEPS} cannot be read .* move that folder"):
+        pretrain.pretrain(config(data, folder))
+
+
+def test_a_folder_is_held_by_one_run(data, whole, tmp_path, tiny):
+    folder = tmp_path / "run"
+    shutil.copytree(whole[0], folder)
+    with (
+        run_folder.claim(str(folder)),
+        pytest.raises(BlockingIOError, match="another run is writing to"),
+    ):
         pretrain.pretrain(config(data, folder))
 
 

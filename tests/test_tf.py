@@ -106,7 +106,7 @@ def training(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def tiny() -> Iterator[EfficientNet]:
     """Seven stages, the first of two blocks, so that one without expansion has a residual."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(VARIANTS, "tiny", Variant(0.25, 1.2, 64, 0.0))
+        patch.setitem(VARIANTS, "tiny", Variant(0.25, 1.2, 64))
         yield EfficientNet("tiny", 48)
 
 

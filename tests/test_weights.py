@@ -11,6 +11,7 @@ import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from configs import demo
 from encoder import random_weights, weights
 from encoder.card import Card, load_card
 from encoder.efficientnet import VARIANTS, EfficientNet, Variant, embedding_widths
@@ -21,7 +22,7 @@ TINY_DIGEST = "5eeeea7be4acb56876eada8cc986dd34a58d05555c80d7a058f7aa589bbfefee"
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
     """All seven stages, one block each."""
-    monkeypatch.setitem(VARIANTS, "tiny", Variant(0.25, 0.1, 32, 0.0))
+    monkeypatch.setitem(VARIANTS, "tiny", Variant(0.25, 0.1, 32))
 
 
 @pytest.fixture
@@ -129,6 +130,20 @@ def test_leaves_go_straight_to_their_shardings(bundle, variables, mesh):
         assert leaf.sharding == sharding
     found = weights.load_variables(bundle, load_card(bundle), place=lambda _: whole)
     assert {leaf.sharding for leaf in jax.tree.leaves(found)} == {whole}
+
+
+def test_a_bundle_names_no_folder_of_the_machine_that_made_it(bundle, tmp_path):
+    files = [path for path in bundle.rglob("*") if path.is_file()]
+    assert not [path for path in files if str(tmp_path).encode() in path.read_bytes()]
+
+
+def test_the_demos_weights_are_whole_small_and_say_where_they_are_from():
+    card = load_card(demo.WEIGHTS)
+    assert weights.digest(weights.load_variables(demo.WEIGHTS, card)) == card.digest
+    assert card.trained and card.dtype == "bfloat16" and card.licence == "CC BY 4.0"
+    assert "Kermany" in card.training_data and "ChestX-ray14" in card.training_data
+    assert "nihcc.app.box.com" in card.terms_of_use and card.settings["objective"] == "supcon"
+    assert sum(path.stat().st_size for path in demo.WEIGHTS.rglob("*") if path.is_file()) < 15e6
 
 
 def test_nothing_is_overwritten(bundle, variables, card):
