@@ -9,6 +9,7 @@ micro-batch, over all devices, so `micro_batch` is part of what is trained, devi
 """
 
 import contextlib
+import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -383,6 +384,16 @@ def memory_explained() -> Iterator[None]:
             "say network.remat=True; network.fully_sharded=True where there are several "
             f"({str(error)[:200]})"
         ) from error
+
+
+def is_stuck(recipe: Recipe, loss: float) -> bool:
+    """Whether a contrastive loss is that of projections which are all one point.
+
+    Every other view is then as near as a positive: the loss is T log(2 batch_size - 1), and its
+    gradient is 0.
+    """
+    one_point = recipe.temperature * math.log(VIEWS * recipe.batch_size - 1)
+    return recipe.objective == "supcon" and abs(loss - one_point) < 1e-4 * one_point
 
 
 def read(step: int, metrics: dict[str, Array]) -> dict[str, float]:

@@ -22,6 +22,10 @@ Trains an EfficientNet by the supervised contrastive loss, abnormal against norm
 again goes on where it ended; at the end, OUTPUT/weights is a bundle for embed.py.
 """
 REQUIRED = ("config.input.stores", "config.input.labels", "config.output.path")
+STUCK = (
+    "warning: all projections are one point, from which nothing is learned: begin anew with a "
+    "higher training.temperature, more training.warmup_steps, or weights to start from"
+)
 INTERVALS = ("log", "evaluate", "checkpoint")
 
 
@@ -139,6 +143,8 @@ def pretrain_with(hosts: Any, config: PretrainConfig) -> int:
                     row |= look(state.average)
                     if not hosts.index:
                         bar.write(training_log.line(row))
+                        if trainer.is_stuck(recipe, numbers["loss"]):
+                            bar.write(STUCK)
                 log(row)
             if due["checkpoint_steps"]:
                 checkpoints.save(manager, number, state, identity)

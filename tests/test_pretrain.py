@@ -277,6 +277,14 @@ def test_too_little_memory_names_the_settings(message):
         raise jax.errors.JaxRuntimeError(message)
 
 
+def test_projections_at_one_point_are_noticed():
+    label = jnp.arange(2 * FILMS, dtype=jnp.int32) // 2 % 2
+    point = jnp.ones((2 * FILMS, 8))
+    loss = float(supervised_contrastive_loss(point, label, 0.1))
+    assert pretrain.is_stuck(recipe(), loss) and not pretrain.is_stuck(recipe(), 0.999 * loss)
+    assert not pretrain.is_stuck(recipe(objective="cross_entropy"), loss)
+
+
 def test_other_errors_of_devices_stay_what_they_are():
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), pretrain.memory_explained():
         raise jax.errors.JaxRuntimeError("INTERNAL: of another kind")
