@@ -22,7 +22,7 @@ Rules = Mapping[str, Sequence[PartitionSpec]]
 # leaf's path -> which of its dimensions lies on `model`; the first pattern found decides
 MODEL_PARALLEL: Rules = {
     r"(expand|depthwise|stem|head)_conv/kernel": [PartitionSpec(None, None, None, "model")],
-    r"project_conv/kernel": [PartitionSpec(None, None, "model")],
+    r"project_conv/kernel": [PartitionSpec(None, None, "model", None)],
     r"": [],
 }
 
