@@ -157,7 +157,7 @@ def test_every_leaf_arrives(case):
         assert np.array_equal(found[path], leaf), path
 
 
-@pytest.mark.parametrize("parity", [0, 1], ids=["even", "odd"])
+@pytest.mark.parametrize(("case", "parity"), [("b0", 0), ("b0", 1), ("l2", 1)], indirect=["case"])
 def test_every_stage_agrees_with_keras(case, parity, record_property):
     images = random_images(SIZES[case.variant][parity], batch=2, seed=2)
     forward = compiled(case.model)
