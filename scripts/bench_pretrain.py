@@ -16,6 +16,7 @@ from encoder import pretrain, sharding
 from encoder.augment import Augmentation
 from encoder.efficientnet import EMBEDDING_WIDTH, EfficientNet
 from encoder.random_weights import random_variables
+from encoder.recipe import Recipe
 from scripts.bench_encoder import PLAIN, compile_forms, rates
 from scripts.timing import interleave, report
 
@@ -39,7 +40,7 @@ def run(repeats: int = 10, dtype: str = "float32", cases: Sequence[tuple] = CASE
 
 def _compare(variant: str, resolution: int, films: int, dtype: str, repeats: int) -> None:
     """Compiles both forms, compares their gradients, then lets them take turns."""
-    recipe = pretrain.Recipe(
+    recipe = Recipe(
         objective="supcon",
         temperature=0.5,
         batch_size=films,

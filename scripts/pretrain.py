@@ -69,8 +69,7 @@ def pretrain_with(hosts: Any, config: PretrainConfig) -> int:
     say = (lambda *_, **__: None) if hosts.index else functools.partial(print, flush=True)
     folder = pathlib.Path(config.output.path).expanduser().absolute()
     mesh = sharding.make_mesh(config.network.model_parallel)
-    recipe = make_recipe(config)
-    trainer.check(recipe, mesh.shape["data"])
+    recipe = make_recipe(config, mesh.shape["data"])
     films = training_films.read(config.input, say)
     rows, workers = films.rows("train"), config.input.workers or len(os.sched_getaffinity(0))
     schedule = training.make_schedule(films.label[rows], recipe.batch_size, config.seed)
@@ -156,16 +155,18 @@ def pretrain_with(hosts: Any, config: PretrainConfig) -> int:
     return 0
 
 
-def make_recipe(config: PretrainConfig) -> Any:
-    """The settings of the training as the encoder takes them."""
+def make_recipe(config: PretrainConfig, rows_on: int) -> Any:
+    """The settings of the training as the encoder takes them, checked for `rows_on` devices."""
     from encoder.augment import Augmentation
-    from encoder.pretrain import Recipe
+    from encoder.recipe import Recipe, check
 
     given = vars(config.training) | {
         "micro_batch": config.training.micro_batch or config.training.batch_size,
         "augmentation": Augmentation(**vars(config.training.augmentation)),
     }
-    return Recipe(**given, seed=config.seed)
+    recipe = Recipe(**given, seed=config.seed)
+    check(recipe, rows_on)
+    return recipe
 
 
 def digest(films: Any, rows: Any) -> str:

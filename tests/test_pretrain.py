@@ -10,8 +10,8 @@ import pytest
 from encoder import efficientnet, pretrain, sharding
 from encoder.augment import Augmentation
 from encoder.efficientnet import VARIANTS, EfficientNet, Variant
-from encoder.pretrain import Recipe
 from encoder.random_weights import random_variables
+from encoder.recipe import OPTIMIZERS, Projection, Recipe, check
 from encoder.supcon import supervised_contrastive_loss
 
 SIZE, FILMS = 32, 16
@@ -114,7 +114,7 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch():
                 train=True,
                 mutable=["batch_stats"],
             )
-            return pretrain.Projection().apply({"params": params["head"]}, embedding)
+            return Projection().apply({"params": params["head"]}, embedding)
 
         z = jax.lax.map(outputs, jnp.asarray(groups)).reshape(4, 4, 2, -1).swapaxes(0, 1)
         return supervised_contrastive_loss(
@@ -139,7 +139,7 @@ def test_embeddings_come_back_in_the_films_order():
     np.testing.assert_allclose(embedding[::2], embedding[1::2], atol=1e-5)
     assert np.abs(np.diff(np.asarray(embedding[::2]), axis=0)).max(1).min() > 1e-2
     # and the loss is that of these embeddings with these films' labels
-    outputs = pretrain.Projection().apply({"params": state.params["head"]}, embedding)
+    outputs = Projection().apply({"params": state.params["head"]}, embedding)
     label = jnp.repeat(jnp.asarray(films()[1]), 2)
     expected = supervised_contrastive_loss(outputs, label, how.temperature)
     assert float(value) == pytest.approx(float(expected), rel=1e-4)
@@ -195,12 +195,12 @@ def test_the_average_follows_the_weights():
         assert largest_difference(state.average[name], expected) < 1e-6
 
 
-@pytest.mark.parametrize("optimizer", pretrain.OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_only_kernels_decay(optimizer):
     """With gradients of zero, what changes is what decays."""
     how = recipe()
     _, state = started(how)
-    made = pretrain.OPTIMIZERS[optimizer](lambda step: 0.1, 0.5)
+    made = OPTIMIZERS[optimizer](lambda step: 0.1, 0.5)
     zeros = jax.tree.map(jnp.zeros_like, state.params)
     with jax.numpy_dtype_promotion("standard"):
         updates, _ = made.update(zeros, made.init(state.params), state.params)
@@ -244,7 +244,7 @@ def test_views_depend_on_seed_step_and_film_alone():
 )
 def test_recipes_that_cannot_be_followed(changes, message):
     with pytest.raises(ValueError, match=message):
-        pretrain.check(recipe(**changes), 8)
+        check(recipe(**changes), 8)
 
 
 def test_a_loss_that_is_no_number_names_its_step():

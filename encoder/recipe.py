@@ -1,0 +1,137 @@
+"""What is trained, and how: the recipe, and the objectives and optimisers that it names."""
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Float32, Int32
+
+from encoder import augment, supcon
+from encoder.augment import Augmentation
+
+PROJECTION_HIDDEN, PROJECTION_WIDTH = 2048, 128  # arXiv 2004.11362: ReLU between, no BatchNorm
+CLASSES = 2
+
+
+class Recipe(NamedTuple):
+    """What is trained, and how.
+
+    Attributes:
+        objective: a key of `OBJECTIVES`.
+        temperature: of the contrastive loss; cross-entropy has none.
+        batch_size: films a step, over all devices of all hosts.
+        micro_batch: of them, films that are computed at once: bounds the memory.
+        steps: in all; the schedule of the learning rate ends there.
+        optimizer: a key of `OPTIMIZERS`.
+        learning_rate: at its highest, after the warm-up; a cosine brings it to 0.
+        warmup_steps: in which it rises from 0.
+        weight_decay: of kernels; biases and BatchNorm have none.
+        average_decay: of the exponential moving average of the weights, which is the result.
+        seed: of the views and of the projection's first weights.
+        augmentation: how far the views differ.
+    """
+
+    objective: str
+    temperature: float
+    batch_size: int
+    micro_batch: int
+    steps: int
+    optimizer: str
+    learning_rate: float
+    warmup_steps: int
+    weight_decay: float
+    average_decay: float
+    seed: int
+    augmentation: Augmentation
+
+
+class Projection(nn.Module):
+    """Embedding to the space of the contrastive loss; dropped after training."""
+
+    @nn.compact
+    def __call__(self, embedding: Float[Array, "n dim"]) -> Float[Array, "n width"]:
+        # of length sqrt(dim), not 1: else Adam's first steps are larger than the weights' effect
+        x = supcon.normalise(embedding) * embedding.shape[-1] ** 0.5
+        x = nn.relu(nn.Dense(PROJECTION_HIDDEN, name="hidden")(x))
+        return nn.Dense(PROJECTION_WIDTH, name="out")(x)
+
+
+class Classifier(nn.Module):
+    """Embedding to logits of the classes: what the contrastive loss is compared with."""
+
+    @nn.compact
+    def __call__(self, embedding: Float[Array, "n dim"]) -> Float[Array, "n classes"]:
+        return nn.Dense(CLASSES, name="out")(embedding)
+
+
+def _cross_entropy(
+    logits: Float[Array, "n classes"], label: Int32[Array, " n"], _: float
+) -> Float32[Array, ""]:
+    return optax.softmax_cross_entropy_with_integer_labels(logits, label).mean()
+
+
+# name -> what stands on the embedding, and the loss of its outputs
+OBJECTIVES = {
+    "supcon": (Projection(), supcon.supervised_contrastive_loss),
+    "cross_entropy": (Classifier(), _cross_entropy),
+}
+
+
+def _kernels(params: Any) -> Any:
+    """Where weight decay and LARS's rates apply: not to biases, nor to BatchNorm."""
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+
+def _lars(rate: optax.Schedule, decay: float) -> optax.GradientTransformation:
+    return optax.lars(rate, decay, weight_decay_mask=_kernels, trust_ratio_mask=_kernels)
+
+
+def _adamw(rate: optax.Schedule, decay: float) -> optax.GradientTransformation:
+    return optax.adamw(rate, weight_decay=decay, mask=_kernels)
+
+
+OPTIMIZERS = {"lars": _lars, "adamw": _adamw}
+
+
+def check(recipe: Recipe, rows_on: int) -> None:
+    """Raises ValueError where a recipe cannot be followed on `rows_on` devices along `data`."""
+    augment.check(recipe.augmentation)
+    for name, fine, expected in (
+        ("objective", recipe.objective in OBJECTIVES, f"one of {', '.join(OBJECTIVES)}"),
+        ("optimizer", recipe.optimizer in OPTIMIZERS, f"one of {', '.join(OPTIMIZERS)}"),
+        ("temperature", 1e-3 <= recipe.temperature <= 10, "0.001 to 10"),
+        ("batch_size", recipe.batch_size > 1, "2 or more"),
+        (
+            "micro_batch",
+            recipe.micro_batch > 0 and recipe.batch_size % recipe.micro_batch == 0,
+            f"a divisor of batch_size, {recipe.batch_size}",
+        ),
+        (
+            "micro_batch",
+            recipe.micro_batch % rows_on == 0,
+            f"a multiple of {rows_on}, the number of devices that share it",
+        ),
+        ("steps", recipe.steps > 0, "1 or more"),
+        ("warmup_steps", 0 <= recipe.warmup_steps < recipe.steps, "less than steps"),
+        ("learning_rate", 0 < recipe.learning_rate < np.inf, "a positive number"),
+        ("weight_decay", 0 <= recipe.weight_decay < np.inf, "0 or more"),
+        ("average_decay", 0 <= recipe.average_decay < 1, "at least 0 and below 1"),
+    ):
+        if not fine:
+            raise ValueError(f"training.{name} is {getattr(recipe, name)!r}; expected {expected}")
+    if not 0 <= recipe.seed < 2**32:
+        raise ValueError(f"seed is {recipe.seed}; expected 0 or more, below 2^32")
+
+
+def learning_rate(recipe: Recipe) -> optax.Schedule:
+    """The rate of each step, counted from 0."""
+    return optax.warmup_cosine_decay_schedule(
+        0.0, recipe.learning_rate, recipe.warmup_steps, recipe.steps
+    )
+
+
+def optimizer(recipe: Recipe) -> optax.GradientTransformation:
+    """The recipe's optimiser, at its rate of each step."""
+    return OPTIMIZERS[recipe.optimizer](learning_rate(recipe), recipe.weight_decay)
