@@ -140,13 +140,30 @@ def run_flags(
     app.run(guarded)
 
 
-def end_host(error: Exception) -> None:
-    """Ends one of several processes; not by an exception: JAX would wait for the others, who wait
-    for this one."""
-    print(f"error: {sentence(error)}", file=sys.stderr)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(1)
+def on_hosts(command: Callable[[Any, Any], int], config: Any) -> int:
+    """Runs `command(hosts, config)` as one of the processes that work together, or as the only one.
+
+    Where it fails, one of several ends at once; not by an exception: JAX would wait for the others,
+    who wait for this one.
+    """
+    from encoder import sharding
+
+    if config.distributed:
+        sharding.join_hosts()
+    import jax
+
+    from input_pipeline.hosts import Hosts
+
+    hosts = Hosts(jax.process_index(), jax.process_count(), sharding.gather)
+    try:
+        return command(hosts, config)
+    except (ValueError, OSError, ImportError, jax.errors.JaxRuntimeError) as error:
+        if hosts.count == 1:
+            raise
+        print(f"error: {sentence(error)}", file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)
 
 
 def kept_views(views: tuple[str, ...] | None) -> tuple[str, ...] | None:

@@ -35,22 +35,7 @@ def embed(config: EmbedConfig) -> int:
     config.input.views = cli.kept_views(config.input.views)
     if config.input.workers < 0:
         raise ValueError(f"input.workers is {config.input.workers}; expected 0 or more")
-
-    from encoder import sharding
-
-    if config.distributed:
-        sharding.join_hosts()
-    import jax
-
-    from input_pipeline.hosts import Hosts
-
-    hosts = Hosts(jax.process_index(), jax.process_count(), sharding.gather)
-    try:
-        return embed_with(hosts, config)
-    except (ValueError, OSError, ImportError) as error:
-        if hosts.count == 1:
-            raise
-        cli.end_host(error)
+    return cli.on_hosts(embed_with, config)
 
 
 def embed_with(hosts: Any, config: EmbedConfig) -> int:

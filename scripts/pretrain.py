@@ -40,22 +40,7 @@ def pretrain(config: PretrainConfig) -> int:
         raise ValueError(f"input.workers is {config.input.workers}; expected 0 or more")
     if "://" in config.output.path:
         raise ValueError(f"output.path is {config.output.path}; expected a folder on a disk")
-
-    from encoder import sharding
-
-    if config.distributed:
-        sharding.join_hosts()
-    import jax
-
-    from input_pipeline.hosts import Hosts
-
-    hosts = Hosts(jax.process_index(), jax.process_count(), sharding.gather)
-    try:
-        return pretrain_with(hosts, config)
-    except (ValueError, OSError, ImportError, jax.errors.JaxRuntimeError) as error:
-        if hosts.count == 1:
-            raise
-        cli.end_host(error)
+    return cli.on_hosts(pretrain_with, config)
 
 
 def pretrain_with(hosts: Any, config: PretrainConfig) -> int:

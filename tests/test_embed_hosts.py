@@ -10,12 +10,11 @@ import subprocess
 import sys
 import time
 
+import mimic_store
 import numpy as np
 import pytest
-import tqdm
 
 from encoder import random_weights, weights
-from input_pipeline import make_store, mimic_cxr, preprocess
 from input_pipeline.embedding_table import read_table
 from input_pipeline.synthetic.mimic import write_mimic
 
@@ -27,19 +26,7 @@ def films_and_store(tmp_path_factory):
     """A stand-in of MIMIC-CXR, and a store of it in shards of at most two films."""
     folder = tmp_path_factory.mktemp("films")
     write_mimic(folder / "mimic", films=FILMS, laterals=4, seed=3, size_range=(48, 64))
-    settings = preprocess.Settings(
-        str(folder / "store"), "native", SIZE, "png16", ("AP", "PA"), "keep", True, None
-    )
-    make_store.make_store(
-        mimic_cxr.list_films(str(folder / "mimic")),
-        settings,
-        "mimic_cxr",
-        2,
-        str(folder / "mimic"),
-        {},
-        preprocess.parse_options(["--runner=FnApiRunner"]),
-        lambda films, done: tqdm.tqdm(total=films, initial=done, disable=True),
-    )
+    mimic_store.make(folder / "mimic", folder / "store", size=SIZE, films_per_shard=2)
     return folder / "mimic", folder / "store"
 
 

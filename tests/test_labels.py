@@ -337,7 +337,7 @@ def test_a_study_number_may_repeat_among_patients(table):
     films = table("image_id,patient_id,study_id,split; a,p,1,; b,q,1,; c,q,2,; d,r,2,", "films.csv")
     examples = join(ids(*"abcd"), read_labels(studies), metadata_path=films)
     assert labels_of(examples) == {"a": 1, "b": 0, "c": 1}
-    assert ("embeddings without a label", "d") in examples.unmatched
+    assert ("films without a label", "d") in examples.unmatched
 
 
 def test_unknown_ids_fit_nothing(table):
@@ -345,7 +345,7 @@ def test_unknown_ids_fit_nothing(table):
     films = table("image_id,patient_id,study_id; a,p,1; b,q,1; c,,1; d,p,; e,,", "films.csv")
     examples = join(ids(*"edcba"), read_labels(studies), metadata_path=films)
     assert labels_of(examples) == {"a": 1, "b": 0}
-    assert the_note(examples, "label rows without an embedding").count == 2
+    assert the_note(examples, "label rows without a film").count == 2
 
 
 def test_rows_without_an_id_are_left_out(table):
@@ -394,15 +394,15 @@ def test_names_are_compared_by_their_last_parts(table, in_table, embedded, parts
     examples = join(ids(*(embedded.format(n) for n in (2, 0, 1))), found)
     assert labels_of(examples) == {embedded.format(n): n % 2 for n in range(3)}
     assert examples.row.tolist() == [0, 1, 2]
-    assert the_note(examples, "embeddings found in").count == 3
-    assert f"the last {parts} parts" in the_note(examples, "embeddings found in").what
+    assert the_note(examples, "films found in").count == 3
+    assert f"the last {parts} parts" in the_note(examples, "films found in").what
 
 
 def test_folders_tell_films_of_one_name_apart(table):
     found = read_labels(table("image_id,x,split; u/1.png,1,train; v/1.png,0,train; v/2.png,1,tune"))
     examples = join(ids("/d/v/1.png", "/d/u/1.png", "/d/w/1.png", "/d/v/2.png"), found)
     assert labels_of(examples) == {"/d/v/1.png": 0, "/d/u/1.png": 1, "/d/v/2.png": 1}
-    assert ("embeddings without a label", "/d/w/1.png") in examples.unmatched
+    assert ("films without a label", "/d/w/1.png") in examples.unmatched
 
 
 def test_two_films_never_share_a_row(table):
@@ -444,12 +444,12 @@ def test_what_has_no_partner_is_counted_and_listed(table):
     assert dict(zip(examples.image_id, examples.split, strict=True)) == {"b": "tune", "a": "train"}
     assert examples.row.tolist() == [7, 8]
     assert sorted(examples.unmatched) == [
-        *(("embeddings without a label", name) for name in "uvwxyz"),
         ("films in the split 'spare', which is not used", "d"),
         ("films without a known label", "c"),
         ("films without a known label", "g"),
+        *(("films without a label", name) for name in "uvwxyz"),
         ("films without a split", "e"),
-        ("label rows without an embedding", "f"),
+        ("label rows without a film", "f"),
     ]
     assert the_note(examples, "without a label")[1:] == (6, ["z", "y", "x", "u", "v"])
     everything = {what for what, _ in examples.unmatched}
@@ -498,7 +498,7 @@ def test_a_table_of_films_tells_the_study(table):
     ):
         examples = join(bare, found, **options)
         assert labels_of(examples) == {"aa": 1, "bb": 0, "cc": 0, "dd": 0}
-        assert ("embeddings without a label", "ee") in examples.unmatched
+        assert ("films without a label", "ee") in examples.unmatched
         assert examples.patient_id.tolist() == ["10000001", "11000002", "10000001", "10000001"]
 
 

@@ -7,14 +7,14 @@ import shutil
 import subprocess
 import sys
 
+import mimic_store
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from apache_beam.options.pipeline_options import PipelineOptions
 from conftest import REPOSITORY
-from tqdm import tqdm
 
-from input_pipeline import make_store, mimic_cxr, preprocess, store
+from input_pipeline import make_store, preprocess, store
 from input_pipeline.synthetic.mimic import write_mimic
 
 # TFDS 4.9.10 asks protobuf for what is deprecated.
@@ -23,7 +23,6 @@ pytestmark = pytest.mark.filterwarnings(r"ignore:label\(\) is deprecated:Depreca
 # As `tfds build` imports it. An import would register the name mimic_cxr for tfds.load.
 Builder = tfds.core.community.builder_cls_from_module("input_pipeline.mimic_cxr_dataset_builder")
 SIZE = 32
-IN_PROCESS = ("--runner=FnApiRunner",)
 BY_TFDS = {"dataset_info.json", "features.json"}
 
 
@@ -35,7 +34,7 @@ def config(**changes):
 
 def build(mimic, data_dir, config, file_format=None, **changes):
     builder = Builder(config=config, data_dir=data_dir, file_format=file_format)
-    options = {"beam_options": PipelineOptions(list(IN_PROCESS))} | changes
+    options = {"beam_options": PipelineOptions(list(mimic_store.IN_PROCESS))} | changes
     builder.download_and_prepare(
         download_config=tfds.download.DownloadConfig(manual_dir=mimic, **options)
     )
@@ -44,15 +43,7 @@ def build(mimic, data_dir, config, file_format=None, **changes):
 
 def make(mimic, folder):
     """What scripts/preprocess.py does with the same settings."""
-    listed = mimic_cxr.list_films(str(mimic))
-    settings = preprocess.Settings(
-        str(folder), "native", SIZE, "png16", ("AP", "PA"), "keep", True, None
-    )
-    options = preprocess.parse_options(IN_PROCESS)
-    identity = str(mimic)
-    return make_store.make_store(
-        listed, settings, "mimic_cxr", 4, identity, {}, options, lambda *_: tqdm(disable=True)
-    )
+    return mimic_store.make(mimic, folder, size=SIZE, films_per_shard=4)
 
 
 def files_in(folder):

@@ -13,14 +13,14 @@ import subprocess
 import sys
 import time
 
+import mimic_store
 import numpy as np
 import pytest
-import tqdm
 
 from configs.schema import NetworkConfig, PretrainConfig
 from encoder import efficientnet, random_weights, weights
 from encoder.card import load_card
-from input_pipeline import make_store, mimic_cxr, preprocess, run_folder
+from input_pipeline import run_folder
 from input_pipeline.synthetic.mimic import write_mimic
 from scripts import first_weights, label_abnormal, pretrain
 
@@ -40,18 +40,8 @@ def data(tmp_path_factory):
     """A stand-in of MIMIC-CXR: its store, labels made of its findings, its splits."""
     folder = tmp_path_factory.mktemp("data")
     write_mimic(folder / "mimic", films=FILMS, laterals=0, seed=3, size_range=(48, 64))
-    settings = preprocess.Settings(
-        str(folder / "store"), "native", SIZE, "png8", ("AP", "PA"), "keep", True, None
-    )
-    make_store.make_store(
-        mimic_cxr.list_films(str(folder / "mimic")),
-        settings,
-        "mimic_cxr",
-        16,
-        str(folder / "mimic"),
-        {},
-        preprocess.parse_options(["--runner=FnApiRunner"]),
-        lambda films, done: tqdm.tqdm(total=films, initial=done, disable=True),
+    mimic_store.make(
+        folder / "mimic", folder / "store", size=SIZE, films_per_shard=16, storage="png8"
     )
     label_abnormal.label_abnormal(
         None,

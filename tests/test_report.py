@@ -220,7 +220,7 @@ def made_up_rest(findings, trained):
         },
         "counts": counts,
         "notes": [
-            ("embeddings without a label", 12, ["02aa804e-bde0afdd-112c0b34-7bc16630-4e384014"]),
+            ("films without a label", 12, ["02aa804e-bde0afdd-112c0b34-7bc16630-4e384014"]),
             ("labels that are uncertain (-1), left out", 1204, []),
         ],
         "comparison": {"other": "logistic regression", "n": 520, "findings": comparison},

@@ -60,7 +60,7 @@ def test_an_empty_train_or_tune_is_refused_and_lists_the_splits(table):
         table("image_id,split,x; a,train,1; b,test,0; c,spare,0; d,spare,0; e,val,")
     )
     with pytest.raises(
-        ValueError, match=r"'tune'.*spare 2 films, test 1 films, train 1 films. Name .* labels.tune"
+        ValueError, match=r"'tune'.*spare 2 films, test 1 films, train 1 films. .* labels.tune"
     ):
         join(ids(*"abcde"), found)
     found = read_labels(table("image_id,split,x; a,train,1; b,val,0; c,test,0"))

@@ -4,6 +4,7 @@ import collections
 import csv
 import dataclasses
 import errno
+import functools
 import gzip
 import json
 import os
@@ -16,9 +17,9 @@ import threading
 import time
 
 import fsspec
+import mimic_store
 import numpy as np
 import pytest
-import tqdm
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from input_pipeline import (
@@ -36,11 +37,6 @@ from input_pipeline.pipeline import load
 from input_pipeline.synthetic.mimic import write_mimic
 
 SIZE = 24
-IN_PROCESS = ("--runner=FnApiRunner",)
-
-
-def hidden_bar(films, done):
-    return tqdm.tqdm(total=films, initial=done, disable=True)
 
 
 @pytest.fixture(scope="module")
@@ -51,25 +47,7 @@ def mimic(tmp_path_factory):
     return folder
 
 
-def settings(folder, **changes):
-    plain = preprocess.Settings(
-        str(folder), "native", SIZE, "png16", ("AP", "PA"), "keep", True, None
-    )
-    return dataclasses.replace(plain, **changes)
-
-
-def make(mimic, folder, listed=None, films_per_shard=8, details=None, **changes):
-    listed = listed or mimic_cxr.list_films(str(mimic))
-    return make_store.make_store(
-        listed,
-        settings(folder, has_views=listed.has_views, **changes),
-        "mimic_cxr",
-        films_per_shard,
-        str(mimic),
-        details or {},
-        preprocess.parse_options(IN_PROCESS),
-        hidden_bar,
-    )
+make = functools.partial(mimic_store.make, size=SIZE, films_per_shard=8)
 
 
 @pytest.fixture(scope="module")

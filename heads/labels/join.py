@@ -54,7 +54,7 @@ def join(
         position[name], how = place(films, table)  # films first: they tell studies and patients
         films = with_ids(films, table, position[name])
         count = int((position[name] >= 0).sum())
-        notes.append(Note(f"embeddings found in {table.path} by {how}", count, []))
+        notes.append(Note(f"films found in {table.path} by {how}", count, []))
 
     def leave_out(what: str, ids: np.ndarray) -> None:
         notes.extend(note(what, ids))
@@ -62,10 +62,10 @@ def join(
 
     image_id, patient_id = films.image_id, films.patient
     row = np.flatnonzero(position["labels"] >= 0)
-    leave_out("embeddings without a label", image_id[position["labels"] < 0])
+    leave_out("films without a label", image_id[position["labels"] < 0])
     keys = tables["labels"].ids[tables["labels"].key]
     left = np.setdiff1d(np.arange(len(keys)), position["labels"])
-    leave_out("label rows without an embedding", keys[left])
+    leave_out("label rows without a film", keys[left])
 
     mask = labels.mask[position["labels"][row]]
     known = mask.any(axis=1)
