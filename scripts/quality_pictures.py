@@ -35,7 +35,7 @@ def draw_auroc(
         rows: question, positives and films, and representation -> value, low and high.
     """
     with matplotlib.style.context(["default", panels.STYLE]):
-        left = 0.1 + panels.LETTER * max(len(name) for name, *_ in rows)
+        left = 0.2 + panels.LETTER * max(len(name) for name, *_ in rows)
         top, bottom, right = 0.45, 0.42, 1.1
         height = 0.34 * len(rows) + top + bottom
         figure = Figure(figsize=(panels.WIDTH, height), facecolor="white")
