@@ -25,7 +25,7 @@ demo: .venv/ready
 		--input $(DEMO)/mimic/files --output $(DEMO)/neighbours.png
 
 test: .venv/ready
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/ready
 	$(BIN)/ruff check
