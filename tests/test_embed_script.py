@@ -15,7 +15,7 @@ from encoder import random_weights, weights
 from input_pipeline.embeddings import FORMATS
 from input_pipeline.synthetic.mimic import write_mimic
 
-KILLS = 8
+KILLS = 6
 
 
 @pytest.fixture(scope="session")
@@ -144,7 +144,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_files(
         result = run(mimic, folder, environment=environment)
         assert result.returncode == 0, result.stderr
         assert_finished(folder, expected)
-    assert sum(new > 0 for new in progress) >= 4, "too few kills came in the middle of writing"
+    assert sum(new > 0 for new in progress) >= 3, "too few kills came in the middle of writing"
 
 
 def test_a_finished_run_does_nothing_again(mimic, environment, whole):
