@@ -407,13 +407,11 @@ def test_folders_tell_films_of_one_name_apart(table):
 
 def test_two_films_never_share_a_row(table):
     found = read_labels(table("image_id,x,split; 1.png,1,train; 2.png,0,tune"))
-    with pytest.raises(
-        ValueError, match=r"1 rows of .* fit more than one embedding .*: 1; expected"
-    ):
+    with pytest.raises(ValueError, match=r"1 rows of .* fit more than one film .*: 1; expected"):
         join(ids("u/1.png", "v/1.png", "u/2.png"), found)
     strangers = ids("u/1.png", "u/2.png", "u/3.png", "v/3.png")
     assert len(join(strangers, found).row) == 2  # names that no row has are in nobody's way
-    with pytest.raises(ValueError, match=r"1 image ids have more than one embedding .u/1.png"):
+    with pytest.raises(ValueError, match=r"1 films are there more than once .u/1.png"):
         join(ids("u/1.png", "u/1.png", "u/2.png"), found)
 
 
@@ -427,9 +425,7 @@ def test_two_rows_never_share_a_film(table, other):
 
 
 def test_nothing_in_common_is_refused(table):
-    with pytest.raises(
-        ValueError, match=r"none of 2 embeddings.* is /d/x.png .*table a.png.*id_col"
-    ):
+    with pytest.raises(ValueError, match=r"none of 2 films.* is /d/x.png .*table a.png.*id_col"):
         join(ids("/d/x.png", "/d/y.png"), read_labels(four(table)))
     for nobody in (ids(), ids("a", "")):
         with pytest.raises(ValueError, match=r"without an image id"):

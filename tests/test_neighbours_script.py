@@ -94,7 +94,7 @@ def test_command_lines_that_cannot_work(arguments, message):
 
 def test_labels_of_other_films_are_refused(folder):
     (folder / "labels.csv").write_text("study_id,Edema\n5,1\n")
-    with pytest.raises(ValueError, match="none of 16 embeddings is in"):
+    with pytest.raises(ValueError, match="none of 16 films is in"):
         neighbours.neighbours(f"{folder}/embeddings", f"{folder}/labels.csv", None, None)
 
 

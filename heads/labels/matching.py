@@ -94,13 +94,13 @@ def film_ids(image_id: Shaped[np.ndarray, " n"]) -> Films:
     image_id = image_id.astype(object)
     if not len(image_id) or (image_id == "").any():
         raise ValueError(
-            f"found {len(image_id)} embeddings, {(image_id == '').sum()} of them without an image "
-            "id; expected the path of the film with each"
+            f"found {len(image_id)} films, {(image_id == '').sum()} of them without an image id; "
+            "expected the path of each"
         )
     if len(twice := np.unique(image_id[pd.Series(image_id, dtype=object).duplicated()])):
         raise ValueError(
-            f"{len(twice)} image ids have more than one embedding ({', '.join(twice[:5])}); "
-            "expected one each: leave the copies out"
+            f"{len(twice)} films are there more than once ({', '.join(twice[:5])}); "
+            "expected each once: leave the copies out"
         )
     image = np.array([clean(name) for name in image_id], object)
     found = [MIMIC_FOLDERS.search(name) for name in image]
@@ -122,8 +122,8 @@ def place(films: Films, facts: Facts) -> tuple[Int64[np.ndarray, " n"], str]:
     """Finds each film in a table.
 
     Names of films are compared by their last k parts between slashes, with the largest k for which
-    any two are the same: a table of `images/1.png` fits the embeddings of `/data/images/1.png`
-    (k = 2) as well as those of `/copy/1.png` (k = 1). One k serves the whole table.
+    any two are the same: a table of `images/1.png` fits the film `/data/images/1.png` (k = 2) as
+    well as `/copy/1.png` (k = 1). One k serves the whole table.
 
     Returns:
         The row of `facts` for each film, -1 where there is none; and by what they were compared.
@@ -148,9 +148,9 @@ def place(films: Films, facts: Facts) -> tuple[Int64[np.ndarray, " n"], str]:
     several = texts[named & (films_of > 1) & (rows_of > 0)]
     if facts.key == "image" and len(several):
         raise ValueError(
-            f"{len(several)} rows of {facts.path} fit more than one embedding by {how}: "
+            f"{len(several)} rows of {facts.path} fit more than one film by {how}: "
             f"{', '.join(several[:5])}; expected one, or two films would share a row: name the "
-            "films in the table with more of their folders, or leave out copies of embeddings"
+            "films in the table with more of their folders, or leave out copies of films"
         )
     row_of = np.full(len(texts), -1)
     row_of[row_code] = np.arange(len(theirs))
@@ -191,13 +191,13 @@ def _last_parts(
 def _no_match(films: Films, facts: Facts) -> str:
     ours, theirs = films._asdict()[facts.key][0] or "unknown", facts.ids[facts.key][0]
     found = (
-        f"none of {len(films.image_id)} embeddings is in {facts.path}; the first embedding is "
+        f"none of {len(films.image_id)} films is in {facts.path}; the first film is "
         f"{films.image_id[0]} ({facts.key}: {ours}), the first {facts.key} of the table {theirs}"
     )
     if facts.key == "image":
         return (
             f"{found}; expected the same names, but for folders and suffixes: name the column that "
-            "has them with id_column, or take the table of the films that were embedded"
+            "has them with id_column, or take the table of these films"
         )
     return (
         f"{found}; expected ids in folders as MIMIC-CXR has them (p10000032/s50414267), or a table "
