@@ -12,18 +12,22 @@ SIBLINGS = ("encoder", "heads", "input_pipeline")
 # library -> path prefixes that may import it
 ALLOWED = {
     "apache_beam": ("input_pipeline/", "scripts/preprocess.py"),
-    "flax": ("encoder/", "heads/", "scripts/bench_encoder.py"),
+    "flax": ("encoder/", "heads/", "scripts/bench_encoder.py", "scripts/peers.py"),
     "pydicom": ("input_pipeline/", "scripts/bench_preprocess.py"),
     "tensorflow": (
         "input_pipeline/",
         "encoder/sources/",
         "scripts/bench_heads.py",
         "scripts/bench_storage.py",
+        "scripts/peer_engines.py",
     ),
     "tensorflow_datasets": ("input_pipeline/",),
-    "torch": (),
+    "openvino": ("encoder/openvino_engine.py", "scripts/peer_engines.py"),
+    "torch": ("scripts/peers.py", "scripts/peer_engines.py"),
 }
-ENCODER_MAY_IMPORT = {"encoder", "flax", "jax", "jaxtyping", "numpy", "optax", "orbax"}
+ENCODER_MAY_IMPORT = {
+    *("encoder", "flax", "jax", "jaxtyping", "numpy", "openvino", "optax", "orbax")
+}
 
 
 def sources() -> list[str]:

@@ -16,7 +16,6 @@ from safetensors.numpy import load_file, save_file
 from test_hub import Hub
 from test_tf import stored
 from test_tf import write as write_tensorflow
-from test_timm import timm_tensors
 
 from encoder import weights
 from encoder.card import load_card
@@ -24,6 +23,7 @@ from encoder.efficientnet import EfficientNet
 from encoder.random_weights import random_variables
 from encoder.sources.checkpoint import IMAGENET_MEAN, IMAGENET_STD
 from input_pipeline.synthetic.mimic import write_mimic
+from scripts.peers import timm_tensors
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 NAME = "tf_efficientnet_b0.ns_jft_in1k.safetensors"

@@ -28,11 +28,12 @@ from parity import (
 
 from encoder import convert, efficientnet, weights
 from encoder.card import Card, load_card
-from encoder.efficientnet import VARIANTS, EfficientNet
+from encoder.efficientnet import EfficientNet
 from encoder.random_weights import random_variables
 from encoder.sources import archive
 from encoder.sources import keras as keras_source
 from encoder.sources.checkpoint import IMAGENET_MEAN, IMAGENET_STD
+from scripts import peers
 
 # Keras' own, while it saves.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -40,51 +41,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 CALIBRATED_SIZE = {"b0": 96, "l2": 64}
 TESTED_SIZES = {"b0": (96, 97), "l2": (65,)}  # near it; even and odd
-HEAD_WIDTHS = {"b0": 1280, "l2": 5504}
-LAYERS = {  # ours -> Keras', where they differ
-    "stem_conv": "stem_conv",
-    "stem_bn": "stem_bn",
-    "head_conv": "top_conv",
-    "head_bn": "top_bn",
-    "depthwise_conv": "dwconv",
-    "depthwise_bn": "bn",
-    "squeeze_excite/reduce": "se_reduce",
-    "squeeze_excite/expand": "se_expand",
-}
-LEAVES = {"scale": "gamma", "mean": "moving_mean", "var": "moving_variance"}
-
-
-def keras_network(variant: str, **options: Any):
-    """Keras' network without weights of its own."""
-    sys.setrecursionlimit(10_000)  # Keras walks through L2's 88 blocks so
-    from keras.src.applications import efficientnet as reference
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reference, "CONV_KERNEL_INITIALIZER", "zeros")  # they are replaced: be quick
-        patch.setattr(reference, "DENSE_KERNEL_INITIALIZER", "zeros")
-        scale = VARIANTS[variant]
-        options = {"include_top": False, "weights": None, "input_shape": (None, None, 3)} | options
-        return reference.EfficientNet(scale.width, scale.depth, scale.resolution, **options)
-
-
-def assign(network: Any, variables: weights.Variables) -> None:
-    """Puts our variables into the layers of Keras' network, every one of them."""
-    kept = r"normalization|predictions"
-    theirs = {w.path: w for w in network.weights if not re.match(kept, w.path)}
-    for path, leaf in flatten_dict(variables, sep="/").items():
-        *layer, name = path.split("/")[1:]
-        layer = "/".join(layer)
-        prefix = ""
-        if match := re.fullmatch(r"stage(\d)_block(\d+)/(.*)", layer):
-            prefix, layer = f"block{match[1]}{chr(96 + int(match[2]))}_", match[3]
-        name = "beta" if layer.endswith("_bn") and name == "bias" else LEAVES.get(name, name)
-        values = np.asarray(leaf)
-        if layer == "depthwise_conv":
-            values = values.swapaxes(2, 3)  # Keras: [h w channel 1]
-        weight = theirs.pop(f"{prefix}{LAYERS.get(layer, layer)}/{name}")
-        assert weight.shape == values.shape, path
-        weight.assign(values)
-    assert not theirs
 
 
 def keras_forward(case: "Case", images: np.ndarray) -> dict[str, np.ndarray]:
@@ -94,7 +50,7 @@ def keras_forward(case: "Case", images: np.ndarray) -> dict[str, np.ndarray]:
     """
     import keras
 
-    network = keras_network(case.variant, input_shape=images.shape[1:])
+    network = peers.keras_network(case.variant, input_shape=images.shape[1:])
     network.load_weights(case.file)
     last = {"stem": "stem_activation", "head_map": "top_activation"}
     for layer in network.layers:
@@ -129,12 +85,12 @@ class Case(NamedTuple):
 def case(request, tmp_path_factory) -> Iterator[Case]:
     """Calibrated weights put into Keras, saved by it, converted by the program, and loaded."""
     variant = request.param
-    model = EfficientNet(variant, HEAD_WIDTHS[variant])
+    model = EfficientNet(variant, peers.NATIVE_HEADS[variant])
     variables = jax.device_put(random_variables(model, seed=0))
     images = random_images(CALIBRATED_SIZE[variant], batch=8, seed=1)
     variables = jax.device_get(calibrate(model, variables, images))
-    network = keras_network(variant)
-    assign(network, variables)
+    network = peers.keras_network(variant)
+    peers.assign_keras(network, variables)
     folder = tmp_path_factory.mktemp(variant)
     file, bundle = folder / f"{variant}.weights.h5", folder / "bundle"
     network.save_weights(file)
@@ -145,7 +101,7 @@ def case(request, tmp_path_factory) -> Iterator[Case]:
         converted = weights.load_variables(bundle, card)
     else:
         card, converted = read(file)
-    assert (card.variant, card.head_width) == (variant, HEAD_WIDTHS[variant])
+    assert (card.variant, card.head_width) == (variant, peers.NATIVE_HEADS[variant])
     yield Case(variant, variables, file, weights.model_for(card), converted)
     shutil.rmtree(folder)
 
@@ -201,14 +157,14 @@ def as_published(tmp_path: pathlib.Path, monkeypatch) -> tuple[Any, pathlib.Path
     from keras.src.applications import efficientnet as reference
 
     top = {"include_top": True, "input_shape": (224, 224, 3)}
-    plain = keras_network("b0", **top)
+    plain = peers.keras_network("b0", **top)
     plain.get_layer(index=2).adapt_mean.assign(IMAGENET_MEAN)
     plain.get_layer(index=2).adapt_variance.assign(IMAGENET_STD)  # sic: Keras' files have it so
-    assign(plain, with_statistics(random_variables(EfficientNet("b0", 1280))))
+    peers.assign_keras(plain, with_statistics(random_variables(EfficientNet("b0", 1280))))
     plain.save_weights(tmp_path / "stored.weights.h5")
     stored = str(tmp_path / "stored.weights.h5")
     monkeypatch.setattr(reference.file_utils, "get_file", lambda *_, **__: stored)
-    network = keras_network("b0", weights="imagenet", weights_name="b0", **top)
+    network = peers.keras_network("b0", weights="imagenet", weights_name="b0", **top)
     network.save(tmp_path / "published.keras")
     network.save_weights(tmp_path / "published.weights.h5")
     return network, tmp_path

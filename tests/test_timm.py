@@ -3,11 +3,9 @@
 import json
 import pathlib
 import re
-import sys
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
-from unittest import mock
 
 import jax
 import ml_dtypes
@@ -32,46 +30,12 @@ from encoder.efficientnet import EfficientNet
 from encoder.random_weights import random_variables
 from encoder.sources import timm
 from encoder.sources.checkpoint import IMAGENET_MEAN, IMAGENET_STD
+from scripts import peers
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "timm_b0.json"
 SIZES = {"b0": (96, 97), "l2": (64, 65)}  # even and odd, near the size of the calibration
-HEAD_WIDTHS = {"b0": 1280, "l2": 5504}
 HALVES = (0.5, 0.5, 0.5)
 Forward = Callable[[weights.Variables, jax.Array], dict[str, jax.Array]]
-LAYERS = {  # ours -> timm's; in blocks by the number of their convolutions
-    "": {"stem_conv": "conv_stem", "stem_bn": "bn1", "head_conv": "conv_head", "head_bn": "bn2"},
-    "plain": {
-        **{"depthwise_conv": "conv_dw", "depthwise_bn": "bn1"},
-        **{"squeeze_excite/reduce": "se.conv_reduce", "squeeze_excite/expand": "se.conv_expand"},
-        **{"project_conv": "conv_pw", "project_bn": "bn2"},
-    },
-    "expanding": {
-        **{"expand_conv": "conv_pw", "expand_bn": "bn1"},
-        **{"depthwise_conv": "conv_dw", "depthwise_bn": "bn2"},
-        **{"squeeze_excite/reduce": "se.conv_reduce", "squeeze_excite/expand": "se.conv_expand"},
-        **{"project_conv": "conv_pwl", "project_bn": "bn3"},
-    },
-}
-LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
-
-
-def timm_tensors(variables: weights.Variables) -> dict[str, np.ndarray]:
-    """All that timm's file holds: our variables by its names, its classifier, its counters."""
-    found = {}
-    for path, leaf in flatten_dict(variables, sep="/").items():
-        layer, name = re.fullmatch(r"[a-z_]+/(.+)/(\w+)", path).groups()
-        layers, prefix = LAYERS[""], ""
-        if match := re.fullmatch(r"stage(\d)_block(\d+)/(.+)", layer):
-            layers = LAYERS["plain" if match[1] == "1" else "expanding"]
-            prefix, layer = f"blocks.{int(match[1]) - 1}.{int(match[2]) - 1}.", match[3]
-        values = np.asarray(leaf)
-        values = values.transpose(3, 2, 0, 1) if values.ndim == 4 else values
-        found[f"{prefix}{layers[layer]}.{LEAVES.get(name, name)}"] = np.array(values, order="C")
-        if name == "mean":
-            found[f"{prefix}{layers[layer]}.num_batches_tracked"] = np.array(0)
-    found["classifier.weight"] = np.zeros((1000, found["bn2.weight"].size), np.float32)
-    found["classifier.bias"] = np.zeros(1000, np.float32)
-    return found
 
 
 def converted(path: pathlib.Path) -> tuple[Card, weights.Variables]:
@@ -80,26 +44,13 @@ def converted(path: pathlib.Path) -> tuple[Card, weights.Variables]:
     )
 
 
-def import_timm() -> tuple[Any, Any]:
-    """torch and timm, which imports torchvision for other networks than these."""
-    torch = pytest.importorskip("torch", reason="torch is not installed: the golden test stands in")
-    stub = mock.MagicMock(FrozenBatchNorm2d=type("FrozenBatchNorm2d", (), {}))
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("", ".datasets", ".ops", ".ops.misc", ".transforms", ".transforms.functional"):
-            patch.setitem(sys.modules, f"torchvision{name}", stub)
-        reason = "timm is not installed: the golden test stands in"
-        return torch, pytest.importorskip("timm", reason=reason)
-
-
-def timm_network(variant: str, variables: weights.Variables) -> Any:
-    """timm's own network with our variables in it; made without any, so that it holds them once."""
-    torch, reference = import_timm()
-    with torch.device("meta"):
-        network = reference.create_model(f"tf_efficientnet_{variant}", pretrained=False)
-    tensors = timm_tensors(variables)
-    state = {name: torch.from_numpy(values) for name, values in tensors.items()}
-    network.load_state_dict(state, strict=True, assign=True)
-    return network.eval()
+def import_timm() -> Any:
+    reason = "torch and timm are not installed: the golden test stands in"
+    pytest.importorskip("torch", reason=reason)
+    try:
+        return peers.import_timm()
+    except ImportError:
+        pytest.skip(reason)
 
 
 def timm_forward(network: Any, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -141,16 +92,16 @@ def case(request, tmp_path_factory) -> Iterator[Case]:
     from safetensors.torch import save_file
 
     variant = request.param
-    model = EfficientNet(variant, HEAD_WIDTHS[variant])
+    model = EfficientNet(variant, peers.NATIVE_HEADS[variant])
     variables = jax.device_put(random_variables(model, seed=0))
     variables = calibrate(model, variables, random_images(SIZES[variant][0], batch=8, seed=1))
-    network = timm_network(variant, variables)
+    network = peers.timm_network(variant, variables)
     folder = tmp_path_factory.mktemp(variant)
     file = folder / f"tf_efficientnet_{variant}.ns_jft_in1k.safetensors"
     save_file(network.state_dict(), file)
     card, found = converted(file)
     file.unlink()
-    assert (card.variant, card.head_width) == (variant, HEAD_WIDTHS[variant])
+    assert (card.variant, card.head_width) == (variant, peers.NATIVE_HEADS[variant])
     yield Case(variant, variables, network, folder, model, compiled(model), found)
 
 
@@ -218,7 +169,7 @@ def test_parity_finds_deliberate_mistakes(case, record_property):
 
 def live_variables() -> weights.Variables:
     """B0's, alike on every machine: nothing in them is calibrated, and no two leaves are alike."""
-    leaves = flatten_dict(random_variables(EfficientNet("b0", HEAD_WIDTHS["b0"])), sep="/")
+    leaves = flatten_dict(random_variables(EfficientNet("b0", peers.NATIVE_HEADS["b0"])), sep="/")
     ranges = {"scale": (0.2, 0.45), "bias": (-0.1, 0.1), "mean": (-0.1, 0.1), "var": (0.05, 0.2)}
     for path, leaf in leaves.items():
         if (name := path.split("/")[-1]) in ranges:
@@ -253,7 +204,7 @@ def departure(found: dict[str, dict[str, Any]], golden: dict[str, dict[str, Any]
 def test_b0_agrees_with_the_golden_numbers_of_timm(tmp_path, record_property):
     golden = json.loads(GOLDEN.read_text())
     file = tmp_path / "tf_efficientnet_b0.in1k.safetensors"
-    save_file(timm_tensors(live_variables()), file)
+    save_file(peers.timm_tensors(live_variables()), file)
     card, variables = converted(file)
     model = weights.model_for(card)
     forward = compiled(model)
@@ -344,7 +295,7 @@ def test_layers_change_their_names_and_kernels_their_layout(tmp_path):
 
 
 def test_what_is_left_out_is_listed(tmp_path):
-    checkpoint = timm.read(write(tmp_path, tensors=timm_tensors(live_variables())))
+    checkpoint = timm.read(write(tmp_path, tensors=peers.timm_tensors(live_variables())))
     assert sorted(checkpoint.dropped) == [
         "classifier.bias",
         "classifier.weight",
@@ -483,7 +434,7 @@ def test_broken_safetensors_are_refused(tmp_path):
 
 
 def test_what_does_not_fit_is_named(tmp_path):
-    tensors = timm_tensors(live_variables())
+    tensors = peers.timm_tensors(live_variables())
     del tensors["blocks.3.1.bn2.bias"]
     tensors["blocks.3.1.conv_rep.weight"] = np.ones((1, 2, 3, 4), np.float32)
     tensors["bn1.weight"] = np.ones(31, np.float32)
