@@ -39,6 +39,14 @@ def normalise(
     return activation(y.astype(dtype))
 
 
+def as_scale_and_bias(
+    mean: Channels, var: Channels, scale: Channels, bias: Channels, epsilon: float
+) -> tuple[Channels, Channels]:
+    """What to multiply by and then add, for the same as `normalise` without an activation."""
+    factor = lax.rsqrt(var + epsilon) * scale
+    return factor, bias - mean * factor
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
 def normalise_batch(
     x: Float[Array, "b h w c"],

@@ -22,6 +22,8 @@ EMBEDDING_WIDTH = 4096  # of this project's own embeddings
 POOLED_MAP_PATCH = 5
 SQUEEZE_RATIO = 0.25  # of the block's input channels, not of the expanded ones
 
+DepthwiseKernel = Callable[..., tuple[Array, Array]]  # of `depthwise_kernel.py`
+
 
 class Variant(NamedTuple):
     """How one member of the family scales the base network; resolution is that of its training."""
@@ -194,23 +196,24 @@ def conv_bn(
 
 
 class SqueezeExcite(nn.Module):
-    """Scales every channel by a gate in (0, 1), computed from all averages (arXiv 1709.01507)."""
+    """The gate in (0, 1) of every channel, computed from the averages of all (arXiv 1709.01507).
+
+    In float32 whatever the network's dtype: rounding a gate errs in all pixels alike.
+    """
 
     reduced: int
-    dtype: Any
     conv_general_dilated: Callable[..., Array]
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+    def __call__(self, averages: Float32[Array, "b 1 1 c"]) -> Float32[Array, "b 1 1 c"]:
         conv = functools.partial(
             nn.Conv,
             kernel_size=(1, 1),
-            dtype=self.dtype,
+            dtype=jnp.float32,
             conv_general_dilated=self.conv_general_dilated,
         )
-        gate = jnp.mean(x, axis=(1, 2), keepdims=True)
-        gate = swish(conv(self.reduced, name="reduce")(gate))
-        return x * nn.sigmoid(conv(x.shape[-1], name="expand")(gate))
+        gate = swish(conv(self.reduced, name="reduce")(averages))
+        return nn.sigmoid(conv(averages.shape[-1], name="expand")(gate))
 
 
 class MBConv(nn.Module):
@@ -222,6 +225,7 @@ class MBConv(nn.Module):
     expansion: int
     dtype: Any
     conv_general_dilated: Callable[..., Array]
+    depthwise_kernel: DepthwiseKernel | None = None
 
     @nn.compact
     def __call__(
@@ -235,10 +239,31 @@ class MBConv(nn.Module):
         x = inputs
         if self.expansion != 1:
             x = convolve(x, "expand", expanded)
-        x = convolve(x, "depthwise", expanded, self.kernel_size, self.strides, groups=expanded)
-        x = SqueezeExcite(int(width * SQUEEZE_RATIO), **setting, name="squeeze_excite")(x)
-        x = convolve(x, "project", self.features, activation=jax.nn.identity)
+        excite = SqueezeExcite(
+            int(width * SQUEEZE_RATIO), self.conv_general_dilated, name="squeeze_excite"
+        )
+        if self.depthwise_kernel is None or train or self.is_initializing():
+            x = convolve(x, "depthwise", expanded, self.kernel_size, self.strides, groups=expanded)
+            gate = excite(jnp.mean(x, axis=(1, 2), keepdims=True, dtype=jnp.float32))
+            x = (x.astype(jnp.float32) * gate).astype(x.dtype)
+        else:
+            x, averages = self._depthwise(x)
+            gate = excite(averages[:, None, None])
+            setting["conv_general_dilated"] = functools.partial(depthwise.gated_product, gate)
+        setting["activation"] = jax.nn.identity
+        x = conv_bn(x, "project", self.features, train=train, **setting)
         return x + inputs if self.strides == 1 and width == self.features else x
+
+    def _depthwise(
+        self, x: Float[Array, "b h w c"]
+    ) -> tuple[Float[Array, "b h2 w2 c"], Float32[Array, "b c"]]:
+        """By the kernel, from the variables of the layers in whose place it stands."""
+        params, statistics = (self.variables[name] for name in ("params", "batch_stats"))
+        scale, bias = batch_norm.as_scale_and_bias(
+            **statistics["depthwise_bn"], **params["depthwise_bn"], epsilon=BATCH_NORM_EPSILON
+        )
+        kernel = params["depthwise_conv"]["kernel"].astype(self.dtype)
+        return self.depthwise_kernel(x, kernel, scale, bias, self.strides)
 
 
 class EfficientNet(nn.Module):
@@ -251,6 +276,9 @@ class EfficientNet(nn.Module):
         dtype: of the computation. Parameters and BatchNorm statistics are created in float32, and
             the averages that become embeddings are float32, whatever it is.
         conv_general_dilated: the convolution, with the signature of `jax.lax.conv_general_dilated`.
+        depthwise_kernel: `depthwise_kernel.depthwise_bn_swish`, for inference on NVIDIA GPUs: the
+            depthwise convolution, BatchNorm, swish and the average behind it in one pass. The
+            gate then scales the kernels of the projections instead of the map.
         remat: recompute each block in the backward pass instead of keeping it: memory for time.
             XLA on CPU recomputes, but in an order that saves nothing.
     """
@@ -260,6 +288,7 @@ class EfficientNet(nn.Module):
     projection: bool = False
     dtype: Any = jnp.float32
     conv_general_dilated: Callable[..., Array] = depthwise.conv_general_dilated
+    depthwise_kernel: DepthwiseKernel | None = None
     remat: bool = False
 
     @nn.compact
@@ -296,6 +325,7 @@ class EfficientNet(nn.Module):
                     strides if j == 1 else 1,
                     expansion,
                     **setting,
+                    depthwise_kernel=self.depthwise_kernel,
                     name=f"stage{i}_block{j}",
                 )
                 x = block(x, train)

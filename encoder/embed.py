@@ -1,22 +1,28 @@
 """The compiled, sharded forward pass and the loop that keeps the devices busy."""
 
 import collections
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import logging
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Float32
 
-from encoder import sharding
+from encoder import efficientnet, sharding
+from encoder.card import Card
 
 Tag = TypeVar("Tag")
 Forward = Callable[[Any, Float32[Array, "b h w 1"]], Float32[Array, "b dim"]]
 
 _IN_FLIGHT = 2  # one batch computes while the next is already on its way to the devices
+_CPU_FILMS, _MOST_FILMS = 8, 64  # of a batch for each device; more are no faster
+_LARGE_TENSORS = 5  # as large as the largest one, at a time: of L2 at 1280 px XLA's programs for
+# an H200 hold two, for a TPU v5e four
 
 
 def make_forward(
@@ -32,7 +38,7 @@ def make_forward(
     Args:
         model: an `EfficientNet`.
         variables: its variables, or their shapes.
-        mesh: where to run it.
+        mesh: where to run it; with a Pallas kernel its axis `model` has to be 1.
         layer: an intermediate of the network: head, pooled, feature_map, ...
         mean: of the three channels the network was trained with, for values in [0, 1].
         std: likewise.
@@ -47,9 +53,35 @@ def make_forward(
         _, out = model.apply(variables, (images - centre) / scale)
         return out[layer].reshape(images.shape[0], -1).astype(jnp.float32)
 
+    if model.depthwise_kernel is not None and mesh.shape["model"] == 1:
+        # XLA cannot split a kernel of ours over devices by itself.
+        parts = PartitionSpec(), PartitionSpec("data")
+        forward = jax.shard_map(
+            forward, mesh=mesh, in_specs=parts, out_specs=parts[1], check_vma=False
+        )
     rows = sharding.batch_sharding(mesh)
     weights = sharding.variable_shardings(mesh, variables)
     return jax.jit(forward, in_shardings=(weights, rows), out_shardings=rows)
+
+
+def films_that_fit(card: Card, dtype: str, memory: Mapping[str, int] | None) -> int:
+    """Films a batch on each device that has the weights already: a power of two.
+
+    Reckoned from the memory that is free and the largest tensor, to which the first block of the
+    second stage expands; where that is too many, `embed` computes fewer at once.
+
+    Args:
+        card: of the weights.
+        dtype: of the computation.
+        memory: what `memory_stats` says of the device; of a CPU nothing.
+    """
+    if not memory or "bytes_limit" not in memory:
+        return _CPU_FILMS
+    channels = efficientnet.STAGES[1][2] * efficientnet.stage_widths(card.variant)[0]
+    largest = jnp.dtype(dtype).itemsize * channels * math.ceil(card.resolution / 2) ** 2
+    free = 0.9 * memory["bytes_limit"] - memory["bytes_in_use"]
+    fit = max(1, int(free / (_LARGE_TENSORS * largest)))
+    return min(_MOST_FILMS, 2 ** (fit.bit_length() - 1))
 
 
 def embed(
@@ -61,13 +93,48 @@ def embed(
     """Runs `forward` over batches and gives back each tag with its embeddings, in order.
 
     Each host gives and gets its own rows, and all run the same number of batches. The devices
-    compute one batch while the next is fetched, prepared and sent to them.
+    compute one batch while the next is fetched, prepared and sent to them. A single host for which
+    a batch is too large computes it, and those after it, in as few parts as its memory allows.
+
+    Raises:
+        JaxRuntimeError: the memory is too small for one film a device; or for a batch, of several
+            hosts.
     """
-    running: collections.deque[tuple[Tag, Array]] = collections.deque()
+    running: collections.deque[tuple[Tag, np.ndarray, list[Array]]] = collections.deque()
+    parts = 1
+
+    def start(images: np.ndarray) -> list[Array]:
+        nonlocal parts
+        while True:
+            try:
+                pieces = np.split(images, parts)
+                return [forward(variables, sharding.put_rows(mesh, piece)) for piece in pieces]
+            except jax.errors.JaxRuntimeError as error:
+                parts = _more_parts(error, parts, len(images) // mesh.shape["data"])
+
+    def finish() -> tuple[Tag, np.ndarray]:
+        nonlocal parts
+        tag, images, pieces = running.popleft()
+        while True:
+            try:
+                return tag, np.concatenate([sharding.local_rows(piece) for piece in pieces])
+            except jax.errors.JaxRuntimeError as error:
+                finer = _more_parts(error, len(pieces), len(images) // mesh.shape["data"])
+                parts = max(parts, finer)  # it may have been started before the last error
+                pieces = start(images)
+
     for tag, images in batches:
-        running.append((tag, forward(variables, sharding.put_rows(mesh, images))))
+        running.append((tag, images, start(images)))
         if len(running) == _IN_FLIGHT:
-            tag, embeddings = running.popleft()
-            yield tag, sharding.local_rows(embeddings)
-    for tag, embeddings in running:
-        yield tag, sharding.local_rows(embeddings)
+            yield finish()
+    while running:
+        yield finish()
+
+
+def _more_parts(error: Exception, parts: int, films: int) -> int:
+    """The next larger number of equal parts of so many films of a device; else raises the error."""
+    finer = [n for n in range(parts + 1, films + 1) if films % n == 0]
+    if "RESOURCE_EXHAUSTED" not in str(error) or not finer or jax.process_count() > 1:
+        raise error
+    logging.warning("a batch is too large for the memory: computed in %d parts from now", finer[0])
+    return finer[0]

@@ -121,3 +121,74 @@ def test_the_loop_keeps_order_and_prepares_ahead():
 def test_a_mesh_that_does_not_divide():
     with pytest.raises(ValueError, match="model_parallel is 3; expected a divisor of the 8"):
         sharding.make_mesh(3)
+
+
+def too_large_above(films):
+    """A forward pass for which the memory is too small with more films; keeps how many it got."""
+    tried = []
+
+    def forward(_, images):
+        tried.append(len(images))
+        if len(images) > films:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+        return images.sum(axis=(1, 2, 3))[:, None]
+
+    return forward, tried
+
+
+def sums(images):
+    return images.sum(axis=(1, 2, 3))[:, None]
+
+
+@pytest.mark.parametrize(("films", "pieces"), [(12, 1), (6, 2), (5, 3), (1, 12)])
+def test_a_batch_that_is_too_large_is_computed_in_parts(images, films, pieces, caplog):
+    mesh = sharding.make_mesh(devices=jax.devices()[:1])
+    forward, tried = too_large_above(films)
+    batches = [(i, np.roll(images[:12], i, axis=0)) for i in range(4)]
+    found = list(embed.embed(forward, None, mesh, iter(batches)))
+    assert [tag for tag, _ in found] == [0, 1, 2, 3]
+    for (_, embeddings), (_, batch) in zip(found, batches, strict=True):
+        np.testing.assert_allclose(embeddings, sums(batch), rtol=1e-5)
+    assert tried[-pieces:] == [12 // pieces] * pieces, "the next batches start as small"
+    assert len(caplog.records) == [1, 2, 3, 4, 6, 12].index(pieces)
+
+
+def test_an_error_when_a_result_is_read_is_the_same(images, monkeypatch):
+    mesh = sharding.make_mesh(devices=jax.devices()[:1])
+    read, failed = sharding.local_rows, []
+
+    def fails_above_six(batch):
+        if len(batch) > 6:
+            failed.append(len(batch))
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+        return read(batch)
+
+    monkeypatch.setattr(sharding, "local_rows", fails_above_six)
+    batches = [(i, np.roll(images[:12], i, axis=0)) for i in range(4)]
+    found = list(embed.embed(lambda _, x: x.sum((1, 2, 3))[:, None], None, mesh, batches))
+    for (_, embeddings), (_, batch) in zip(found, batches, strict=True):
+        np.testing.assert_allclose(embeddings, sums(batch), rtol=1e-5)
+    assert failed == [12, 12], "the two that were under way"
+
+
+@pytest.mark.parametrize("message", ["RESOURCE_EXHAUSTED: one film", "INTERNAL: a broken device"])
+def test_other_errors_and_a_single_film_are_not_tried_again(images, message):
+    def forward(_, batch):
+        raise jax.errors.JaxRuntimeError(message)
+
+    mesh = sharding.make_mesh(devices=jax.devices()[:1])
+    batch = images[:1] if "one film" in message else images
+    with pytest.raises(jax.errors.JaxRuntimeError, match=message):
+        list(embed.embed(forward, None, mesh, [(0, batch)]))
+
+
+def test_films_that_fit_fill_the_memory_that_is_free():
+    card = random_weights.random_card("l2", 1280, "native", MEAN, STD)
+    assert embed.films_that_fit(card, "float32", None) == 8, "a CPU"
+
+    def of_gigabytes(number, dtype):
+        memory = {"bytes_limit": int(number * 1e9), "bytes_in_use": 10**9}
+        return embed.films_that_fit(card, dtype, memory)
+
+    assert [of_gigabytes(n, "bfloat16") for n in (2, 6, 12, 24, 80)] == [1, 2, 4, 8, 32]
+    assert [of_gigabytes(n, "float32") for n in (2, 6, 12, 24, 80)] == [1, 1, 2, 4, 16]
