@@ -8,7 +8,7 @@ VIEWS = ("AP", "PA")
 def get_config(command: str = "embed") -> EmbedConfig | PreprocessConfig:
     """Of `embed.py` or of `preprocess.py`, which each ask for their own."""
     return {
-        "embed": EmbedConfig(input=InputConfig(views=VIEWS), batch_size=8),
+        "embed": EmbedConfig(input=InputConfig(views=VIEWS)),
         "preprocess": PreprocessConfig(
             input=FilmsConfig(views=VIEWS), output=StoreConfig(name="mimic_cxr")
         ),

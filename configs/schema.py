@@ -48,6 +48,12 @@ class EncoderConfig:
         "precision of the network's arithmetic: bfloat16 or float32; unset: float32 on CPU, where "
         "it is the faster one, else bfloat16",
     )
+    engine: str = knob(
+        "jax",
+        "what computes: jax; or openvino, the faster one on x86 CPUs (pip install "
+        "'cxr-embeddings[openvino]'), whose bfloat16 is faster yet where the CPU has it; or "
+        "pallas, on NVIDIA GPUs, with a kernel of ours for depthwise convolutions (not yet timed)",
+    )
     seed: int = knob(0, "seed of weights=random")
     model_parallel: int = knob(1, "devices that share one copy of the weights; 1: one copy each")
 
@@ -73,7 +79,9 @@ class EmbedConfig:
     input: InputConfig = dataclasses.field(default_factory=InputConfig)
     encoder: EncoderConfig = dataclasses.field(default_factory=EncoderConfig)
     output: OutputConfig = dataclasses.field(default_factory=OutputConfig)
-    batch_size: int = knob(8, "films a step, over all devices of all hosts")
+    batch_size: int = knob(
+        0, "films a step, over all devices of all hosts; 0: as many as their memory holds"
+    )
     distributed: bool = knob(
         False, "several processes share the work on a store: one for each host, or GPU"
     )

@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import functools
 import importlib.metadata
 import itertools
 import math
@@ -12,7 +11,7 @@ from typing import Any
 
 from configs.schema import EmbedConfig
 from scripts import cli, sources
-from scripts.load_encoder import load_encoder
+from scripts.load_encoder import load_encoder, make_infer, make_mesh
 
 USAGE = """
 python scripts/embed.py --config configs/mimic.py \\
@@ -42,8 +41,8 @@ def embed_with(hosts: Any, config: EmbedConfig) -> int:
     """The part of the job that is this host's; as `embed`."""
     import numpy as np
 
-    from encoder import efficientnet, sharding
-    from encoder import embed as encoder
+    from encoder import efficientnet
+    from encoder.embed import films_that_fit
     from input_pipeline import files, outputs
 
     say = (lambda *_, **__: None) if hosts.index else print
@@ -51,17 +50,20 @@ def embed_with(hosts: Any, config: EmbedConfig) -> int:
     folder = files.absolute(config.output.path)
     source = sources.open_source(config, files.absolute(config.input.path), say)
 
-    mesh = sharding.make_mesh(config.encoder.model_parallel)
-    if config.batch_size < 1 or config.batch_size % mesh.shape["data"]:
+    mesh = make_mesh(config.encoder)
+    if config.batch_size < 0 or config.batch_size % mesh.shape["data"]:
         raise ValueError(
             f"batch_size is {config.batch_size}; expected a positive multiple of "
-            f"{mesh.shape['data']}, the number of devices that share a batch"
+            f"{mesh.shape['data']}, the number of devices that share a batch, or 0"
         )
-    sizes = hosts.gather(np.array([config.batch_size])).ravel().tolist()
-    if len({*sizes}) > 1:
-        raise ValueError(f"batch_size differs between the hosts, {sizes}; expected one for all")
     card, model, variables = load_encoder(config.encoder, mesh, say)
     sources.check_store(source.identity, card)
+    asked = hosts.gather(np.array([config.batch_size])).ravel().tolist()
+    if len({*asked}) > 1:
+        raise ValueError(f"batch_size differs between the hosts, {asked}; expected one for all")
+    memory = mesh.local_devices[0].memory_stats()
+    fit = films_that_fit(card, config.encoder.dtype, memory) * mesh.shape["data"]
+    batch_size = asked[0] or int(hosts.gather(np.array([fit])).min())
     layer = config.encoder.embedding or next(iter(card.embeddings))
     shape = efficientnet.embedding_shape(card.embeddings[layer], layer, card.resolution)
     check_memory(shape, source.planned)
@@ -82,11 +84,13 @@ def embed_with(hosts: Any, config: EmbedConfig) -> int:
         "layout": source.layout,
         "format": config.output.format,
     }
+    libraries = LIBRARIES + ("openvino",) * (config.encoder.engine == "openvino")
     details = {
         "config": dataclasses.asdict(config),
-        "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
+        "versions": {name: importlib.metadata.version(name) for name in libraries},
         "hosts": hosts.count,
         "devices": [device.device_kind for device in mesh.devices.flat],
+        "batch_size": batch_size,
     }
     with outputs.open_run(
         folder, source.planned, config.output.format, identity, details, hosts
@@ -94,9 +98,9 @@ def embed_with(hosts: Any, config: EmbedConfig) -> int:
         start = time.monotonic()
         if hosts.count > 1:
             say(f"  host 0 of {hosts.count} has {run.done + len(run.todo)} of them", flush=True)
-        forward = encoder.make_forward(model, variables, mesh, layer, card.mean, card.std)
-        infer = functools.partial(encoder.embed, forward, variables, mesh)
-        embed_films(run, config.batch_size // hosts.count, source, card, infer, hosts)
+        films = batch_size // hosts.count
+        infer = make_infer(config.encoder, card, model, variables, mesh, layer, films)
+        embed_films(run, films, source, card, infer, hosts)
         counts = run.finish(source.missing)
     if not hosts.index:
         report_run(folder, run, counts, time.monotonic() - start)

@@ -1,12 +1,82 @@
-"""The encoder that a command line asks for, on the devices."""
+"""The encoder that a command line asks for, on the devices, and what runs it."""
 
 import dataclasses
 import functools
+import importlib.util
 import os
 from collections.abc import Callable
 from typing import Any
 
 from configs.schema import EncoderConfig
+
+ENGINES = ("jax", "openvino", "pallas")
+
+
+def make_mesh(config: EncoderConfig) -> Any:
+    """The devices that share the films: all that JAX sees; of OpenVINO each host's CPU.
+
+    Raises:
+        ValueError: there is no such engine, or not on these devices, or `model_parallel` does
+            not fit.
+        ImportError: the engine is not installed.
+    """
+    if config.engine not in ENGINES:
+        raise ValueError(
+            f"encoder.engine is {config.engine!r}; expected one of {', '.join(ENGINES)}"
+        )
+    if config.engine == "openvino" and not importlib.util.find_spec("openvino"):
+        raise ImportError(
+            "encoder.engine=openvino needs OpenVINO: pip install 'cxr-embeddings[openvino]', in a "
+            "checkout pip install -e '.[openvino]'"
+        )
+    import jax
+
+    from encoder import sharding
+
+    if config.engine == "pallas" and jax.default_backend() != "gpu":
+        raise ValueError(
+            f"encoder.engine is 'pallas', which needs an NVIDIA GPU, but JAX runs on "
+            f"{jax.default_backend()}: leave the option out"
+        )
+    if config.engine == "pallas" and config.model_parallel != 1:
+        raise ValueError(
+            f"encoder.model_parallel is {config.model_parallel}; with engine=pallas expected 1"
+        )
+    if config.engine != "openvino":
+        return sharding.make_mesh(config.model_parallel)
+    hosts = range(jax.process_count())
+    devices = [jax.local_devices(process_index=host, backend="cpu")[0] for host in hosts]
+    return sharding.make_mesh(config.model_parallel, devices)
+
+
+def make_infer(
+    config: EncoderConfig,
+    card: Any,
+    model: Any,
+    variables: Any,
+    mesh: Any,
+    layer: str,
+    films: int,
+) -> Callable[..., Any]:
+    """What takes batches of (tag, images) to (tag, embeddings).
+
+    Args:
+        config: of the encoder.
+        card, model, variables: from `load_encoder`.
+        mesh: from `make_mesh`.
+        layer: to emit.
+        films: of this host in a batch.
+    """
+    if config.engine == "openvino":
+        from encoder import openvino_engine
+
+        graph = openvino_engine.build(card, variables, layer)
+        requests = openvino_engine.compile(graph, config.dtype, films)
+        return functools.partial(openvino_engine.embed, requests)
+    from encoder import embed
+
+    forward = embed.make_forward(model, variables, mesh, layer, card.mean, card.std)
+    return functools.partial(embed.embed, forward, variables, mesh)
 
 
 def load_encoder(
@@ -17,14 +87,13 @@ def load_encoder(
     Raises:
         ValueError: the config contradicts the card, or asks for what the weights cannot give.
     """
-    import jax
-
     from encoder import random_weights, sharding, weights
     from encoder.card import load_card
     from input_pipeline.preprocessing import PRESETS
 
     if config.dtype is None:
-        config.dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+        on_cpu = mesh.devices.flat[0].platform == "cpu"
+        config.dtype = "float32" if on_cpu else "bfloat16"
     if config.dtype not in ("bfloat16", "float32"):
         raise ValueError(f"encoder.dtype is {config.dtype!r}; expected bfloat16 or float32")
     random, bundle = config.weights == "random", os.path.expanduser(config.weights)
@@ -54,12 +123,19 @@ def load_encoder(
             "--projection orthonormal:0` adds an untrained map to 4,096 numbers, named projection"
         )
     model = weights.model_for(card, config.dtype)
+    if mesh.devices.flat[0].platform == "gpu":
+        from encoder import depthwise_kernel as gpu
+
+        layers = gpu.depthwise_bn_swish if config.engine == "pallas" else gpu.by_xla
+        model = gpu.for_gpu(model, layers)
     place = functools.partial(sharding.variable_shardings, mesh)
+    # OpenVINO takes BatchNorm into the kernels first, and rounds them then
+    kernels = "float32" if config.engine == "openvino" else config.dtype
     if random:
         variables = random_weights.random_variables(model, config.seed)
         card = dataclasses.replace(card, digest=weights.digest(variables))
-        variables = weights.cast_kernels(variables, config.dtype)
+        variables = weights.cast_kernels(variables, kernels)
         variables = sharding.put_variables(variables, place(variables))
     else:
-        variables = weights.load_variables(bundle, card, dtype=config.dtype, place=place)
+        variables = weights.load_variables(bundle, card, dtype=kernels, place=place)
     return card, model, variables

@@ -95,6 +95,20 @@ def test_different_films_have_different_embeddings(whole):
     assert np.median(spread) > 0.02
 
 
+def test_the_engine_for_cpus_gives_the_same(mimic, whole, environment, tmp_path):
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    result = run(mimic, tmp_path, "--config.encoder.engine=openvino", environment=environment)
+    assert result.returncode == 0, result.stderr
+    records = {p.relative_to(tmp_path): p for p in tmp_path.rglob("*.tfrecord")}
+    assert len(records) == len([*whole[0].rglob("*.tfrecord")]) > 0
+    for name, path in records.items():
+        rows = [FORMATS["tfrecord"].decode(p.read_bytes())[0] for p in (path, whole[0] / name)]
+        found, expected = (row.embedding for row in rows)
+        assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert "openvino" in manifest["runs"][0]["versions"]
+
+
 def assert_finished(folder, expected):
     """Equal in every byte but for the output path in the manifest, and so its checksum."""
     found = tree(folder)
@@ -187,7 +201,12 @@ def test_a_bundle_says_how_to_use_it(mimic, environment, tmp_path):
         (["--config.input.path=/nowhere"], 1, "/nowhere does not exist"),
         (["--config.input.pth=x"], 1, "did you mean --config.input.path?"),
         (["--config.batch_size=many"], 1, "batch_size=many"),
-        (["--config.batch_size=0"], 1, "batch_size is 0; expected a positive multiple of 1"),
+        (
+            ["--config.encoder.engine=tensorrt"],
+            1,
+            "engine is 'tensorrt'; expected one of jax",
+        ),
+        (["--config.batch_size=-1"], 1, "batch_size is -1; expected a positive multiple of 1"),
         (["--config.encoder.weights=/nowhere"], 1, "/nowhere/card.json not found"),
         (["--config.encoder.embedding=tail"], 1, "offers head (4,096), pooled (320)"),
         (["--config.encoder.preset=nice"], 1, "expected one of cxr_foundation, cxr_foundation_8"),

@@ -1,0 +1,202 @@
+"""The forward pass on CPUs by OpenVINO: the same variables in one graph, BatchNorm folded in.
+
+XLA on CPU multiplies matrices at three quarters of OpenVINO's speed and has no use for a CPU's
+bfloat16 instructions, and matrix products are two thirds of the network's time. Films are computed
+one by one, several side by side: a batch in one call leaves the CPU's caches, and is slower.
+"""
+
+import collections
+import concurrent.futures
+import queue
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import openvino
+from jaxtyping import Float, Float32
+from openvino import opset13 as ops
+
+from encoder import efficientnet
+from encoder.card import Card
+
+Tag = TypeVar("Tag")
+Tensor = openvino.Node  # of a graph; [b c h w] unless said otherwise
+
+PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
+
+
+def _constant(value: Any) -> Tensor:
+    return ops.constant(np.ascontiguousarray(value, np.float32))
+
+
+def _wide(channels: Any) -> Tensor:
+    return _constant(np.asarray(channels)[None, :, None, None])
+
+
+def _average(x: Tensor, keep_dims: bool = False) -> Tensor:
+    return ops.reduce_mean(x, ops.constant(np.array([2, 3])), keep_dims)
+
+
+def _convolve(x: Tensor, kernel: np.ndarray, stride: int = 1) -> Tensor:
+    """Kernel [h w i o]; depthwise where i is 1 and the channels are several."""
+    setting = [stride] * 2, [0, 0], [0, 0], [1, 1], "same_upper"  # TensorFlow's SAME
+    filters = kernel.transpose(3, 2, 0, 1)
+    if x.output(0).shape[1] > kernel.shape[2] == 1:
+        return ops.group_convolution(x, _constant(filters[:, None]), *setting)
+    return ops.convolution(x, _constant(filters), *setting)
+
+
+def _folded(
+    params: Mapping[str, Any], stats: Mapping[str, Any], name: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """The kernel and bias of a convolution with the BatchNorm after it."""
+    norm, found = params[f"{name}_bn"], stats[f"{name}_bn"]
+    factor = norm["scale"] / np.sqrt(found["var"] + efficientnet.BATCH_NORM_EPSILON)
+    return params[f"{name}_conv"]["kernel"] * factor, norm["bias"] - found["mean"] * factor
+
+
+def _stem(grey: Tensor, card: Card, params: Mapping[str, Any], stats: Mapping[str, Any]) -> Tensor:
+    """The channels' normalisation and the first convolution, exact where numbers are bfloat16.
+
+    The three channels are one grey image and a constant, in different shares. So are, in a
+    convolution that pads with zeros, the answers to them: its kernels on the image and on ones,
+    where the bias is the middle of a kernel. They are differences of neighbours: rounded, they
+    answer to plain grey, and of all roundings in the network that one costs the embedding most. So
+    each is the sum of two, the second the rounding error of the first.
+    """
+    kernel, bias = _folded(params, stats, "stem")
+    on_grey = np.einsum("hwio,i->hwo", kernel, 1 / np.array(card.std))
+    on_ones = np.einsum("hwio,i->hwo", kernel, -np.array(card.mean) / card.std)
+    on_ones[1, 1] += bias
+    kernel = np.stack([on_grey, on_ones], axis=2)
+    rounded = kernel.astype(jnp.bfloat16).astype(np.float64)
+    kernel = np.concatenate([rounded, kernel - rounded], axis=2)
+    ones = _constant(np.ones(grey.output(0).shape))
+    return ops.swish(_convolve(ops.concat([grey, ones, grey, ones], 1), kernel, stride=2))
+
+
+def _conv_bn(
+    x: Tensor,
+    params: Mapping[str, Any],
+    stats: Mapping[str, Any],
+    name: str,
+    stride: int = 1,
+    activation: Callable[[Tensor], Tensor] = ops.swish,
+) -> Tensor:
+    """As `efficientnet.conv_bn`."""
+    kernel, bias = _folded(params, stats, name)
+    return activation(_convolve(x, kernel, stride) + _wide(bias))
+
+
+def _squeeze_excite(x: Tensor, params: Mapping[str, Any]) -> Tensor:
+    """As `efficientnet.SqueezeExcite`."""
+    gate = _average(x, keep_dims=True)
+    for name, activation in {"reduce": ops.swish, "expand": ops.sigmoid}.items():
+        layer = params[name]
+        gate = activation(_convolve(gate, layer["kernel"]) + _wide(layer["bias"]))
+    return x * gate
+
+
+def _block(
+    inputs: Tensor, params: Mapping[str, Any], stats: Mapping[str, Any], stride: int
+) -> Tensor:
+    """As `efficientnet.MBConv`."""
+    x = inputs
+    if "expand_conv" in params:
+        x = _conv_bn(x, params, stats, "expand")
+    x = _conv_bn(x, params, stats, "depthwise", stride)
+    x = _squeeze_excite(x, params["squeeze_excite"])
+    x = _conv_bn(x, params, stats, "project", activation=lambda y: y)
+    same = stride == 1 and x.output(0).shape == inputs.output(0).shape
+    return x + inputs if same else x
+
+
+def build(card: Card, variables: Any, layer: str) -> openvino.Model:
+    """The program of `embed.make_forward` as a graph of OpenVINO.
+
+    Args:
+        card: of the weights.
+        variables: of the network, float32.
+        layer: an embedding that the card offers.
+
+    Returns:
+        The graph from one image, float32 [1 h w 1] in [0, 1], to float32 [1 dim].
+    """
+    variables = jax.tree.map(np.asarray, variables)
+    params, stats = variables["params"], variables["batch_stats"]
+    height = width = card.resolution
+    images = ops.parameter([1, height, width, 1], np.float32)
+    x = ops.reshape(images, ops.constant(np.array([1, 1, height, width])), False)
+    x = _stem(x, card, params, stats)
+    blocks = efficientnet.stage_blocks(card.variant)
+    for i, (stage, count) in enumerate(zip(efficientnet.STAGES, blocks, strict=True), start=1):
+        for j in range(1, count + 1):
+            name = f"stage{i}_block{j}"
+            x = _block(x, params[name], stats[name], stage[1] if j == 1 else 1)
+    if layer == "pooled_map":
+        patch = [efficientnet.POOLED_MAP_PATCH] * 2
+        x = ops.avg_pool(x, patch, [0, 0], [0, 0], patch, True)
+    if layer.endswith("_map"):
+        x = ops.transpose(x, ops.constant(np.array([0, 2, 3, 1])))
+    else:
+        if card.head_width is not None and layer != "pooled":
+            x = _conv_bn(x, params, stats, "head")
+        x = _average(x)
+        if layer == "projection":
+            x = ops.matmul(x, _constant(params["projection"]["kernel"]), False, False)
+    return openvino.Model([ops.reshape(x, ops.constant(np.array([1, -1])), False)], [images])
+
+
+def compile(graph: openvino.Model, dtype: str, films: int) -> list[openvino.InferRequest]:
+    """The program of a graph from `build`, as often as it shall run side by side.
+
+    Args:
+        graph: from `build`.
+        dtype: of the computation, float32 or bfloat16.
+        films: of a batch: one alone has all cores, several share them.
+    """
+    setting = {
+        "INFERENCE_PRECISION_HINT": PRECISIONS[dtype],
+        "PERFORMANCE_HINT": "THROUGHPUT" if films > 1 else "LATENCY",
+    }
+    program = openvino.Core().compile_model(graph, "CPU", setting)
+    number = program.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
+    return [program.create_infer_request() for _ in range(number)]
+
+
+def embed(
+    requests: Sequence[openvino.InferRequest],
+    batches: Iterable[tuple[Tag, Float[np.ndarray, "b h w 1"]]],
+) -> Iterator[tuple[Tag, Float32[np.ndarray, "b dim"]]]:
+    """As `embed.embed`: films are computed while the next batch is fetched.
+
+    Args:
+        requests: from `compile`.
+        batches: tags, and images in [0, 1].
+    """
+    idle: queue.SimpleQueue[openvino.InferRequest] = queue.SimpleQueue()
+    for request in requests:
+        idle.put(request)
+
+    def infer(image: np.ndarray) -> np.ndarray:
+        request = idle.get()
+        try:
+            return request.infer({0: image[None]}, share_inputs=True)[0][0].copy()
+        finally:
+            idle.put(request)
+
+    running: collections.deque[tuple[Tag, list[concurrent.futures.Future]]] = collections.deque()
+    waiting = 0  # films of all batches but the oldest
+    with concurrent.futures.ThreadPoolExecutor(len(requests)) as threads:
+        for tag, images in batches:
+            waiting += len(images) if running else 0
+            images = np.asarray(images, np.float32)
+            running.append((tag, [threads.submit(infer, image) for image in images]))
+            if waiting >= len(requests):
+                tag, rows = running.popleft()
+                waiting -= len(running[0][1])
+                yield tag, np.stack([row.result() for row in rows])
+        for tag, rows in running:
+            yield tag, np.stack([row.result() for row in rows])

@@ -1,0 +1,122 @@
+"""The engine for CPUs against the network itself, layer by layer."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from parity import calibrate, compiled, difference, random_images, swap_two_leaves
+
+from encoder import convert, efficientnet, random_weights, weights
+
+engine = pytest.importorskip(
+    "encoder.openvino_engine", reason="openvino is not installed", exc_type=ImportError
+)
+
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
+
+
+def card_of(size, head_width=1280, projection=None):
+    card = random_weights.random_card("b0", size, "native", MEAN, STD)
+    offered = efficientnet.embedding_widths("b0", head_width, projection is not None)
+    return dataclasses.replace(
+        card, head_width=head_width, projection=projection, embeddings=offered
+    )
+
+
+@pytest.fixture(scope="module")
+def live():
+    """Weights through which different images stay different."""
+    model = weights.model_for(card_of(96))
+    variables = random_weights.random_variables(model, seed=1)
+    return jax.device_get(calibrate(model, variables, random_images(96, 8, seed=1)))
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).random((4, 97, 97, 1), np.float32)
+
+
+def by_jax(card, variables, images):
+    """All embeddings by name, maps row by row."""
+    normalised = (images - np.float32(MEAN)) / np.float32(STD)
+    out = compiled(weights.model_for(card))(variables, normalised)
+    offered = out.keys() & card.embeddings.keys()
+    return {name: np.asarray(out[name]).reshape(len(images), -1) for name in offered}
+
+
+def by_openvino(card, variables, layer, images, dtype="float32"):
+    requests = engine.compile(engine.build(card, variables, layer), dtype, len(images))
+    ((_, embeddings),) = engine.embed(requests, [(None, images)])
+    return embeddings
+
+
+@pytest.mark.parametrize("size", [97, 192])
+def test_it_gives_what_the_network_gives(live, size, record_property):
+    """Odd and even sizes; of 192 px `pooled_map` leaves a row and a column out."""
+    images = np.random.default_rng(0).random((3, size, size, 1), np.float32)
+    card, variables = convert.add_projection(card_of(size), live, 0)
+    expected = by_jax(card, variables, images)
+    assert len(expected) == (5 if size >= 160 else 4)
+    for layer, embeddings in expected.items():
+        found = by_openvino(card, variables, layer, images)
+        assert found.shape == embeddings.shape and found.dtype == np.float32
+        record_property(f"largest difference of {layer}", difference(found, embeddings))
+        assert difference(found, embeddings) < 1e-5, layer
+        assert difference(embeddings[:1], embeddings[1:2]) > 0.01, "images are told apart"
+
+
+def test_a_network_without_head(images):
+    card = card_of(97, None)
+    model = weights.model_for(card)
+    variables = random_weights.random_variables(model, seed=2)
+    expected = by_jax(card, variables, images)["pooled"]
+    assert difference(by_openvino(card, variables, "pooled", images), expected) < 1e-5
+
+
+def test_parity_finds_deliberate_mistakes(live, images, monkeypatch):
+    card = card_of(97)
+    expected = by_openvino(card, live, "own_head", images)
+    assert difference(by_openvino(card, swap_two_leaves(live), "own_head", images), expected) > 1e-3
+    monkeypatch.setattr(efficientnet, "BATCH_NORM_EPSILON", 1e-5)
+    assert difference(by_openvino(card, live, "own_head", images), expected) > 1e-4
+
+
+@pytest.mark.parametrize("films", [1, 2, 4])
+def test_batches_come_back_in_order(live, images, films):
+    card = card_of(97)
+    requests = engine.compile(engine.build(card, live, "own_head"), "float32", films)
+    expected = by_openvino(card, live, "own_head", images[:1])
+    taken = []
+
+    def batches():
+        for i in range(6):
+            taken.append(i)
+            yield i, np.roll(images, i, axis=0)[:films]
+
+    found = []
+    for tag, embeddings in engine.embed(requests, batches()):
+        assert len(taken) >= min(tag + 2, 6), "the next batch is there before one is waited for"
+        assert embeddings.shape == (films, 1280)
+        found.append(tag)
+        if tag % 4 == 0:
+            assert difference(embeddings[:1], expected) < 1e-6
+        else:
+            assert difference(embeddings[:1], expected) > 0.01
+    assert found == [*range(6)]
+
+
+def test_an_error_of_a_film_is_raised(live, images):
+    requests = engine.compile(engine.build(card_of(97), live, "own_head"), "float32", 2)
+    with pytest.raises(RuntimeError, match="97"):
+        list(engine.embed(requests, [(0, images[:, :96])]))
+
+
+def test_bfloat16_is_near(live, images, record_property):
+    card = card_of(97)
+    expected = by_openvino(card, live, "own_head", images)
+    found = by_openvino(card, live, "own_head", images, "bfloat16")
+    lengths = [np.linalg.norm(rows, axis=1) for rows in (found, expected)]
+    cosine = (found * expected).sum(1) / lengths[0] / lengths[1]
+    record_property("least cosine", float(cosine.min()))
+    assert cosine.min() > 0.9995
