@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+import itertools
 import os
 import pathlib
 import posixpath
@@ -225,12 +226,14 @@ def batches(
             deterministic=True,
         )
         .map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        .prefetch(2 * batch_size)
+        .batch(batch_size)  # one by one they take a fifth more of a processor
+        .prefetch(1)
     )
     missing = {film.path: film for name in names for film in store.shards[name]}
 
     def prepared() -> Iterator[tuple[files.InputFile, Prepared]]:
-        for name, image in records.as_numpy_iterator():
+        rows = (zip(*batch, strict=True) for batch in records.as_numpy_iterator())
+        for name, image in itertools.chain.from_iterable(rows):
             image_id = name.decode("utf-8", "surrogateescape")
             film = missing.pop(image_id, None)
             if film is None:

@@ -1,5 +1,6 @@
 """Interleaved timing: candidates take turns, so that a drifting machine slows all of them alike."""
 
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -8,7 +9,10 @@ from collections.abc import Callable, Mapping
 def interleave(
     candidates: Mapping[str, Callable[[], object]], repeats: int = 10, warmup: int = 1
 ) -> dict[str, list[float]]:
-    """Runs every candidate once a round, in rotating order, and returns its seconds by round.
+    """Runs every candidate once a round, in a new order, and returns its seconds by round.
+
+    Orders are drawn, by a fixed seed: what ran before leaves caches and memory behind, and if the
+    order only rotated, most candidates would always follow the same other one.
 
     Args:
         candidates: name -> function to time; it must return only when its work is done.
@@ -18,11 +22,10 @@ def interleave(
     Returns:
         name -> `repeats` wall-clock durations in seconds, in the order of the rounds.
     """
-    names = list(candidates)
+    names, order = list(candidates), random.Random(0)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for round_ in range(-warmup, repeats):
-        shift = round_ % len(names)
-        for name in names[shift:] + names[:shift]:
+        for name in order.sample(names, len(names)):
             start = time.perf_counter()
             candidates[name]()
             if round_ >= 0:
