@@ -1,6 +1,7 @@
 """The compiled, sharded forward pass and the loop that keeps the devices busy."""
 
 import collections
+import functools
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Float32
 
-from encoder import efficientnet, sharding
+from encoder import depthwise, efficientnet, sharding
 from encoder.card import Card
 
 Tag = TypeVar("Tag")
@@ -47,6 +48,11 @@ def make_forward(
         `forward(variables, images)`: `images` float32 [b h w 1] in [0, 1], with `b` a multiple of
         the mesh's `data` axis, to embeddings float32 [b dim]; maps are flattened row by row.
     """
+
+    if model.conv_general_dilated is depthwise.conv_general_dilated:
+        platform = mesh.devices.flat[0].platform
+        known = functools.partial(depthwise.conv_general_dilated, platform=platform)
+        model = model.clone(conv_general_dilated=known)
 
     def forward(variables: Any, images: Float32[Array, "b h w 1"]) -> Float32[Array, "b dim"]:
         centre, scale = (jnp.asarray(v, jnp.float32)[None, None, None] for v in (mean, std))
