@@ -162,13 +162,14 @@ def _ready(
         network = model.clone(conv_general_dilated=conv_general_dilated)
         return lambda variables, images: network.apply(variables, images)[0]
 
-    def by_jax(name: str, on_device: Any, x: jax.Array) -> Callable[[], np.ndarray]:
-        form = compile_forms(program, on_device, x, names=(name,))[name]
-        return lambda: np.asarray(form(on_device, x))
+    on_device, x = jax.device_put(cast_kernels(variables, dtype)), jnp.asarray(images)
 
-    def on_gpu(name: str, on_device: Any, x: jax.Array) -> Callable[[], np.ndarray]:
-        network = depthwise_kernel.for_gpu(model, gpu[name])
-        form = _compile(lambda v, x: network.apply(v, x)[0], (on_device, x), name)
+    def by_jax(name: str) -> Callable[[], np.ndarray]:
+        if name in gpu:
+            network = depthwise_kernel.for_gpu(model, gpu[name])
+            form = _compile(lambda v, x: network.apply(v, x)[0], (on_device, x), name)
+        else:
+            form = compile_forms(program, on_device, x, names=(name,))[name]
         return lambda: np.asarray(form(on_device, x))
 
     gpu = {OURS: depthwise_kernel.by_xla, KERNEL: depthwise_kernel.depthwise_bn_swish}
@@ -177,12 +178,8 @@ def _ready(
     for name in dict.fromkeys((OURS, *gpu, ENGINE, *others)):
         start = time.perf_counter()
         try:
-            if name in gpu:
-                on_device = jax.device_put(cast_kernels(variables, dtype))
-                forms[name] = on_gpu(name, on_device, jnp.asarray(images))
-            elif name in (OURS, PLAIN):
-                on_device = jax.device_put(cast_kernels(variables, dtype))
-                forms[name] = by_jax(name, on_device, jnp.asarray(images))
+            if name in (OURS, KERNEL, PLAIN):
+                forms[name] = by_jax(name)
             elif name == ENGINE:
                 forms[name] = _by_openvino(model, variables, images, dtype)
             else:
