@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from encoder import depthwise, depthwise_kernel, efficientnet, random_weights
-from encoder.efficientnet import EfficientNet
+from encoder.efficientnet import VARIANTS, EfficientNet
 from encoder.random_weights import random_variables
 from encoder.weights import cast_kernels
 from scripts import peer_engines, roofline
@@ -75,6 +75,13 @@ def run(
     chosen = [*others] if engines == "all" else engines.split(",")
     if unknown := {*chosen} - {*others}:
         raise SystemExit(f"no such engine: {', '.join(unknown)}; expected {', '.join(others)}")
+    for case in cases.split(","):
+        variant, *sizes = case.split(":")
+        if variant not in VARIANTS or len(sizes) != 2 or not all(n.isdecimal() for n in sizes):
+            raise SystemExit(
+                f"error: found the case {case!r}; expected VARIANT:RESOLUTION:BATCH, as l2:224:1, "
+                f"of the variants {', '.join(VARIANTS)}"
+            )
     ceilings = roofline.measure_ceilings(dtype)
     print(
         f"{platform.processor() or platform.machine()}, {jax.devices()[0].device_kind}; products "
