@@ -8,18 +8,22 @@ one by one, several side by side: a batch in one call leaves the CPU's caches, a
 import collections
 import concurrent.futures
 import queue
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import openvino
 from jaxtyping import Float, Float32
-from openvino import opset13 as ops
 
 from encoder import efficientnet
 from encoder.card import Card
+
+# Else every import of OpenVINO is reported to its maker, unasked, by a fork of this process.
+sys.modules.setdefault("openvino_telemetry", None)
+import openvino  # noqa: E402
+from openvino import opset13 as ops  # noqa: E402
 
 Tag = TypeVar("Tag")
 Tensor = openvino.Node  # of a graph; [b c h w] unless said otherwise

@@ -5,7 +5,7 @@ import importlib
 
 BENCHMARKS = {
     "preprocess": "from a DICOM file to 1280 x 1280 network input, against the toolkit's own steps",
-    "encoder": "the network's forward pass, against Flax, timm, Keras, onnxruntime, OpenVINO",
+    "encoder": "the network's forward pass, against every other engine that is installed",
     "pretrain": "the gradient of a pretraining step, against its plain form in Flax",
     "heads": "training heads, against the toolkit's Keras head and scikit-learn",
     "heads_memory": "training heads on as many films as MIMIC-CXR has: time and peak memory",

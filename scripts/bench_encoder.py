@@ -7,14 +7,15 @@ import contextlib
 import dataclasses
 import importlib.metadata
 import json
+import os
 import pathlib
 import platform
 import resource
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 from unittest import mock
 
 import flax.linen as nn
@@ -33,16 +34,39 @@ from scripts.timing import interleave, report
 CASES = "b0:224:8,l2:224:1,l2:224:4,l2:475:1"  # variant, resolution in pixels, images a batch
 OURS, PLAIN, ENGINE = "this project", "plain Flax", "this project, engine=openvino"
 KERNEL = "this project, engine=pallas"  # on NVIDIA GPUs
-LIBRARIES = ("jax", "flax", "timm", "torch", "keras", "tensorflow-cpu", "onnxruntime", "openvino")
+LIBRARIES = (
+    *("jax", "flax", "timm", "torch", "torch_tensorrt", "keras", "tensorflow-cpu"),
+    *("onnxruntime", "openvino"),
+)
 
 
-@dataclasses.dataclass
-class Timed:
-    """What one engine did in one case; `images_per_second` by the median."""
+class Case(NamedTuple):
+    """A network, the pixels of its images on each side, and how many of them are a batch."""
 
     variant: str
     resolution: int
     batch: int
+
+    def __str__(self) -> str:
+        return f"{self.variant} at {self.resolution} px, batch {self.batch}"
+
+
+@dataclasses.dataclass
+class Timed:
+    """What one engine did in one case.
+
+    Attributes:
+        ready_seconds: from nothing to the first embeddings.
+        difference: the largest, of the largest number of this project's embeddings.
+        seconds: of each round.
+        images_per_second: by their median, as all that follows but `speedup`.
+        speedup: over this project, the median of the ratios of the rounds.
+        gflops, gbytes: a second, counted by layers.
+        of_floor: the share of the speed that the ceilings allow.
+        intensity: FLOP a byte.
+    """
+
+    case: Case
     dtype: str
     engine: str
     ready_seconds: float
@@ -53,6 +77,7 @@ class Timed:
     gflops: float
     gbytes: float
     of_floor: float
+    intensity: float
 
 
 def run(
@@ -74,90 +99,93 @@ def run(
     others = {PLAIN: None, **peer_engines.ENGINES}
     chosen = [*others] if engines == "all" else engines.split(",")
     if unknown := {*chosen} - {*others}:
-        raise SystemExit(f"no such engine: {', '.join(unknown)}; expected {', '.join(others)}")
-    for case in cases.split(","):
-        variant, *sizes = case.split(":")
-        if variant not in VARIANTS or len(sizes) != 2 or not all(n.isdecimal() for n in sizes):
-            raise SystemExit(
-                f"error: found the case {case!r}; expected VARIANT:RESOLUTION:BATCH, as l2:224:1, "
-                f"of the variants {', '.join(VARIANTS)}"
-            )
+        raise SystemExit(
+            f"error: no such engine: {', '.join(unknown)}; expected {', '.join(others)}"
+        )
+    parsed = [_parse(case) for case in cases.split(",")]
     ceilings = roofline.measure_ceilings(dtype)
     print(
-        f"{platform.processor() or platform.machine()}, {jax.devices()[0].device_kind}; products "
-        f"{ceilings.flops / 1e9:,.0f} GFLOP/s, copies {ceilings.bytes / 1e9:,.0f} GB/s in {dtype}"
+        f"{_machine()}; products {ceilings.flops / 1e9:,.0f} GFLOP/s, copies "
+        f"{ceilings.bytes / 1e9:,.0f} GB/s in {dtype}"
     )
-    cache = tempfile.TemporaryDirectory()
-    jax.config.update("jax_compilation_cache_dir", cache.name)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     timed: list[Timed] = []
-    points: dict[str, list[tuple[float, float]]] = {}
-    for case in cases.split(","):
-        variant, resolution, batch = case.split(":")
-        for one, intensity in _compare(
-            variant, int(resolution), int(batch), dtype, chosen, repeats, ceilings
-        ):
-            timed.append(one)
-            points.setdefault(one.engine, []).append((intensity, one.gflops * 1e9))
-    print(f"\npeak memory of this process: {_peak_gib():.1f} GiB")
-    if output:
-        folder = pathlib.Path(output)
-        folder.mkdir(parents=True, exist_ok=True)
-        facts = {"versions": _versions(), "ceilings": ceilings._asdict()}
-        facts |= {"timed": [dataclasses.asdict(one) for one in timed]}
-        (folder / "encoder.json").write_text(json.dumps(facts, indent=1) + "\n")
-        (folder / "encoder.md").write_text(_table(timed))
-        roofline.draw(folder / "roofline.png", ceilings, points)
+    with tempfile.TemporaryDirectory() as cache:
+        jax.config.update("jax_compilation_cache_dir", cache)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        for case in parsed:
+            timed += _compare(case, dtype, chosen, repeats, ceilings)
+            if (
+                output and timed
+            ):  # at once: the next case may be one too many for the time or the memory
+                _write(pathlib.Path(output), timed, ceilings)
+    if not timed:
+        raise SystemExit("error: no case could be measured, for the reasons above")
+    print(f"\n{_best_batches(timed)}peak memory of this process: {_peak_gib():.1f} GiB")
+    if of_device := jax.devices()[0].memory_stats():
+        print(f"JAX on the device: {of_device['peak_bytes_in_use'] / 2**30:.1f} GiB")
+
+
+def _parse(text: str) -> Case:
+    variant, *sizes = text.split(":")
+    if (
+        variant not in VARIANTS
+        or len(sizes) != 2
+        or not all(n.isdecimal() and int(n) for n in sizes)
+    ):
+        raise SystemExit(
+            f"error: found the case {text!r}; expected VARIANT:RESOLUTION:BATCH, as l2:224:1, of "
+            f"the variants {', '.join(VARIANTS)}"
+        )
+    return Case(variant, *map(int, sizes))
 
 
 def _compare(
-    variant: str,
-    resolution: int,
-    batch: int,
-    dtype: str,
-    others: Sequence[str],
-    repeats: int,
-    ceilings: roofline.Ceilings,
-) -> Iterator[tuple[Timed, float]]:
+    case: Case, dtype: str, others: Sequence[str], repeats: int, ceilings: roofline.Ceilings
+) -> list[Timed]:
     """Makes all engines ready, compares their embeddings, then lets them take turns."""
+    variant, resolution, batch = case
     model = EfficientNet(variant, NATIVE_HEADS[variant], dtype=jnp.dtype(dtype))
     variables = random_variables(model)
     grey = np.random.default_rng(0).normal(size=(batch, resolution, resolution, 1))
     images = np.repeat(grey.astype(np.float32), 3, axis=-1)
-    print(f"\n{variant} at {resolution} px, batch {batch}, {dtype}")
+    print(f"\n{case}, {dtype}")
     forms, ready = _ready(model, variables, images, dtype, others)
-    expected = np.asarray(forms[OURS]())
+    if OURS not in forms:  # what failed was said
+        return []
+    found = {name: np.asarray(form()) for name, form in forms.items()}
+    scale = np.abs(found[OURS]).max()
+    differences = {name: np.abs(rows - found[OURS]).max() / scale for name, rows in found.items()}
     seconds = interleave(forms, repeats)
     print(report(seconds, baseline=OURS))
     plain = model.clone(conv_general_dilated=jax.lax.conv_general_dilated)
-    found = roofline.layers(lambda v, x: plain.apply(v, x)[0], variables, images)
+    layers = roofline.layers(lambda v, x: plain.apply(v, x)[0], variables, images)
     itemsize = jnp.dtype(dtype).itemsize
-    flops, moved = sum(one.flops for one in found), itemsize * sum(one.numbers for one in found)
-    floor = roofline.floor_seconds(found, ceilings, itemsize)
+    flops, moved = sum(one.flops for one in layers), itemsize * sum(one.numbers for one in layers)
+    floor = roofline.floor_seconds(layers, ceilings, itemsize)
+    timed = []
     for name, values in seconds.items():
         median = statistics.median(values)
-        speedup = statistics.median(a / b for a, b in zip(seconds[OURS], values, strict=True))
-        difference = float(np.abs(forms[name]() - expected).max() / np.abs(expected).max())
         one = Timed(
-            variant,
-            resolution,
-            batch,
-            dtype,
-            name,
-            ready[name],
-            difference,
-            values,
-            batch / median,
-            speedup,
-            flops / median / 1e9,
-            moved / median / 1e9,
-            floor / median,
+            case=case,
+            dtype=dtype,
+            engine=name,
+            ready_seconds=ready[name],
+            difference=float(differences[name]),
+            seconds=values,
+            images_per_second=batch / median,
+            speedup=statistics.median(a / b for a, b in zip(seconds[OURS], values, strict=True)),
+            gflops=flops / median / 1e9,
+            gbytes=moved / median / 1e9,
+            of_floor=floor / median,
+            intensity=flops / moved,
         )
         print(
             f"{name:32} {one.images_per_second:8.3g} images/s {one.gflops:8.0f} GFLOP/s "
-            f"{one.gbytes:7.1f} GB/s {one.of_floor:6.1%} of the floor, differs {difference:.0e}"
+            f"{one.gbytes:7.1f} GB/s {one.of_floor:6.1%} of the floor, differs "
+            f"{one.difference:.0e}"
         )
-        yield one, flops / moved
+        timed.append(one)
+    return timed
 
 
 def _ready(
@@ -181,8 +209,9 @@ def _ready(
 
     gpu = {OURS: depthwise_kernel.by_xla, KERNEL: depthwise_kernel.depthwise_bn_swish}
     gpu = gpu if jax.default_backend() == "gpu" else {}
+    own = {"cpu": [OURS, ENGINE], "gpu": [*gpu]}.get(jax.default_backend(), [OURS])
     forms, ready = {}, {}
-    for name in dict.fromkeys((OURS, *gpu, ENGINE, *others)):
+    for name in (*own, *others):
         start = time.perf_counter()
         try:
             if name in (OURS, KERNEL, PLAIN):
@@ -216,6 +245,11 @@ def _by_openvino(
     return lambda: next(openvino_engine.embed(requests, [(None, grey)]))[1]
 
 
+def _machine() -> str:
+    cores = len(os.sched_getaffinity(0))
+    return f"{jax.devices()[0].device_kind}, {cores} cores of {platform.machine()}"
+
+
 def _versions() -> dict[str, str]:
     found = {}
     for name in LIBRARIES:
@@ -224,14 +258,39 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _table(timed: Sequence[Timed]) -> str:
+def _write(folder: pathlib.Path, timed: Sequence[Timed], ceilings: roofline.Ceilings) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    facts = {"machine": _machine(), "versions": _versions(), "ceilings": ceilings._asdict()}
+    facts |= {"timed": [{**vars(one), "case": one.case._asdict()} for one in timed]}
+    (folder / "encoder.json").write_text(json.dumps(facts, indent=1) + "\n")
     heads = "case", "engine", "images a second", f"{OURS} is so many times as fast", "of the floor"
     rows = [heads, ["---"] * len(heads)]
     for one in timed:
-        case = f"{one.variant} at {one.resolution} px, batch {one.batch}, {one.dtype}"
         numbers = f"{one.images_per_second:.3g}", f"{1 / one.speedup:.2f}", f"{one.of_floor:.0%}"
-        rows.append([case, one.engine, *numbers])
-    return "".join("| " + " | ".join(row) + " |\n" for row in rows)
+        rows.append([f"{one.case}, {one.dtype}", one.engine, *numbers])
+    table = "".join("| " + " | ".join(row) + " |\n" for row in rows)
+    (folder / "encoder.md").write_text(f"{table}\n{_best_batches(timed)}")
+    points: dict[str, list[tuple[float, float]]] = {}
+    for one in timed:
+        points.setdefault(one.engine, []).append((one.intensity, one.gflops * 1e9))
+    roofline.draw(folder / "roofline.png", ceilings, points)
+
+
+def _best_batches(timed: Sequence[Timed]) -> str:
+    """A line for each network and engine that had several batches: the fastest. These did not take
+    turns: ratios of engines are those of their cases."""
+    groups: dict[tuple[str, int, str], list[Timed]] = {}
+    for one in timed:
+        groups.setdefault((one.case.variant, one.case.resolution, one.engine), []).append(one)
+    lines = []
+    for (variant, resolution, engine), some in groups.items():
+        best = max(some, key=lambda one: one.images_per_second)
+        if len(some) > 1:
+            lines.append(
+                f"{variant} at {resolution} px, {engine}: at best {best.images_per_second:.3g} "
+                f"images/s, with batch {best.case.batch}\n"
+            )
+    return "".join(lines)
 
 
 def rates(seconds: Mapping[str, list[float]], what: str, number: int) -> str:

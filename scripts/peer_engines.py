@@ -29,12 +29,13 @@ def fold(network: Any) -> Any:
     import torch
     from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-    pairs = {"conv_stem": "bn1", "conv_head": "bn2"}
+    ends = {"conv_stem": "bn1", "conv_head": "bn2"}
+    plain = {"conv_dw": "bn1", "conv_pw": "bn2"}
     expanding = {"conv_pw": "bn1", "conv_dw": "bn2", "conv_pwl": "bn3"}
-    parts = [(network, pairs)]
+    parts = [(network, ends)]
     for stage in network.blocks:
         for block in stage:
-            parts.append((block, expanding if hasattr(block, "conv_pwl") else PLAIN))
+            parts.append((block, expanding if hasattr(block, "conv_pwl") else plain))
     for part, names in parts:
         for conv_name, bn_name in names.items():
             conv, bn = getattr(part, conv_name), getattr(part, bn_name)
@@ -49,9 +50,6 @@ def fold(network: Any) -> Any:
             )
             setattr(part, bn_name, getattr(bn, "act", torch.nn.Identity()))
     return network
-
-
-PLAIN = {"conv_dw": "bn1", "conv_pw": "bn2"}
 
 
 def _timm(network: Any, device: Any, images: np.ndarray, dtype: str) -> Run:
@@ -75,6 +73,15 @@ def timm_compiled(variant: str, variables: dict, images: np.ndarray, dtype: str)
 
     network, device = _torch_network(variant, variables, dtype)
     return _timm(torch.compile(network, mode="max-autotune"), device, images, dtype)
+
+
+def tensorrt(variant: str, variables: dict, images: np.ndarray, dtype: str) -> Run:
+    import torch
+    import torch_tensorrt  # noqa: F401  registers the backend
+
+    network, device = _torch_network(variant, variables, dtype)
+    compiled = torch.compile(network, backend="torch_tensorrt", dynamic=False)
+    return _timm(compiled, device, images, dtype)
 
 
 def keras(variant: str, variables: dict, images: np.ndarray, dtype: str) -> Run:
@@ -113,10 +120,9 @@ def onnxruntime(variant: str, variables: dict, images: np.ndarray, dtype: str) -
 
 
 def openvino(variant: str, variables: dict, images: np.ndarray, dtype: str) -> Run:
-    import openvino
     import torch
 
-    from encoder.openvino_engine import PRECISIONS
+    from encoder.openvino_engine import PRECISIONS, openvino
 
     network, _ = _torch_network(variant, variables, "float32")
     x = torch.from_numpy(images).permute(0, 3, 1, 2)
@@ -130,6 +136,7 @@ def openvino(variant: str, variables: dict, images: np.ndarray, dtype: str) -> R
 ENGINES: dict[str, Make] = {
     "timm": timm_eager,
     "torch.compile": timm_compiled,
+    "TensorRT": tensorrt,
     "Keras": keras,
     "onnxruntime": onnxruntime,
     "OpenVINO": openvino,

@@ -1,6 +1,10 @@
 """The engine for CPUs against the network itself, layer by layer."""
 
 import dataclasses
+import os
+import pathlib
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -13,6 +17,7 @@ engine = pytest.importorskip(
     "encoder.openvino_engine", reason="openvino is not installed", exc_type=ImportError
 )
 
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
 
 
@@ -110,6 +115,22 @@ def test_an_error_of_a_film_is_raised(live, images):
     requests = engine.compile(engine.build(card_of(97), live, "own_head"), "float32", 2)
     with pytest.raises(RuntimeError, match="97"):
         list(engine.embed(requests, [(0, images[:, :96])]))
+
+
+def test_nobody_is_told_that_it_is_used(tmp_path):
+    """OpenVINO's telemetry keeps a number for its user in the home folder, and forks to send."""
+    program = """
+import os, sys
+os.register_at_fork(before=lambda: print("forked"))
+from encoder import openvino_engine
+print(*(name for name, module in sys.modules.items() if "openvino_telemetry" in name and module))
+"""
+    environment = {**os.environ, "HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
+    assert not [*tmp_path.iterdir()]
 
 
 def test_bfloat16_is_near(live, images, record_property):
