@@ -27,8 +27,7 @@ from encoder import depthwise, depthwise_kernel, efficientnet, random_weights
 from encoder.efficientnet import VARIANTS, EfficientNet
 from encoder.random_weights import random_variables
 from encoder.weights import cast_kernels
-from scripts import peer_engines, roofline
-from scripts.peers import NATIVE_HEADS
+from scripts import peer_engines, peers, roofline
 from scripts.timing import interleave, report
 
 CASES = "b0:224:8,l2:224:1,l2:224:4,l2:475:1"  # variant, resolution in pixels, images a batch
@@ -144,7 +143,7 @@ def _compare(
 ) -> list[Timed]:
     """Makes all engines ready, compares their embeddings, then lets them take turns."""
     variant, resolution, batch = case
-    model = EfficientNet(variant, NATIVE_HEADS[variant], dtype=jnp.dtype(dtype))
+    model = EfficientNet(variant, peers.head_width(variant), dtype=jnp.dtype(dtype))
     variables = random_variables(model)
     grey = np.random.default_rng(0).normal(size=(batch, resolution, resolution, 1))
     images = np.repeat(grey.astype(np.float32), 3, axis=-1)

@@ -11,9 +11,8 @@ from unittest import mock
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from encoder.efficientnet import VARIANTS
+from encoder.efficientnet import VARIANTS, scale_width
 
-NATIVE_HEADS = {"b0": 1280, "b7": 2560, "l2": 5504}  # as timm and Keras have them
 TIMM_LAYERS = {  # ours -> timm's; in blocks by the number of their convolutions
     "": {"stem_conv": "conv_stem", "stem_bn": "bn1", "head_conv": "conv_head", "head_bn": "bn2"},
     "plain": {
@@ -38,6 +37,11 @@ KERAS_LAYERS = {  # ours -> Keras', where they differ
     "squeeze_excite/expand": "se_expand",
 }
 KERAS_LEAVES = {"scale": "gamma", "mean": "moving_mean", "var": "moving_variance"}
+
+
+def head_width(variant: str) -> int:
+    """Channels of the head convolution, as timm and Keras have it: 1,280 of B0, 5,504 of L2."""
+    return scale_width(1280, VARIANTS[variant].width)
 
 
 def timm_tensors(variables: dict) -> dict[str, np.ndarray]:

@@ -85,7 +85,7 @@ class Case(NamedTuple):
 def case(request, tmp_path_factory) -> Iterator[Case]:
     """Calibrated weights put into Keras, saved by it, converted by the program, and loaded."""
     variant = request.param
-    model = EfficientNet(variant, peers.NATIVE_HEADS[variant])
+    model = EfficientNet(variant, peers.head_width(variant))
     variables = jax.device_put(random_variables(model, seed=0))
     images = random_images(CALIBRATED_SIZE[variant], batch=8, seed=1)
     variables = jax.device_get(calibrate(model, variables, images))
@@ -101,7 +101,7 @@ def case(request, tmp_path_factory) -> Iterator[Case]:
         converted = weights.load_variables(bundle, card)
     else:
         card, converted = read(file)
-    assert (card.variant, card.head_width) == (variant, peers.NATIVE_HEADS[variant])
+    assert (card.variant, card.head_width) == (variant, peers.head_width(variant))
     yield Case(variant, variables, file, weights.model_for(card), converted)
     shutil.rmtree(folder)
 

@@ -92,7 +92,7 @@ def case(request, tmp_path_factory) -> Iterator[Case]:
     from safetensors.torch import save_file
 
     variant = request.param
-    model = EfficientNet(variant, peers.NATIVE_HEADS[variant])
+    model = EfficientNet(variant, peers.head_width(variant))
     variables = jax.device_put(random_variables(model, seed=0))
     variables = calibrate(model, variables, random_images(SIZES[variant][0], batch=8, seed=1))
     network = peers.timm_network(variant, variables)
@@ -101,7 +101,7 @@ def case(request, tmp_path_factory) -> Iterator[Case]:
     save_file(network.state_dict(), file)
     card, found = converted(file)
     file.unlink()
-    assert (card.variant, card.head_width) == (variant, peers.NATIVE_HEADS[variant])
+    assert (card.variant, card.head_width) == (variant, peers.head_width(variant))
     yield Case(variant, variables, network, folder, model, compiled(model), found)
 
 
@@ -169,7 +169,7 @@ def test_parity_finds_deliberate_mistakes(case, record_property):
 
 def live_variables() -> weights.Variables:
     """B0's, alike on every machine: nothing in them is calibrated, and no two leaves are alike."""
-    leaves = flatten_dict(random_variables(EfficientNet("b0", peers.NATIVE_HEADS["b0"])), sep="/")
+    leaves = flatten_dict(random_variables(EfficientNet("b0", peers.head_width("b0"))), sep="/")
     ranges = {"scale": (0.2, 0.45), "bias": (-0.1, 0.1), "mean": (-0.1, 0.1), "var": (0.05, 0.2)}
     for path, leaf in leaves.items():
         if (name := path.split("/")[-1]) in ranges:
