@@ -75,6 +75,12 @@ def stage_widths(variant: str) -> list[int]:
     return [scale_width(stage[-2], VARIANTS[variant].width) for stage in STAGES]
 
 
+def largest_map(variant: str, resolution: int) -> int:
+    """Numbers in an image's largest tensor, to which the second stage's first block expands."""
+    channels = STAGES[1][2] * stage_widths(variant)[0]
+    return channels * math.ceil(resolution / 2) ** 2
+
+
 def head_name(head_width: int) -> str:
     """`head` is 4,096 wide, as this project has it; a checkpoint's of another width `own_head`."""
     return "head" if head_width == EMBEDDING_WIDTH else "own_head"

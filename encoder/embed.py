@@ -3,7 +3,6 @@
 import collections
 import functools
 import logging
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -73,8 +72,8 @@ def make_forward(
 def films_that_fit(card: Card, dtype: str, memory: Mapping[str, int] | None) -> int:
     """Films a batch on each device that has the weights already: a power of two.
 
-    Reckoned from the memory that is free and the largest tensor, to which the first block of the
-    second stage expands; where that is too many, `embed` computes fewer at once.
+    Reckoned from the memory that is free and the largest tensor; where that is too many, `embed`
+    computes fewer at once.
 
     Args:
         card: of the weights.
@@ -83,8 +82,8 @@ def films_that_fit(card: Card, dtype: str, memory: Mapping[str, int] | None) -> 
     """
     if not memory or "bytes_limit" not in memory:
         return _CPU_FILMS
-    channels = efficientnet.STAGES[1][2] * efficientnet.stage_widths(card.variant)[0]
-    largest = jnp.dtype(dtype).itemsize * channels * math.ceil(card.resolution / 2) ** 2
+    numbers = efficientnet.largest_map(card.variant, card.resolution)
+    largest = jnp.dtype(dtype).itemsize * numbers
     free = 0.9 * memory["bytes_limit"] - memory["bytes_in_use"]
     fit = max(1, int(free / (_LARGE_TENSORS * largest)))
     return min(_MOST_FILMS, 2 ** (fit.bit_length() - 1))

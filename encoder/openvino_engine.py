@@ -1,12 +1,13 @@
 """The forward pass on CPUs by OpenVINO: the same variables in one graph, BatchNorm folded in.
 
 XLA on CPU multiplies matrices at three quarters of OpenVINO's speed and has no use for a CPU's
-bfloat16 instructions, and matrix products are two thirds of the network's time. Films are computed
-one by one, several side by side: a batch in one call leaves the CPU's caches, and is slower.
+bfloat16 instructions, and matrix products are two thirds of the network's time. A batch is computed
+in several calls side by side, each of so few films that they do not leave the CPU's caches.
 """
 
 import collections
 import concurrent.futures
+import pathlib
 import queue
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -29,6 +30,7 @@ Tag = TypeVar("Tag")
 Tensor = openvino.Node  # of a graph; [b c h w] unless said otherwise
 
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
+CACHES = pathlib.Path("/sys/devices/system/cpu/cpu0/cache")  # a folder for each level
 
 
 def _constant(value: Any) -> Tensor:
@@ -117,22 +119,37 @@ def _block(
     return x + inputs if same else x
 
 
-def build(card: Card, variables: Any, layer: str) -> openvino.Model:
-    """The program of `embed.make_forward` as a graph of OpenVINO.
+def films_a_call(card: Card, dtype: str, films: int) -> int:
+    """Films of a batch that are best computed in one call, beside others on other cores.
+
+    A call reads the weights once, so more films are faster as long as all cores have one. But where
+    the largest maps of all calls fill more than a third of the last cache, they are slower.
 
     Args:
         card: of the weights.
-        variables: of the network, float32.
-        layer: an embedding that the card offers.
-
-    Returns:
-        The graph from one image, float32 [1 h w 1] in [0, 1], to float32 [1 dim].
+        dtype: of the computation.
+        films: of a batch, of which the answer is a divisor.
     """
+    _, cores = openvino.Core().get_property("CPU", "RANGE_FOR_STREAMS")
+    calls = min(films, cores)
+    numbers = efficientnet.largest_map(card.variant, card.resolution)
+    cached = last_cache_bytes() / 3 / (jnp.dtype(dtype).itemsize * numbers * calls)
+    return max(n for n in range(1, films // calls + 1) if films % n == 0 and n <= max(1, cached))
+
+
+def last_cache_bytes() -> int:
+    """Of this CPU, as Linux tells it in KiB; 0 where nothing does."""
+    sizes = sorted(CACHES.glob("index*/size"))
+    return 1024 * int(sizes[-1].read_text().strip().removesuffix("K")) if sizes else 0
+
+
+def _build(card: Card, variables: Any, layer: str, films: int) -> openvino.Model:
+    """The program of `embed.make_forward` as a graph of OpenVINO, for so many films."""
     variables = jax.tree.map(np.asarray, variables)
     params, stats = variables["params"], variables["batch_stats"]
     height = width = card.resolution
-    images = ops.parameter([1, height, width, 1], np.float32)
-    x = ops.reshape(images, ops.constant(np.array([1, 1, height, width])), False)
+    images = ops.parameter([films, height, width, 1], np.float32)
+    x = ops.reshape(images, ops.constant(np.array([films, 1, height, width])), False)
     x = _stem(x, card, params, stats)
     blocks = efficientnet.stage_blocks(card.variant)
     for i, (stage, count) in enumerate(zip(efficientnet.STAGES, blocks, strict=True), start=1):
@@ -150,17 +167,25 @@ def build(card: Card, variables: Any, layer: str) -> openvino.Model:
         x = _average(x)
         if layer == "projection":
             x = ops.matmul(x, _constant(params["projection"]["kernel"]), False, False)
-    return openvino.Model([ops.reshape(x, ops.constant(np.array([1, -1])), False)], [images])
+    return openvino.Model([ops.reshape(x, ops.constant(np.array([films, -1])), False)], [images])
 
 
-def compile(graph: openvino.Model, dtype: str, films: int) -> list[openvino.InferRequest]:
-    """The program of a graph from `build`, as often as it shall run side by side.
+def compile(
+    card: Card, variables: Any, layer: str, dtype: str, films: int
+) -> list[openvino.InferRequest]:
+    """The network's program, as often as it shall run side by side.
 
     Args:
-        graph: from `build`.
+        card: of the weights.
+        variables: of the network, float32.
+        layer: an embedding that the card offers.
         dtype: of the computation, float32 or bfloat16.
         films: of a batch: one alone has all cores, several share them.
+
+    Returns:
+        What takes images float32 [`films_a_call` h w 1] in [0, 1] to float32 [`films_a_call` dim].
     """
+    graph = _build(card, variables, layer, films_a_call(card, dtype, films))
     setting = {
         "INFERENCE_PRECISION_HINT": PRECISIONS[dtype],
         "PERFORMANCE_HINT": "THROUGHPUT" if films > 1 else "LATENCY",
@@ -180,27 +205,29 @@ def embed(
         requests: from `compile`.
         batches: tags, and images in [0, 1].
     """
+    films = requests[0].get_input_tensor().shape[0]
     idle: queue.SimpleQueue[openvino.InferRequest] = queue.SimpleQueue()
     for request in requests:
         idle.put(request)
 
-    def infer(image: np.ndarray) -> np.ndarray:
+    def infer(images: np.ndarray) -> np.ndarray:
         request = idle.get()
         try:
-            return request.infer({0: image[None]}, share_inputs=True)[0][0].copy()
+            return request.infer({0: images}, share_inputs=True)[0].copy()
         finally:
             idle.put(request)
 
     running: collections.deque[tuple[Tag, list[concurrent.futures.Future]]] = collections.deque()
-    waiting = 0  # films of all batches but the oldest
+    waiting = 0  # calls of all batches but the oldest
     with concurrent.futures.ThreadPoolExecutor(len(requests)) as threads:
         for tag, images in batches:
-            waiting += len(images) if running else 0
-            images = np.asarray(images, np.float32)
-            running.append((tag, [threads.submit(infer, image) for image in images]))
+            images = np.ascontiguousarray(images, np.float32)
+            calls = np.split(images, len(images) // films)
+            waiting += len(calls) if running else 0
+            running.append((tag, [threads.submit(infer, call) for call in calls]))
             if waiting >= len(requests):
-                tag, rows = running.popleft()
+                tag, parts = running.popleft()
                 waiting -= len(running[0][1])
-                yield tag, np.stack([row.result() for row in rows])
-        for tag, rows in running:
-            yield tag, np.stack([row.result() for row in rows])
+                yield tag, np.concatenate([part.result() for part in parts])
+        for tag, parts in running:
+            yield tag, np.concatenate([part.result() for part in parts])

@@ -238,8 +238,7 @@ def _by_openvino(
     card = random_weights.random_card(model.variant, resolution, "native", (0.0,) * 3, (1.0,) * 3)
     offered = efficientnet.embedding_widths(model.variant, model.head_width)
     card = dataclasses.replace(card, head_width=model.head_width, embeddings=offered)
-    graph = openvino_engine.build(card, variables, next(iter(offered)))
-    requests = openvino_engine.compile(graph, dtype, batch)
+    requests = openvino_engine.compile(card, variables, next(iter(offered)), dtype, batch)
     grey = np.ascontiguousarray(images[..., :1])
     return lambda: next(openvino_engine.embed(requests, [(None, grey)]))[1]
 

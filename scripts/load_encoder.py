@@ -70,8 +70,7 @@ def make_infer(
     if config.engine == "openvino":
         from encoder import openvino_engine
 
-        graph = openvino_engine.build(card, variables, layer)
-        requests = openvino_engine.compile(graph, config.dtype, films)
+        requests = openvino_engine.compile(card, variables, layer, config.dtype, films)
         return functools.partial(openvino_engine.embed, requests)
     from encoder import embed
 

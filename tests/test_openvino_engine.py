@@ -5,6 +5,7 @@ import os
 import pathlib
 import subprocess
 import sys
+from unittest import mock
 
 import jax
 import numpy as np
@@ -51,7 +52,7 @@ def by_jax(card, variables, images):
 
 
 def by_openvino(card, variables, layer, images, dtype="float32"):
-    requests = engine.compile(engine.build(card, variables, layer), dtype, len(images))
+    requests = engine.compile(card, variables, layer, dtype, len(images))
     ((_, embeddings),) = engine.embed(requests, [(None, images)])
     return embeddings
 
@@ -87,11 +88,12 @@ def test_parity_finds_deliberate_mistakes(live, images, monkeypatch):
     assert difference(by_openvino(card, live, "own_head", images), expected) > 1e-4
 
 
-@pytest.mark.parametrize("films", [1, 2, 4])
-def test_batches_come_back_in_order(live, images, films):
+@pytest.mark.parametrize(("films", "a_call"), [(1, 1), (2, 1), (4, 1), (4, 2), (4, 4)])
+def test_batches_come_back_in_order(live, images, films, a_call, monkeypatch):
     card = card_of(97)
-    requests = engine.compile(engine.build(card, live, "own_head"), "float32", films)
     expected = by_openvino(card, live, "own_head", images[:1])
+    monkeypatch.setattr(engine, "films_a_call", lambda *_: a_call)
+    requests = engine.compile(card, live, "own_head", "float32", films)
     taken = []
 
     def batches():
@@ -111,8 +113,43 @@ def test_batches_come_back_in_order(live, images, films):
     assert found == [*range(6)]
 
 
+@pytest.mark.parametrize(
+    ("size", "dtype", "films", "cores", "mebibytes", "expected"),
+    [
+        (224, "float32", 8, 2, 500, 4),
+        (224, "float32", 8, 2, 480, 2),
+        (224, "float32", 8, 2, 32, 1),
+        (224, "float32", 8, 2, 0, 1),  # unknown
+        (224, "float32", 6, 2, 500, 3),
+        (224, "float32", 7, 2, 500, 1),  # 7 is no sum of equal calls
+        (224, "float32", 8, 16, 4800, 1),  # each core one
+        (224, "float32", 1, 2, 500, 1),
+        (320, "float32", 8, 2, 480, 1),
+        (320, "bfloat16", 8, 2, 480, 2),
+    ],
+)
+def test_a_call_is_as_large_as_the_cache_allows(
+    monkeypatch, size, dtype, films, cores, mebibytes, expected
+):
+    """Of L2, which was measured with 2 cores and 480 MiB; a film's largest map at 224 px: 21."""
+    core = mock.Mock(get_property=lambda *_: (1, cores))
+    monkeypatch.setattr(engine.openvino, "Core", lambda: core)
+    monkeypatch.setattr(engine, "last_cache_bytes", lambda: mebibytes * 2**20)
+    card = random_weights.random_card("l2", size, "native", MEAN, STD)
+    assert engine.films_a_call(card, dtype, films) == expected
+
+
+def test_the_last_cache_is_that_of_the_highest_level(tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "CACHES", tmp_path)
+    assert engine.last_cache_bytes() == 0
+    for level, size in enumerate(("32K\n", "48K\n", "2048K\n", "491520K\n")):
+        (tmp_path / f"index{level}").mkdir()
+        (tmp_path / f"index{level}/size").write_text(size)
+    assert engine.last_cache_bytes() == 480 * 2**20
+
+
 def test_an_error_of_a_film_is_raised(live, images):
-    requests = engine.compile(engine.build(card_of(97), live, "own_head"), "float32", 2)
+    requests = engine.compile(card_of(97), live, "own_head", "float32", 2)
     with pytest.raises(RuntimeError, match="97"):
         list(engine.embed(requests, [(0, images[:, :96])]))
 
