@@ -6,9 +6,7 @@ in several calls side by side, each of so few films that they do not leave the C
 """
 
 import collections
-import concurrent.futures
 import pathlib
-import queue
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
@@ -173,7 +171,7 @@ def _build(card: Card, variables: Any, layer: str, films: int) -> openvino.Model
 def compile(
     card: Card, variables: Any, layer: str, dtype: str, films: int
 ) -> list[openvino.InferRequest]:
-    """The network's program, as often as it shall run side by side.
+    """The network's program, with requests for as many calls as shall run or wait.
 
     Args:
         card: of the weights.
@@ -191,8 +189,8 @@ def compile(
         "PERFORMANCE_HINT": "THROUGHPUT" if films > 1 else "LATENCY",
     }
     program = openvino.Core().compile_model(graph, "CPU", setting)
-    number = program.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
-    return [program.create_infer_request() for _ in range(number)]
+    at_once = program.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
+    return [program.create_infer_request() for _ in range(2 * at_once)]  # one runs, one is ready
 
 
 def embed(
@@ -205,29 +203,27 @@ def embed(
         requests: from `compile`.
         batches: tags, and images in [0, 1].
     """
-    films = requests[0].get_input_tensor().shape[0]
-    idle: queue.SimpleQueue[openvino.InferRequest] = queue.SimpleQueue()
-    for request in requests:
-        idle.put(request)
+    films, width = requests[0].get_output_tensor().shape
+    idle = collections.deque(requests)
+    running: collections.deque[tuple[openvino.InferRequest, np.ndarray, list]] = collections.deque()
 
-    def infer(images: np.ndarray) -> np.ndarray:
-        request = idle.get()
-        try:
-            return request.infer({0: images}, share_inputs=True)[0].copy()
-        finally:
-            idle.put(request)
+    def finish() -> list[tuple[Tag, np.ndarray]]:
+        """The oldest call; returns the batch that it completes, if any."""
+        request, rows, completed = running.popleft()
+        request.wait()
+        rows[:] = request.get_output_tensor().data
+        idle.append(request)
+        return completed
 
-    running: collections.deque[tuple[Tag, list[concurrent.futures.Future]]] = collections.deque()
-    waiting = 0  # calls of all batches but the oldest
-    with concurrent.futures.ThreadPoolExecutor(len(requests)) as threads:
-        for tag, images in batches:
-            images = np.ascontiguousarray(images, np.float32)
-            calls = np.split(images, len(images) // films)
-            waiting += len(calls) if running else 0
-            running.append((tag, [threads.submit(infer, call) for call in calls]))
-            if waiting >= len(requests):
-                tag, parts = running.popleft()
-                waiting -= len(running[0][1])
-                yield tag, np.concatenate([part.result() for part in parts])
-        for tag, parts in running:
-            yield tag, np.concatenate([part.result() for part in parts])
+    for tag, images in batches:
+        embeddings = np.empty((len(images), width), np.float32)
+        for start in range(0, len(images), films):
+            if not idle:
+                yield from finish()
+            call = slice(start, start + films)
+            request = idle.popleft()
+            request.start_async({0: images[call]})
+            last = call.stop == len(images)
+            running.append((request, embeddings[call], [(tag, embeddings)] if last else []))
+    while running:
+        yield from finish()

@@ -89,7 +89,8 @@ def run(
     """Prints for each case what the engines take, and how near they come to this machine's floor.
 
     Args:
-        repeats: rounds that count; in each, all engines run once, on the same random images.
+        repeats: rounds; in each, all engines run twice, on the same random images, and the second
+            call counts: the first would pay for what the engine before left in the caches.
         cases: VARIANT:RESOLUTION:BATCH, with commas.
         dtype: of the computation, float32 or bfloat16.
         engines: names of others with commas, or all.
@@ -154,7 +155,7 @@ def _compare(
     found = {name: np.asarray(form()) for name, form in forms.items()}
     scale = np.abs(found[OURS]).max()
     differences = {name: np.abs(rows - found[OURS]).max() / scale for name, rows in found.items()}
-    seconds = interleave(forms, repeats)
+    seconds = interleave(forms, repeats, warmup=0, settle=1)
     print(report(seconds, baseline=OURS))
     plain = model.clone(conv_general_dilated=jax.lax.conv_general_dilated)
     layers = roofline.layers(lambda v, x: plain.apply(v, x)[0], variables, images)

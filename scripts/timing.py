@@ -7,7 +7,10 @@ from collections.abc import Callable, Mapping
 
 
 def interleave(
-    candidates: Mapping[str, Callable[[], object]], repeats: int = 10, warmup: int = 1
+    candidates: Mapping[str, Callable[[], object]],
+    repeats: int = 10,
+    warmup: int = 1,
+    settle: int = 0,
 ) -> dict[str, list[float]]:
     """Runs every candidate once a round, in a new order, and returns its seconds by round.
 
@@ -18,6 +21,8 @@ def interleave(
         candidates: name -> function to time; it must return only when its work is done.
         repeats: counted rounds.
         warmup: rounds run first and not counted.
+        settle: calls of a turn run first and not counted, for what goes on for long when it is
+            used: it is not to pay for caches, and threads on cores, that another has left behind.
 
     Returns:
         name -> `repeats` wall-clock durations in seconds, in the order of the rounds.
@@ -26,6 +31,8 @@ def interleave(
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for round_ in range(-warmup, repeats):
         for name in order.sample(names, len(names)):
+            for _ in range(settle):
+                candidates[name]()
             start = time.perf_counter()
             candidates[name]()
             if round_ >= 0:

@@ -1,5 +1,7 @@
 """The benchmark of the network, with a tiny one: its numbers fit one another, and are kept."""
 
+import functools
+import itertools
 import json
 import statistics
 
@@ -10,7 +12,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from encoder import efficientnet
 from encoder.efficientnet import VARIANTS, EfficientNet, Variant
-from scripts import bench_encoder, peer_engines, peers, roofline
+from scripts import bench_encoder, peer_engines, peers, roofline, timing
 
 ROUNDS = 3
 
@@ -67,6 +69,18 @@ def test_what_is_measured_fits(tmp_path, capsys):
     assert (tmp_path / "roofline.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_turns_are_drawn_and_settle_before_they_count(monkeypatch):
+    calls = []
+    clock = itertools.count()
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: calls.append("clock") or next(clock))
+    forms = {name: functools.partial(calls.append, name) for name in "ab"}
+    assert timing.interleave(forms, 20, warmup=0, settle=1) == {"a": [1] * 20, "b": [1] * 20}
+    turns = [calls[i : i + 4] for i in range(0, len(calls), 4)]
+    assert all(turn == [turn[0], "clock", turn[0], "clock"] for turn in turns)
+    firsts = {turn[0] for turn in turns[::2]}
+    assert len(turns) == 40 and firsts == {"a", "b"}, "either may be the first of a round"
+
+
 @pytest.fixture
 def seconds_of(monkeypatch):
     """Batch -> seconds a round; the engines are none, and their times given."""
@@ -77,7 +91,7 @@ def seconds_of(monkeypatch):
         names = (bench_encoder.OURS, "other") if len(images) in seconds else ("other",)
         return {name: lambda: np.ones(3) for name in names}, dict.fromkeys(names, 1.0)
 
-    def interleave(forms, repeats):
+    def interleave(forms, repeats, **settings):
         batch = next(batches)
         return {name: [seconds[batch] * r for r in rounds] for name in forms}
 
