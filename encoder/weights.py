@@ -47,7 +47,7 @@ def cast_kernels(variables: Variables, dtype: Any) -> Variables:
     leaves = flatten_dict(variables)
     for keys in leaves:
         if keys[-1] == "kernel" and keys[-2] != "projection":
-            leaves[keys] = leaves[keys].astype(dtype)
+            leaves[keys] = leaves[keys].astype(dtype, copy=False)
     return unflatten_dict(leaves)
 
 

@@ -62,7 +62,8 @@ def embed_with(hosts: Any, config: EmbedConfig) -> int:
     if len({*asked}) > 1:
         raise ValueError(f"batch_size differs between the hosts, {asked}; expected one for all")
     memory = mesh.local_devices[0].memory_stats()
-    fit = films_that_fit(card, config.encoder.dtype, memory) * mesh.shape["data"]
+    wanted = math.ceil(sum(len(output.films) for output in source.planned) / mesh.shape["data"])
+    fit = min(wanted, films_that_fit(card, config.encoder.dtype, memory)) * mesh.shape["data"]
     batch_size = asked[0] or int(hosts.gather(np.array([fit])).min())
     layer = config.encoder.embedding or next(iter(card.embeddings))
     shape = efficientnet.embedding_shape(card.embeddings[layer], layer, card.resolution)

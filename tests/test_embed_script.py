@@ -263,9 +263,12 @@ def test_no_embedding_at_all_is_no_success(environment, mimic, tmp_path):
 
 def test_feature_maps_say_their_shape(environment, mimic, tmp_path):
     options = ("--config.encoder.embedding=feature_map", "--config.encoder.resolution=40")
-    result = run(mimic, tmp_path, *options, "--config.input.limit=4", environment=environment)
+    few = ("--config.input.limit=3", "--config.batch_size=0")
+    result = run(mimic, tmp_path, *options, *few, environment=environment)
     assert result.returncode == 0, result.stderr
-    assert json.loads((tmp_path / "manifest.json").read_text())["identity"]["shape"] == [2, 2, 320]
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest["identity"]["shape"] == [2, 2, 320]
+    assert manifest["runs"][0]["batch_size"] == 3, "no more than there are films"
     path = next(tmp_path.rglob("*.tfrecord"))
     assert FORMATS["tfrecord"].decode(path.read_bytes())[0].embedding.shape == (2 * 2 * 320,)
 

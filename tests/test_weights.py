@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import operator
 import shutil
 
 import jax
@@ -114,6 +115,8 @@ def test_a_bundle_comes_back_as_it_was(bundle, variables, card, tmp_path):
 def test_bfloat16_is_for_kernels_only(bundle, variables):
     found = weights.load_variables(bundle, load_card(bundle), dtype=jnp.bfloat16)
     assert_equal(found, weights.cast_kernels(variables, jnp.bfloat16))
+    uncast = weights.cast_kernels(variables, jnp.float32)
+    assert all(map(operator.is_, jax.tree.leaves(uncast), jax.tree.leaves(variables))), "no copies"
     kinds = {path[-1]: leaf.dtype for path, leaf in flatten_dict(found).items()}
     assert kinds.pop("kernel") == jnp.bfloat16
     assert set(kinds.values()) == {np.dtype("float32")}
