@@ -150,6 +150,23 @@ def test_batches_give_the_films_back(mimic, tmp_path, storage, step):
     assert [b.films for b in again] == [b.films for b in batches], "always the same order"
 
 
+def test_no_tuner_outlives_the_last_batch(mimic, tmp_path, monkeypatch):
+    """TensorFlow's sleeps for as long as it has lived, up to a minute; an iterator waits for it."""
+    import tensorflow as tf
+
+    tuned = []
+    start = tf.data.Dataset.as_numpy_iterator
+    monkeypatch.setattr(
+        tf.data.Dataset,
+        "as_numpy_iterator",
+        lambda self: tuned.append(self.options().autotune.enabled) or start(self),
+    )
+    make(mimic, tmp_path / "s")
+    opened = store.open_store(str(tmp_path / "s"))
+    assert list(store.batches(opened, list(opened.shards), 8, set())) == []
+    assert tuned == [False]
+
+
 def test_shards_are_cut_by_a_hash_and_evenly():
     films = [
         mimic_cxr.FilmRecord(f"/in/{i}.dcm", f"{i}.dcm", str(i // 4), "", split, None, None)
