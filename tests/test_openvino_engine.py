@@ -89,6 +89,20 @@ def test_parity_finds_deliberate_mistakes(live, images, monkeypatch):
     assert difference(by_openvino(card, live, "own_head", images), expected) > 1e-4
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_neighbours_in_a_call_change_no_bit(live, images, dtype, monkeypatch):
+    """So a run that was stopped, and goes on with other batches, ends as one in one go."""
+    monkeypatch.setattr(engine, "films_a_call", lambda *_: len(images))
+    requests = engine.compile(card_of(97), live, "own_head", dtype, len(images))
+    orders = [np.roll(images, shift, axis=0) for shift in range(len(images))]
+    found = [
+        np.roll(rows, -shift, axis=0) for shift, rows in engine.embed(requests, enumerate(orders))
+    ]
+    assert difference(found[0][:1], found[0][1:2]) > 0.01
+    for rows in found:
+        np.testing.assert_array_equal(rows, found[0])
+
+
 @pytest.mark.parametrize(("films", "a_call"), [(1, 1), (2, 1), (4, 1), (4, 2), (4, 4)])
 def test_batches_come_back_in_order(live, images, films, a_call, monkeypatch):
     card = card_of(97)
