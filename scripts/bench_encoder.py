@@ -14,25 +14,24 @@ import resource
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
-from unittest import mock
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from encoder import depthwise, depthwise_kernel, efficientnet, random_weights
+from encoder import depthwise_kernel, efficientnet, random_weights
 from encoder.efficientnet import VARIANTS, EfficientNet
 from encoder.random_weights import random_variables
 from encoder.weights import cast_kernels
 from scripts import peer_engines, peers, roofline
+from scripts.network_forms import OURS, PLAIN, compile_form, compile_program
 from scripts.timing import interleave, report
 
 CASES = "b0:224:8,l2:224:1,l2:224:4,l2:475:1"  # variant, resolution in pixels, images a batch
-OURS, PLAIN, ENGINE = "this project", "plain Flax", "this project, engine=openvino"
-KERNEL = "this project, engine=pallas"  # on NVIDIA GPUs
+ENGINE = f"{OURS}, engine=openvino"  # on CPUs
+KERNEL = f"{OURS}, engine=pallas"  # on NVIDIA GPUs
 LIBRARIES = (
     *("jax", "flax", "timm", "torch", "torch_tensorrt", "keras", "tensorflow-cpu"),
     *("onnxruntime", "openvino"),
@@ -114,9 +113,7 @@ def run(
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
         for case in parsed:
             timed += _compare(case, dtype, chosen, repeats, ceilings)
-            if (
-                output and timed
-            ):  # at once: the next case may be one too many for the time or the memory
+            if output and timed:  # the next case may be too much for the time or the memory
                 _write(pathlib.Path(output), timed, ceilings)
     if not timed:
         raise SystemExit("error: no case could be measured, for the reasons above")
@@ -202,9 +199,9 @@ def _ready(
     def by_jax(name: str) -> Callable[[], np.ndarray]:
         if name in gpu:
             network = depthwise_kernel.for_gpu(model, gpu[name])
-            form = _compile(lambda v, x: network.apply(v, x)[0], (on_device, x), name)
+            form = compile_program(name, lambda v, x: network.apply(v, x)[0], on_device, x)
         else:
-            form = compile_forms(program, on_device, x, names=(name,))[name]
+            form = compile_form(name, program, on_device, x)
         return lambda: np.asarray(form(on_device, x))
 
     gpu = {OURS: depthwise_kernel.by_xla, KERNEL: depthwise_kernel.depthwise_bn_swish}
@@ -290,71 +287,6 @@ def _best_batches(timed: Sequence[Timed]) -> str:
                 f"images/s, with batch {best.case.batch}\n"
             )
     return "".join(lines)
-
-
-def rates(seconds: Mapping[str, list[float]], what: str, number: int) -> str:
-    """A line on how many of something each form does in a second."""
-    parts = (f"{name} {number / np.median(values):.3g}" for name, values in seconds.items())
-    return f"{what} per second: " + ", ".join(parts)
-
-
-class PlainBatchNorm(nn.Module):
-    """Flax's own, then the activation."""
-
-    activation: Callable[[jax.Array], jax.Array]
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        layer = nn.BatchNorm(
-            use_running_average=not train,
-            momentum=efficientnet.BATCH_NORM_MOMENTUM,
-            epsilon=efficientnet.BATCH_NORM_EPSILON,
-            dtype=self.dtype,
-        )
-        nn.share_scope(self, layer)
-        return self.activation(layer(x))
-
-
-def compile_forms(
-    program: Callable[[Callable[..., Any]], Callable[..., Any]],
-    *arguments: Any,
-    names: Sequence[str] = (OURS, PLAIN),
-) -> dict[str, Callable[..., Any]]:
-    """Compiles a program of the network, made for a convolution, in our form and in Flax's."""
-    forms = {}
-    if OURS in names:
-        forms[OURS] = _compile(program(depthwise.conv_general_dilated), arguments, OURS)
-    if PLAIN in names:
-        with (
-            mock.patch.object(efficientnet, "swish", jax.nn.swish),
-            mock.patch.object(efficientnet, "BatchNorm", PlainBatchNorm),
-        ):
-            forms[PLAIN] = _compile(program(jax.lax.conv_general_dilated), arguments, PLAIN)
-    return forms
-
-
-def _compile(
-    program: Callable[..., Any], arguments: Sequence[Any], name: str
-) -> Callable[..., Any]:
-    """The compiled program, after a line on what its compilation took."""
-    start = time.perf_counter()
-    lowered = jax.jit(program).lower(*arguments)
-    traced = time.perf_counter()
-    compiled = lowered.compile()
-    seconds = time.perf_counter() - traced
-    again = ""
-    if jax.config.jax_compilation_cache_dir:
-        jax.clear_caches()
-        start_again = time.perf_counter()
-        jax.jit(program).lower(*arguments).compile()
-        again = f", both from the cache in {time.perf_counter() - start_again:.1f} s"
-    memory = compiled.memory_analysis().temp_size_in_bytes / 2**20
-    print(
-        f"{name}: traced in {traced - start:.1f} s, compiled in {seconds:.1f} s{again}, "
-        f"temporary memory {memory:.0f} MiB"
-    )
-    return compiled
 
 
 def _peak_gib() -> float:

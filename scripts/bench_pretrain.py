@@ -17,7 +17,7 @@ from encoder.augment import Augmentation
 from encoder.efficientnet import EMBEDDING_WIDTH, EfficientNet
 from encoder.random_weights import random_variables
 from encoder.recipe import Recipe
-from scripts.bench_encoder import PLAIN, compile_forms, rates
+from scripts.network_forms import OURS, PLAIN, compile_form
 from scripts.timing import interleave, report
 
 CASES = (("b0", 112, 16), ("b0", 224, 8))  # variant, resolution in pixels, films
@@ -72,7 +72,7 @@ def _compare(variant: str, resolution: int, films: int, dtype: str, repeats: int
         jnp.asarray(images, jnp.float32),
         label,
     )
-    forms = compile_forms(program, *arguments)
+    forms = {name: compile_form(name, program, *arguments) for name in (OURS, PLAIN)}
     found, expected = (form(*arguments)[1] for form in forms.values())
     print(f"largest difference of the gradients: {_difference(found, expected):.1e} of the largest")
     seconds = interleave(
@@ -83,7 +83,9 @@ def _compare(variant: str, resolution: int, films: int, dtype: str, repeats: int
         repeats,
     )
     print(report(seconds, baseline=PLAIN))
-    print(rates(seconds, "views", pretrain.VIEWS * films))
+    views = pretrain.VIEWS * films
+    speeds = (f"{name} {views / np.median(values):.3g}" for name, values in seconds.items())
+    print(f"views per second: {', '.join(speeds)}")
 
 
 def _difference(found: Any, expected: Any) -> float:

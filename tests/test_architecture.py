@@ -12,7 +12,7 @@ SIBLINGS = ("encoder", "heads", "input_pipeline")
 # library -> path prefixes that may import it
 ALLOWED = {
     "apache_beam": ("input_pipeline/", "scripts/preprocess.py"),
-    "flax": ("encoder/", "heads/", "scripts/bench_encoder.py", "scripts/peers.py"),
+    "flax": ("encoder/", "heads/", "scripts/network_forms.py", "scripts/peers.py"),
     "pydicom": ("input_pipeline/", "scripts/bench_preprocess.py"),
     "tensorflow": (
         "input_pipeline/",
