@@ -37,6 +37,7 @@ class Card:
         training_data: one sentence.
         dropped: what of the source is not in the bundle, such as its classifier.
         trained: False for random numbers, whatever they are called.
+        preset_version: of that preset when the weights were made; 1 in cards that do not say.
         settings: of the pretraining by this program, as text; empty where another one did it.
         format_version: of this card.
         digest: `digest` of the variables; `save_bundle` fills it in.
@@ -58,6 +59,7 @@ class Card:
     training_data: str
     dropped: list[str]
     trained: bool
+    preset_version: int = 1
     settings: dict[str, str] = dataclasses.field(default_factory=dict)
     format_version: int = FORMAT_VERSION
     digest: str = ""
@@ -106,7 +108,7 @@ def load_card(path: str | os.PathLike) -> Card:
             f"{file} has format_version {version}, this program reads up to {FORMAT_VERSION}: "
             "update cxr-embeddings"
         )
-    fields = {"settings": {}} | fields  # which older cards do not have
+    fields = {"preset_version": 1, "settings": {}} | fields  # which older cards do not have
     problems = [f"missing: {name}" for name in hints if name not in fields]
     for name, value in fields.items():
         if name not in hints:

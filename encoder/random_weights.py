@@ -74,6 +74,7 @@ def random_card(
     preset: str,
     mean: tuple[float, float, float],
     std: tuple[float, float, float],
+    preset_version: int = 1,
 ) -> Card:
     """The card of `random_variables`, whose only use is to try things out.
 
@@ -100,4 +101,5 @@ def random_card(
         training_data="None: the network is untrained.",
         dropped=[],
         trained=False,
+        preset_version=preset_version,
     )

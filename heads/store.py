@@ -15,17 +15,19 @@ from heads.head import Head
 CARD, CHECKPOINT = "card.json", "head"
 CARD_VERSION = 1
 
-# What must be equal for two embeddings to come from one encoder: keys of a run's identity
-ENCODER = (
-    "weights_digest",
-    "projection",
-    "variant",
-    "embedding",
-    "resolution",
-    "preset",
-    "mean",
-    "std",
-)
+# What must be equal for two embeddings to come from one encoder: keys of a run's identity, and what
+# a run means that was made before there was the key
+ENCODER = {
+    "weights_digest": None,
+    "projection": None,
+    "variant": None,
+    "embedding": None,
+    "resolution": None,
+    "preset": None,
+    "preset_version": 1,
+    "mean": None,
+    "std": None,
+}
 
 
 class Saved(NamedTuple):
@@ -128,9 +130,10 @@ def check_encoder(card: Mapping[str, Any], encoder: Mapping[str, Any] | None, wi
             "or both without"
         )
     differing = [
-        f"  {key}: {trained_on.get(key)!r} of the head, {encoder.get(key)!r} of the embeddings"
-        for key in ENCODER
-        if encoder and trained_on and trained_on.get(key) != encoder.get(key)
+        f"  {key}: {trained_on.get(key, old)!r} of the head, {encoder.get(key, old)!r} of the "
+        "embeddings"
+        for key, old in ENCODER.items()
+        if encoder and trained_on and trained_on.get(key, old) != encoder.get(key, old)
     ]
     if differing:
         raise ValueError(

@@ -21,6 +21,7 @@ from input_pipeline import (
     shards,
     store,
 )
+from input_pipeline.preprocessing import PRESETS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +76,7 @@ def make_store(
         "input": source,
         "name": name,
         "preset": settings.preset,
+        "preset_version": PRESETS[settings.preset].version,
         "size": settings.size,
         "storage": settings.storage,
         "views": settings.views,

@@ -209,8 +209,13 @@ def _pillow(
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-    """How films are prepared for one family of weights."""
+    """How films are prepared for one family of weights.
 
+    Whoever changes the pixels of any film that is accepted raises `version`: runs, stores and cards
+    keep it, so that pixels of two rules are never mixed. Before there were versions, it was 1.
+    """
+
+    version: int
     intensity: Callable[[Film], UInt[np.ndarray, "height width"]]
     resize: Callable[[Real[np.ndarray, "h w"], int, int], Float32[np.ndarray, "height width"]]
     letterbox: bool  # keep the aspect ratio, centred on black; else stretch to the square
@@ -225,14 +230,15 @@ PRESETS = {
     # What the published CXR embeddings were made from (facts: toolkit PNG, then in the network's
     # own graph TensorFlow 1's resize and per-image min-max).
     "cxr_foundation": Preset(
-        toolkit_intensity, legacy_bilinear, letterbox=False, min_max=True, **_PLAIN
+        1, toolkit_intensity, legacy_bilinear, letterbox=False, min_max=True, **_PLAIN
     ),
     # The same, for weights whose graph decodes the PNG to 8 bits.
     "cxr_foundation_8bit": Preset(
-        toolkit_intensity_8_bits, legacy_bilinear, letterbox=False, min_max=True, **_PLAIN
+        1, toolkit_intensity_8_bits, legacy_bilinear, letterbox=False, min_max=True, **_PLAIN
     ),
     # For weights trained on photographs; mean and std of ImageNet's training set.
     "imagenet": Preset(
+        2,
         dicom_intensity,
         bicubic,
         letterbox=True,
@@ -241,7 +247,9 @@ PRESETS = {
         std=(0.229, 0.224, 0.225),
     ),
     # For weights of this project: the display values a radiologist sees, nothing stretched.
-    "native": Preset(dicom_intensity, antialias_bilinear, letterbox=True, min_max=False, **_PLAIN),
+    "native": Preset(
+        2, dicom_intensity, antialias_bilinear, letterbox=True, min_max=False, **_PLAIN
+    ),
 }
 
 

@@ -18,6 +18,7 @@ from input_pipeline import files
 MANIFEST, CHECKSUMS = "manifest.json", "SHA256SUMS.txt"
 MANIFEST_VERSION = 1
 SCRATCH = ".partial"  # folder of what is being written
+UNSAID = {"preset_version": 1}  # what a manifest means that was written before there was the key
 PASSING = ("unreadable", "crashed", "timed_out", "failed")  # reasons that another run may not meet
 
 
@@ -79,7 +80,7 @@ def earlier_runs(folder: str, identity: Mapping[str, Any]) -> list[Any] | None:
     manifest = read_manifest(folder)
     if manifest is None:
         return None
-    found = manifest["identity"]
+    found, identity = UNSAID | manifest["identity"], UNSAID | {**identity}
     differing = [
         f"  {key}: {found.get(key)!r} there, {identity.get(key)!r} asked for"
         if key != "films"

@@ -17,6 +17,7 @@ from jaxtyping import Int64
 
 from input_pipeline import files, pipeline, run_folder, tfrecord
 from input_pipeline.pipeline import Batch, Prepared
+from input_pipeline.preprocessing import PRESETS
 from input_pipeline.shards import Summary
 from input_pipeline.storage import STORAGES
 
@@ -140,6 +141,14 @@ def open_store(folder: str) -> Store:
             f"{folder} holds no {run_folder.MANIFEST} that says by which preset its images were "
             "prepared; expected a store made by scripts/preprocess.py"
         )
+    identity = run_folder.UNSAID | manifest["identity"]
+    preset, version = identity["preset"], identity["preset_version"]
+    if preset in PRESETS and version != PRESETS[preset].version:
+        raise ValueError(
+            f"the images of {folder} were prepared by version {version} of the preset {preset}; "
+            f"expected version {PRESETS[preset].version}, which gives other pixels: have "
+            "scripts/preprocess.py make the store anew in an empty folder"
+        )
     if "shards" not in manifest:
         raise ValueError(
             f"the store {folder} is not finished: run scripts/preprocess.py again, with the same "
@@ -179,7 +188,7 @@ def open_store(folder: str) -> Store:
             "changed or cut short. Run scripts/preprocess.py again, with the same options"
         )
     arrays = {name: np.array(some, np.int64) for name, some in lengths.items()}
-    return Store(folder, manifest["identity"], shards, arrays, manifest["retryable"])
+    return Store(folder, identity, shards, arrays, manifest["retryable"])
 
 
 def batches(

@@ -101,6 +101,7 @@ def read(source: str, path: pathlib.Path, output: pathlib.Path | None) -> tuple[
     from encoder import convert, weights
     from encoder.card import load_card
     from encoder.sources import archive, elixr_c
+    from input_pipeline.preprocessing import PRESETS
     from scripts import elixr_c_check
 
     if source == "orbax":
@@ -127,6 +128,8 @@ def read(source: str, path: pathlib.Path, output: pathlib.Path | None) -> tuple[
             terms_of_use=kind.terms_of_use,
             progress=lambda leaves: tqdm(leaves, unit=" arrays", leave=False),
         )
+        version = PRESETS[card.preset].version
+        card = dataclasses.replace(card, preset_version=version)
         del checkpoint  # and with it what it holds open
     if source == "elixr_c":
         difference = elixr_c_check.compare(card, variables, film, expected)

@@ -44,6 +44,7 @@ def embed_with(hosts: Any, config: EmbedConfig) -> int:
     from encoder import efficientnet
     from encoder.embed import films_that_fit
     from input_pipeline import files, outputs
+    from input_pipeline.preprocessing import PRESETS
 
     say = (lambda *_, **__: None) if hosts.index else print
     files.bill(config.input.user_project)
@@ -80,6 +81,7 @@ def embed_with(hosts: Any, config: EmbedConfig) -> int:
         "dtype": config.encoder.dtype,
         "resolution": card.resolution,
         "preset": card.preset,
+        "preset_version": PRESETS[card.preset].version,
         "mean": card.mean,
         "std": card.std,
         "layout": source.layout,

@@ -37,7 +37,7 @@ def load(
         config.dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     if config.dtype not in ("bfloat16", "float32"):
         raise ValueError(f"network.dtype is {config.dtype!r}; expected bfloat16 or float32")
-    preset, size = store["preset"], store["size"]
+    preset, size, version = store["preset"], store["size"], store.get("preset_version", 1)
     rule, variant, origin = PRESETS[preset], config.variant or "b0", None
     if config.weights != "random":
         origin = load_card(path := os.path.expanduser(config.weights))
@@ -47,9 +47,12 @@ def load(
                 f"{origin.variant!r}: leave the option out, or choose other weights"
             )
         variant, rule = origin.variant, origin
-        if origin.preset != preset:
-            say(f"note: films prepared by {preset}, weights of {origin.preset} to start from")
-    card = random_weights.random_card(variant, size, preset, rule.mean, rule.std)
+        if (origin.preset, origin.preset_version) != (preset, version):
+            say(
+                f"note: films prepared by {preset}, version {version}; weights to start from of "
+                f"{origin.preset}, version {origin.preset_version}"
+            )
+    card = random_weights.random_card(variant, size, preset, rule.mean, rule.std, version)
     model = weights.model_for(card, config.dtype).clone(remat=config.remat)
     variables = random_weights.random_variables(model, seed)
     if origin:

@@ -78,6 +78,27 @@ def make_infer(
     return functools.partial(embed.embed, forward, variables, mesh)
 
 
+def check_version(card: Any, say: Callable[..., object]) -> None:
+    """Notes that weights were made with films prepared by an older version of their preset.
+
+    Raises:
+        ValueError: of a newer one, which this program cannot follow.
+    """
+    from input_pipeline.preprocessing import PRESETS
+
+    made, now = card.preset_version, PRESETS[card.preset].version
+    if made > now:
+        raise ValueError(
+            f"the weights' card has version {made} of the preset {card.preset}, this program has "
+            f"{now}: update cxr-embeddings"
+        )
+    if made < now:
+        say(
+            f"note: the weights are of version {made} of the preset {card.preset}; films are "
+            f"prepared by version {now} (docs/films.md says what differs)"
+        )
+
+
 def load_encoder(
     config: EncoderConfig, mesh: Any, say: Callable[..., object] = print
 ) -> tuple[Any, Any, Any]:
@@ -101,12 +122,13 @@ def load_encoder(
         name = config.preset or "native"
         preset = PRESETS.get(name, PRESETS["native"])
         card = random_weights.random_card(
-            config.variant, config.resolution, name, preset.mean, preset.std
+            config.variant, config.resolution, name, preset.mean, preset.std, preset.version
         )
     else:
         card = load_card(bundle)
     if card.preset not in PRESETS:
         raise ValueError(f"encoder.preset is {card.preset!r}; expected one of {', '.join(PRESETS)}")
+    check_version(card, say)
     for name in ("variant", "resolution", "preset"):
         asked, given = getattr(config, name), getattr(card, name)
         if asked not in (None, given):

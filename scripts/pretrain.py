@@ -65,7 +65,7 @@ def pretrain_with(hosts: Any, config: PretrainConfig) -> int:
         "variant": card.variant,
         "dtype": config.network.dtype,
         "first_weights": card.digest or f"random, seed {config.seed}",
-        "preset": card.preset,
+        "preset": card.preset + f", version {card.preset_version}" * (card.preset_version > 1),
         "resolution": str(card.resolution),
         "films": f"{len(rows)}, digest {digest(films, rows)}",
     }

@@ -8,7 +8,15 @@ import numpy as np
 
 DATASETS = ("kermany", "nih")
 ENCODERS = ("supcon", "cross_entropy", "random")
-SAME = ("variant", "resolution", "preset", "embedding", "shape", "dtype")  # of all encoders
+SAME = (
+    "variant",
+    "resolution",
+    "preset",
+    "preset_version",
+    "embedding",
+    "shape",
+    "dtype",
+)  # of all
 MAY_DIFFER = ("objective", "temperature", "first_weights")  # between the two trainings
 PIXELS, SIDE, COMPONENTS = "pixels", 56, 256  # of the PCA: pixels a side, numbers a film
 FREQUENT = 15  # positives in test that a finding needs
@@ -30,6 +38,7 @@ def read_embeddings(folders: Mapping[str, str]) -> tuple[dict, dict, dict]:
     Raises:
         ValueError: the encoders differ in more than their weights, or embedded other films.
     """
+    from input_pipeline import run_folder
     from input_pipeline.embedding_table import read_table
 
     image_id: dict[str, np.ndarray] = {}
@@ -38,7 +47,7 @@ def read_embeddings(folders: Mapping[str, str]) -> tuple[dict, dict, dict]:
     for name, folder in folders.items():
         for dataset in DATASETS:
             table = read_table(f"{folder}/{dataset}")
-            identity = table.encoder or {}
+            identity = run_folder.UNSAID | (table.encoder or {})
             if identity.get("trained") is not (name != "random"):
                 raise ValueError(
                     f"{folder}/{dataset} is called {name}, and its manifest says trained: "

@@ -232,14 +232,19 @@ def test_a_bundle_with_a_stranger_preset_or_broken_numbers(mimic, environment, t
     variables["params"]["head_bn"]["bias"][7] = np.nan
     weights.save_bundle(tmp_path / "nan", variables, card)
     weights.save_bundle(tmp_path / "odd", variables, dataclasses.replace(card, preset="odd"))
+    weights.save_bundle(tmp_path / "new", variables, dataclasses.replace(card, preset_version=9))
     for name, message in {
         "nan": "is not finite",
+        "new": "card has version 9 of the preset native, this program has 2: update",
         "odd": "preset is 'odd'; expected one of",
     }.items():
         bundle = f"--config.encoder.weights={tmp_path}/{name}"
         result = run(mimic, tmp_path / "out", bundle, environment=environment)
         assert result.returncode == 1
         assert message in result.stderr
+        assert ("note: the weights are of version 1 of the preset" in result.stdout) == (
+            name == "nan"
+        )
     assert not list((tmp_path / "out").rglob("*.tfrecord"))
 
 

@@ -183,7 +183,10 @@ def test_another_identity_is_refused_and_named(tmp_path):
         run(tmp_path, weights="xyz")
     with pytest.raises(ValueError, match="preset: 'native' there, 'imagenet' asked for"):
         run(tmp_path, preset="imagenet")
+    with pytest.raises(ValueError, match="preset_version: 1 there, 2 asked for"):
+        run(tmp_path, preset_version=2)
     assert tree(tmp_path) == before
+    run(tmp_path, preset_version=1)  # what a manifest means that does not say
 
 
 def test_other_films_are_refused(tmp_path):

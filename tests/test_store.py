@@ -326,6 +326,16 @@ def test_a_shard_of_nothing_but_damage_is_empty_and_reads(mimic, tmp_path):
     assert len(list(dataset)) == 40
 
 
+def test_a_store_of_another_rule_is_refused_and_not_continued(mimic, copied):
+    manifest = json.loads((copied / "manifest.json").read_text())
+    assert manifest["identity"].pop("preset_version") == 2
+    (copied / "manifest.json").write_text(json.dumps(manifest))  # as before there were versions
+    with pytest.raises(ValueError, match="version 1 of the preset native; expected version 2"):
+        store.open_store(str(copied))
+    with pytest.raises(ValueError, match="preset_version: 1 there, 2 asked for"):
+        make(mimic, copied)
+
+
 def test_another_store_is_refused(mimic, copied):
     before = tree(copied)
     for changes, message in {

@@ -162,6 +162,7 @@ def run_predict(**arguments):
     [
         ({**IDENTITY, "weights_digest": "xyz"}, "another encoder.*\n.*'abc' of the head, 'xyz'"),
         ({**IDENTITY, "preset": "imagenet"}, "another encoder"),
+        ({**IDENTITY, "preset_version": 2}, "preset_version: 1 of the head, 2 of the embeddings"),
         (None, "with a manifest.json, these are without a"),
     ],
 )
