@@ -1,8 +1,8 @@
 """From files to batches: films are decoded in processes of their own and packed, padded, in order.
 
 A film is decoded by native code from bytes that nobody vouches for. So each decoder is a process:
-if it crashes or hangs on a film, that film is rejected, the process is replaced and the run goes
-on. What passes between processes is bytes, not pickles.
+if it hangs on a film, or two of them die on it, that film is rejected, the process is replaced and
+the run goes on. What passes between processes is bytes, not pickles.
 """
 
 import collections
@@ -29,6 +29,7 @@ from input_pipeline.film import Film, Rejected, Skipped
 from input_pipeline.preprocessing import PRESETS, network_input
 
 DECODE_SECONDS = 300  # a film takes well under a second; a stalled network file system may not
+DECODERS_A_FILM = 2  # processes that may die on a film before it is said to be the film's fault
 DECODER_MEMORY = 8 << 30  # bytes of address space: bounds what a crafted file can take
 
 Image = Float32[np.ndarray, "size size 1"]
@@ -117,7 +118,7 @@ def _serve(connection: Connection, preset: str, size: int, views: tuple[str, ...
 
 
 class _Decoder:
-    """A decoder process, replaced whenever a film kills it."""
+    """A decoder process, replaced whenever it dies or hangs."""
 
     def __init__(self, preset: str, size: int, views: tuple[str, ...] | None) -> None:
         self._arguments = preset, size, views
@@ -132,8 +133,16 @@ class _Decoder:
         theirs.close()
         try:
             self._connection.recv_bytes()
-        except EOFError:
-            raise RuntimeError("a decoder process ended before it was ready") from None
+        except (EOFError, OSError):
+            code = self.stop()
+            message = f"a decoder process ended with exit code {code} before it was ready"
+            raise OSError(message) from None
+
+    def _replace(self) -> int:
+        """Ends the process, starts another, and returns the exit code of the first, as `stop`."""
+        code = self.stop()
+        files.retry(self._start)  # where memory has run out, it may be free again soon
+        return code
 
     def stop(self) -> int:
         """Ends the process and returns its exit code; minus a signal's number if one ended it."""
@@ -143,22 +152,32 @@ class _Decoder:
         return self._process.exitcode
 
     def __call__(self, path: str) -> Prepared | Skipped | Rejected:
-        try:
-            self._connection.send_bytes(os.fsencode(path))
-            if not self._connection.poll(DECODE_SECONDS):
-                self.stop()
-                self._start()
-                return Rejected("timed_out", f"not decoded within {DECODE_SECONDS} s")
-            kind, facts = json.loads(self._connection.recv_bytes())
-            if kind != "Prepared":
-                return {"Skipped": Skipped, "Rejected": Rejected}[kind](**facts)
-            size = self._arguments[1]
-            image = np.frombuffer(self._connection.recv_bytes(), np.float32).reshape(size, size, 1)
-            return Prepared(image, facts["view_position"], tuple(facts["shape"]))
-        except (EOFError, OSError):  # the latter also where an image was cut short
-            code = self.stop()
-            self._start()
-            return Rejected("crashed", f"its decoder process ended with exit code {code}")
+        """Decodes a film.
+
+        A process that died may have been killed while it was idle, or for memory that others took:
+        so the film is given to another one before it is rejected.
+        """
+        codes = []
+        while len(codes) < DECODERS_A_FILM:
+            try:
+                return self._ask(path)
+            except (EOFError, OSError):  # the latter also where an image was cut short
+                codes.append(self._replace())
+        said = " and ".join(map(str, codes))
+        return Rejected("crashed", f"its decoder processes ended with exit codes {said}")
+
+    def _ask(self, path: str) -> Prepared | Skipped | Rejected:
+        """What the process says of a film. Raises EOFError or OSError where it has died."""
+        self._connection.send_bytes(os.fsencode(path))
+        if not self._connection.poll(DECODE_SECONDS):
+            self._replace()
+            return Rejected("timed_out", f"not decoded within {DECODE_SECONDS} s")
+        kind, facts = json.loads(self._connection.recv_bytes())
+        if kind != "Prepared":
+            return {"Skipped": Skipped, "Rejected": Rejected}[kind](**facts)
+        size = self._arguments[1]
+        image = np.frombuffer(self._connection.recv_bytes(), np.float32).reshape(size, size, 1)
+        return Prepared(image, facts["view_position"], tuple(facts["shape"]))
 
 
 @contextlib.contextmanager
@@ -174,7 +193,7 @@ def decoders(
         workers: number of processes.
 
     Raises:
-        RuntimeError: the processes cannot be started.
+        OSError: the processes cannot be started.
     """
     with concurrent.futures.ThreadPoolExecutor(workers) as threads:
         started = list(threads.map(lambda _: _Decoder(preset, size, views), range(workers)))
@@ -197,7 +216,7 @@ def decode(
 
     Yields:
         Each film as network input, or with what `read_film` says of it, or with a Rejected of
-        this module: `crashed` (its decoder died), `timed_out`, or `failed` (an error of ours).
+        this module: `crashed` (its decoders died), `timed_out`, or `failed` (an error of ours).
     """
     idle: queue.SimpleQueue[_Decoder] = queue.SimpleQueue()
     for decoder in decoders:

@@ -3,6 +3,7 @@ import io
 import multiprocessing
 import os
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -52,54 +53,69 @@ def test_an_error_of_our_own_is_said_to_be_one(tmp_path):
     assert outcome == Rejected("failed", "KeyError")
 
 
-def waiting_films(folder):
-    """Two good films around one that never comes: a pipe that nobody writes to."""
-    os.mkfifo(folder / "stuck.dcm")
-    stuck = InputFile(str(folder / "stuck.dcm"), "stuck")
-    return [film(folder, "a", 1), stuck, film(folder, "b", 2)]
+def deadly(connection, *arguments):
+    """A decoder that dies or hangs on films of some names; runs in a process of its own."""
+    load = pipeline.load
+
+    def act(path, *rest):
+        name = os.path.basename(path)
+        if name.startswith("crash"):
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if name.startswith("hang"):
+            time.sleep(600)
+        if name.startswith("once") and os.path.exists(path + ".armed"):
+            os.remove(path + ".armed")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return load(path, *rest)
+
+    pipeline.load = act
+    pipeline._serve(connection, *arguments)
 
 
-def test_a_hanging_film_is_rejected_and_the_run_goes_on(tmp_path, monkeypatch):
+CRASHED = Rejected("crashed", "its decoder processes ended with exit codes -11 and -11")
+
+
+@pytest.mark.parametrize(
+    ("bad", "expected"),
+    [("crash", CRASHED), ("hang", Rejected("timed_out", "not decoded within 3 s")), ("once", None)],
+)
+def test_a_film_on_which_its_decoder_dies_or_hangs_costs_no_other(
+    tmp_path, monkeypatch, bad, expected
+):
+    monkeypatch.setattr(pipeline, "_serve", deadly)
     monkeypatch.setattr(pipeline, "DECODE_SECONDS", 3)
-    outcomes = [outcome for _, outcome in decode(waiting_films(tmp_path), workers=1)]
-    assert outcomes[1] == Rejected("timed_out", "not decoded within 3 s")
+    films = [film(tmp_path, name, 90) for name in ("a", bad, "b")]
+    (tmp_path / "once.png.armed").touch()
+    outcomes = [outcome for _, outcome in decode(films, workers=1)]
     assert isinstance(outcomes[0], Prepared) and isinstance(outcomes[2], Prepared)
+    assert outcomes[1] == expected or (expected is None and isinstance(outcomes[1], Prepared))
 
 
-def test_a_film_that_kills_its_decoder_is_rejected_and_the_run_goes_on(tmp_path):
-    decoded = decode(waiting_films(tmp_path), workers=1)
-    outcomes = [next(decoded)[1]]  # its decoder has started, and turns to the film that is stuck
-    for child in multiprocessing.active_children():
-        os.kill(child.pid, signal.SIGSEGV)
-    outcomes += [outcome for _, outcome in decoded]
-    assert outcomes[1] == Rejected("crashed", "its decoder process ended with exit code -11")
-    assert isinstance(outcomes[0], Prepared) and isinstance(outcomes[2], Prepared)
+def test_a_decoder_killed_while_idle_costs_no_film(tmp_path):
+    films = [film(tmp_path, str(i), 9) for i in range(8)]
+    with pipeline.decoders("native", 8, None, 2) as decoders:
+        for _ in range(2):
+            for child in multiprocessing.active_children():
+                os.kill(child.pid, signal.SIGKILL)
+                child.join()
+            outcomes = [outcome for _, outcome in pipeline.decode(films, decoders, 4)]
+            assert all(isinstance(outcome, Prepared) for outcome in outcomes)
 
 
-def test_a_decoder_that_dies_while_it_sends_an_image_costs_that_film_only(tmp_path):
-    class Cut:
-        """The decoder's end of the line, which dies between the facts and the image."""
-
-        def __init__(self, inner, pid):
-            self.inner, self.pid, self.received = inner, pid, 0
-
-        def __getattr__(self, name):
-            return getattr(self.inner, name)
-
-        def recv_bytes(self):
-            self.received += 1
-            if self.received == 2:
-                os.kill(self.pid, signal.SIGKILL)
-                raise OSError("got end of file during message")
-            return self.inner.recv_bytes()
-
-    films = [film(tmp_path, name, 9) for name in "ab"]
+def test_a_decoder_that_cannot_be_replaced_at_once_is_started_later(tmp_path, monkeypatch):
+    films, paused, start = [film(tmp_path, "a", 9)], [], pipeline._Decoder._start
+    monkeypatch.setattr(pipeline.files.time, "sleep", paused.append)
     with pipeline.decoders("native", 8, None, 1) as decoders:
-        (decoder,) = decoders
-        decoder._connection = Cut(decoder._connection, decoder._process.pid)
-        outcomes = [outcome for _, outcome in pipeline.decode(films, decoders, 1)]
-    assert outcomes[0] == Rejected("crashed", "its decoder process ended with exit code -9")
-    assert isinstance(outcomes[1], Prepared)
+
+        def fail_twice(decoder):
+            if len(paused) < 2:
+                raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+            start(decoder)
+
+        monkeypatch.setattr(pipeline._Decoder, "_start", fail_twice)
+        decoders[0].stop()
+        ((_, outcome),) = pipeline.decode(films, decoders, 1)
+    assert isinstance(outcome, Prepared) and len(paused) == 2
 
 
 def test_leaving_early_leaves_no_process_behind(tmp_path):
