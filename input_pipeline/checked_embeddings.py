@@ -40,6 +40,11 @@ class Source:
         return self.manifest["embedded"]
 
     @property
+    def given_up(self) -> int:
+        """How many films of its input have none because each of several runs failed on them."""
+        return self.manifest.get("given_up", {}).get("films", 0)
+
+    @property
     def width(self) -> int:
         """Numbers in each of them."""
         return math.prod(self.manifest["identity"]["shape"])
@@ -63,8 +68,8 @@ def open_source(path: str) -> Source:
     if not manifest.get("complete") or not manifest.get("embedded"):
         raise ValueError(
             f"{folder} is not complete, or holds no embedding: run scripts/embed.py again, with "
-            "the same options, and it goes on. Films that fail each time are named in "
-            "rejected.csv: leave them out of the input, and embed it into another folder"
+            "the same options, and it goes on. A film that fails each time is given up after "
+            f"{run_folder.TRIES} runs, and the folder is complete without it: see rejected.csv"
         )
     sums = read_checksums(folder)
     for wrong, what in [

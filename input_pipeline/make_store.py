@@ -34,6 +34,7 @@ class Outcome:
         dropped: of the others: image_id, "skipped" or "rejected", reason, detail.
         differences: where a file contradicts the tables: image_id, what, table, file.
         retryable: films dropped for reasons that another run may not meet.
+        given_up: films dropped for such reasons in `run_folder.TRIES` runs.
     """
 
     written: Mapping[str, int]
@@ -41,6 +42,7 @@ class Outcome:
     dropped: Sequence[Sequence[str]]
     differences: Sequence[Sequence[str]]
     retryable: int
+    given_up: int
 
 
 def make_store(
@@ -94,7 +96,8 @@ def make_store(
 
         write(shards.PLAN, plan)
         there = shards.read_summaries(folder, planned)
-        done = {n for n, summary in there.items() if not summary.retryable}
+        tries = run_folder.tries_before(folder)
+        done = {n for n, summary in there.items() if not summary.retryable(tries)}
         todo = [i for i, shard in enumerate(planned) if shard.name not in done]
         before = sum(len(there[n].films) for n in done)
         bar = progress(
@@ -111,9 +114,10 @@ def make_store(
             there = {name: there[name] for name in done} | made
         if lost := [shard.name for shard in planned if shard.name not in there]:
             raise OSError(f"Beam ended, but {len(lost)} shards are missing, such as {lost[0]}")
-        return _finish(
-            listed, settings, identity, runs, [there[s.name] for s in planned], write, before
-        )
+        tried = [film.image_id for i in todo for film in planned[i].films]
+        tries |= {image_id: tries.get(image_id, 0) + 1 for image_id in tried}
+        summaries = [there[shard.name] for shard in planned]
+        return _finish(listed, settings, identity, runs, summaries, tries, write, before)
 
 
 def _check_folder(
@@ -165,6 +169,7 @@ def _finish(
     identity: Mapping[str, Any],
     runs: Sequence[Any],
     summaries: Sequence[shards.Summary],
+    tries: Mapping[str, int],
     write: Callable[[str, bytes], None],
     before: int,
 ) -> Outcome:
@@ -175,7 +180,11 @@ def _finish(
     written = Counter()
     for summary in summaries:
         written[summary.split] += len(summary.films)
-    retryable = sum(reason in run_folder.PASSING for _, _, reason, _ in dropped)
+    rows = {
+        kind: [[image_id, *why] for image_id, k, *why in dropped if k == kind]
+        for kind in ("skipped", "rejected")
+    }
+    rejected, retryable, given_up = run_folder.rejected_rows(rows["rejected"], tries)
     counts = mimic_counts.counts_rows(listed.counts)
     tables = {
         store.FILMS: store.films_table(summaries),
@@ -184,10 +193,9 @@ def _finish(
             ["image_id", "what", "table", "file"], differences
         ),
         "counts.csv": run_folder.encode_table(counts[0], counts[1:]),
+        "skipped.csv": run_folder.encode_table(["image_id", "reason", "detail"], rows["skipped"]),
+        "rejected.csv": run_folder.encode_table(run_folder.REJECTED, rejected),
     }
-    for kind in ("skipped", "rejected"):
-        rows = [[image_id, *why] for image_id, k, *why in dropped if k == kind]
-        tables[f"{kind}.csv"] = run_folder.encode_table(["image_id", "reason", "detail"], rows)
     metadata = store.tfds_metadata(
         settings.folder, identity["name"], settings.size, settings.storage, summaries
     )
@@ -199,9 +207,10 @@ def _finish(
         complete=not retryable,
         listed=len(listed.films) + len(listed.skipped),
         written=sum(written.values()),
-        skipped=sum(kind == "skipped" for _, kind, *_ in dropped),
-        rejected=sum(kind == "rejected" for _, kind, *_ in dropped),
+        skipped=len(rows["skipped"]),
+        rejected=len(rejected),
         retryable=retryable,
+        given_up=run_folder.describe_given_up(given_up),
         shards={s.name: {"films": len(s.films), "bytes": s.bytes} for s in summaries},
     )
     sums = {summary.name: summary.sha256 for summary in summaries}
@@ -209,4 +218,4 @@ def _finish(
         write(file, data)
         sums[file] = hashlib.sha256(data).hexdigest()
     write(run_folder.CHECKSUMS, run_folder.encode_checksums(sums))
-    return Outcome(written, before, dropped, differences, retryable)
+    return Outcome(written, before, dropped, differences, retryable, given_up)

@@ -222,6 +222,7 @@ class Run:
         self.output_of = {film: output for output in mine for film in output.films}
         self.todo = [f for o in mine for f in o.films if f.path not in whole.get(o.name, ())]
         self.done = len(self.output_of) - len(self.todo)
+        self._tries = run_folder.tries_before(folder)
         self.dropped: dict[files.InputFile, Skipped | Rejected] = {}
         self._waiting = collections.Counter(self.output_of[film].name for film in self.todo)
         self._records: dict[str, list[EmbeddingRecord]] = collections.defaultdict(list)
@@ -259,7 +260,7 @@ class Run:
         files.write_whole(files.absolute(name, self._folder), data, self._scratch)
         self._sums[name] = hashlib.sha256(data).hexdigest()
 
-    def _write_manifest(self, complete: bool, **counts: int) -> None:
+    def _write_manifest(self, complete: bool, **counts: Any) -> None:
         """Writes what the folder holds and which runs made it, each kind of run once."""
         made_nothing = counts and self.done == counts["embedded"] and self._earlier
         known = made_nothing or self._details in self._earlier
@@ -267,39 +268,53 @@ class Run:
         content = run_folder.encode_manifest(self._identity, runs, complete, **counts)
         self._write(run_folder.MANIFEST, content)
 
-    def finish(self, missing: int = 0) -> dict[str, int]:
+    def finish(
+        self, missing: int = 0, given_up: int = 0, rejected: bytes | None = None
+    ) -> dict[str, int]:
         """Waits for the last write of all hosts; the first then writes tables, manifest, checksums.
 
         Args:
             missing: films that the input lacks for reasons that may pass.
+            given_up: films that the input lacks for such reasons after `TRIES` runs.
+            rejected: what rejected.csv holds, where another folder's is copied.
 
         Returns:
             How many films have an embedding now, and had one `before`; were skipped and were
-            rejected, and how many of the latter are `retryable`: they failed for reasons of
-            `PASSING`. The manifest calls the folder complete when there are none.
+            rejected; how many failed for reasons of `PASSING` and are `retryable`, or `given_up`
+            after `TRIES` runs. The manifest calls the folder complete when none is retryable.
         """
         while self._writes:
             self._writes.popleft().result()
         rows = {
-            kind: [film for film in self.todo if isinstance(self.dropped.get(film), kind)]
+            kind: [
+                [film.path, why.reason, why.detail]
+                for film in self.todo
+                if isinstance(why := self.dropped.get(film), kind)
+            ]
             for kind in (Skipped, Rejected)
         }
         self._share_checksums()
+        tries = {film.path: self._tries.get(film.path, 0) + 1 for film in self.dropped}
+        dropped, retryable, now_given_up = run_folder.rejected_rows(rows[Rejected], tries)
         counts = {
             "embedded": sum(len(output.films) for output in self._outputs) - len(self.dropped),
             "skipped": len(rows[Skipped]),
             "rejected": len(rows[Rejected]),
-            "retryable": missing
-            + sum(why.reason in run_folder.PASSING for why in self.dropped.values()),
+            "retryable": missing + retryable,
+            "given_up": given_up + now_given_up,
         }
         before = int(self._hosts.gather(np.array([self.done])).sum())
         if self._hosts.index:
             return counts | {"before": before}
-        for kind, films in rows.items():
-            whys = [(f.path, self.dropped[f].reason, self.dropped[f].detail) for f in films]
-            table = run_folder.encode_table(["image_id", "reason", "detail"], whys)
-            self._write(f"{kind.__name__.lower()}.csv", table)
-        self._write_manifest(complete=not counts["retryable"], **counts)
+        if rejected is None:
+            rejected = run_folder.encode_table(run_folder.REJECTED, dropped)
+        self._write("rejected.csv", rejected)
+        skipped = run_folder.encode_table(["image_id", "reason", "detail"], rows[Skipped])
+        self._write("skipped.csv", skipped)
+        self._write_manifest(
+            complete=not counts["retryable"],
+            **counts | {"given_up": run_folder.describe_given_up(counts["given_up"])},
+        )
         self._write(run_folder.CHECKSUMS, run_folder.encode_checksums(self._sums))
         return counts | {"before": before}
 

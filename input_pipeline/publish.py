@@ -96,7 +96,8 @@ def write_per_image(
                     if record.image_id in todo:
                         run.add(todo[record.image_id], record.embedding)
                         bar.update(1)
-        return run.finish()["before"]
+        done = run.finish(given_up=source.given_up, rejected=_rejected(source))
+        return done["before"]
 
 
 def write_parquet(
@@ -120,7 +121,7 @@ def write_parquet(
             return source.count
         sums: dict[str, str] = {}
 
-        def manifest(complete: bool, **counts: int) -> None:
+        def manifest(complete: bool, **counts: Any) -> None:
             runs = [*(run for run in earlier or [] if run != details), details]
             data = run_folder.encode_manifest(identity, runs, complete, **counts)
             files.write_whole(f"{folder}/{run_folder.MANIFEST}", data, scratch)
@@ -130,10 +131,22 @@ def write_parquet(
         with files.writing(f"{folder}/{TABLE}", scratch) as stream:
             _write_table(stream, source, progress)
             sums[TABLE] = _digest(stream)
-        manifest(complete=True, embedded=source.count)
+        rejected = _rejected(source)
+        files.write_whole(f"{folder}/rejected.csv", rejected, scratch)
+        sums["rejected.csv"] = hashlib.sha256(rejected).hexdigest()
+        given_up = run_folder.describe_given_up(source.given_up)
+        manifest(complete=True, embedded=source.count, given_up=given_up)
         checksums = run_folder.encode_checksums(sums)
         files.write_whole(f"{folder}/{run_folder.CHECKSUMS}", checksums, scratch)
     return 0
+
+
+def _rejected(source: Source) -> bytes:
+    """The source's table of films without an embedding, which belongs to the copy, too."""
+    try:
+        return files.read_bytes(f"{source.folder}/rejected.csv")
+    except FileNotFoundError:
+        return run_folder.encode_table(run_folder.REJECTED, [])
 
 
 def _write_table(stream: IO[bytes], source: Source, progress: Progress) -> None:
@@ -195,6 +208,6 @@ def _identity(source: Source, layout: str, format: str) -> dict[str, Any]:
 
 def _details(source: Source, versions: Mapping[str, str]) -> dict[str, Any]:
     """What the new manifest says of this run, and of those that made the source."""
-    kept = ("embedded", "skipped", "rejected", "runs")
+    kept = ("embedded", "skipped", "rejected", "given_up", "runs")
     about = {name: source.manifest[name] for name in kept if name in source.manifest}
     return {"versions": dict(versions), "source": about}

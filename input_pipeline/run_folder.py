@@ -10,16 +10,18 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from input_pipeline import files
 
+REJECTED = ("image_id", "reason", "detail", "tries")  # columns of rejected.csv
 MANIFEST, CHECKSUMS = "manifest.json", "SHA256SUMS.txt"
 MANIFEST_VERSION = 1
 SCRATCH = ".partial"  # folder of what is being written
 UNSAID = {"preset_version": 1}  # what a manifest means that was written before there was the key
 PASSING = ("unreadable", "crashed", "timed_out", "failed")  # reasons that another run may not meet
+TRIES = 3  # runs that end with such a reason, after which the film counts as rejected for good
 
 
 @contextlib.contextmanager
@@ -109,6 +111,47 @@ def encode_manifest(
         "runs": runs,
     }
     return (json.dumps(content, indent=2) + "\n").encode()
+
+
+def read_dropped(folder: str, kind: str) -> list[dict[str, str]]:
+    """The rows of a run's table of "skipped" or "rejected" films; none where it has no such table.
+
+    It is written when a run ends: one that is stopped before leaves that of the run before it.
+    """
+    try:
+        text = files.read_bytes(f"{folder}/{kind}.csv").decode("utf-8", "surrogateescape")
+        rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    except (FileNotFoundError, csv.Error):  # the latter where somebody has edited it
+        return []
+    return [row for row in rows if row.get("image_id") and row.get("reason")]
+
+
+def tries_before(folder: str) -> dict[str, int]:
+    """How many runs into a folder failed on a film for a reason of `PASSING`, by image id."""
+    return {
+        row["image_id"]: int(said) if (said := row.get("tries") or "").isdecimal() else 1
+        for row in read_dropped(folder, "rejected")
+        if row["reason"] in PASSING
+    }
+
+
+def rejected_rows(
+    rejected: Iterable[Sequence[str]], tries: Mapping[str, int]
+) -> tuple[list[list[Any]], int, int]:
+    """The rows of rejected.csv, and how many of its films are to be tried again and are given up.
+
+    Args:
+        rejected: image id, reason, detail.
+        tries: runs that failed on a film, by image id, this one among them.
+    """
+    rows = [[*row, tries[row[0]] if row[1] in PASSING else ""] for row in rejected]
+    given_up = sum(row[3] != "" and row[3] >= TRIES for row in rows)
+    return rows, sum(row[3] != "" for row in rows) - given_up, given_up
+
+
+def describe_given_up(films: int) -> dict[str, int]:
+    """What a manifest says of films that are given up."""
+    return {"films": films, "after_tries": TRIES}
 
 
 def encode_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> bytes:

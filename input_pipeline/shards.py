@@ -56,10 +56,16 @@ class Summary:
     dropped: list[list[str]]
     differences: list[list[str]]
 
-    @property
-    def retryable(self) -> bool:
-        """Whether a film was dropped for a reason that another run may not meet."""
-        return any(reason in run_folder.PASSING for _, _, reason, _ in self.dropped)
+    def retryable(self, tries: Mapping[str, int]) -> bool:
+        """Whether a film was dropped for a reason that another run may not meet.
+
+        Args:
+            tries: runs that failed on a film for such a reason, by image id.
+        """
+        return any(
+            reason in run_folder.PASSING and tries.get(image_id, 0) < run_folder.TRIES
+            for image_id, _, reason, _ in self.dropped
+        )
 
 
 def plan(films: Iterable[FilmRecord], dataset: str, films_per_shard: int) -> list[Shard]:

@@ -38,6 +38,7 @@ class Store:
             its image_id.
         lengths: name of each shard's file -> bytes of its records, without what frames them.
         retryable: films that are missing for reasons that another run may not meet.
+        given_up: films that are missing for such reasons after several runs.
     """
 
     folder: str
@@ -45,6 +46,7 @@ class Store:
     shards: Mapping[str, Sequence[files.InputFile]]
     lengths: Mapping[str, Int64[np.ndarray, " films"]]
     retryable: int
+    given_up: int
 
 
 def films_table(summaries: Sequence[Summary]) -> bytes:
@@ -188,7 +190,8 @@ def open_store(folder: str) -> Store:
             "changed or cut short. Run scripts/preprocess.py again, with the same options"
         )
     arrays = {name: np.array(some, np.int64) for name, some in lengths.items()}
-    return Store(folder, identity, shards, arrays, manifest["retryable"])
+    given_up = manifest.get("given_up", {}).get("films", 0)  # stores made before do not say it
+    return Store(folder, identity, shards, arrays, manifest["retryable"], given_up)
 
 
 def batches(

@@ -104,7 +104,7 @@ def embed_with(hosts: Any, config: EmbedConfig) -> int:
         films = batch_size // hosts.count
         infer = make_infer(config.encoder, card, model, variables, mesh, layer, films)
         embed_films(run, films, source, card, infer, hosts)
-        counts = run.finish(source.missing)
+        counts = run.finish(source.missing, source.given_up)
     if not hosts.index:
         report_run(folder, run, counts, time.monotonic() - start)
     return 1 if counts["retryable"] or not counts["embedded"] else 0
@@ -163,6 +163,8 @@ def embed_films(
 
 def report_run(folder: str, run: Any, counts: dict[str, int], seconds: float) -> None:
     """Says what became of the films, and where things lie."""
+    from input_pipeline import run_folder
+
     new = counts["embedded"] - counts["before"]
     notes = {
         "embedded": f"{new / seconds:.1f} films a second",
@@ -182,6 +184,11 @@ def report_run(folder: str, run: Any, counts: dict[str, int], seconds: float) ->
         print(
             f"warning: {counts['retryable']} films failed for reasons that may pass: the same "
             "command tries them again, of a store after preprocess.py has"
+        )
+    if counts["given_up"]:
+        print(
+            f"warning: {counts['given_up']} films failed for such reasons in "
+            f"{run_folder.TRIES} runs and are given up: the folder counts as complete without them"
         )
     print(f"in {folder}, with manifest.json, skipped.csv, rejected.csv and SHA256SUMS.txt")
 

@@ -5,7 +5,8 @@ python scripts/publish.py --embeddings /data/embeddings --output /data/table --l
 
 per_image: files/p10/p10000032/s50414267/<dicom_id>.tfrecord, each of image/id and embedding.
 parquet: embeddings.parquet, with the columns image_id and embedding.
-Beside them: manifest.json and SHA256SUMS.txt. The same command again goes on where it ended.
+Beside them: manifest.json, rejected.csv (films without an embedding, and why) and SHA256SUMS.txt.
+The same command again goes on where it ended.
 """
 
 import importlib.metadata
@@ -36,6 +37,11 @@ def publish(embeddings: str | None, output: str | None, layout: str | None) -> i
             f"{folder} lies in the folder of the embeddings; expected another, so that they are "
             "not mixed up"
         )
+    if source.given_up:
+        print(
+            f"warning: {source.given_up} films of the input were given up and have no "
+            "embedding: rejected.csv, here or of the store that was embedded, names them"
+        )
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
     print(f"{source.count} embeddings in {len(source.sums)} files: checking them", flush=True)
     ids = checked_embeddings.read_ids(source, cli.progress)
@@ -47,7 +53,7 @@ def publish(embeddings: str | None, output: str | None, layout: str | None) -> i
         before = publishing.write_parquet(source, folder, versions, cli.progress)
         what = publishing.TABLE
     print(f"{source.count} embeddings in {folder}, {before} of them there before: {what}, with")
-    print("manifest.json and SHA256SUMS.txt. To check them, in that folder:")
+    print("manifest.json, rejected.csv and SHA256SUMS.txt. To check them, in that folder:")
     print("    sha256sum -c --quiet SHA256SUMS.txt")
     return 0
 

@@ -17,6 +17,7 @@ class Source(NamedTuple):
         batches: (run, card, films a batch, what to do with a film that gives no image) -> batches
             of the films that the run still has to do; of a store all of them.
         missing: films that a store lacks for reasons that may pass.
+        given_up: films that it lacks for such reasons after several runs.
     """
 
     planned: Sequence[Any]
@@ -24,6 +25,7 @@ class Source(NamedTuple):
     identity: Mapping[str, Any]
     batches: Callable[..., Iterator[Any]]
     missing: int = 0
+    given_up: int = 0
 
 
 def open_source(config: EmbedConfig, folder: str, say: Callable[..., object]) -> Source:
@@ -115,7 +117,7 @@ def store_source(config: EmbedConfig, opened: Any, say: Callable[..., object]) -
         "views": views,
         "store": {name: made[name] for name in ("preset", "size", "storage", "no_view", "films")},
     }
-    return Source(planned, layout, identity, batches, opened.retryable)
+    return Source(planned, layout, identity, batches, opened.retryable, opened.given_up)
 
 
 def check_store(identity: Mapping[str, Any], card: Any) -> None:

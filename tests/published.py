@@ -9,6 +9,7 @@ import numpy as np
 from input_pipeline import files, outputs
 from input_pipeline.embedding_table import read_table
 from input_pipeline.embeddings import FORMATS, EmbeddingRecord
+from input_pipeline.film import Rejected
 
 IDS = [f"files/p1{i % 3}/p1{i % 3}00000{i}/s5{i}/{i:04x}-{7 * i:04x}.dcm" for i in range(10)]
 IDENTITY = {
@@ -18,15 +19,18 @@ IDENTITY = {
 }  # fmt: skip
 
 
-def make_source(folder, ids=IDS, format="tfrecord", layout="sharded", shards=3, **identity):
-    """Writes a folder as `scripts/embed.py` does of a store: pieces named after its shards."""
+def make_source(
+    folder, ids=IDS, format="tfrecord", layout="sharded", shards=3, failing="", **identity
+):
+    """Writes a folder as `scripts/embed.py` does of a store; the film `failing` cannot be read."""
     films = [files.InputFile(i, files.key(i).lstrip("/")) for i in ids]
     pieces = {f"train-{j:05d}-of-{shards:05d}": films[j::shards] for j in range(shards)}
     planned = outputs.plan_pieces(pieces, layout, format)
     made = IDENTITY | {"layout": layout, "format": format} | identity
     with outputs.open_run(str(folder), planned, format, made, {"batch_size": 8}) as run:
         for film in run.todo:
-            run.add(film, vector(film.path))
+            bad = film.path == failing
+            run.add(film, Rejected("unreadable", "No such file") if bad else vector(film.path))
         run.finish()
     return folder
 

@@ -61,8 +61,8 @@ def test_one_file_a_film_beside_manifest_tables_and_checksums(tmp_path):
     np.testing.assert_array_equal(record.embedding, vector(FILMS[1]))
     rows = list(csv.reader(written["rejected.csv"].decode().splitlines()))
     assert rows == [
-        ["image_id", "reason", "detail"],
-        [FILMS[3].path, "truncated", "12 of 20 bytes"],
+        ["image_id", "reason", "detail", "tries"],
+        [FILMS[3].path, "truncated", "12 of 20 bytes", ""],
     ]
     rows = list(csv.reader(written["skipped.csv"].decode().splitlines()))
     assert rows[1:] == [[FILMS[4].path, "view", "LATERAL"]]
@@ -158,15 +158,36 @@ def test_a_reader_that_fails_for_another_reason_costs_no_output(tmp_path, monkey
     assert tree(tmp_path) == before
 
 
-def test_a_folder_is_complete_when_no_failure_may_pass(tmp_path, monkeypatch):
-    monkeypatch.setitem(globals(), "outcome", lambda film: Rejected("unreadable", ""))
-    run(tmp_path)
-    manifest = json.loads((tmp_path / "manifest.json").read_text())
-    assert (manifest["complete"], manifest["retryable"]) == (False, 10)
-    monkeypatch.undo()
-    run(tmp_path)
-    manifest = json.loads((tmp_path / "manifest.json").read_text())
-    assert (manifest["complete"], manifest["retryable"]) == (True, 0)
+def test_a_film_is_given_up_after_some_runs_that_ended_and_may_still_come_back(tmp_path):
+    def one(reason, **options):
+        """Plays a run in which one film fails; gives the manifest and the film's row."""
+        bad = FILMS[3].path
+        with pytest.MonkeyPatch.context() as patch:
+            why = Rejected(reason, "") if reason else vector(FILMS[3])
+            patch.setitem(globals(), "outcome", lambda f: why if f.path == bad else vector(f))
+            run(tmp_path, **options)
+        rows = run_folder.read_dropped(str(tmp_path), "rejected")
+        assert len(rows) == bool(reason)
+        manifest = json.loads((tmp_path / "manifest.json").read_text())
+        found = [manifest[k] for k in ("complete", "retryable", "given_up")] if reason else []
+        return *found, *(row["tries"] for row in rows)
+
+    def given_up(films):
+        return {"films": films, "after_tries": 3}
+
+    assert one("unreadable") == (False, 1, given_up(0), "1")
+    assert one("crashed") == (False, 1, given_up(0), "2")
+    with pytest.raises(KeyError):  # the manifest of a run that was stopped has no counts
+        one("crashed", stop_after=1)
+    assert one("crashed") == (True, 0, given_up(1), "3")
+    assert one("crashed") == (True, 0, given_up(1), "4")
+    assert one("truncated") == (True, 0, given_up(0), "")
+    assert one("crashed") == (False, 1, given_up(0), "1")
+    (tmp_path / "rejected.csv").write_text("image_id,reason,detail\n/in/p0/03.dcm,crashed,\n")
+    assert one("crashed")[3] == "2", "a table of an earlier version, which has no tries"
+    (tmp_path / "rejected.csv").unlink()
+    assert one("crashed")[3] == "1"
+    assert one(None) == ()
 
 
 def test_a_stranger_manifest_is_refused(tmp_path):

@@ -16,6 +16,7 @@ from input_pipeline.embeddings import FORMATS
 
 LAYOUTS = ("per_image", "parquet")
 BESIDE = {"manifest.json", "SHA256SUMS.txt"}
+NONE_GIVEN_UP = {"films": 0, "after_tries": 3}
 
 
 def run(source, folder, layout, stop_after=None, versions=None):
@@ -73,13 +74,30 @@ def test_a_table_is_written_by_row_groups(tmp_path, monkeypatch):
     monkeypatch.setattr(publish, "_ROW_GROUP_BYTES", 4 * 6 * 4)
     source = make_source(tmp_path / "source")
     run(source, tmp_path / "copy", "parquet")
-    assert set(tree(tmp_path / "copy")) == BESIDE | {"embeddings.parquet"}
+    assert set(tree(tmp_path / "copy")) == BESIDE | {"embeddings.parquet", "rejected.csv"}
     file = pq.ParquetFile(tmp_path / "copy" / "embeddings.parquet")
     assert [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)] == [4, 4, 2]
     assert str(file.schema_arrow.field("image_id").type) == "string"
     vectors = file.schema_arrow.field("embedding").type
     assert vectors.list_size == 6 and str(vectors.value_type) == "float"
     assert_same_rows(source, tmp_path / "copy", tmp_path)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_films_that_were_given_up_are_named_in_the_copy(tmp_path, layout):
+    source = make_source(tmp_path / "source", [*IDS, "gone.dcm"], failing="gone.dcm")
+    for _ in range(2):
+        with pytest.raises(ValueError, match="A film that fails each time is given up after 3 ru"):
+            open_source(str(source))
+        make_source(source, [*IDS, "gone.dcm"], failing="gone.dcm")
+    for copy in ("copy", "again"):
+        run(source, tmp_path / copy, layout)
+        manifest = json.loads((tmp_path / copy / "manifest.json").read_text())
+        said = [manifest[key] for key in ("complete", "embedded", "given_up")]
+        assert said == [True, 10, {"films": 1, "after_tries": 3}]
+        expected = "image_id,reason,detail,tries\ngone.dcm,unreadable,No such file,3\n"
+        assert (tmp_path / copy / "rejected.csv").read_text() == expected
+        source = tmp_path / copy
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -93,7 +111,8 @@ def test_the_manifest_carries_what_made_the_embeddings(tmp_path, layout):
     assert differing - {"format"} == {"layout", "source_digest"}
     (made_by,) = manifest["runs"]
     assert made_by["versions"] == {"cxr-embeddings": "1"}
-    before = {"embedded": 10, "skipped": 0, "rejected": 0, "runs": [{"batch_size": 8}]}
+    before = {"embedded": 10, "skipped": 0, "rejected": 0, "given_up": NONE_GIVEN_UP}
+    before |= {"runs": [{"batch_size": 8}]}
     assert made_by["source"] == before
     table = read_table(str(tmp_path / "copy"))
     store.check_encoder({"width": 6, "encoder": IDENTITY}, table.encoder, 6)

@@ -261,7 +261,7 @@ def test_what_is_damaged_is_made_again_and_nothing_else(mimic, whole, copied, ha
     assert tree(copied) == tree(whole[0])
 
 
-def test_films_that_may_come_back_are_tried_again(mimic, tmp_path, monkeypatch):
+def test_films_that_may_come_back_are_tried_again_and_given_up_in_the_end(mimic, tmp_path):
     listed = mimic_cxr.list_films(str(mimic))
     gone = listed.films[3]
     shutil.copytree(mimic, tmp_path / "in")
@@ -272,6 +272,14 @@ def test_films_that_may_come_back_are_tried_again(mimic, tmp_path, monkeypatch):
     manifest = json.loads((tmp_path / "s/manifest.json").read_text())
     assert (manifest["complete"], manifest["retryable"]) == (False, 1)
     assert store.open_store(str(tmp_path / "s")).retryable == 1
+    shutil.copytree(tmp_path / "s", tmp_path / "gone")
+    for given_up in (0, 1, 1):
+        outcome = make(tmp_path / "in", tmp_path / "gone")
+        assert (outcome.retryable, outcome.given_up) == (1 - given_up, given_up)
+        assert store.open_store(str(tmp_path / "gone")).given_up == given_up
+    assert outcome.before == 39, "the shard of a film that is given up is not made again"
+    (tmp_path / "gone/rejected.csv").unlink()
+    assert make(tmp_path / "in", tmp_path / "gone").retryable == 1
     os.rename(tmp_path / "elsewhere", tmp_path / "in" / gone.image_id)
     outcome = make(tmp_path / "in", tmp_path / "s")
     assert (outcome.retryable, sum(outcome.written.values())) == (0, 40)
