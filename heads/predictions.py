@@ -1,5 +1,6 @@
 """Predictions as a table, one row a film, and another head's on the same films beside ours."""
 
+import io
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Float32, Shaped
 
+from configs import untrusted
 from heads.statistics import bootstrap, discrimination
 
 IDS = ("image_id", "patient_id", "study_id", "split")
@@ -39,7 +41,9 @@ def read(folder: str | os.PathLike) -> pd.DataFrame:
     file = os.path.join(folder, "predictions.csv")
     if not os.path.isfile(file):
         raise FileNotFoundError(f"no predictions.csv in {folder}; expected a folder of train_head")
-    found = pd.read_csv(file, dtype=dict.fromkeys(IDS, str), keep_default_na=False, na_values=[""])
+    with open(file, "rb") as stream:
+        data = io.BytesIO(untrusted.read_table(stream, packed=False, file=file))
+    found = pd.read_csv(data, dtype=dict.fromkeys(IDS, str), keep_default_na=False, na_values=[""])
     if not {*IDS} <= {*found} or found["image_id"].duplicated().any():
         raise ValueError(f"{file} lacks one of {', '.join(IDS)}, or names a film twice")
     return found.set_index("image_id")

@@ -86,7 +86,7 @@ def open_source(path: str) -> Source:
 def read_checksums(folder: str) -> dict[str, str]:
     """Embedding files named in a folder's SHA256SUMS.txt -> their SHA-256; empty without it."""
     try:
-        data = files.read_bytes(f"{folder}/{run_folder.CHECKSUMS}")
+        data = files.read_table(f"{folder}/{run_folder.CHECKSUMS}")
     except FileNotFoundError:
         return {}
     lines = data.decode("utf-8", "surrogateescape").split("\n")

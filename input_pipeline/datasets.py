@@ -165,10 +165,8 @@ def _plain(name: str) -> str:
 def _read_rows(path: str) -> Iterator[tuple[int, list[str]]]:
     """Number and values of each row that is not blank, the header first."""
     try:
-        data = files.read_bytes(path)
-        data = gzip.decompress(data) if path.lower().endswith(".gz") else data
         width = 0
-        lines = io.StringIO(data.decode("utf-8-sig"), newline="")
+        lines = io.TextIOWrapper(io.BytesIO(files.read_table(path)), "utf-8-sig", newline="")
         for number, row in enumerate(csv.reader(lines, strict=True), 1):
             width = width or len(row)
             if row and len(row) != width:

@@ -23,6 +23,7 @@ from input_pipeline.film import (
     Rejected,
     Rejection,
     Skipped,
+    known_view,
     reject,
 )
 from input_pipeline.picture import read_picture
@@ -107,9 +108,7 @@ def _read_dicom(
             raise
         header, element = _parse(_fetch(stream, 0, size), start, syntax)
 
-    view = dicom_header.get_text(header, "ViewPosition").upper()
-    if not re.fullmatch(r"[A-Z0-9 _/-]{0,16}", view):  # no code string: not to be repeated
-        view = "MALFORMED"
+    view = known_view(dicom_header.get_text(header, "ViewPosition"), views)
     if views is not None and view and view not in views:
         return Skipped("view", view)
 

@@ -7,14 +7,12 @@ appears by a rename when all of that is on the disk, so it is whole or not there
 import contextlib
 import dataclasses
 import errno
-import fcntl
 import glob
 import hashlib
 import json
 import os
 import shutil
 import struct
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from typing import IO, Any
@@ -23,6 +21,7 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from input_pipeline import files, run_folder
+from input_pipeline.checked_embeddings import read_checksums
 from input_pipeline.embedding_files import File, is_embedding_file, list_files, read_ahead
 
 TABLE_VERSION = 1
@@ -80,9 +79,11 @@ def read_table(path: str, cache: str | None = None, dtype: str = "float32") -> E
     folder, found = list_files(path)
     manifest = run_folder.read_manifest(folder) or {}
     encoder, complete = manifest.get("identity"), manifest.get("complete")
-    cache = f"{folder}/.table" if cache is None else files.absolute(cache)
+    cache = _own_cache(folder) if cache is None else files.absolute(cache)
 
-    state = hashlib.sha256(repr((TABLE_VERSION, dtype, manifest)).encode())
+    # A file that was changed may keep its size and time: the checksums of its run tell it, too.
+    sums = read_checksums(folder)
+    state = hashlib.sha256(repr((TABLE_VERSION, dtype, manifest, sums)).encode())
     for file in found:
         state.update(repr(tuple(file)).encode())
     key = state.hexdigest()
@@ -102,6 +103,17 @@ def read_table(path: str, cache: str | None = None, dtype: str = "float32") -> E
     if table is None:
         raise OSError(errno.EIO, "the table of the embeddings is damaged as soon as written", place)
     return table
+
+
+def _own_cache(folder: str) -> str:
+    """The place of the table in the folder of the embeddings. Raises ValueError if it is a link."""
+    cache = f"{folder}/.table"
+    if os.path.islink(cache):
+        raise ValueError(
+            f"{cache} is a link to {os.path.realpath(cache)}, and tables are written to the folder "
+            "itself: remove the link, or pass --config.embeddings.cache=FOLDER"
+        )
+    return cache
 
 
 def _open(place: str, key: str) -> EmbeddingTable | None:
@@ -148,16 +160,9 @@ def _write_errors(cache: str) -> Iterator[None]:
 def _alone_in(cache: str) -> Iterator[None]:
     """Makes the cache and keeps other readers from making tables in it; ends with the process."""
     os.makedirs(cache, exist_ok=True)
-    lock = os.open(cache, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"another program makes a table in {cache}: waiting for it", file=sys.stderr)
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    busy = f"another program makes a table in {cache}: waiting for it"
+    with run_folder.hold(os.path.join(cache, run_folder.LOCK), busy, wait=True):
         yield
-    finally:
-        os.close(lock)
 
 
 def _make(

@@ -23,12 +23,17 @@ from typing import IO, TypeVar
 
 import fsspec
 
+from configs import untrusted
+
 Result = TypeVar("Result")
 
 IMAGE_SUFFIXES = frozenset({".dcm", ".dicom", ".ima", ".png", ".jpg", ".jpeg"})
 LIST_SUFFIXES = (".txt", ".csv", ".csv.gz")
 RETRY_SECONDS = (1.0, 4.0, 16.0)  # pauses after a read that failed; about those of cloud stores
-PERMANENT = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+PERMANENT = (
+    *(FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError),
+    gzip.BadGzipFile,  # an OSError of what the bytes say
+)
 PATH_COLUMNS = ("path", "file", "filename", "file_path", "filepath", "image_path", "dicom_path")
 
 
@@ -119,6 +124,26 @@ def read_bytes(path: str) -> bytes:
             return stream.read()
 
     return retry(read)
+
+
+def read_table(path: str) -> bytes:
+    """A table, unpacked if it ends in .gz; see `untrusted.read_table`. Raises OSError, too."""
+
+    def read() -> bytes:
+        with open_input(path) as stream:
+            return untrusted.read_table(stream, path.lower().endswith(".gz"), path)
+
+    return retry(read)
+
+
+def read_json(path: str, schema: type[Result], advice: str) -> Result:
+    """The content of a JSON file; see `untrusted.read_json`. Raises OSError, too."""
+
+    def read() -> bytes:
+        with open_input(path) as stream:
+            return stream.read(untrusted.MAX_JSON_BYTES + 1)
+
+    return untrusted.read_json(retry(read), schema, path, advice)
 
 
 def read_range(path: str, start: int, length: int) -> bytes:
@@ -241,9 +266,8 @@ def walk(folder: str) -> Iterator[str]:
 
 def _read_list(path: str) -> list[str]:
     """The entries of a list: the lines of a .txt, or the one column of paths of a table."""
-    data = read_bytes(path)
     try:
-        text = (gzip.decompress(data) if path.lower().endswith(".gz") else data).decode("utf-8-sig")
+        text = read_table(path).decode("utf-8-sig")
     except (EOFError, zlib.error, gzip.BadGzipFile, UnicodeDecodeError) as error:
         raise ValueError(f"list {path} is damaged or no UTF-8 text: {error}") from error
     if path.lower().endswith(".txt"):

@@ -1,6 +1,7 @@
 """What a film is once its file has been read, and how a file that gives no film says why."""
 
 import dataclasses
+from collections.abc import Collection
 from typing import NoReturn
 
 import numpy as np
@@ -8,6 +9,14 @@ from jaxtyping import Integer, UInt16
 
 MAX_PIXELS = 1 << 26  # four times the largest X-ray detector; stitched whole-leg films still fit
 MAX_FILE_BYTES = 1 << 30
+
+# Values of ViewPosition that are printed and written: the Defined Terms of PS3.3 C.8.1.1 (CR), and
+# those of MIMIC-CXR. Anything else may be free text about a patient.
+VIEWS = frozenset(
+    "AP,PA,LL,RL,LLD,RLD,LLO,RLO,LATERAL,AP AXIAL,AP LLD,AP RLD,PA LLD,PA RLD,SWIMMERS,"
+    "XTABLE LATERAL,LPO,RPO,LAO,RAO".split(",")
+)
+OTHER_VIEW = "other"
 
 REASONS = {
     "unreadable": "the file system failed to deliver the file",
@@ -35,7 +44,7 @@ class Rejected:
 
 @dataclasses.dataclass(frozen=True)
 class Skipped:
-    """A sound film that was not asked for: reason "view", and its ViewPosition as detail."""
+    """A sound film that was not asked for: reason "view", and its `known_view` as detail."""
 
     reason: str
     detail: str
@@ -64,7 +73,18 @@ class Film:
     voi_function: str = "LINEAR"  # what the window means: LINEAR, LINEAR_EXACT or SIGMOID
     voi_lut: Lut | None = None  # an alternative to the window
     presentation_lut_shape: str = ""  # "", IDENTITY or INVERSE
-    view_position: str | None = None  # None: not said
+    view_position: str | None = None  # a `known_view`; None: not said
+
+
+def known_view(text: str, asked: Collection[str] | None = None) -> str:
+    """A ViewPosition as it may be repeated: in capitals if it is of `VIEWS`, else `OTHER_VIEW`.
+
+    Args:
+        text: of a header or a table; "" stays "".
+        asked: further codes that the user named.
+    """
+    view = " ".join(text.upper().split())
+    return view if not view or view in VIEWS or view in (asked or ()) else OTHER_VIEW
 
 
 class Rejection(Exception):

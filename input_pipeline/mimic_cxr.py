@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from input_pipeline import files
-from input_pipeline.film import Skipped
+from input_pipeline.film import Skipped, known_view
 from input_pipeline.mimic_counts import by_split, count
 from input_pipeline.mimic_listing import Listing, dicom_id_of, list_input, names_in
 from input_pipeline.mimic_tables import (
@@ -37,8 +37,9 @@ class FilmRecord(NamedTuple):
         patient_id: MIMIC's subject_id; "" where unknown.
         study_id: "" where unknown.
         split: one of `SPLITS`, or `UNASSIGNED`.
-        view: ViewPosition in the metadata table, or imputed from its other columns; "": the table
-            has none and the film is kept; None: no row of a table, so the file's header decides.
+        view: `known_view` of the metadata table's ViewPosition, or imputed from its other columns;
+            "": the table has none and the film is kept; None: no row of a table, so the file's
+            header decides.
         size: Rows and Columns in the metadata table, to be compared with the file; None: not there.
     """
 
@@ -129,7 +130,8 @@ def list_films(
             "views from: give its path as metadata_path, or choose keep or drop"
         )
 
-    listed, rows, notes = _look_up(list_input(source, names, metadata), metadata, split_path)
+    listing = list_input(source, names, metadata)
+    listed, rows, notes = _look_up(listing, metadata, split_path, views)
     if limit is not None and limit < len(listed):
         notes.append(f"Of {len(listed):,} films only the first {limit:,} are listed.")
         listed, rows = listed[:limit], rows[:limit]
@@ -153,7 +155,10 @@ def list_films(
 
 
 def _look_up(
-    listing: Listing, metadata: Table | None, split_path: str | None
+    listing: Listing,
+    metadata: Table | None,
+    split_path: str | None,
+    views_asked: Sequence[str] | None,
 ) -> tuple[list[FilmRecord], list[int], list[str]]:
     """The films, sorted, with what the tables say of them.
 
@@ -183,8 +188,8 @@ def _look_up(
     if metadata:
         rows, patients, studies = _join(dicom_ids, patients, studies, metadata, notes)
         views = metadata.take("ViewPosition", rows, None)
-        capitals = {view: view and view.upper() for view in {*views}}
-        views = [capitals[view] for view in views]
+        known = {view: view and known_view(view, views_asked) for view in {*views}}
+        views = [known[view] for view in views]
         sizes = [*map(film_size, metadata.take("Rows", rows), metadata.take("Columns", rows))]
     else:
         notes.append("No table has the views: they are for the files' headers to say.")

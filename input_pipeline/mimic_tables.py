@@ -83,8 +83,7 @@ def read_table(path: str, columns: Sequence[str]) -> Table:
         return "skip"
 
     try:
-        data = files.read_bytes(path)
-        data = gzip.decompress(data) if path.lower().endswith(".gz") else data
+        data = files.read_table(path)
         lines = io.TextIOWrapper(io.BytesIO(data), "utf-8-sig", newline="")
         header = [name.strip() for name in next(csv.reader(lines, strict=True), [])]
         if amiss := [name for name in wanted if header.count(name) != 1]:

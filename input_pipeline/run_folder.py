@@ -5,11 +5,13 @@ A manifest says what made a folder (`identity`), so that nothing else is mixed i
 
 import contextlib
 import csv
+import errno
 import fcntl
 import io
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,8 +20,9 @@ from input_pipeline import files
 REJECTED = ("image_id", "reason", "detail", "tries")  # columns of rejected.csv
 MANIFEST, CHECKSUMS = "manifest.json", "SHA256SUMS.txt"
 MANIFEST_VERSION = 1
-SCRATCH = ".partial"  # folder of what is being written
+SCRATCH, LOCK = ".partial", ".lock"  # folder of what is being written; who holds the run's folder
 UNSAID = {"preset_version": 1}  # what a manifest means that was written before there was the key
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # of file systems without locks
 PASSING = ("unreadable", "crashed", "timed_out", "failed")  # reasons that another run may not meet
 TRIES = 3  # runs that end with such a reason, after which the film counts as rejected for good
 
@@ -28,30 +31,107 @@ TRIES = 3  # runs that end with such a reason, after which the film counts as re
 def claim(folder: str) -> Iterator[str]:
     """Makes a run's folder and holds it for this process alone; gives its scratch folder.
 
-    The claim ends with the process, however that ends. Remote folders cannot be claimed.
+    What an earlier run left in the scratch folder is removed. The claim ends with the process,
+    however that ends. Remote folders cannot be claimed.
 
     Raises:
         OSError: the folder cannot be made or written.
         BlockingIOError: another run is writing to it.
+        ValueError: a link in it leads out of it.
     """
     scratch = os.path.join(folder, SCRATCH)
     if files.is_remote(folder):
         yield scratch
         return
-    os.makedirs(scratch, exist_ok=True)
-    lock = os.open(scratch, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            message = f"another run is writing to {folder}: wait for it or choose another folder"
-            raise BlockingIOError(error.errno, message) from None
-        for leftover in os.scandir(scratch):
-            os.unlink(leftover.path)
+    os.makedirs(folder, exist_ok=True)
+    refuse_links(folder)
+    busy = f"another run is writing to {folder}: wait for it or choose another folder"
+    with hold(os.path.join(folder, LOCK), busy):
+        if os.path.lexists(scratch):
+            shutil.rmtree(scratch)  # which follows no link
+        os.mkdir(scratch)
         yield scratch
         shutil.rmtree(scratch)
-    finally:
-        os.close(lock)
+
+
+@contextlib.contextmanager
+def hold(path: str, busy: str, wait: bool = False) -> Iterator[None]:
+    """Holds a lock file for this process alone, and removes it in the end.
+
+    Between opening and locking, its last owner may have removed the file. A lock on that would
+    exclude nobody, so the locked file must still be the one that stands under the name.
+
+    Args:
+        path: of the lock file, in a folder that exists.
+        busy: what to say where another process holds it.
+        wait: say it on the terminal and wait, rather than raise it.
+
+    Raises:
+        BlockingIOError: another process holds it.
+        OSError: the file cannot be made, or is a link.
+    """
+    while True:
+        # For writing, because NFS grants exclusive locks on such files only
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        try:
+            _lock(lock, path, busy, wait)
+            if _is_at(lock, path):
+                try:
+                    yield
+                finally:
+                    with contextlib.suppress(FileNotFoundError):  # it went with its folder
+                        os.unlink(path)
+                return
+        finally:
+            os.close(lock)
+
+
+def _is_at(file: int, path: str) -> bool:
+    """Whether an open file still stands under its name."""
+    try:
+        return os.path.samestat(os.fstat(file), os.lstat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _lock(lock: int, path: str, busy: str, wait: bool) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        if not wait:
+            raise BlockingIOError(error.errno, busy) from None
+        print(busy, file=sys.stderr)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        print(
+            f"warning: the file system of {path} has no locks ({error.strerror}): make sure that "
+            "no other run writes there",
+            file=sys.stderr,
+        )
+
+
+def refuse_links(folder: str) -> None:
+    """Raises ValueError where a link in a local folder, or below it, leads out of that folder.
+
+    A run deletes and writes below its folder, and must not do so elsewhere. The folder itself may
+    be a link: whoever names it means the place to which it leads.
+    """
+    root = os.path.realpath(folder)
+    waiting = [root]
+    while waiting:
+        with os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                if entry.is_symlink():
+                    target = os.path.realpath(entry.path)
+                    if os.path.commonpath([root, target]) != root or entry.name.startswith("."):
+                        raise ValueError(
+                            f"{entry.path} is a link to {target}, and a run writes and deletes in "
+                            f"{folder} alone: remove the link, or choose another folder"
+                        )
+                elif entry.is_dir(follow_symlinks=False):
+                    waiting.append(entry.path)
 
 
 def read_manifest(folder: str) -> dict[str, Any] | None:

@@ -171,7 +171,7 @@ def open_store(folder: str) -> Store:
         )
     shards: dict[str, list[files.InputFile]] = {name: [] for name in expected}
     lengths: dict[str, list[int]] = {name: [] for name in expected}
-    text = files.read_bytes(f"{folder}/{FILMS}").decode("utf-8", "surrogateescape")
+    text = files.read_table(f"{folder}/{FILMS}").decode("utf-8", "surrogateescape")
     try:
         for row in csv.DictReader(io.StringIO(text)):
             film = files.InputFile(row["image_id"], files.key(row["image_id"]))

@@ -7,7 +7,6 @@ python scripts/contact_sheet.py --input demo/mimic --output demo/films.png \\
 import collections
 import csv
 import dataclasses
-import gzip
 import io
 import pathlib
 import re
@@ -31,8 +30,9 @@ LEGEND = "view · photometric · bits · syntax · id; findings from the label t
 
 def read_labels(path: str) -> dict[str, dict[str, float]]:
     """study_id -> the labels that are present (1) or uncertain (-1)."""
-    data = pathlib.Path(path).read_bytes()
-    text = (gzip.decompress(data) if path.endswith(".gz") else data).decode()
+    from input_pipeline import files
+
+    text = files.read_table(path).decode()
     table = {}
     for row in csv.DictReader(io.StringIO(text)):
         names = [name for name in row if name not in ("subject_id", "study_id")]

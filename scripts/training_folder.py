@@ -124,6 +124,7 @@ def save(
         weights.save_bundle(folder / WEIGHTS, variables, card)
         runs = run_folder.earlier_runs(str(folder), identity) or ()
         data = run_folder.encode_manifest(identity, runs, complete=True)
-        files.write_whole(str(folder / run_folder.MANIFEST), data, str(folder))
+        scratch = str(folder / run_folder.SCRATCH)  # which the next run clears
+        files.write_whole(str(folder / run_folder.MANIFEST), data, scratch)
 
     together(hosts, lambda: hosts.index or write())

@@ -81,7 +81,7 @@ def framed(*payloads):
 
 
 def tables(folder):
-    return sorted(p.name for p in folder.iterdir())
+    return sorted(p.name for p in folder.iterdir() if p.name != ".lock")
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def reads(monkeypatch):
     names, read_bytes = [], files.read_bytes
 
     def counted(path):
-        if not path.endswith(".json"):
+        if embedding_files.is_embedding_file(path):
             names.append(path)
         return read_bytes(path)
 
@@ -289,6 +289,11 @@ def test_any_change_makes_the_table_anew(tmp_path, reads):
     assert changed(dtype="float16")[0]
     assert not changed(dtype="float16")[0]
     assert not changed()[0]
+    status = paths[0].stat()
+    write(tmp_path, "0.tfrecord", ("film 0", vector(8)))
+    os.utime(paths[0], ns=(status.st_atime_ns, status.st_mtime_ns))  # neither size nor time
+    (tmp_path / "SHA256SUMS.txt").write_text(f"{'0' * 64}  0.tfrecord\n")
+    np.testing.assert_array_equal(changed()[1].embedding[0], vector(8))
 
 
 def test_an_open_table_outlives_its_successor(tmp_path):
@@ -370,6 +375,15 @@ def test_a_waiting_reader_says_so(tmp_path, capsys):
         assert second.is_alive()
     second.join()
     assert "waiting for it" in capsys.readouterr().err
+
+
+def test_a_link_in_the_place_of_the_table_is_refused(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    write_some(tmp_path / "films")
+    (tmp_path / "films/.table").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match=r"\.table is a link to .*elsewhere.*embeddings\.cache"):
+        read_table(str(tmp_path / "films"))
+    assert not tables(tmp_path / "elsewhere")
 
 
 def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):

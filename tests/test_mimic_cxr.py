@@ -204,6 +204,13 @@ def test_views_that_were_not_asked_for_are_skipped(tmp_path):
     assert listed.skipped == [(image_id(FILMS[2]), Skipped("view", "LATERAL"))]
     change(tmp_path, METADATA, lambda text: text.replace(",PA,", ", pa ,"))
     assert list_films(folder).films[0].view == "PA"
+    change(tmp_path, METADATA, lambda text: text.replace("LATERAL", "for Jane Doe"))
+    listed = list_films(folder)
+    assert listed.skipped == [(image_id(FILMS[2]), Skipped("view", "other"))]
+    assert listed.counts["view other"] == 1
+    named = list_films(folder, views=("FOR JANE DOE",), no_view="drop").films
+    assert [film.view for film in named] == ["FOR JANE DOE"]  # what the user names is no secret
+    change(tmp_path, METADATA, lambda text: text.replace("for Jane Doe", "LATERAL"))
     listed = check(list_films(folder, no_view="drop"))
     assert stems(listed.films) == ["a1"]
     assert [why.detail for _, why in listed.skipped] == ["LATERAL"] + ["not said"] * 3

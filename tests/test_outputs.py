@@ -1,6 +1,9 @@
+import contextlib
 import csv
 import errno
+import fcntl
 import json
+import shutil
 import subprocess
 
 import fsspec
@@ -230,6 +233,60 @@ def test_two_runs_at_once_are_refused(tmp_path):
     with run_folder.claim(str(tmp_path)), pytest.raises(BlockingIOError, match="another run"):
         run(tmp_path)
     run(tmp_path)
+
+
+def test_the_lock_of_a_run_that_ends_meanwhile_is_not_taken_for_ours(tmp_path, monkeypatch):
+    """The last owner removes the lock file between another's opening it and locking it."""
+    flock, ending = fcntl.flock, contextlib.ExitStack()
+    ending.enter_context(run_folder.claim(str(tmp_path)))
+
+    def late(*arguments):
+        ending.close()
+        flock(*arguments)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with run_folder.claim(str(tmp_path)):
+        with pytest.raises(BlockingIOError, match="another run"):
+            run(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch, capsys):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    run(tmp_path)
+    assert "has no locks (No locks available): make sure that no other" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("link", [".partial", ".lock", ".table", "p1", "p0/deep", "manifest.json"])
+def test_links_that_lead_out_of_the_folder_are_refused(tmp_path, link):
+    """They were followed, and the files where they lead removed as leftovers."""
+    elsewhere, folder = tmp_path / "elsewhere", tmp_path / "out"
+    (elsewhere / "sub").mkdir(parents=True)
+    (elsewhere / "sub/precious").write_text("years of work")
+    run(folder)
+    (folder / "p0").mkdir(exist_ok=True)
+    shutil.rmtree(folder / "p1")
+    (folder / "manifest.json").rename(folder / "p0/manifest.json")
+    (folder / link).symlink_to(elsewhere / "sub/precious" if "." in link[1:] else elsewhere / "sub")
+    with pytest.raises(ValueError, match=rf"{link} is a link to {elsewhere}.*: remove the link"):
+        run(folder)
+    assert tree(elsewhere) == {"sub/precious": b"years of work"}
+    (folder / link).unlink()
+    (tmp_path / "link").symlink_to(folder)  # the folder itself may be one, and links within it
+    (folder / "p9").symlink_to(folder / "p0")
+    with run_folder.claim(str(tmp_path / "link")):
+        pass
+
+
+def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path):
+    (tmp_path / ".partial/folder").mkdir(parents=True)
+    (tmp_path / ".partial/folder/file").write_text("half")
+    (tmp_path / ".lock").write_text("")
+    run(tmp_path)
+    assert not [name for name in tree(tmp_path) if name.startswith(".")]
 
 
 def test_a_full_disk_stops_the_run_and_what_is_there_stays_whole(tmp_path, monkeypatch):

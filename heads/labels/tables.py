@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping
 import fsspec
 import pandas as pd
 
+from configs import untrusted
+
 # Columns that say which film, study, patient or split a row is about; the first one there counts.
 ROLES = {
     "image": ("image_id", "dicom_id", "Image Index", "file"),
@@ -30,15 +32,13 @@ def read_table(path: str | os.PathLike) -> pd.DataFrame:
         out.
 
     Raises:
-        ValueError: it is no UTF-8 text, has no rows, rows of different lengths, or two columns of
-            one name.
+        ValueError: it is larger than `untrusted.read_table` reads, no UTF-8 text, has no rows, rows
+            of different lengths, or two columns of one name.
     """
     try:
-        with fsspec.open(
-            os.fspath(path), "rt", compression="infer", encoding="utf-8-sig", newline=""
-        ) as file:
-            text = file.read()
-        widths = list(map(len, csv.reader(io.StringIO(text), strict=True)))
+        with fsspec.open(os.fspath(path), "rb", compression="infer") as file:  # unpacks it
+            data = untrusted.read_table(file, packed=False, file=os.fspath(path))
+        widths = list(map(len, csv.reader(_lines(data), strict=True)))
         # A blank line has no width. pandas fills short rows up, as if a cut file were whole.
         odd = [row for row, width in enumerate(widths, 1) if width not in (0, max(widths[0], 1))]
     except (FileNotFoundError, IsADirectoryError):
@@ -54,7 +54,7 @@ def read_table(path: str | os.PathLike) -> pd.DataFrame:
         )
     if sum(map(bool, widths)) < 2:
         raise ValueError(f"{path} has no rows; expected a header and at least one row")
-    table = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, header=None)
+    table = pd.read_csv(_lines(data), dtype=str, keep_default_na=False, header=None)
     header = table.iloc[0].str.strip()
     if twice := sorted(set(header[header.duplicated() & (header != "")])):
         raise ValueError(f"{path} has more than one column named {twice}: rename all but one")
@@ -63,6 +63,10 @@ def read_table(path: str | os.PathLike) -> pd.DataFrame:
     table = table.iloc[1:].set_axis(header.tolist(), axis=1).reset_index(drop=True)
     table = table.apply(lambda column: column.str.strip())
     return table.loc[:, (header != "").to_numpy()]
+
+
+def _lines(data: bytes) -> io.TextIOWrapper:
+    return io.TextIOWrapper(io.BytesIO(data), "utf-8-sig", newline="")
 
 
 def plain(name: str) -> str:
