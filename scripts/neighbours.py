@@ -49,6 +49,10 @@ def neighbours(
 
     table = read_table(embeddings)
     rows, patient_id, label, mask, findings = labelled(table.image_id, labels)
+    if not len(rows):
+        raise ValueError(
+            f"{labels} says of none of the films whether it has a finding; expected 0 or 1"
+        )
     patient = bootstrap.patients(patient_id)
     print(
         f"{len(rows)} films of {patient.max() + 1} patients with labels, of {len(table.image_id)} "

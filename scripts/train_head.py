@@ -43,6 +43,7 @@ TOOLKIT_FLAGS = {
     "batch_size": "config.training.batch_size",
 }
 LIBRARIES = ("cxr-embeddings", "jax", "flax", "optax", "numpy", "scipy", "scikit-learn", "pandas")
+FEW = 10  # films of one class on tune, below which what is chosen on it hangs on single films
 BAR = "{desc}: {percentage:3.0f}% {bar} {n}/{total} {unit}, {remaining} left{postfix}"
 
 
@@ -178,6 +179,18 @@ def report_counts(counts: dict[str, Any], notes: Any) -> None:
         positives = ", ".join(f"{name} {n}" for name, n in one["positives"].items())
         patients = one["patients"] or ("unknown" if one["films"] else 0)
         print(f"{split:5} {one['films']:8} films of {patients} patients; with {positives}")
+    tune = counts["tune"]
+    few = [
+        f"{name} ({least} {what})"
+        for what in ("positives", "negatives")
+        for name, least in tune[what].items()
+        if tune["films"] and least < FEW
+    ]
+    if few:
+        print(
+            f"warning: tune has fewer than {FEW} films of one class for {', '.join(few)}: "
+            "thresholds and temperatures come from these few films, and are uncertain"
+        )
 
 
 def report_results(trained: Any, measured: dict[str, Any]) -> None:
@@ -198,6 +211,22 @@ def report_results(trained: Any, measured: dict[str, Any]) -> None:
             low, high = auroc["low"], auroc["high"]
             interval = "too few films" if low is None else f"{low:.3f} to {high:.3f}"
             print(f"  {finding:28} {auroc['value']:.3f}  ({interval})")
+    if measured["comparison"]:
+        report_comparison(split, measured["comparison"])
+
+
+def report_comparison(split: str, comparison: dict[str, Any]) -> None:
+    """Says how this head differs from the other."""
+    test, films = comparison["test"], comparison["n"]
+    print(f"AUROC on {films} films of {split} less that of {comparison['other']} ({test})")
+    for finding, result in comparison["findings"].items():
+        if result["undefined"]:
+            print(f"  {finding:28} -      {result['undefined']}")
+            continue
+        both = f"{result['auroc']:.3f} - {result['other_auroc']:.3f}"
+        interval = f"{result['low']:+.3f} to {result['high']:+.3f}"
+        p = f"p {result['p']:.3g}, by Holm {result['p_holm']:.3g}"
+        print(f"  {finding:28} {both} = {result['difference']:+.3f}  ({interval}; {p})")
 
 
 def translated(argv: list[str]) -> list[str]:

@@ -137,3 +137,15 @@ def test_films_that_are_gone_leave_a_cross(folder, capsys):
         crossed = (np.asarray(sheet) == film_sheet.RED).all(-1).any()
     assert crossed
     assert "2 films, drawn at random" in capsys.readouterr().out
+
+
+def test_columns_that_are_empty_are_no_findings(folder, capsys):
+    rows = *("1,,",) * 8, *("0,,",) * 4
+    said = run_with(folder, capsys, "study_id,abnormal,age,weight", *rows)
+    assert said.startswith("12 films of 6 patients") and "age" not in said
+    for header, row, message in [
+        ("study_id,age,weight", ",", "found no finding in .*There are: age, weight"),
+        ("study_id,abnormal", "-1", "says of none of the films whether it has a finding"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            run_with(folder, capsys, header, *(row,) * 12)

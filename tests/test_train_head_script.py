@@ -193,7 +193,7 @@ def test_predict_refuses_another_width_and_damaged_heads(data):
         store.load(folder / "out")
 
 
-def test_two_heads_are_compared_on_the_same_films(data):
+def test_two_heads_are_compared_on_the_same_films(data, capsys):
     folder, _, _ = data
     train_head.train_head(config(folder))
     settings = config(folder, "other")
@@ -207,6 +207,22 @@ def test_two_heads_are_compared_on_the_same_films(data):
         assert found["other_auroc"] == pytest.approx(first[finding]["auroc"]["value"], abs=1e-6)
         mine = measured["results"]["findings"][finding]["auroc"]["value"]
         assert found["difference"] == pytest.approx(mine - found["other_auroc"], abs=1e-6)
+    said = capsys.readouterr().out
+    assert "AUROC on 60 films of test less that of out (bootstrap by patient)" in said
+    for found in compared["findings"].values():
+        both = f"{found['auroc']:.3f} - {found['other_auroc']:.3f} = {found['difference']:+.3f}"
+        interval = f"({found['low']:+.3f} to {found['high']:+.3f}; p {found['p']:.3g}"
+        assert f"{both}  {interval}" in said
+
+
+@pytest.mark.parametrize("few", [None, "positives", "negatives"])
+def test_few_films_of_a_class_on_tune_are_warned_of(capsys, few):
+    many = {"films": 40, "patients": 20, "positives": {"Edema": 20}, "negatives": {"Edema": 20}}
+    tune = many | ({few: {"Edema": 9}} if few else {})
+    train_head.report_counts({"train": many, "tune": tune, "test": tune}, [])
+    warning = f"warning: tune has fewer than 10 films of one class for Edema (9 {few}): thresholds"
+    said = capsys.readouterr().out
+    assert said.count("warning") == bool(few) and (warning in said) == bool(few)
 
 
 def test_a_head_chosen_on_our_test_films_is_not_compared(data):

@@ -97,13 +97,15 @@ def read_findings(
     standard = [find(name, free, path) for name in standard]
     if findings == ("all",):
         rest = [name for name in free if name not in subgroups]
-        names = standard or [name for name in rest if table[name].isin(VALUES).all()]
+        names = standard or [
+            name for name in rest if table[name].isin(VALUES).all() and (table[name] != "").any()
+        ]
     else:
         names = [find(name, free, path, "finding") for name in dict.fromkeys(findings)]
     if not names:
         raise ValueError(
             f"found no finding in {path} ({findings=}); expected the name of at least one column "
-            f"of 0, 1, -1 and empty values. There are: {', '.join(free)}"
+            f"of 0, 1, -1 and empty values, not all of them empty. There are: {', '.join(free)}"
         )
     if len(set(names)) < len(names):
         raise ValueError(f"{findings=} names a column of {path} twice; expected each once")

@@ -114,7 +114,8 @@ def read_labels(
     Args:
         path: CSV or CSV.gz in UTF-8.
         findings: columns, matched exactly or else without case, spaces and `_`; or ("all",): those
-            of the table in `TABLES`, or of another table every column of 0, 1, -1 and empty values.
+            of the table in `TABLES`, or of another table every column of 0, 1, -1 and empty values
+            that is not empty in all rows.
         uncertain: takes -1 as unknown ("ignore"), negative ("zeros") or positive ("ones"); of films
             to train on, since `join.join` leaves it unknown in tune and test.
         not_mentioned: takes empty as unknown ("ignore") or negative ("negative").
