@@ -19,6 +19,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import lax
 
+from configs.writing import whole_folder
 from encoder import sharding
 from encoder.card import CARD, CHECKPOINT, Card
 from encoder.efficientnet import EfficientNet
@@ -136,8 +137,7 @@ def save_bundle(path: str | os.PathLike, variables: Variables, card: Card) -> Ca
     needed = sum(leaf.nbytes for leaf in jax.tree.leaves(variables))
     if needed > (free := shutil.disk_usage(path.parent).free):
         raise OSError(f"{path} needs {needed / 1e9:.2f} GB, its disk has {free / 1e9:.2f} GB left")
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
+    with whole_folder(path) as partial:
         alone = ocp.options.MultiprocessingOptions(
             primary_host=jax.process_index(),
             active_processes={jax.process_index()},
@@ -148,7 +148,7 @@ def save_bundle(path: str | os.PathLike, variables: Variables, card: Card) -> Ca
             save_concurrent_gb=1, multiprocessing_options=alone
         ) as checkpointer:
             checkpointer.save(partial / CHECKPOINT, variables)
-        # Orbax's note that it is done names a folder of this machine; the rename below is ours.
+        # Orbax's note that it is done names a folder of this machine; the rename is ours.
         (partial / CHECKPOINT / "commit_success.txt").unlink(missing_ok=True)
         size = _file_bytes(partial / CHECKPOINT)
         kernel = variables["params"]["stem_conv"]["kernel"]
@@ -156,9 +156,6 @@ def save_bundle(path: str | os.PathLike, variables: Variables, card: Card) -> Ca
             card, dtype=str(kernel.dtype), digest=digest(variables), checkpoint_bytes=size
         )
         (partial / CARD).write_text(json.dumps(dataclasses.asdict(card), indent=2) + "\n")
-        partial.rename(path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return card
 
 

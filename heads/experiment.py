@@ -1,11 +1,9 @@
 """A head from first to last: trained, chosen on tune, measured on test, written as a folder."""
 
 import contextlib
-import csv
 import json
 import os
 import pathlib
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
@@ -15,6 +13,7 @@ import pandas as pd
 from jaxtyping import Float, Float64
 from scipy import special
 
+from configs import writing
 from heads import candidates, data_efficiency, predictions, store, train
 from heads.candidates import Films, Trained
 from heads.labels.label_table import Examples
@@ -269,11 +268,10 @@ def write(
     }
     store.save(partial, trained, card)
     (partial / "metrics.json").write_text(json.dumps(measured, indent=2, allow_nan=False))
-    experiment.predicted.to_csv(partial / "predictions.csv", index=False)
-    with (partial / "left_out.csv").open(
-        "w", newline="", encoding="utf-8", errors="surrogateescape"
-    ) as stream:
-        csv.writer(stream, lineterminator="\n").writerows([("reason", "id"), *left_out])
+    rows = experiment.predicted.itertuples(index=False)
+    predicted = writing.encode_table(list(experiment.predicted.columns), rows)
+    (partial / "predictions.csv").write_bytes(predicted)
+    (partial / "left_out.csv").write_bytes(writing.encode_table(("reason", "id"), left_out))
     drawn = figures.draw(
         findings,
         experiment.probability,
@@ -305,17 +303,11 @@ def new_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     Raises:
         OSError: it cannot be made or written.
     """
-    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
     try:
-        partial.mkdir(parents=True)
-        yield partial
-        if folder.exists():
-            folder.rmdir()
-        partial.rename(folder)
+        with writing.whole_folder(folder) as partial:
+            yield partial
     except OSError as error:
         raise OSError(
             f"{folder} cannot be written ({error.strerror or error}): choose another output.path, "
             "or make room"
         ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

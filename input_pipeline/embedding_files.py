@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-import fsspec
 import numpy as np
 from tqdm import tqdm
 
+from configs import paths
 from input_pipeline import embeddings, files, tfrecord
 
 DECODE = {f.suffix: f.decode for f in embeddings.FORMATS.values()}
@@ -86,16 +86,14 @@ def _walk(folder: str, prefix: str, entered: list[str]) -> Iterator[File]:
 
 
 def _list_remote(path: str) -> tuple[str, list[File]]:
-    fs, inner = fsspec.core.url_to_fs(path)
+    fs, inner = paths.file_system(path)
     fs.invalidate_cache()
     alone = fs.isfile(inner)
-    root = posixpath.dirname(inner) if alone else inner
-    found = {inner: fs.info(inner)} if alone else fs.find(inner, detail=True)
-    named = [(file.removeprefix(root).lstrip("/"), info) for file, info in found.items()]
+    found = {posixpath.basename(inner): fs.info(inner)} if alone else paths.files_below(path)
     # Stores differ in what they call the time of a change, so all that they say is compared.
     return posixpath.dirname(path) if alone else path, [
         File(name, info["size"], str(sorted(info.items())))
-        for name, info in named
+        for name, info in found.items()
         if "/." not in f"/{name}"
     ]
 

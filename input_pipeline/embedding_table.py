@@ -7,19 +7,18 @@ appears by a rename when all of that is on the disk, so it is whole or not there
 import contextlib
 import dataclasses
 import errno
-import glob
 import hashlib
 import json
 import os
 import shutil
 import struct
-import tempfile
 from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
 import numpy as np
 from jaxtyping import Float, Shaped
 
+from configs import writing
 from input_pipeline import files, run_folder
 from input_pipeline.checked_embeddings import read_checksums
 from input_pipeline.embedding_files import File, is_embedding_file, list_files, read_ahead
@@ -173,27 +172,14 @@ def _make(
     facts: dict[str, Any],
 ) -> None:
     """Writes the table of these files, with `facts` in its index."""
-    for leftover in glob.glob(f"{glob.escape(place)}.*.partial"):
-        os.unlink(leftover)
-    cache, name = os.path.split(place)
     needed = sum(file.size for file in found) * np.dtype(dtype).itemsize // 4
-    free = shutil.disk_usage(cache).free
+    free = shutil.disk_usage(os.path.dirname(place)).free
     if needed > free:
         missing = f"about {needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free"
         raise OSError(errno.ENOSPC, missing)
-    with tempfile.NamedTemporaryFile(
-        dir=cache, prefix=f"{name}.", suffix=".partial", delete=False
-    ) as stream:
-        try:
-            index = json.dumps(facts | _write_rows(stream, folder, found, dtype)).encode()
-            stream.write(index + _INDEX_LENGTH.pack(len(index)))
-            stream.flush()
-            os.fsync(stream.fileno())
-            os.chmod(stream.name, 0o644)
-            os.replace(stream.name, place)
-        except BaseException:
-            os.unlink(stream.name)
-            raise
+    with writing.whole_file(place) as stream:
+        index = json.dumps(facts | _write_rows(stream, folder, found, dtype)).encode()
+        stream.write(index + _INDEX_LENGTH.pack(len(index)))
 
 
 def _write_rows(
@@ -231,7 +217,7 @@ def _write_rows(
         )
     shape = [len(ids), *widths]
     stream.flush()
-    _check_ids(ids, file_of, np.memmap(stream.name, dtype, "r", shape=tuple(shape)))
+    _check_ids(ids, file_of, np.memmap(stream, dtype, "r", shape=tuple(shape)))
     content.update(json.dumps([dtype, shape, ids]).encode())
     return {
         "dtype": dtype,

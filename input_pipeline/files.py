@@ -1,40 +1,34 @@
-"""The one file-system layer: list the films of an input, read them, write files whole or not.
+"""Reading and writing of local and remote files, with patience for what fails and may not again.
 
-Addresses with a scheme (`gs://`, `s3://`, `memory://`) go through fsspec, as do local paths where
-it does them well.
+What is local and what is remote (`gs://`, `s3://`, `memory://`) `configs.paths` decides.
 """
 
-import collections
 import contextlib
-import csv
 import dataclasses
 import gzip
 import io
-import itertools
 import os
 import posixpath
 import random
-import re
 import tempfile
 import time
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import IO, TypeVar
 
-import fsspec
-
-from configs import untrusted
+from configs import paths, untrusted
+from configs.paths import is_remote
+from configs.paths import typed as absolute  # noqa: F401  its name here
+from configs.writing import whole_file
 
 Result = TypeVar("Result")
 
 IMAGE_SUFFIXES = frozenset({".dcm", ".dicom", ".ima", ".png", ".jpg", ".jpeg"})
-LIST_SUFFIXES = (".txt", ".csv", ".csv.gz")
 RETRY_SECONDS = (1.0, 4.0, 16.0)  # pauses after a read that failed; about those of cloud stores
 PERMANENT = (
     *(FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError),
+    paths.NotAFile,
     gzip.BadGzipFile,  # an OSError of what the bytes say
 )
-PATH_COLUMNS = ("path", "file", "filename", "file_path", "filepath", "image_path", "dicom_path")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,43 +44,10 @@ class InputFile:
     key: str
 
 
-@dataclasses.dataclass(frozen=True)
-class Listing:
-    """The films of an input, sorted by key.
-
-    Attributes:
-        files: the films.
-        ignored: suffix -> number of files in a searched folder that are no film by their name.
-        repeated: entries of a list that named a film once more.
-    """
-
-    files: list[InputFile]
-    ignored: dict[str, int]
-    repeated: int
-
-
-def is_remote(path: str) -> bool:
-    """Whether `path` is an address with a scheme rather than a local path."""
-    return re.match(r"[a-z][a-z0-9+.-]*://", path) is not None
-
-
-def absolute(path: str, folder: str | None = None) -> str:
-    """`path` as an absolute path or address; a relative one starts at `folder` (default: here)."""
-    path = path.removeprefix("file://")
-    if is_remote(path):
-        return path.rstrip("/")
-    scheme, mark, inner = (folder or os.getcwd()).rpartition("://")
-    if path.startswith("/"):
-        scheme = mark = ""
-    return scheme + mark + posixpath.normpath(posixpath.join(inner, os.path.expanduser(path)))
-
-
 def open_input(path: str) -> io.IOBase:
     """Opens a local or remote file for reading; the caller closes it. Raises OSError."""
-    if not is_remote(path):
-        return open(path, "rb")
     with _as_os_error("opening"):
-        return fsspec.open(path, "rb").open()
+        return paths.open_file(path)
 
 
 @contextlib.contextmanager
@@ -151,10 +112,10 @@ def read_range(path: str, start: int, length: int) -> bytes:
 
     def read() -> bytes:
         if is_remote(path):
-            fs, inner = fsspec.core.url_to_fs(path)
+            fs, inner = paths.file_system(path)
             with _as_os_error("reading"):
                 return fs.cat_file(inner, start, start + length)
-        with open(path, "rb") as stream:
+        with open_input(path) as stream:
             stream.seek(start)
             return stream.read(length)
 
@@ -169,85 +130,22 @@ def bill(project: str | None) -> None:
     """
     if project:
         os.environ["FSSPEC_GS_REQUESTER_PAYS"] = project
-        fsspec.config.set_conf_env(fsspec.config.conf)
-
-
-def list_inputs(path: str, limit: int | None = None) -> Listing:
-    """Lists the films of a folder, a glob, a list of files, or a single file.
-
-    A folder is searched recursively; in it a film is known by its suffix (`IMAGE_SUFFIXES`), or by
-    having none, or only a number, as DICOM files often do; a glob or a list is taken as it is.
-    Names that begin with a dot are left out, and entries of a list start at the list's folder.
-
-    Args:
-        path: local path or address.
-        limit: keep only the first so many films; None keeps all.
-
-    Raises:
-        FileNotFoundError: nothing is there, or no film is among what is there.
-        OSError: a folder cannot be read.
-        ValueError: a list is damaged or has no column of paths, `limit` is below 1, or two films
-            have one key, so that their outputs would overwrite each other.
-    """
-    path = absolute(path)
-    fs, inner = fsspec.core.url_to_fs(path)
-    if limit is not None and limit < 1:
-        raise ValueError(f"input.limit is {limit}; expected at least 1")
-    path = fs.unstrip_protocol(inner) if is_remote(path) else inner
-    ignored: collections.Counter[str] = collections.Counter()
-    repeated = 0
-    if fs.isdir(inner):
-        found, root = [], path
-        for file in walk(path):
-            suffix = posixpath.splitext(file)[1].lower()
-            if suffix in IMAGE_SUFFIXES or not suffix or suffix[1:].isdigit():
-                found.append(file)
-            else:
-                ignored[suffix] += 1
-    elif fs.exists(inner) and path.lower().endswith(LIST_SUFFIXES):
-        folder = posixpath.dirname(path)
-        entries = [absolute(entry, folder) for entry in _read_list(path)]
-        found = list(dict.fromkeys(entries))
-        repeated = len(entries) - len(found)
-        root = folder if all(f.startswith(folder + "/") for f in found) else _common_folder(found)
-    elif fs.exists(inner):
-        found, root = [path], posixpath.dirname(path)
-    elif re.search(r"[*?\[]", path):
-        matches = [f for f in fs.glob(inner) if not fs.isdir(f)]
-        found = [fs.unstrip_protocol(f) for f in matches] if is_remote(path) else matches
-        root = posixpath.dirname(re.split(r"[*?\[]", path)[0])
-        found = [f for f in found if "/." not in f.removeprefix(root)]
-    else:
-        raise FileNotFoundError(
-            f"input {path} does not exist; expected a folder, a glob, a film, or a list of files "
-            f"({', '.join(LIST_SUFFIXES)})"
-        )
-    if not found:
-        others = ", ".join(f"{n} {suffix}" for suffix, n in ignored.most_common(5))
-        raise FileNotFoundError(
-            f"no film in {path}: expected DICOM, PNG or JPEG files, found {others or 'nothing'}"
-        )
-    files = sorted(
-        (InputFile(f, key(f.removeprefix(root).lstrip("/"))) for f in found),
-        key=lambda f: (f.key, f.path),
-    )
-    for first, second in itertools.pairwise(files):
-        if first.key == second.key:
-            raise ValueError(
-                f"{first.path} and {second.path} would write one output, {first.key}: "
-                "rename or leave out one of them"
-            )
-    return Listing(files[:limit], dict(ignored), repeated)
+        paths.read_settings()
 
 
 def walk(folder: str) -> Iterator[str]:
     """Files below `folder`, hidden ones left out; links are followed, each folder entered once."""
     if is_remote(folder):
-        fs, inner = fsspec.core.url_to_fs(folder)
-        for parent, _, names in fs.walk(inner, on_error="raise"):
-            shown = (fs.unstrip_protocol(f"{parent}/{n}") for n in names if not n.startswith("."))
-            yield from shown
+        for name in paths.files_below(folder):
+            if not any(p[:1] == "." and p not in (".", "..") for p in name.split("/")):
+                yield f"{folder}/{name}"
         return
+    for parent, _, names in walk_local(folder):
+        yield from (f"{parent}/{name}" for name in names)
+
+
+def walk_local(folder: str) -> Iterator[tuple[str, list[str], list[str]]]:
+    """`os.walk` without hidden names; links are followed, each folder entered once."""
 
     def fail(error: OSError) -> None:
         raise error
@@ -261,37 +159,7 @@ def walk(folder: str) -> Iterator[str]:
                 entered.add(target)
                 chosen.append(name)
         folders[:] = chosen
-        yield from (f"{parent}/{n}" for n in names if not n.startswith("."))
-
-
-def _read_list(path: str) -> list[str]:
-    """The entries of a list: the lines of a .txt, or the one column of paths of a table."""
-    try:
-        text = read_table(path).decode("utf-8-sig")
-    except (EOFError, zlib.error, gzip.BadGzipFile, UnicodeDecodeError) as error:
-        raise ValueError(f"list {path} is damaged or no UTF-8 text: {error}") from error
-    if path.lower().endswith(".txt"):
-        entries = text.splitlines()
-    else:
-        table = csv.DictReader(io.StringIO(text))
-        columns = table.fieldnames or []
-        named = [c for c in columns if c.strip().lower() in PATH_COLUMNS]
-        if len(named) != 1:
-            raise ValueError(
-                f"{path} has the columns {', '.join(columns) or '(none)'}; expected exactly one of "
-                f"{', '.join(PATH_COLUMNS)} to say where the films are"
-            )
-        entries = [row[named[0]] or "" for row in table]
-    return [entry.strip() for entry in entries if entry.strip()]
-
-
-def _common_folder(paths: Sequence[str]) -> str:
-    # By character, then cut at the last slash: `commonpath` would break the `//` of addresses.
-    folders = [posixpath.dirname(p) + "/" for p in paths]
-    folder = os.path.commonprefix(folders).rpartition("/")[0]  # noqa: RUF071
-    if len({is_remote(p) for p in paths}) > 1 or (is_remote(paths[0]) and "://" not in folder):
-        raise ValueError(f"a list mixes {paths[0]} with files of other schemes: split it")
-    return folder
+        yield parent.rstrip("/"), folders, [name for name in names if not name.startswith(".")]
 
 
 def key(relative: str) -> str:
@@ -301,39 +169,27 @@ def key(relative: str) -> str:
 
 
 @contextlib.contextmanager
-def writing(path: str, scratch: str) -> Iterator[IO[bytes]]:
+def writing(path: str, scratch: str | None = None) -> Iterator[IO[bytes]]:
     """Opens a file that stands under its name when the block ends, whole, or not at all.
 
-    A local file is written to a temporary name in the folder `scratch` (on the same file system),
-    flushed to the disk and renamed; a remote object appears when its upload is complete.
+    A local file is written as `whole_file` does, by way of the folder `scratch` if one is given; a
+    remote object appears when its upload is complete.
 
     Raises:
         OSError: the folder is not writable, the disk is full, ...
     """
-    if is_remote(path):
-        with tempfile.NamedTemporaryFile() as stream:
+    if not is_remote(path):
+        with whole_file(path, scratch) as stream:
             yield stream
-            stream.flush()
-            fs, inner = fsspec.core.url_to_fs(path)
-            fs.put_file(stream.name, inner)
         return
-    stream = tempfile.NamedTemporaryFile(dir=scratch, delete=False)
-    try:
-        with stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        os.chmod(stream.name, 0o644)
-        os.replace(stream.name, path)
-    except BaseException as error:
-        os.unlink(stream.name)
-        if isinstance(error, OSError) and error.errno and not error.filename:  # of the stream
-            raise OSError(error.errno, f"{error.strerror} when writing", path) from error
-        raise
+    with tempfile.NamedTemporaryFile() as stream:
+        yield stream
+        stream.flush()
+        fs, inner = paths.file_system(path)
+        fs.put_file(stream.name, inner)
 
 
-def write_whole(path: str, data: bytes, scratch: str) -> None:
+def write_whole(path: str, data: bytes, scratch: str | None = None) -> None:
     """Writes a file as `writing` does."""
     with writing(path, scratch) as stream:
         stream.write(data)

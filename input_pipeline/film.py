@@ -20,6 +20,7 @@ OTHER_VIEW = "other"
 
 REASONS = {
     "unreadable": "the file system failed to deliver the file",
+    "not_a_file": "a pipe, a socket or a device, from which nothing is read",
     "not_an_image": "neither DICOM (part 10), PNG nor JPEG",
     "corrupt_header": "an attribute is missing, malformed or contradicts another",
     "no_pixel_data": "a DICOM without an image, or cut before it",

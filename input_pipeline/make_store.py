@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import fsspec
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from configs import paths, writing
 from input_pipeline import (
     files,
     mimic_counts,
@@ -125,7 +125,7 @@ def _check_folder(
 ) -> list[Any]:
     """Details of the earlier runs into a folder. Raises ValueError if it is not this store's."""
     runs = run_folder.earlier_runs(folder, identity)
-    fs, root = fsspec.core.url_to_fs(folder)
+    fs, root = paths.file_system(folder)
     names = {
         path.rpartition("/")[2] for path in (fs.ls(root, detail=False) if fs.exists(root) else [])
     }
@@ -188,13 +188,11 @@ def _finish(
     counts = mimic_counts.counts_rows(listed.counts)
     tables = {
         store.FILMS: store.films_table(summaries),
-        "imputed.csv": run_folder.encode_table(["image_id", "view", "from"], listed.imputed),
-        "differences.csv": run_folder.encode_table(
-            ["image_id", "what", "table", "file"], differences
-        ),
-        "counts.csv": run_folder.encode_table(counts[0], counts[1:]),
-        "skipped.csv": run_folder.encode_table(["image_id", "reason", "detail"], rows["skipped"]),
-        "rejected.csv": run_folder.encode_table(run_folder.REJECTED, rejected),
+        "imputed.csv": writing.encode_table(["image_id", "view", "from"], listed.imputed),
+        "differences.csv": writing.encode_table(["image_id", "what", "table", "file"], differences),
+        "counts.csv": writing.encode_table(counts[0], counts[1:]),
+        "skipped.csv": writing.encode_table(["image_id", "reason", "detail"], rows["skipped"]),
+        "rejected.csv": writing.encode_table(run_folder.REJECTED, rejected),
     }
     metadata = store.tfds_metadata(
         settings.folder, identity["name"], settings.size, settings.storage, summaries

@@ -86,8 +86,8 @@ def list_films(
     """Lists the films of an input and chooses those of some views.
 
     In a folder, the films are those of `cxr-record-list.csv.gz`; without that, those of the
-    metadata table, if it lies in the folder; else those that `files.list_inputs` finds, as it also
-    does for a glob, a list of files or a single film. What it finds has patient and study from the
+    metadata table, if it lies in the folder; else those that `list_inputs` finds, as it also does
+    for a glob, a list of files or a single film. What it finds has patient and study from the
     folders `p.../s...` around the film, else from the tables.
 
     Args:

@@ -4,9 +4,9 @@ import posixpath
 import re
 from typing import NamedTuple
 
-import fsspec
-
+from configs import paths
 from input_pipeline import files
+from input_pipeline.listing import list_inputs
 from input_pipeline.mimic_tables import Table, read_table
 
 _RECORD_LISTS = ("cxr-record-list.csv.gz", "cxr-record-list.csv")
@@ -27,7 +27,7 @@ class Listing(NamedTuple):
 
 def names_in(path: str) -> set[str]:
     """Names in a folder; none if `path` is no folder."""
-    fs, inner = fsspec.core.url_to_fs(path)
+    fs, inner = paths.file_system(path)
     if not fs.isdir(inner):
         return set()
     return {posixpath.basename(name.rstrip("/")) for name in fs.ls(inner, detail=False)}
@@ -42,7 +42,7 @@ def list_input(source: str, names: set[str], metadata: Table | None) -> Listing:
         of = metadata.columns
         rows = zip(metadata.row_of, of["subject_id"], of["study_id"], strict=True)
         stems = [f"files/p{p[:2]}/p{p}/s{study}/{dicom_id}" for dicom_id, p, study in rows]
-        fs, inner = fsspec.core.url_to_fs(source)
+        fs, inner = paths.file_system(source)
         there = [end for end in _SUFFIXES if fs.exists(posixpath.join(inner, stems[0] + end))]
         if not there:
             raise FileNotFoundError(
@@ -53,7 +53,7 @@ def list_input(source: str, names: set[str], metadata: Table | None) -> Listing:
         note = f"The films are those of {metadata.path}, as *{there[0]}."
         return _below(source, metadata, [stem + there[0] for stem in stems], note)
 
-    listing = files.list_inputs(source)
+    listing = list_inputs(source)
     notes = [f"The films are the files found in {source}."]
     notes += [f"{n:,} files *{s} are no films by their name." for s, n in listing.ignored.items()]
     if listing.repeated:
@@ -61,12 +61,12 @@ def list_input(source: str, names: set[str], metadata: Table | None) -> Listing:
     folder = posixpath.dirname(source)
     if posixpath.basename(source) == "files" and {*_RECORD_LISTS} & names_in(folder):
         notes.append(f"{folder} has MIMIC-CXR's list of films: name that folder to use it.")
-    paths = [file.path for file in listing.files]
-    root = files.key(paths[0]).removesuffix(listing.files[0].key)
-    ids = [re.search(r"/p([0-9]+)/s([0-9]+)/[^/]+$", path) for path in paths]
+    films = [file.path for file in listing.files]
+    root = files.key(films[0]).removesuffix(listing.files[0].key)
+    ids = [re.search(r"/p([0-9]+)/s([0-9]+)/[^/]+$", path) for path in films]
     return Listing(
         root,
-        [path.removeprefix(root) for path in paths],
+        [path.removeprefix(root) for path in films],
         [found[1] if found else "" for found in ids],
         [found[2] if found else "" for found in ids],
         notes,

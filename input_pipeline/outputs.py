@@ -15,9 +15,9 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import fsspec
 import numpy as np
 
+from configs import paths, writing
 from input_pipeline import files, run_folder
 from input_pipeline.embeddings import FORMATS, EmbeddingRecord
 from input_pipeline.film import Rejected, Skipped
@@ -132,10 +132,8 @@ def open_run(
 
 def _names_there(folder: str, outputs: Sequence[Output], has_manifest: bool) -> set[str]:
     """Names of the embedding files in a folder. Raises ValueError if they are not this run's."""
-    fs, root = fsspec.core.url_to_fs(folder)
     suffixes = tuple(f.suffix for f in FORMATS.values())
-    below = fs.find(root) if fs.exists(root) else []
-    names = {f.removeprefix(root).lstrip("/") for f in below if f.endswith(suffixes)}
+    names = {name for name in paths.files_below(folder) if name.endswith(suffixes)}
     if names and not has_manifest:
         raise ValueError(
             f"{folder} holds {len(names)} embedding files but no manifest.json that says what made "
@@ -159,7 +157,7 @@ def _read_whole(
     sums: dict[str, str] = {}
 
     def read(output: Output) -> None:
-        data = files.read_bytes(files.absolute(output.name, folder))
+        data = files.read_bytes(paths.inside(folder, output.name))
         try:
             found = {record.image_id for record in FORMATS[format].decode(data)}
         except (ImportError, MemoryError):  # not the file's fault, and damaged files are removed
@@ -215,9 +213,9 @@ class Run:
         whole, self._sums = _read_whole(folder, there, format)
         damaged = [output.name for output in there if output.name not in whole]
         self.damaged = len(damaged)
-        fs, root = fsspec.core.url_to_fs(folder)
+        fs, root = paths.file_system(folder)
         for name in damaged:
-            fs.rm_file(f"{root}/{name}")
+            fs.rm_file(paths.inside(root, name))
 
         self.output_of = {film: output for output in mine for film in output.films}
         self.todo = [f for o in mine for f in o.films if f.path not in whole.get(o.name, ())]
@@ -249,7 +247,7 @@ class Run:
 
     def _write_output(self, output: Output, records: list[EmbeddingRecord]) -> None:
         if records and output.name in self._sums:
-            data = files.read_bytes(files.absolute(output.name, self._folder))
+            data = files.read_bytes(paths.inside(self._folder, output.name))
             records = records + self._format.decode(data)
         if records or (output.even_empty and output.name not in self._sums):
             order = {film.path: i for i, film in enumerate(output.films)}
@@ -257,7 +255,7 @@ class Run:
             self._write(output.name, self._format.encode(records))
 
     def _write(self, name: str, data: bytes) -> None:
-        files.write_whole(files.absolute(name, self._folder), data, self._scratch)
+        files.write_whole(paths.inside(self._folder, name), data, self._scratch)
         self._sums[name] = hashlib.sha256(data).hexdigest()
 
     def _write_manifest(self, complete: bool, **counts: Any) -> None:
@@ -307,9 +305,9 @@ class Run:
         if self._hosts.index:
             return counts | {"before": before}
         if rejected is None:
-            rejected = run_folder.encode_table(run_folder.REJECTED, dropped)
+            rejected = writing.encode_table(run_folder.REJECTED, dropped)
         self._write("rejected.csv", rejected)
-        skipped = run_folder.encode_table(["image_id", "reason", "detail"], rows[Skipped])
+        skipped = writing.encode_table(["image_id", "reason", "detail"], rows[Skipped])
         self._write("skipped.csv", skipped)
         self._write_manifest(
             complete=not counts["retryable"],

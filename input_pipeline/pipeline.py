@@ -23,6 +23,7 @@ from typing import TypeVar
 import numpy as np
 from jaxtyping import Float32
 
+from configs.paths import NotAFile
 from input_pipeline import files
 from input_pipeline.dicom import read_film
 from input_pipeline.film import Film, Rejected, Skipped
@@ -85,6 +86,8 @@ def load(
 
     try:
         film = files.retry(read)
+    except NotAFile as error:
+        return Rejected("not_a_file", error.strerror)
     except OSError as error:
         return Rejected("unreadable", os.strerror(error.errno) if error.errno else str(error))
     if isinstance(film, Skipped | Rejected):

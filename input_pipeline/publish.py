@@ -11,9 +11,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
-import fsspec
 import numpy as np
 
+from configs import paths, writing
 from input_pipeline import files, outputs, run_folder
 from input_pipeline.checked_embeddings import Progress, Source, read_checksums, read_file
 from input_pipeline.embedding_files import is_embedding_file
@@ -146,7 +146,7 @@ def _rejected(source: Source) -> bytes:
     try:
         return files.read_bytes(f"{source.folder}/rejected.csv")
     except FileNotFoundError:
-        return run_folder.encode_table(run_folder.REJECTED, [])
+        return writing.encode_table(run_folder.REJECTED, [])
 
 
 def _write_table(stream: IO[bytes], source: Source, progress: Progress) -> None:
@@ -172,9 +172,8 @@ def _write_table(stream: IO[bytes], source: Source, progress: Progress) -> None:
 
 def _check_strangers(folder: str, has_manifest: bool) -> None:
     """Raises ValueError if embeddings lie in a folder that are not the table of this program."""
-    fs, root = fsspec.core.url_to_fs(folder)
-    names = {file.removeprefix(root).lstrip("/") for file in fs.find(root)}
-    strangers = {n for n in names if is_embedding_file(n)} - ({TABLE} if has_manifest else set())
+    names = {name for name in paths.files_below(folder) if is_embedding_file(name)}
+    strangers = names - ({TABLE} if has_manifest else set())
     if strangers:
         raise ValueError(
             f"{folder} holds {len(strangers)} embedding files that this run would not make, such "

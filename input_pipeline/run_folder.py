@@ -234,15 +234,6 @@ def describe_given_up(films: int) -> dict[str, int]:
     return {"films": films, "after_tries": TRIES}
 
 
-def encode_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> bytes:
-    """A CSV file. Names that are no UTF-8 keep their bytes."""
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    return table.getvalue().encode("utf-8", "surrogateescape")
-
-
 def encode_checksums(sums: Mapping[str, str]) -> bytes:
     """File name -> SHA-256 in hex, as `sha256sum` writes it."""
     lines = [f"{digest}  {name}\n" for name, digest in sorted(sums.items())]

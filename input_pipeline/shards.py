@@ -12,8 +12,7 @@ import posixpath
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-import fsspec
-
+from configs import paths
 from input_pipeline import files, run_folder, tfrecord
 from input_pipeline.film import Rejected, Skipped
 from input_pipeline.mimic_cxr import FilmRecord
@@ -154,7 +153,7 @@ def write_shard(
     """
     kept, lengths, dropped, differences, size = [], [], [], [], 0
     content = hashlib.sha256()
-    with files.writing(files.absolute(shard.name, folder), scratch) as stream:
+    with files.writing(paths.inside(folder, shard.name), scratch) as stream:
         for film, outcome in decoded:
             if isinstance(outcome, Prepared):
                 differences += _differences(film, outcome)
@@ -210,12 +209,7 @@ def _summary_path(folder: str, name: str) -> str:
 
 def read_summaries(folder: str, shards: Sequence[Shard]) -> dict[str, Summary]:
     """The summaries of the shards that are there and whole, by name."""
-    fs, root = fsspec.core.url_to_fs(folder)
-    fs.invalidate_cache()
-    sizes = {
-        path.removeprefix(root).lstrip("/"): info["size"]
-        for path, info in (fs.find(root, detail=True) if fs.exists(root) else {}).items()
-    }
+    sizes = {name: info["size"] for name, info in paths.files_below(folder).items()}
 
     def read(shard: Shard) -> Summary | None:
         if shard.name not in sizes or f"{SUMMARIES}/{shard.name}.json" not in sizes:
@@ -234,7 +228,7 @@ def read_summaries(folder: str, shards: Sequence[Shard]) -> dict[str, Summary]:
 
 def summarised(folder: str) -> set[str]:
     """Names of the shards that have a summary."""
-    fs, root = fsspec.core.url_to_fs(f"{folder}/{SUMMARIES}")
+    fs, root = paths.file_system(f"{folder}/{SUMMARIES}")
     fs.invalidate_cache()
     names = (posixpath.basename(path) for path in fs.ls(root, detail=False))
     return {name.removesuffix(".json") for name in names if name.endswith(".json")}
@@ -242,6 +236,6 @@ def summarised(folder: str) -> set[str]:
 
 def forget(folder: str, shards: Sequence[Shard]) -> None:
     """Removes the summaries of shards, which are to be made anew."""
-    fs, root = fsspec.core.url_to_fs(f"{folder}/{SUMMARIES}")
+    fs, root = paths.file_system(f"{folder}/{SUMMARIES}")
     for name in summarised(folder) & {shard.name for shard in shards}:
         fs.rm_file(f"{root}/{name}.json")

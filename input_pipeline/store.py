@@ -11,10 +11,10 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
-import fsspec
 import numpy as np
 from jaxtyping import Int64
 
+from configs import paths, writing
 from input_pipeline import files, pipeline, run_folder, tfrecord
 from input_pipeline.pipeline import Batch, Prepared
 from input_pipeline.preprocessing import PRESETS
@@ -56,7 +56,7 @@ def films_table(summaries: Sequence[Summary]) -> bytes:
         for s in summaries
         for film, length in zip(s.films, s.lengths, strict=True)
     ]
-    return run_folder.encode_table(COLUMNS, rows)
+    return writing.encode_table(COLUMNS, rows)
 
 
 def features(size: int, storage: str) -> Any:
@@ -119,14 +119,14 @@ def tfds_metadata(
 
 def unpublish(folder: str) -> None:
     """Removes what TFDS would read the folder by, since its shards are about to change."""
-    fs, root = fsspec.core.url_to_fs(folder)
+    fs, root = paths.file_system(folder)
     if fs.exists(f"{root}/dataset_info.json"):
         fs.rm_file(f"{root}/dataset_info.json")
 
 
 def is_store(folder: str) -> bool:
     """Whether a folder is meant to be a store, finished or not."""
-    fs, root = fsspec.core.url_to_fs(folder)
+    fs, root = paths.file_system(folder)
     return fs.exists(f"{root}/dataset_info.json") or fs.exists(f"{root}/.shards")
 
 
@@ -157,7 +157,7 @@ def open_store(folder: str) -> Store:
             "options, and it goes on"
         )
     expected = manifest["shards"]
-    fs, root = fsspec.core.url_to_fs(folder)
+    fs, root = paths.file_system(folder)
     fs.invalidate_cache()
     sizes = {posixpath.basename(i["name"]): i["size"] for i in fs.ls(root, detail=True)}
     wrong = [name for name, facts in expected.items() if sizes.get(name) != facts["bytes"]]
@@ -230,9 +230,9 @@ def batches(
 
     options = tf.data.Options()
     options.autotune.enabled = False  # the end would wait for it to wake: up to a minute
-    paths = [f"{store.folder}/{name}" for name in names]
+    places = [os.fsencode(f"{store.folder}/{name}") for name in names]
     records = (
-        tf.data.Dataset.from_tensor_slices(paths or np.empty(0, np.str_))
+        tf.data.Dataset.from_tensor_slices(places or np.empty(0, np.bytes_))
         .interleave(
             tf.data.TFRecordDataset,
             cycle_length=_SHARDS_AT_ONCE,

@@ -74,10 +74,10 @@ def make_tile(path: str, labels: dict[str, dict[str, float]], side: int) -> Tile
 
 def write(_: list[str]) -> None:
     """Reads the films and writes the sheet."""
-    from input_pipeline import files
+    from input_pipeline.listing import list_inputs
 
     try:
-        listing = files.list_inputs(files.absolute(INPUT.value), LIMIT.value)
+        listing = list_inputs(INPUT.value, LIMIT.value)
         labels = read_labels(LABELS.value) if LABELS.value else {}
         tiles = [make_tile(file.path, labels, SIDE.value) for file in listing.files]
         order = ("Frontal, no finding", "Frontal, findings", "Frontal", "Lateral", "Not readable")

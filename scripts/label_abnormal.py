@@ -16,6 +16,7 @@ import collections
 import os
 import sys
 
+from configs import writing
 from scripts import cli
 
 FLAGS = {
@@ -38,7 +39,7 @@ def label_abnormal(
     """Writes the labels; the arguments are `FLAGS`. Returns the exit code."""
     if bool(reports) == bool(findings) or not output:
         raise ValueError("expected --output, and --reports or --findings\n\n" + (__doc__ or ""))
-    from input_pipeline import datasets, files, report_files, run_folder
+    from input_pipeline import datasets, files, report_files
 
     devices = devices or "unknown"
     if devices not in datasets.DEVICES:
@@ -62,8 +63,8 @@ def label_abnormal(
         print(f"{len(rows)} rows in {source}, a table as {dataset} has it")
     rows = {ids: datasets.with_devices(verdict, devices) for ids, verdict in sorted(rows.items())}
     table = [[*ids, NUMBERS[label], rule] for ids, (label, rule) in rows.items()]
-    data = run_folder.encode_table([*columns, "abnormal", "rule"], table)
-    files.write_whole(file, data, folder)
+    data = writing.encode_table([*columns, "abnormal", "rule"], table)
+    files.write_whole(file, data)
     counts = collections.Counter(rows.values())
     for label in NUMBERS:
         print(f"{label:8} {sum(n for verdict, n in counts.items() if verdict.label == label):9}")

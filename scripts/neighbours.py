@@ -150,9 +150,9 @@ def find_films(image_id: Any, path: str) -> list[str]:
     import numpy as np
 
     from heads.labels import matching
-    from input_pipeline import files
+    from input_pipeline.listing import list_inputs
 
-    listed = np.array([file.path for file in files.list_inputs(path).files], object)
+    listed = np.array([file.path for file in list_inputs(path).files], object)
     position, _ = matching.place(
         matching.film_ids(image_id), matching.Facts(path, {"image": listed}, {}, {})
     )

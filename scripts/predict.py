@@ -13,6 +13,7 @@ import pathlib
 import tempfile
 from typing import Any
 
+from configs import writing
 from scripts import cli
 
 FLAGS = {
@@ -82,7 +83,6 @@ def embed(card: dict[str, Any], weights: str, input: str, folder: str) -> int:
 
 def predict_embeddings(saved: Any, path: str, cache: str | None, output: pathlib.Path) -> int:
     import numpy as np
-    import pandas as pd
     from scipy import special
 
     from heads import candidates, store
@@ -110,12 +110,9 @@ def predict_embeddings(saved: Any, path: str, cache: str | None, output: pathlib
         columns[f"{finding}_probability"] = probability
         positive = (probability >= threshold).astype(int) if threshold is not None else ""
         columns[f"{finding}_positive"] = positive
-    partial = output.with_name(f".{output.name}.partial-{os.getpid()}")
-    try:
-        pd.DataFrame(columns).to_csv(partial, index=False)
-        partial.replace(output)
-    finally:
-        partial.unlink(missing_ok=True)
+    rows = zip(*(np.broadcast_to(c, len(image_id)).tolist() for c in columns.values()), strict=True)
+    with writing.whole_file(output) as stream:
+        stream.write(writing.encode_table(list(columns), rows))
     print(f"{len(image_id)} predictions in {output}")
     for name, reason in table.rejected:
         print(f"warning: no prediction for {name}: {reason}")

@@ -53,9 +53,10 @@ def open_source(config: EmbedConfig, folder: str, say: Callable[..., object]) ->
 
 
 def films_source(config: EmbedConfig, path: str, say: Callable[..., object]) -> Source:
-    from input_pipeline import files, outputs, pipeline
+    from input_pipeline import outputs, pipeline
+    from input_pipeline.listing import list_inputs
 
-    listing = files.list_inputs(path, config.input.limit)
+    listing = list_inputs(path, config.input.limit)
     say(f"{len(listing.files)} films in {path}", flush=True)
     for suffix, count in listing.ignored.items():
         say(f"  {count} files *{suffix} are no films by their name")

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import importlib.metadata
 import pathlib
-import shutil
 from typing import Any
 
 import numpy as np
@@ -53,8 +52,6 @@ def _claim(
     from input_pipeline import files, run_folder
 
     scratch = stack.enter_context(run_folder.claim(str(folder)))
-    for leftover in folder.glob(f".{WEIGHTS}.partial-*"):  # of a run that was killed
-        shutil.rmtree(leftover)
     runs = run_folder.earlier_runs(str(folder), identity)
     found = sorted(file.name for file in folder.iterdir() if not file.name.startswith("."))
     if runs is None and found:
@@ -124,7 +121,6 @@ def save(
         weights.save_bundle(folder / WEIGHTS, variables, card)
         runs = run_folder.earlier_runs(str(folder), identity) or ()
         data = run_folder.encode_manifest(identity, runs, complete=True)
-        scratch = str(folder / run_folder.SCRATCH)  # which the next run clears
-        files.write_whole(str(folder / run_folder.MANIFEST), data, scratch)
+        files.write_whole(str(folder / run_folder.MANIFEST), data)
 
     together(hosts, lambda: hosts.index or write())

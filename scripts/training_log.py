@@ -2,10 +2,11 @@
 
 import contextlib
 import csv
-import os
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+
+from configs import writing
 
 METRICS = "metrics.csv"
 COLUMNS = (
@@ -51,12 +52,8 @@ def open_log(
     from scripts import training_picture
 
     kept = [row for row in read_metrics(folder) if int(row["step"]) <= step]
-    partial = folder / f".{METRICS}.partial"
-    with partial.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(kept)
-    os.replace(partial, folder / METRICS)
+    with writing.whole_file(folder / METRICS) as stream:
+        stream.write(writing.encode_table(COLUMNS, [[r[c] for c in COLUMNS] for r in kept]))
     curves = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
     with (folder / METRICS).open("a", newline="") as stream, curves:
         writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")

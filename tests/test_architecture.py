@@ -12,6 +12,7 @@ SIBLINGS = ("encoder", "heads", "input_pipeline")
 # library -> path prefixes that may import it
 ALLOWED = {
     "apache_beam": ("input_pipeline/", "scripts/preprocess.py"),
+    "fsspec": ("configs/paths.py",),  # what is remote is decided in one place
     "flax": ("encoder/", "heads/", "scripts/network_forms.py", "scripts/peers.py"),
     "pydicom": ("input_pipeline/", "scripts/bench_preprocess.py"),
     "tensorflow": (

@@ -9,7 +9,9 @@ import fsspec
 import fsspec.implementations.memory
 import pytest
 
+from configs import writing
 from input_pipeline import files
+from input_pipeline.listing import list_inputs
 
 
 def touch(folder, *names):
@@ -20,13 +22,13 @@ def touch(folder, *names):
 
 
 def keys(path, **options):
-    return [film.key for film in files.list_inputs(str(path), **options).files]
+    return [film.key for film in list_inputs(str(path), **options).files]
 
 
 def test_a_folder_is_searched_recursively_and_what_is_left_out_is_counted(tmp_path):
     touch(tmp_path, "b/2.dcm", "a/1.DCM", "a/scan", "a/1.2.840.113", "a/x.png", "a/.hidden.dcm")
     touch(tmp_path, "a/report.txt", "b/report.txt", "b/index.html", ".git/c.dcm")
-    listing = files.list_inputs(str(tmp_path))
+    listing = list_inputs(str(tmp_path))
     assert [f.key for f in listing.files] == ["a/1", "a/1.2.840.113", "a/scan", "a/x", "b/2"]
     assert listing.files[0].path == str(tmp_path / "a/1.DCM")
     assert listing.ignored == {".txt": 2, ".html": 1}
@@ -64,7 +66,7 @@ def test_lists_name_films_relative_to_themselves(tmp_path, suffix):
     text = "\n".join(rows if suffix == ".txt" else ["subject_id,path", *(f"1,{r}" for r in rows)])
     data = gzip.compress(text.encode()) if suffix.endswith(".gz") else text.encode()
     (tmp_path / f"list{suffix}").write_bytes(data)
-    listing = files.list_inputs(str(tmp_path / f"list{suffix}"))
+    listing = list_inputs(str(tmp_path / f"list{suffix}"))
     assert [f.key for f in listing.files] == ["files/p10/a", "files/p11/b"]
     assert listing.repeated == 1
 
@@ -83,14 +85,14 @@ def test_a_single_film(tmp_path):
 
 def test_file_addresses_are_local_paths(tmp_path):
     touch(tmp_path, "a.dcm")
-    assert files.list_inputs(f"file://{tmp_path}") == files.list_inputs(str(tmp_path))
+    assert list_inputs(f"file://{tmp_path}") == list_inputs(str(tmp_path))
 
 
 def test_remote_addresses():
     fs = fsspec.filesystem("memory")
     for name in ("p10/a.dcm", "p11/b.dcm", "p11/.c.dcm", "p11/x.txt"):
         fs.pipe_file(f"/films/{name}", b"film")
-    listing = files.list_inputs("memory://films")
+    listing = list_inputs("memory://films")
     assert [f.key for f in listing.files] == ["p10/a", "p11/b"]
     assert all(files.is_remote(f.path) for f in listing.files)
     assert files.read_bytes(listing.files[0].path) == b"film"
@@ -102,29 +104,29 @@ def test_remote_addresses():
 
 def test_errors_say_what_was_found(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere does not exist; expected a folder"):
-        files.list_inputs(str(tmp_path / "nowhere"))
+        list_inputs(str(tmp_path / "nowhere"))
     touch(tmp_path, "x.txt", "y.txt")
     with pytest.raises(FileNotFoundError, match=r"no film in .*found 2 \.txt"):
-        files.list_inputs(str(tmp_path))
+        list_inputs(str(tmp_path))
     with pytest.raises(FileNotFoundError, match=r"no film in .*found nothing"):
-        files.list_inputs(str(tmp_path / "*.dcm"))
+        list_inputs(str(tmp_path / "*.dcm"))
     (tmp_path / "t.csv").write_text("subject,label\n1,2\n")
     with pytest.raises(ValueError, match="columns subject, label; expected exactly one of path"):
-        files.list_inputs(str(tmp_path / "t.csv"))
+        list_inputs(str(tmp_path / "t.csv"))
     (tmp_path / "cut.csv.gz").write_bytes(gzip.compress(b"path\na.dcm\n")[:-9])
     with pytest.raises(ValueError, match=r"cut\.csv\.gz is damaged or no UTF-8 text"):
-        files.list_inputs(str(tmp_path / "cut.csv.gz"))
+        list_inputs(str(tmp_path / "cut.csv.gz"))
     with pytest.raises(ValueError, match=r"input\.limit is -1; expected at least 1"):
-        files.list_inputs(str(tmp_path), limit=-1)
+        list_inputs(str(tmp_path), limit=-1)
     (tmp_path / "mixed.txt").write_text("gs://bucket/a.dcm\n/data/b.dcm\n")
     with pytest.raises(ValueError, match="a list mixes"):
-        files.list_inputs(str(tmp_path / "mixed.txt"))
+        list_inputs(str(tmp_path / "mixed.txt"))
 
 
 def test_two_films_with_one_output_are_both_named(tmp_path):
     touch(tmp_path, "a/1.dcm", "a/1.png")
     with pytest.raises(ValueError, match=r"a/1\.dcm and .*a/1\.png would write one output, a/1"):
-        files.list_inputs(str(tmp_path))
+        list_inputs(str(tmp_path))
 
 
 def test_an_unreadable_folder_is_an_error(tmp_path, monkeypatch):
@@ -138,7 +140,7 @@ def test_an_unreadable_folder_is_an_error(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "scandir", forbidden)
     with pytest.raises(PermissionError, match="Permission denied"):
-        files.list_inputs(str(tmp_path))
+        list_inputs(str(tmp_path))
 
 
 def test_files_appear_whole_or_not_at_all(tmp_path, monkeypatch):
@@ -252,18 +254,12 @@ def test_a_file_being_written_is_not_there_when_it_fails(tmp_path):
 @pytest.mark.parametrize("size", [10, 300_000])
 def test_a_full_disk_is_said_with_the_file_it_is_about(tmp_path, monkeypatch, size):
     """Small writes fail when they are flushed, and once more when the file is closed."""
-    make = files.tempfile.NamedTemporaryFile
 
-    def on_a_full_disk(*args, **options):
-        stream = make(*args, **options)
-        stream.file.close()
-        full = open("/dev/full", "wb")
-        monkeypatch.setattr(stream, "file", full)
-        for name in ("write", "flush", "close", "fileno"):
-            setattr(stream, name, getattr(full, name))
-        return stream
+    def on_a_full_disk(path):
+        open(path, "x").close()
+        return os.open("/dev/full", os.O_RDWR)
 
-    monkeypatch.setattr(files.tempfile, "NamedTemporaryFile", on_a_full_disk)
+    monkeypatch.setattr(writing, "_make_file", on_a_full_disk)
     with pytest.raises(OSError, match="No space left on device when writing") as error:
         files.write_whole(str(tmp_path / "x.bin"), bytes(size), str(tmp_path))
     assert error.value.filename == str(tmp_path / "x.bin")

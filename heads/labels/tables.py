@@ -9,10 +9,9 @@ import re
 import zlib
 from collections.abc import Iterable, Mapping
 
-import fsspec
 import pandas as pd
 
-from configs import untrusted
+from configs import paths, untrusted
 
 # Columns that say which film, study, patient or split a row is about; the first one there counts.
 ROLES = {
@@ -36,8 +35,9 @@ def read_table(path: str | os.PathLike) -> pd.DataFrame:
             of different lengths, or two columns of one name.
     """
     try:
-        with fsspec.open(os.fspath(path), "rb", compression="infer") as file:  # unpacks it
-            data = untrusted.read_table(file, packed=False, file=os.fspath(path))
+        file = paths.typed(os.fspath(path))
+        with paths.open_file(file) as stream:
+            data = untrusted.read_table(stream, file.lower().endswith(".gz"), file)
         widths = list(map(len, csv.reader(_lines(data), strict=True)))
         # A blank line has no width. pandas fills short rows up, as if a cut file were whole.
         odd = [row for row, width in enumerate(widths, 1) if width not in (0, max(widths[0], 1))]

@@ -9,11 +9,11 @@ import itertools
 import json
 import os
 import pathlib
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from configs.writing import whole_folder
 from input_pipeline.synthetic.anatomy import Patient, draw_patient
 from input_pipeline.synthetic.canvas import SIDES
 from input_pipeline.synthetic.dicom_files import TECHNIQUES, Technique, dicom_bytes
@@ -151,30 +151,27 @@ def write_mimic(
             "expected films >= 1, damaged >= 0, 0 <= laterals <= films + damaged, and a size range "
             "of at least 32 pixels, the smaller number first"
         )
-    partial = path.with_name(f".{path.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-
     studies, records = draw_studies(count, seed), []
     techniques, damages = itertools.cycle(TECHNIQUES), itertools.cycle(_DAMAGE)
     lateral_views = itertools.cycle(("LATERAL", "LL"))
     marks = zip(_spread(laterals, count), _spread(damaged, count), strict=True)
-    for number, (has_lateral, is_damaged) in enumerate(marks):
-        views = [TECHNIQUES[0] if is_damaged else next(techniques)]
-        if has_lateral:
-            views.append(next(techniques)._replace(view=next(lateral_views)))
-        rng = np.random.default_rng([seed, 1, number])
-        damage = next(damages) if is_damaged else None
-        records += _write_study(partial, studies[number], views, damage, rng, size_range)
-    _write_tables(partial, studies, records, np.random.default_rng([seed, 2]))
-    parameters = {
-        "films": films,
-        "laterals": laterals,
-        "damaged": damaged,
-        "seed": seed,
-        "size_range": list(size_range),
-    }
-    (partial / STAMP).write_text(json.dumps(parameters, indent=2) + "\n")
-    partial.replace(path)
+    with whole_folder(path) as partial:
+        for number, (has_lateral, is_damaged) in enumerate(marks):
+            views = [TECHNIQUES[0] if is_damaged else next(techniques)]
+            if has_lateral:
+                views.append(next(techniques)._replace(view=next(lateral_views)))
+            rng = np.random.default_rng([seed, 1, number])
+            damage = next(damages) if is_damaged else None
+            records += _write_study(partial, studies[number], views, damage, rng, size_range)
+        _write_tables(partial, studies, records, np.random.default_rng([seed, 2]))
+        parameters = {
+            "films": films,
+            "laterals": laterals,
+            "damaged": damaged,
+            "seed": seed,
+            "size_range": list(size_range),
+        }
+        (partial / STAMP).write_text(json.dumps(parameters, indent=2) + "\n")
     return {
         "patients": len({study.subject_id for study in studies}),
         "studies": count,

@@ -1,0 +1,200 @@
+"""What a path is: local or remote, inside a folder or not, a regular file or not.
+
+Every package asks here, so that a name means one and the same thing in each of them.
+"""
+
+import errno
+import io
+import os
+import posixpath
+import re
+import stat
+from collections.abc import Iterator
+from typing import Any
+
+_LOCAL_SCHEMES = ("file://", "local://")
+_NAME_BYTES, _PATH_BYTES = 255, 4095  # limits of the usual file systems, without the closing zero
+
+
+class NotAFile(OSError):
+    """A pipe, a socket or a device stands where a file was expected."""
+
+
+def is_remote(path: str) -> bool:
+    """Whether `path` is an address, `scheme://...`. All else is a local path as it stands."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", path) is not None
+
+
+def typed(path: str) -> str:
+    """A path as somebody typed it, as an absolute path or address.
+
+    `~` and `~name` at its start mean a home folder, and `file://` before it says nothing. Both hold
+    for what is typed only: a name in a list or in a table is taken as it stands.
+    """
+    if path.startswith(_LOCAL_SCHEMES):
+        return joined(os.getcwd(), path)
+    return path.rstrip("/") if is_remote(path) else joined(os.getcwd(), os.path.expanduser(path))
+
+
+def joined(folder: str, path: str) -> str:
+    """`path` as an absolute path or address, where a relative one starts at `folder`.
+
+    Args:
+        folder: absolute, or an address.
+        path: absolute, relative or an address; also a local one that begins with `file://`.
+    """
+    for scheme in _LOCAL_SCHEMES:
+        path = path.removeprefix(scheme)
+    if is_remote(path):
+        return path.rstrip("/")
+    if is_remote(folder) and not path.startswith("/"):
+        scheme, mark, inner = folder.partition("://")
+        return scheme + mark + posixpath.normpath(posixpath.join(inner, path))
+    path = posixpath.join(folder, path)
+    plain = "/" + posixpath.normpath(path).lstrip("/")
+    # Behind a link, `..` is the folder above its target.
+    moved = ".." in path.split("/") and os.path.realpath(path) != os.path.realpath(plain)
+    return os.path.realpath(path) if moved else plain
+
+
+def file_system(path: str) -> tuple[Any, str]:
+    """The file system, as fsspec has it, of an absolute path or address; and the path in it.
+
+    fsspec's own `url_to_fs` takes names that hold `::` apart; here they are names.
+
+    Raises:
+        ValueError: a scheme that fsspec does not know.
+        ImportError: the library for this scheme is not installed.
+    """
+    import fsspec
+    from fsspec.implementations.local import LocalFileSystem
+
+    if not is_remote(path):
+        return LocalFileSystem(), path
+    scheme = path.partition("://")[0]
+    kind = fsspec.get_filesystem_class(scheme)
+    return fsspec.filesystem(scheme, **kind._get_kwargs_from_urls(path)), kind._strip_protocol(path)
+
+
+def read_settings() -> None:
+    """Has fsspec take its settings from the environment, which has changed."""
+    import fsspec
+
+    fsspec.config.set_conf_env(fsspec.config.conf)
+
+
+def open_file(path: str) -> io.IOBase:
+    """Opens a local or remote file for reading; the caller closes it.
+
+    Raises:
+        NotAFile: it is a pipe, a socket or a device, on which a reader might wait for ever.
+        OSError: it is not there or cannot be read.
+    """
+    if is_remote(path):
+        fs, inner = file_system(path)
+        return fs.open(inner, "rb")
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ENXIO, errno.ENODEV, errno.EOPNOTSUPP):  # a socket; no device
+            raise NotAFile(error.errno, "no regular file", path) from None
+        raise
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+        raise NotAFile(errno.EINVAL, "no regular file", path)
+    return os.fdopen(descriptor, "rb")
+
+
+def files_below(folder: str) -> dict[str, dict[str, Any]]:
+    """Every file below a folder: its name there -> what its file system says of it, as its `size`.
+
+    Hidden ones are among them; of links to folders, what they lead to is not. fsspec's own `find`
+    and `walk` pass over folders that cannot be read.
+
+    Raises:
+        OSError: a folder cannot be read. One that is not there has no files.
+    """
+    fs, root = file_system(folder)
+    fs.invalidate_cache()
+    try:
+        if is_remote(folder) and _has_flat_names(fs):
+            found = fs.find(root, detail=True)
+        else:
+            found = {info["name"]: info for info in _descend(fs, root)}
+    except FileNotFoundError:
+        return {}
+    named = ((path.removeprefix(root).removeprefix("/"), info) for path, info in found.items())
+    return {name: info for name, info in named if name and not name.endswith("/")}
+
+
+def _has_flat_names(fs: Any) -> bool:
+    """Whether a file system lists all its names at once, as stores do that know no folders."""
+    from fsspec import AbstractFileSystem
+    from fsspec.asyn import AsyncFileSystem
+
+    if fs.async_impl:
+        return type(fs)._find is not AsyncFileSystem._find
+    return type(fs).find is not AbstractFileSystem.find
+
+
+def _descend(fs: Any, folder: str) -> Iterator[dict[str, Any]]:
+    for info in fs.ls(folder, detail=True):
+        if info["type"] == "directory" and info["name"].rstrip("/") != folder:
+            yield from _descend(fs, info["name"].rstrip("/"))
+        elif info["type"] != "directory":
+            yield info
+
+
+def why_outside(key: str) -> str:
+    """Why a name that came from a file or a listing is no place below a folder; "" if it is one.
+
+    Whoever makes a path of such a name asks this first.
+    """
+    parts = key.split("/")
+    if is_remote(key):
+        return "it is an address"
+    if key.startswith("/"):
+        return "it is an absolute path"
+    if "\0" in key:
+        return "it holds a zero byte"
+    odd = next((part for part in parts if part in ("", ".", "..")), None)
+    return "" if odd is None else f"it has the part {odd!r}" if odd else "it has an empty part"
+
+
+def inside(folder: str, key: str) -> str:
+    """The path of what a name from a file or a listing means below a folder.
+
+    Raises:
+        ValueError: it would lie elsewhere.
+    """
+    if why := why_outside(key):
+        raise ValueError(
+            f"{key!r} is no place below {folder}: {why}; expected names with / between them"
+        )
+    return f"{folder}/{key}"
+
+
+def is_too_long(folder: str, key: str) -> bool:
+    """Whether a name, or the whole path, is longer than a folder's file system can hold.
+
+    Asked of remote folders too, since what lies there will be copied to disks.
+    """
+    size, there = _NAME_BYTES, folder
+    if not is_remote(folder):
+        while not os.path.isdir(there) and there != os.path.dirname(there):
+            there = os.path.dirname(there)
+        size = min(size, os.pathconf(there, "PC_NAME_MAX"))
+    longest = max(len(os.fsencode(part)) for part in key.split("/"))
+    return longest > size or len(os.fsencode(f"{folder}/{key}")) > _PATH_BYTES
+
+
+def is_text(name: str) -> bool:
+    """Whether a name is UTF-8; others hold their odd bytes as lone surrogates (PEP 383)."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

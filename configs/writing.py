@@ -1,0 +1,142 @@
+"""The one way to write a file, or a folder: whole under its name, or not there at all.
+
+What is being written has a temporary name beside its own or in a scratch folder, and is locked by
+its writer. The next writer of the same name removes what a killed one left.
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import pathlib
+import secrets
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import IO, Any
+
+
+@contextlib.contextmanager
+def whole_file(path: str | os.PathLike, scratch: str | None = None) -> Iterator[IO[bytes]]:
+    """Opens a local file that stands under its name when the block ends, whole, or not at all.
+
+    It is flushed to the disk before it is renamed, and gets the rights that the umask leaves.
+
+    Args:
+        path: of the file; the folders above it are made.
+        scratch: folder for it until then, on the same file system; None is its own folder, where
+            what a killed writer left of this file is removed.
+
+    Raises:
+        OSError: the folder is not writable, the disk is full, or something that is no file has
+            this name.
+    """
+    path = os.fspath(path)
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise OSError(errno.EEXIST, "something that is no file has this name", path)
+    folder = os.path.dirname(path)
+    os.makedirs(folder or ".", exist_ok=True)
+    if scratch is None:
+        _remove_leftovers(folder, path)
+    partial, descriptor = _begin(scratch or folder, path, _make_file)
+    stream = open(descriptor, "w+b")
+    try:
+        with stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+            os.replace(partial, path)
+    except BaseException as error:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(partial)
+        if isinstance(error, OSError) and error.errno and not error.filename:  # of the stream
+            raise OSError(error.errno, f"{error.strerror} when writing", path) from error
+        raise
+
+
+@contextlib.contextmanager
+def whole_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """A folder under a temporary name, which becomes `path` when the block ends without an error.
+
+    Args:
+        path: of the folder; the folders above it are made. An empty folder there is replaced.
+
+    Raises:
+        OSError: it cannot be made, or a folder that holds something stands there in the end.
+    """
+    path = os.path.abspath(path)
+    folder = os.path.dirname(path)
+    os.makedirs(folder, exist_ok=True)
+    _remove_leftovers(folder, path)
+    partial, lock = _begin(folder, path, _make_folder)
+    try:
+        yield pathlib.Path(partial)
+        os.rename(partial, path)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    finally:
+        os.close(lock)
+
+
+def _make_file(path: str) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+
+
+def _make_folder(path: str) -> int:
+    os.mkdir(path)
+    return os.open(path, os.O_RDONLY)
+
+
+def _begin(folder: str, path: str, make: Callable[[str], int]) -> tuple[str, int]:
+    """Makes what will be `path`, and locks it: its temporary name and its descriptor."""
+    while True:
+        partial = os.path.join(folder, f"{_stem(path)}{secrets.token_hex(4)}")
+        descriptor = make(partial)
+        with contextlib.suppress(OSError):  # of a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.path.lexists(partial):  # else another writer took it for a leftover just before
+            return partial, descriptor
+        os.close(descriptor)
+
+
+def _stem(path: str) -> str:
+    name = os.path.basename(path)
+    if len(os.fsencode(name)) > 200:  # of the 255 that a name may have
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()
+    return f".{name}.partial-"
+
+
+def _remove_leftovers(folder: str, path: str) -> None:
+    """Removes what killed writers of this name left; what is locked, or a link, is no leftover."""
+    with os.scandir(folder or ".") as entries:
+        leftovers = [entry for entry in entries if entry.name.startswith(_stem(path))]
+    for entry in leftovers:
+        with contextlib.suppress(OSError):
+            descriptor = os.open(entry.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                remove = shutil.rmtree if entry.is_dir(follow_symlinks=False) else os.unlink
+                remove(entry.path)
+            finally:
+                os.close(descriptor)
+
+
+def encode_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
+    """A CSV file that Python's and pandas' readers give back. Names that are no UTF-8 keep their
+    bytes.
+
+    A value with CR or LF in it is quoted: `csv.writer` does so only for what ends its own lines.
+    """
+    return b"".join(map(encode_row, (columns, *rows)))
+
+
+def encode_row(row: Sequence[Any]) -> bytes:
+    """A line of a CSV file, as `encode_table` writes it."""
+    unknown = (value is None or value != value for value in row)  # NaN is not equal to itself
+    texts = ("" if skip else str(value) for skip, value in zip(unknown, row, strict=True))
+    quoted = (
+        '"' + text.replace('"', '""') + '"' if any(c in text for c in ',"\r\n') else text
+        for text in texts
+    )
+    return ((",".join(quoted) or '""') + "\n").encode("utf-8", "surrogateescape")

@@ -1,0 +1,170 @@
+"""A local path is a path, whatever characters it has; a name from a file stays in its folder."""
+
+import os
+import socket
+import time
+
+import fsspec
+import pytest
+
+from configs import paths
+from input_pipeline import files
+from input_pipeline.film import Rejected
+from input_pipeline.listing import list_inputs
+from input_pipeline.pipeline import load
+
+ODD = [
+    "a::b",
+    "memory::c",
+    "~",
+    "~root",
+    "d~e",
+    "new\nline",
+    "cr\rlf",
+    " blank ",
+    "films [2020]",
+    "*?",
+    "C:",
+    "back\\slash",
+    'comma, "quote"',
+    "\u2028\x85\x1c",
+    os.fsdecode(b"caf\xe9"),
+    "n" * 255,
+]
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_local_name_is_a_name_whatever_characters_it_has(tmp_path, name):
+    folder = tmp_path / name
+    folder.mkdir()
+    for key in ("a", "p/b"):
+        files.write_whole(f"{folder}/{key}.dcm", key.encode())
+    listing = list_inputs(str(folder))
+    assert [film.path for film in listing.files] == [f"{folder}/a.dcm", f"{folder}/p/b.dcm"]
+    assert [files.read_bytes(film.path) for film in listing.files] == [b"a", b"p/b"]
+    assert paths.files_below(str(folder)).keys() == {"a.dcm", "p/b.dcm"}
+    assert os.listdir(tmp_path) == [name]
+
+
+@pytest.mark.parametrize(
+    ("name", "table"),
+    [(n[:240], t) for n in ODD for t in (0, 1) if paths.is_text(n) and (t or "\n" not in n)],
+)
+def test_a_list_names_films_of_any_name(tmp_path, name, table):
+    (tmp_path / f"{name}.dcm").write_bytes(b"x")
+    quoted = '"{}"'.format(f"{name}.dcm".replace('"', '""'))
+    text = f"id,path\n1,{quoted}\n" if table else f"\n{name}.dcm\r\n"
+    (tmp_path / f"list.{'csv' if table else 'txt'}").write_text(text, newline="")
+    (film,) = list_inputs(f"{tmp_path}/list.{'csv' if table else 'txt'}").files
+    assert film.path == f"{tmp_path}/{name}.dcm"
+
+
+def test_a_home_folder_is_meant_only_where_it_was_typed(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    assert paths.typed("~/a") == f"{tmp_path}/home/a"
+    assert paths.typed("x/~/a") == paths.joined(str(tmp_path), "x/~/a") == f"{tmp_path}/x/~/a"
+    assert paths.joined(str(tmp_path), "~/a") == f"{tmp_path}/~/a"
+    assert paths.typed("file:///x/~") == paths.joined("/y", "file:///x/~") == "/x/~"
+    assert paths.typed("//x/./y//z/") == "/x/y/z"
+
+
+def test_above_a_link_is_above_its_target(tmp_path):
+    (tmp_path / "far/deep").mkdir(parents=True)
+    (tmp_path / "near").symlink_to(tmp_path / "far/deep")
+    assert paths.typed(f"{tmp_path}/near/../x") == f"{tmp_path}/far/x"
+
+
+@pytest.mark.parametrize(
+    ("key", "why"),
+    [
+        ("../x", "the part '..'"),
+        ("a/./x", "the part '.'"),
+        ("a//x", "an empty part"),
+        ("", "an empty part"),
+        ("a/", "an empty part"),
+        ("/x", "an absolute path"),
+        ("file:///x", "an address"),
+        ("gs://b/x", "an address"),
+        ("a\0b", "a zero byte"),
+        ("a::b/..c/~/.d", ""),
+    ],
+)
+def test_a_name_from_a_file_stays_in_its_folder(key, why):
+    assert why in paths.why_outside(key) and bool(why) == bool(paths.why_outside(key))
+    if why:
+        with pytest.raises(ValueError, match=f"is no place below /out: .*{why}"):
+            paths.inside("/out", key)
+    else:
+        assert paths.inside("/out", key) == f"/out/{key}"
+
+
+@pytest.mark.parametrize("key", ["a//x.dcm", "../x.dcm", "p/../../x.dcm", "./x.dcm"])
+def test_remote_keys_that_would_be_written_elsewhere_are_refused(key):
+    fs = fsspec.filesystem("memory")
+    try:
+        for name in (key, "good.dcm"):
+            fs.store[f"/keys/{name}"] = fsspec.implementations.memory.MemoryFile(fs, name, b"x")
+        with pytest.raises(ValueError, match="1 films have a name that is no place below"):
+            list_inputs("memory://keys")
+    finally:
+        fs.store.clear()
+
+
+def test_remote_names_with_double_colons_and_hidden_folders():
+    fs = fsspec.filesystem("memory")
+    fs.pipe({f"/odd/{n}": b"x" for n in ("a::b.dcm", ".trash/c.dcm", "p/.d/e.dcm", "p/f.dcm")})
+    listing = list_inputs("memory://odd")
+    assert [film.key for film in listing.files] == ["a::b", "p/f"]
+    assert [files.read_bytes(film.path) for film in listing.files] == [b"x", b"x"]
+    fs.rm("/odd", recursive=True)
+
+
+def test_remote_folders_that_cannot_be_read_are_an_error(monkeypatch):
+    fs = fsspec.filesystem("memory")
+    fs.pipe({"/far/a.dcm": b"x", "/far/p/b.dcm": b"x"})
+    monkeypatch.setattr(type(fs), "find", fsspec.AbstractFileSystem.find)  # as one of real folders
+    assert len(list_inputs("memory://far").files) == 2
+    ls = type(fs).ls
+
+    def broken(self, path, **options):
+        if path.endswith("/p"):
+            raise OSError("connection lost")
+        return ls(self, path, **options)
+
+    monkeypatch.setattr(type(fs), "ls", broken)
+    with pytest.raises(OSError, match="connection lost"):
+        list_inputs("memory://far")
+    fs.store.clear()
+
+
+def test_globs_of_local_names(tmp_path):
+    for name in ("f [1]/x.dcm", "f 1/x.dcm", "g::h/p/y.dcm", "g::h/.z/y.dcm", "g::h/p/.w.dcm"):
+        files.write_whole(f"{tmp_path}/{name}", b"")
+    (tmp_path / "g::h/p/loop").symlink_to(tmp_path / "g::h")
+    (tmp_path / "g::h/p/round").symlink_to(tmp_path / "g::h/p")
+
+    def found(pattern):
+        films = list_inputs(f"{tmp_path}/{pattern}").files
+        return [(film.path.removeprefix(f"{tmp_path}/"), film.key) for film in films]
+
+    assert found("f [1]/*.dcm") == [("f [1]/x.dcm", "x")]
+    assert found("f ?/*.dcm") == [("f 1/x.dcm", "f 1/x")]
+    assert found("g::h/**/*.dcm") == found("g::h/**") == [("g::h/p/y.dcm", "p/y")]
+    assert found("*/**/[xy].dcm")[-1] == ("g::h/p/y.dcm", "g::h/p/y")
+
+
+def test_pipes_sockets_and_devices_are_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.dcm")
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(os.path.relpath(tmp_path / "socket.dcm"))
+    (tmp_path / "device.dcm").symlink_to("/dev/zero")
+    (tmp_path / "link.dcm").symlink_to(tmp_path / "pipe.dcm")
+    start = time.monotonic()
+    for film in list_inputs(str(tmp_path)).files:
+        why = load(film.path, "native", 64, None)
+        assert isinstance(why, Rejected) and why.reason == "not_a_file", film
+    os.mkfifo(tmp_path / "list.txt")
+    with pytest.raises(paths.NotAFile, match="no regular file"):
+        list_inputs(f"{tmp_path}/list.txt")
+    assert time.monotonic() - start < 1
