@@ -32,6 +32,7 @@ REASONS = {
     "unsupported_syntax": "a transfer syntax or JPEG process that is not read here",
     "unsupported_depth": "not 8 or 16 bits allocated, or bits stored elsewhere than at the bottom",
     "corrupt_pixels": "pixel data that do not decode, or not to the size in the header",
+    "turned": "a PNG whose EXIF orientation says that it lies on its side or mirrored",
 }
 
 

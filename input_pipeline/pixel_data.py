@@ -2,7 +2,7 @@
 
 Sizes are checked against the header before anything is allocated or decoded; what disagrees raises
 `Rejection`. The one damage that cannot be seen is damage that still decodes: changed bits in
-uncompressed data, or a hole within a JPEG segment, over which every JPEG decoder patches.
+uncompressed, RLE or JPEG 2000 data.
 """
 
 import dataclasses
@@ -13,24 +13,19 @@ import imagecodecs
 import numpy as np
 from jaxtyping import Integer
 
+from input_pipeline import jpeg, jpeg2000
 from input_pipeline.film import Rejection, reject
 
 UNDEFINED = 0xFFFFFFFF
 IMPLICIT, EXPLICIT, DEFLATED, BIG = (f"1.2.840.10008.1.2{end}" for end in ("", ".1", ".1.99", ".2"))
 RLE = "1.2.840.10008.1.2.5"
-_DECODERS = {
-    f"1.2.840.10008.1.2.4.{end}": decode
-    for decode, ends in {
-        # libjpeg-turbo: baseline, extended and lossless. Lossless in 47 ms for 2544x3056, against
-        # 80 (ljpeg) and 150 (jpegsof3); all three patch over holes.
-        imagecodecs.jpeg8_decode: (50, 51, 57, 70),
-        imagecodecs.jpegls_decode: (80, 81),
-        # OpenJPEG also for high throughput (107 ms): OpenJPH takes 54 but accepts half a file.
-        imagecodecs.jpeg2k_decode: (90, 91, 201, 202, 203),
-    }.items()
-    for end in ends
-}
-SYNTAXES = (IMPLICIT, EXPLICIT, DEFLATED, BIG, RLE, *_DECODERS)
+_JPEG_LS = ("1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81")
+# baseline, extended and lossless
+_JPEG = (*(f"1.2.840.10008.1.2.4.{end}" for end in (50, 51, 57, 70)), *_JPEG_LS)
+_JPEG_2000 = tuple(f"1.2.840.10008.1.2.4.{end}" for end in (90, 91, 201, 202, 203))  # and HTJ2K
+_NATIVE = (IMPLICIT, EXPLICIT, DEFLATED, BIG)
+SYNTAXES = (*_NATIVE, RLE, *_JPEG, *_JPEG_2000)
+_ITEM = b"\xfe\xff\x00\xe0"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +37,13 @@ class Layout:
     allocated: int
     stored: int
     signed: bool
+    colour: str = ""  # the Photometric Interpretation of three samples a pixel; "": one sample
+    planar: bool = False  # uncompressed samples lie plane by plane
+
+    @property
+    def samples(self) -> int:
+        """Of a pixel."""
+        return 3 if self.colour else 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +73,7 @@ def decode(
         Rejection: truncated, corrupt_pixels or unsupported_syntax.
     """
     depth = layout.stored
-    if syntax in (IMPLICIT, EXPLICIT, DEFLATED, BIG):
+    if syntax in _NATIVE:
         cells = _native(fetch, size, element, layout, big=syntax == BIG)
     else:
         codestream = _codestream(fetch, size, element)
@@ -79,11 +81,12 @@ def decode(
             if syntax == RLE:
                 cells = _decode_rle(codestream, layout)
             else:
-                cells, depth = _decode_jpeg(codestream, _DECODERS[syntax], layout)
-        except Rejection:
+                cells, depth = _decode_jpeg(codestream, syntax, layout)
+        except (Rejection, MemoryError):
             raise
         except Exception as error:
             reject("corrupt_pixels", type(error).__name__)
+    cells = _grey(cells, layout) if layout.colour else cells.reshape(layout.rows, layout.columns)
     cells = cells.view(f"u{cells.itemsize}").astype(f"u{layout.allocated // 8}", copy=False)
     if layout.signed:
         shift = layout.allocated - depth
@@ -93,107 +96,137 @@ def decode(
     return cells & mask if cells.max() > mask else cells
 
 
+def _grey(
+    cells: Integer[np.ndarray, "rows columns samples"], layout: Layout
+) -> Integer[np.ndarray, "rows columns"]:
+    """The one channel of pixels that all are grey: red = green = blue, or no chroma.
+
+    Chroma of YBR_FULL_422 comes as (Y, Y, Cb, Cr) of two pixels.
+    """
+    neutral = cells.dtype.type(1 << layout.stored - 1)
+    *luma, first, second = np.moveaxis(cells, -1, 0)
+    if layout.colour.startswith("YBR") and (first == neutral).all() and (second == neutral).all():
+        return np.stack(luma, -1).reshape(layout.rows, layout.columns)
+    if len(luma) > 1 or not ((luma[0] == first).all() and (first == second).all()):
+        reject("colour", f"{layout.colour}, channels differ")
+    return np.ascontiguousarray(first)
+
+
 def _native(
     fetch: Callable[[int, int], bytes], size: int, element: Element, layout: Layout, big: bool
-) -> Integer[np.ndarray, "rows columns"]:
+) -> Integer[np.ndarray, "rows columns ..."]:
     """Uncompressed cells, as a view on the bytes read."""
     width, shape = layout.allocated // 8, (layout.rows, layout.columns)
-    expected = layout.rows * layout.columns * width
+    if layout.colour == "YBR_FULL_422":
+        shape = (layout.rows, layout.columns // 2, 4)
+    elif layout.colour:
+        shape = (3, *shape) if layout.planar else (*shape, 3)
+    expected = int(np.prod(shape)) * width
     if element.length == UNDEFINED:
         reject("corrupt_pixels", "uncompressed pixel data of undefined length")
     if min(element.length, size - element.start) < expected:
         found = min(element.length, size - element.start)
         reject("truncated", f"{found} of {expected} bytes of pixel data")
-    # A wrong Rows or Columns leaves at least a line over; padding is shorter.
-    if element.length - expected >= max(2, min(shape)) * width:
-        reject("corrupt_pixels", f"{element.length} bytes of pixel data, expected {expected}")
     swapped = big and element.words and width == 1  # two 8-bit cells to a big-endian word
     data = fetch(element.start, element.start + expected + swapped * expected % 2)
     if swapped:
-        return np.frombuffer(data, np.uint16).byteswap().view(np.uint8)[:expected].reshape(shape)
-    cells = np.frombuffer(data, f"{'>' if big else '<'}u{width}").reshape(shape)
-    return cells.astype(cells.dtype.newbyteorder("="), copy=False)
-
-
-def _codestream(fetch: Callable[[int, int], bytes], size: int, element: Element) -> bytes:
-    """The fragments of the one frame, joined (PS3.5 A.4); the first item is an offset table."""
-    if element.length != UNDEFINED:
-        reject("corrupt_pixels", "compressed pixel data of defined length")
-    data = memoryview(fetch(element.start, size))
-    fragments, position = [], 0
-    while position + 8 <= len(data):
-        tag, length = struct.unpack_from("<II", data, position)
-        if tag == 0xE0DDFFFE:
-            break
-        position += 8 + length
-        if tag != 0xE000FFFE:
-            reject("corrupt_pixels", "a fragment does not begin with an item tag")
-        if position > len(data):
-            reject("truncated", f"a fragment of {length} bytes ends outside the file")
-        fragments.append(data[position - length : position])
-    if len(fragments) < 2:
-        reject("truncated", "no fragment of pixel data")
-    return b"".join(fragments[1:])
-
-
-def _decode_rle(codestream: bytes, layout: Layout) -> Integer[np.ndarray, "rows columns"]:
-    cells = np.empty((layout.rows, layout.columns), f"<u{layout.allocated // 8}")
-    view = memoryview(cells).cast("B")
-    decoded = imagecodecs.dicomrle_decode(codestream, cells.dtype, out=view)
-    if len(decoded) != cells.nbytes:
-        reject("truncated", f"{len(decoded)} of {cells.nbytes} bytes of pixel data")
+        cells = np.frombuffer(data, np.uint16).byteswap().view(np.uint8)[:expected].reshape(shape)
+    else:
+        cells = np.frombuffer(data, f"{'>' if big else '<'}u{width}").reshape(shape)
+    cells = cells.astype(cells.dtype.newbyteorder("="), copy=False)
+    cells = np.moveaxis(cells, 0, -1) if layout.colour and layout.planar else cells
+    # A wrong Rows or Columns leaves at least a line over; other padding is shorter, or zeros.
+    excess = element.length - expected
+    if excess >= max(2, min(layout.rows, layout.columns)) * layout.samples * width:
+        stop = element.start + element.length
+        padding = excess < expected and stop <= size and not fetch(stop - excess, stop).strip(b"\0")
+        if not padding or _sheared(cells, excess // width / layout.samples / layout.rows):
+            reject("corrupt_pixels", f"{element.length} bytes of pixel data, expected {expected}")
     return cells
 
 
+def _sheared(cells: Integer[np.ndarray, "rows columns ..."], extra: float) -> bool:
+    """Whether lines of so many more columns fit the image better: neighbours differ less then."""
+    if not extra.is_integer():
+        return False
+    grey = cells.reshape(*cells.shape[:2], -1)[..., 0]
+    columns, grey = grey.shape[1], grey.ravel().astype(np.int32)
+    declared, longer = (
+        np.abs(grey[stride:] - grey[:-stride]).mean() for stride in (columns, columns + int(extra))
+    )
+    return bool(longer < declared)
+
+
+def _codestream(fetch: Callable[[int, int], bytes], size: int, element: Element) -> bytes:
+    """The fragments of the one frame, joined (PS3.5 A.4).
+
+    The first item is an offset table, which some writers leave out. Whatever is no item ends the
+    fragments: a delimiter, the zeros that some writers put in its place, the end of the file.
+    Whether all pixels are there is the decoder's to say.
+    """
+    stop = size if element.length == UNDEFINED else min(size, element.start + element.length)
+    data = memoryview(fetch(element.start, stop))
+    fragments, position = [], 0
+    while data[position : position + 4] == _ITEM and position + 8 <= len(data):
+        (length,) = struct.unpack_from("<I", data, position + 4)
+        fragments.append(data[position + 8 : position + 8 + length])
+        position += 8 + length
+    if not fragments:
+        reject("corrupt_pixels", "compressed pixel data do not begin with an item")
+    if bytes(fragments[0][:2]) not in (b"\xff\xd8", b"\xff\x4f") and not _is_rle(fragments[0]):
+        del fragments[0]
+    if not fragments:
+        reject("truncated", "no fragment of pixel data")
+    return b"".join(fragments)
+
+
+def _is_rle(data: bytes | memoryview) -> bool:
+    """Whether a fragment begins with the header of PS3.5 G.5; an offset table begins with 0."""
+    if len(data) < 64:
+        return False
+    count, first = struct.unpack_from("<2I", data)
+    return 1 <= count <= 15 and first == 64
+
+
+def _decode_rle(data: bytes, layout: Layout) -> Integer[np.ndarray, "rows columns samples"]:
+    """Each sample's segments, one a byte, highest first (PS3.5 annex G)."""
+    width = layout.allocated // 8
+    count, *starts = struct.unpack_from("<16I", data.ljust(64, b"\0"))
+    if not _is_rle(data) or count != layout.samples * width:
+        reject("corrupt_pixels", f"{count} RLE segments, expected {layout.samples * width}")
+    starts = [*starts[:count], len(data)]
+    planes = np.empty((layout.samples, layout.rows, layout.columns), f"<u{width}")
+    for sample, plane in enumerate(planes):
+        first, *others, stop = starts[sample * width : (sample + 1) * width + 1]
+        header = struct.pack(
+            f"<{width + 1}I", width, *(64 + start - first for start in (first, *others))
+        )
+        decoded = imagecodecs.dicomrle_decode(
+            header.ljust(64, b"\0") + data[first:stop], plane.dtype, out=memoryview(plane).cast("B")
+        )
+        if len(decoded) != plane.nbytes:
+            reject("truncated", f"{len(decoded)} of {plane.nbytes} bytes of pixel data")
+    return np.moveaxis(planes, 0, -1)
+
+
 def _decode_jpeg(
-    codestream: bytes, decoder: Callable, layout: Layout
-) -> tuple[Integer[np.ndarray, "rows columns"], int]:
+    data: bytes, syntax: str, layout: Layout
+) -> tuple[Integer[np.ndarray, "rows columns ..."], int]:
     """Cells, and how many of their bits count, of any of the JPEG family.
 
     The codestream's own header is checked beforehand: OpenJPEG would decode the 60,000 x 60,000
     pixels that one claims (43 s, 14 GB) and then find that they do not fit.
     """
-    read = _read_siz if decoder is imagecodecs.jpeg2k_decode else _read_sof
-    rows, columns, components, bits, signed = read(codestream)
-    if (rows, columns, components) != (layout.rows, layout.columns, 1) or bits > layout.allocated:
+    try:
+        head = jpeg.parse(data) if syntax in _JPEG else jpeg2000.parse(data)
+    except ValueError as error:
+        reject("corrupt_pixels", str(error))
+    rows, columns, components, bits = head.rows, head.columns, head.components, head.bits
+    expected = (layout.rows, layout.columns, layout.samples)
+    if (rows, columns, components) != expected or bits > layout.allocated:
         found = f"a codestream of {rows} x {columns}, {components} components, {bits} bits"
         reject("corrupt_pixels", f"{found}; header: {layout.rows} x {layout.columns}")
-    if codestream.rfind(b"\xff\xd9") < 0:  # libjpeg would fill the rest with grey
-        reject("truncated", f"no end marker in {len(codestream)} bytes")
-    cells = np.empty((rows, columns), f"{'i' if signed else 'u'}{1 if bits <= 8 else 2}")
-    # pydicom takes the sign bit from there too; lossy JPEG 2000 may exceed BitsStored.
-    depth = {
-        imagecodecs.jpeg2k_decode: bits,
-        imagecodecs.jpegls_decode: min(bits, layout.stored),
-    }.get(decoder, layout.stored)
-    return decoder(codestream, out=cells), depth
-
-
-def _read_sof(codestream: bytes) -> tuple[int, int, int, int, bool]:
-    """Rows, columns, components, bits and sign from the frame header of JPEG or JPEG-LS.
-
-    Baseline (C0), extended (C1), lossless (C3), JPEG-LS (F7); ITU-T T.81 B.2.2, T.87 C.2.2.
-    """
-    position = 2
-    while position + 10 <= len(codestream):
-        fill, marker, length = struct.unpack_from(">BBH", codestream, position)
-        if fill != 0xFF or marker == 0xDA:
-            break
-        if marker in (0xC0, 0xC1, 0xC3, 0xF7):
-            bits, rows, columns, components = struct.unpack_from(">BHHB", codestream, position + 4)
-            return rows, columns, components, bits, False
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            reject("unsupported_syntax", f"JPEG process SOF{marker - 0xC0}")
-        position += 1 if marker == 0xFF else 2 + length
-    reject("corrupt_pixels", "no frame header in the JPEG codestream")
-
-
-def _read_siz(codestream: bytes) -> tuple[int, int, int, int, bool]:
-    """Rows, columns, components, bits and sign from JPEG 2000's SIZ (ITU-T T.800 A.5.1)."""
-    position = codestream.find(b"\xff\x4f\xff\x51")  # 0, unless wrongly within a JP2 box
-    if position < 0 or len(codestream) < position + 43:
-        reject("corrupt_pixels", "no SIZ in the JPEG 2000 codestream")
-    right, bottom, left, top, *_, components, bits = struct.unpack_from(
-        ">8IHB", codestream, position + 8
-    )
-    return bottom - top, right - left, components, (bits & 0x7F) + 1, bits >= 0x80
+    if syntax in _JPEG_2000:  # lossy data may exceed BitsStored; pydicom takes the sign bit there
+        return jpeg2000.decode(data), bits
+    depth = min(bits, layout.stored) if syntax in _JPEG_LS else layout.stored
+    return jpeg.decode(data, head), depth

@@ -1,0 +1,163 @@
+"""JPEG and JPEG-LS codestreams, of DICOM and of picture files: all of their pixels, or none.
+
+libjpeg patches over damage: it fills what is missing with grey, goes on after a code that does not
+exist, and only warns. So every Huffman stream is decoded by a libjpeg that stops at its first
+warning. What libjpeg cannot warn of is damage after which as many blocks follow as were lost, to
+the bit.
+"""
+
+import dataclasses
+import re
+import struct
+
+import imagecodecs
+import numpy as np
+import simplejpeg
+from jaxtyping import UInt
+
+from input_pipeline.film import reject
+
+PROCESSES = {0: "baseline", 1: "extended", 2: "progressive", 3: "lossless", 55: "JPEG-LS"}
+_FRAMES = {0xC0 + i: i for i in range(16) if i not in (4, 8, 12)} | {0xF7: 55}
+_SOI, _EOI, _JFIF = b"\xff\xd8", b"\xff\xd9", b"\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0"
+_SCAN = 0xDA
+# Within a scan FF is followed by 00 (JPEG) or a zero bit (JPEG-LS); D0 to D7 are restarts.
+_MARKER = re.compile(rb"\xff[\x80-\xcf\xd8-\xfe]")
+_MAX_SEGMENTS = 5000  # of sound files a few dozen
+
+
+@dataclasses.dataclass(frozen=True)
+class Codestream:
+    """What the header of a codestream says (ITU-T T.81 B.2, T.87 C.2).
+
+    Attributes:
+        process: the number of its SOF marker; `PROCESSES` are read.
+        bits: of a sample.
+        rows: of pixels.
+        columns: of pixels.
+        components: 1 if it is grey.
+        segments: (marker, start, stop) of what stands before the first scan, in bytes.
+        scan: where the first scan header begins.
+        end: where the end marker stands; None where there is none.
+    """
+
+    process: int
+    bits: int
+    rows: int
+    columns: int
+    components: int
+    segments: tuple[tuple[int, int, int], ...]
+    scan: int
+    end: int | None
+
+
+def parse(data: bytes) -> Codestream:
+    """Reads the header and looks for the end; no pixel is decoded.
+
+    Raises:
+        Rejection: truncated: the data end before the first scan.
+        ValueError: this is no JPEG.
+    """
+    position, segments, frame = 2, [], None
+    while True:
+        while data[position : position + 2] == b"\xff\xff":  # fill
+            position += 1
+        if position + 4 > len(data):
+            reject("truncated", f"{len(data)} bytes end within the header of a JPEG")
+        fill, marker, length = struct.unpack_from(">BBH", data, position)
+        if fill != 0xFF or marker < 0xC0 or length < 2 or len(segments) == _MAX_SEGMENTS:
+            raise ValueError(f"no JPEG segment at byte {position}")
+        if marker == _SCAN:
+            break
+        if marker in _FRAMES and not frame and len(data) >= position + 10:
+            bits, rows, columns, components = struct.unpack_from(">BHHB", data, position + 4)
+            frame = _FRAMES[marker], bits, rows, columns, components
+        segments.append((marker, position, position + 2 + length))
+        position += 2 + length
+    if frame is None:
+        raise ValueError("no frame header in the JPEG codestream")
+    return Codestream(*frame, tuple(segments), position, _find_end(data, position))
+
+
+def _find_end(data: bytes, position: int) -> int | None:
+    """Where the end marker stands, from the first scan on; thumbnails hold markers of their own."""
+    for _ in range(_MAX_SEGMENTS):
+        if data[position + 1 : position + 2] == _EOI[1:]:
+            return position
+        if position + 4 > len(data):
+            return None
+        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+        found = _MARKER.search(data, position)
+        if not found:
+            return None
+        position = found.start()
+    raise ValueError(f"more than {_MAX_SEGMENTS} segments in the JPEG codestream")
+
+
+def decode(data: bytes, head: Codestream) -> UInt[np.ndarray, "rows columns components"]:
+    """All samples; three components as RGB.
+
+    A stream without an end marker is whole if no pixel is missing.
+
+    Args:
+        data: the codestream.
+        head: from `parse`; the caller has checked its size.
+
+    Raises:
+        Rejection: truncated, corrupt_pixels or unsupported_syntax.
+    """
+    if head.process not in PROCESSES:
+        reject("unsupported_syntax", f"JPEG process SOF{head.process}")
+    data = data if head.end else _close(data)
+    try:
+        if head.process == 55:
+            pixels = imagecodecs.jpegls_decode(data)
+        else:
+            data = _plain(data, head)
+            space = "GRAY" if head.components == 1 else "RGB"
+            pixels = simplejpeg.decode_jpeg(_as_8_bits(data), space, strict=True)
+            if head.bits != 8:  # the check was of the codes, which know nothing of the depth
+                pixels = imagecodecs.jpeg8_decode(data)
+        return pixels.reshape(head.rows, head.columns, head.components)
+    except MemoryError:
+        raise
+    except Exception as error:
+        known = isinstance(error, ValueError | imagecodecs.JpeglsError)
+        message = re.sub(r"[^\w .,:()-]", "", str(error))[:80] if known else type(error).__name__
+        reject("corrupt_pixels" if head.end else "truncated", message)
+
+
+def _close(data: bytes) -> bytes:
+    """Adds the end marker that is missing. Zeros before it are padding: no scan ends with them."""
+    data = data.rstrip(b"\0")
+    return data + (b"\0" if data.endswith(b"\xff") else b"") + _EOI
+
+
+def _plain(data: bytes, head: Codestream) -> bytes:
+    """The same codestream without what libjpeg warns of although no pixel depends on it.
+
+    Those are versions of JFIF and Adobe's unknown transforms, and the parameters of a sequential
+    scan, which have one meaning only (some writers of DICOM leave them 0).
+    """
+    parts = [_SOI]
+    for marker, start, stop in head.segments:
+        segment = data[start:stop]
+        if marker == 0xE0 and segment[4:9] == b"JFIF\0":
+            segment = _JFIF
+        elif marker == 0xEE and segment[4:9] == b"Adobe" and len(segment) >= 16:
+            segment = segment if segment[15] <= 2 else b""
+        elif 0xE0 <= marker <= 0xEF or marker == 0xFE:
+            segment = b""
+        parts.append(segment)
+    scan = bytearray(data[head.scan : head.scan + 64])
+    if head.process in (0, 1) and len(scan) > 4 and (end := 5 + 2 * scan[4]) + 3 < len(scan):
+        scan[end : end + 3] = bytes((0, 63, 0))
+    return b"".join((*parts, scan, data[head.scan + 64 :]))
+
+
+def _as_8_bits(data: bytes) -> bytes:
+    """The codestream with a precision of 8 written into its frame header."""
+    position = 2
+    while data[position + 1] not in _FRAMES:
+        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    return data[: position + 4] + b"\x08" + data[position + 5 :]

@@ -1,0 +1,82 @@
+"""JPEG 2000 codestreams (HTJ2K too): what their header says, and whether they are whole.
+
+OpenJPEG decodes a stream that lacks a part and fills the part in. So the lengths that a codestream
+states of its tile-parts are followed beforehand: bytes that are cut off or lost show there. Bytes
+that were changed do not: the arithmetic decoder makes pixels of any bytes.
+"""
+
+import collections
+import dataclasses
+import struct
+
+import imagecodecs
+import numpy as np
+from jaxtyping import Integer
+
+from input_pipeline.film import reject
+
+_START, _EOC = b"\xff\x4f\xff\x51", b"\xff\xd9"
+_SOT = 0xFF90  # begins a tile-part
+_MAX_PARTS = 1 << 17
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """The image area of a codestream; `bits` of a sample."""
+
+    rows: int
+    columns: int
+    components: int
+    bits: int
+
+
+def parse(data: bytes) -> Size:
+    """Reads the SIZ segment (ITU-T T.800 A.5.1).
+
+    Raises:
+        ValueError: this is no JPEG 2000.
+    """
+    position = data.find(_START)  # 0, unless wrongly within a JP2 box
+    if position < 0 or len(data) < position + 43:
+        raise ValueError("no SIZ in the JPEG 2000 codestream")
+    right, bottom, left, top, *_, components, bits = struct.unpack_from(">8IHB", data, position + 8)
+    return Size(bottom - top, right - left, components, (bits & 0x7F) + 1)
+
+
+def decode(data: bytes) -> Integer[np.ndarray, "rows columns ..."]:
+    """All samples; three components as RGB where the codestream has transformed them.
+
+    Raises:
+        Rejection: truncated or corrupt_pixels.
+    """
+    data = data[data.find(_START) :]
+    right, bottom, _, _, width, height, x, y = struct.unpack_from(">8I", data, 8)
+    tiles = -(-(right - x) // max(width, 1)) * -(-(bottom - y) // max(height, 1))
+    position = 2
+    while (marker := int.from_bytes(data[position : position + 2], "big")) != _SOT:
+        if position + 4 > len(data):
+            reject("truncated", f"{len(data)} bytes end within the header of a JPEG 2000")
+        if marker < 0xFF00:
+            reject("corrupt_pixels", "no segment in the header of a JPEG 2000")
+        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+
+    found, expected = collections.Counter(), {}
+    while len(data) >= position + 12 and data[position : position + 2] == b"\xff\x90":
+        tile, length, _, parts = struct.unpack_from(">HIBB", data, position + 4)
+        if length == 0:  # up to the end marker
+            length = data.rfind(_EOC) - position
+            if length < 0:
+                reject("truncated", f"no end marker in {len(data)} bytes of JPEG 2000")
+        if length < 12 or found.total() == _MAX_PARTS:
+            reject("corrupt_pixels", "tile-parts without length in the JPEG 2000")
+        position += length
+        found[tile] += 1
+        expected[tile] = parts or expected.get(tile, 0)
+    rest = data[position:].rstrip(b"\0")
+    if position > len(data):
+        reject("truncated", f"a tile-part of JPEG 2000 ends {position - len(data)} bytes outside")
+    if rest and not rest.startswith(_EOC):
+        reject("corrupt_pixels", f"no tile-part of JPEG 2000 at byte {position}")
+    if len(found) != tiles or any(found[tile] < parts for tile, parts in expected.items()):
+        reject("corrupt_pixels" if rest else "truncated", f"{len(found)} of {tiles} tiles")
+    return imagecodecs.jpeg2k_decode(data[:position] + _EOC)
