@@ -9,12 +9,14 @@ import functools
 import io
 import logging
 import re
+import struct
 import warnings
 import zlib
 
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 from pydicom.tag import Tag
+from pydicom.valuerep import STANDARD_VR
 
 from input_pipeline import dicom_header, pixel_data
 from input_pipeline.film import (
@@ -26,7 +28,7 @@ from input_pipeline.film import (
     known_view,
     reject,
 )
-from input_pipeline.picture import read_picture
+from input_pipeline.picture import JPEG, PNG, read_picture
 from input_pipeline.pixel_data import Element
 
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # its messages quote header values
@@ -57,14 +59,16 @@ def read_film(
             size = _io(stream.seek, 0, io.SEEK_END)
             if size > MAX_FILE_BYTES:
                 reject("too_large", f"{size} bytes")
-            head = _fetch(stream, 0, min(size, _HEADER_BYTES))
-            if head[128:132] == b"DICM":
-                return _read_dicom(stream, size, head, views)
-            if head.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")):
-                return read_picture(head + _fetch(stream, len(head), size))
+            head = _fetch(stream, size, 0, min(size, _HEADER_BYTES))
+            if head.startswith((PNG, JPEG)):
+                return read_picture(head + _fetch(stream, size, len(head), size))
+            if (start := _find_data_set(head)) is not None:
+                return _read_dicom(stream, size, head, start, views)
             return Rejected("not_an_image", f"{size} bytes, no signature of DICOM, PNG or JPEG")
         except Rejection as rejection:
             return Rejected(*rejection.args)
+        except MemoryError:
+            return Rejected("too_large", "needs more memory than there is")
         except Exception as error:  # a message might quote the header: only its class is told
             return Rejected("corrupt_header", type(error).__name__)
 
@@ -73,11 +77,20 @@ def _io(operation, *args):
     """Calls a method of the stream: what it raises is the file system's failure, not the film's."""
     try:
         return operation(*args)
+    except MemoryError:
+        raise
     except Exception as error:
         reject("unreadable", type(error).__name__)
 
 
-def _fetch(stream: io.IOBase, start: int, stop: int) -> bytes:
+def _fetch(stream: io.IOBase, size: int, start: int, stop: int) -> bytes:
+    """Bytes of a file of `size` bytes.
+
+    A place outside it was computed from what the file says: the film is rejected. Bytes within it
+    that do not come are the file system's failure: the film is tried again.
+    """
+    if not 0 <= start <= stop <= size:
+        reject("truncated", f"bytes {start} to {stop} of a file of {size}")
     _io(stream.seek, start)
     data = _io(stream.read, stop - start)
     if len(data) < stop - start:
@@ -85,51 +98,85 @@ def _fetch(stream: io.IOBase, start: int, stop: int) -> bytes:
     return data
 
 
+def _find_data_set(head: bytes) -> int | None:
+    """Where the first element of a DICOM file stands: behind the preamble, which some leave out."""
+    for start in (132, 4):
+        if head[start - 4 : start] == b"DICM":
+            return start
+    return 0 if _guess_syntax(head, 0, groups=(0x02, 0x08)) else None
+
+
+def _guess_syntax(head: bytes, start: int, groups: tuple[int, ...]) -> str:
+    """The transfer syntax that a data set's first element is written in, as pydicom guesses it.
+
+    Args:
+        head: bytes from the beginning of the file.
+        start: where the element should stand.
+        groups: the groups that it may be of.
+
+    Returns:
+        The UID; "" where no element of these groups stands.
+    """
+    if len(head) < start + 16:
+        return ""
+    tag, vr = head[start : start + 4], head[start + 4 : start + 6].decode("latin-1")
+    if vr in STANDARD_VR:
+        little, big = (struct.unpack(f"{order}H", tag[:2])[0] in groups for order in "<>")
+        return pixel_data.EXPLICIT if little else pixel_data.BIG if big else ""
+    group, _, length = struct.unpack_from("<HHI", head, start)
+    following = head[start + 8 + length : start + 12 + length]
+    ordered = (
+        struct.unpack("<HH", following) > struct.unpack("<HH", tag) if following[3:] else False
+    )
+    return pixel_data.IMPLICIT if group in groups and length <= 1024 and ordered else ""
+
+
 def _read_dicom(
-    stream: io.IOBase, size: int, head: bytes, views: tuple[str, ...] | None
+    stream: io.IOBase, size: int, head: bytes, start: int, views: tuple[str, ...] | None
 ) -> Film | Skipped:
     buffer = io.BytesIO(head)
-    buffer.seek(132)
+    buffer.seek(start)
     meta = read_dataset(
         buffer, False, True, stop_when=lambda tag, *_: tag.group != 2, specific_tags=_WANTED
     )
+    start = buffer.tell()
     syntax = dicom_header.get_text(meta, "TransferSyntaxUID")
+    syntax = syntax or _guess_syntax(head, start, groups=(0x08,))
     if syntax not in pixel_data.SYNTAXES:
         standard = re.fullmatch(r"1\.2\.840\.10008\.[0-9.]{1,40}", syntax)
         reject("unsupported_syntax", syntax if standard else "none, private or malformed")
-    start = buffer.tell()
     if syntax == pixel_data.DEFLATED:
-        head = _inflate(_fetch(stream, start, size))
+        head = _inflate(_fetch(stream, size, start, size))
         stream, size, start = io.BytesIO(head), len(head), 0
     try:
         header, element = _parse(head, start, syntax)
     except Rejection:
         if len(head) == size:
             raise
-        header, element = _parse(_fetch(stream, 0, size), start, syntax)
+        header, element = _parse(_fetch(stream, size, 0, size), start, syntax)
 
     view = known_view(dicom_header.get_text(header, "ViewPosition"), views)
     if views is not None and view and view not in views:
         return Skipped("view", view)
 
     layout = dicom_header.get_layout(header)
-    return Film(
-        pixels=pixel_data.decode(functools.partial(_fetch, stream), size, element, syntax, layout),
-        view_position=view or None,
-        **dicom_header.get_meaning(header, layout),
-    )
+    fetch = functools.partial(_fetch, stream, size)
+    pixels = pixel_data.decode(fetch, size, element, syntax, layout)
+    view = view or None
+    if layout.colour:  # grey all the same; what makes grey values of MONOCHROME is not for these
+        return Film(pixels, bits_stored=layout.stored, view_position=view)
+    return Film(pixels=pixels, view_position=view, **dicom_header.get_meaning(header, layout))
 
 
 def _inflate(data: bytes) -> bytes:
-    """Undoes the deflated transfer syntax, with a bound."""
+    """Undoes the deflated transfer syntax, with a bound; as far as it goes where the end is cut."""
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
         plain = inflater.decompress(data, MAX_FILE_BYTES)
     except zlib.error as error:
         reject("corrupt_header", f"deflated data set: {type(error).__name__}")
-    if not inflater.eof:
-        bomb = len(plain) == MAX_FILE_BYTES
-        reject("too_large" if bomb else "truncated", f"deflated data set of {len(data)} bytes")
+    if len(plain) == MAX_FILE_BYTES and not inflater.eof:
+        reject("too_large", f"deflated data set of {len(data)} bytes")
     return plain
 
 

@@ -17,12 +17,14 @@ from input_pipeline.pixel_data import Layout
 TAGS = {
     keyword: Tag(keyword)
     for keyword in (
-        "SamplesPerPixel PhotometricInterpretation NumberOfFrames Rows Columns BitsAllocated "
+        "SamplesPerPixel PlanarConfiguration PhotometricInterpretation NumberOfFrames "
+        "Rows Columns BitsAllocated "
         "BitsStored HighBit PixelRepresentation ViewPosition RescaleIntercept RescaleSlope "
         "WindowCenter WindowWidth VOILUTFunction ModalityLUTSequence VOILUTSequence "
         "LUTDescriptor LUTData PresentationLUTShape TransferSyntaxUID"
     ).split()
 }
+_THREE_SAMPLES = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 _COLOUR = re.compile(r"RGB|PALETTE COLOR|YBR_[A-Z0-9_]{1,12}|HSV|ARGB|CMYK|XYB")
 _VOI_FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
 
@@ -80,10 +82,20 @@ def get_words(header: Dataset, keyword: str) -> UInt16[np.ndarray, "n"]:
 
 
 def get_integer(header: Dataset, keyword: str) -> int:
-    words = get_words(header, keyword)
-    if len(words) != 1:
-        reject("corrupt_header", f"{keyword} has {len(words)} values, expected 1")
-    return int(words[0])
+    """A count: US by the standard; some write UL or IS, implicit VR shows it by the length."""
+    raw = get_bytes(header, keyword)
+    vr = header.get_item(TAGS[keyword]).VR if raw else None
+    if vr in ("IS", "DS"):
+        numbers = get_numbers(header, keyword)
+    else:
+        width = 4 if vr in ("UL", "SL") or (vr in (None, "UN") and len(raw) == 4) else 2
+        order = "little" if header.original_encoding[1] else "big"
+        values = [raw[i : i + width] for i in range(0, len(raw) // width * width, width)]
+        numbers = [int.from_bytes(x, order, signed=vr in ("SS", "SL")) for x in values]
+    if len(numbers) != 1 or numbers[0] < 0 or numbers[0] % 1:
+        found = "no count" if len(numbers) == 1 else f"{len(numbers)} values"
+        reject("corrupt_header", f"{keyword} has {found}, expected 1")
+    return int(numbers[0])
 
 
 def get_numbers(header: Dataset, keyword: str) -> tuple[float, ...]:
@@ -126,14 +138,16 @@ def get_lut(header: Dataset, keyword: str, signed: bool) -> Lut | None:
 
 
 def get_layout(header: Dataset) -> Layout:
-    """Checks that the header describes one grey frame that we can hold."""
+    """Checks that the header describes one frame that we can hold; colours may turn out grey."""
     photometric = get_text(header, "PhotometricInterpretation")
-    if _COLOUR.fullmatch(photometric):
+    colour = photometric if photometric in _THREE_SAMPLES else ""
+    if _COLOUR.fullmatch(photometric) and not colour:
         reject("colour", photometric)
-    if photometric not in ("MONOCHROME1", "MONOCHROME2"):
+    if not colour and photometric not in ("MONOCHROME1", "MONOCHROME2"):
         reject("corrupt_header", "PhotometricInterpretation is missing or unknown")
-    if (samples := get_integer(header, "SamplesPerPixel")) != 1:
-        reject("colour" if samples else "corrupt_header", f"{samples} samples per pixel")
+    if (samples := get_integer(header, "SamplesPerPixel")) != (3 if colour else 1):
+        reject("corrupt_header" if colour else "colour", f"{samples} samples of {photometric}")
+    planar = bool(colour and get_bytes(header, "PlanarConfiguration")[:2].strip(b"\0"))
     frames = get_numbers(header, "NumberOfFrames") or (1,)
     if frames[0] > 1:
         reject("multi_frame", f"{frames[0]:.0f} frames")
@@ -147,4 +161,4 @@ def get_layout(header: Dataset) -> Layout:
         reject("unsupported_depth", f"{stored} bits up to bit {high} in {allocated}")
     if (representation := get_integer(header, "PixelRepresentation")) > 1:
         reject("corrupt_header", f"PixelRepresentation is {representation}, expected 0 or 1")
-    return Layout(rows, columns, allocated, stored, signed=representation == 1)
+    return Layout(rows, columns, allocated, stored, representation == 1, colour, planar)

@@ -85,7 +85,7 @@ def _read_png(data: bytes) -> Film:
     if (length, name) != (13, b"IHDR"):
         reject("corrupt_header", "the PNG does not begin with IHDR")
     check_size(rows, columns)
-    if depth == 1 and colour == 0 or depth == 16 and colour and interlaced:
+    if (depth == 1 and colour == 0) or (depth == 16 and colour and interlaced):
         reject("unsupported_depth", f"{depth} bits{' of interlaced colour' if colour else ''}")
     plain, ended = _plain_png(data, grey=colour == 0)
     try:

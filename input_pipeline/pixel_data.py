@@ -118,6 +118,8 @@ def _native(
     """Uncompressed cells, as a view on the bytes read."""
     width, shape = layout.allocated // 8, (layout.rows, layout.columns)
     if layout.colour == "YBR_FULL_422":
+        if layout.columns % 2:
+            reject("corrupt_header", f"YBR_FULL_422 of {layout.columns} columns, an odd number")
         shape = (layout.rows, layout.columns // 2, 4)
     elif layout.colour:
         shape = (3, *shape) if layout.planar else (*shape, 3)

@@ -108,6 +108,12 @@ def dicom_file(
     return file.getvalue()
 
 
+def rgb_file(array: np.ndarray, syntax: str = EXPLICIT, **header) -> bytes:
+    """A DICOM file of three samples; `array` is what the file holds, rows and columns first."""
+    form = {"PhotometricInterpretation": "RGB", "SamplesPerPixel": 3, "PlanarConfiguration": 0}
+    return dicom_file(array, syntax, **(form | header))
+
+
 def encapsulated(syntax: str, fragments: list[bytes]) -> bytes:
     """The film of `film_pixels(12)` with its pixel data in just these fragments."""
     whole = dicom_file(film_pixels(12), syntax)
@@ -323,6 +329,12 @@ def test_pixels_of_a_skipped_view_are_not_read():
 # PNG and JPEG
 
 
+def exif(orientation: int) -> Image.Exif:
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    return tags
+
+
 def picture_file(array: np.ndarray, format: str = "PNG", **options) -> bytes:
     file = io.BytesIO()
     Image.fromarray(array).save(file, format, **options)
@@ -378,7 +390,7 @@ def bad_files() -> dict[str, tuple[str, bytes]]:
     moving = io.BytesIO()
     frames = [Image.fromarray(film_pixels(bits)) for bits in (7, 8)]
     frames[0].save(moving, "PNG", save_all=True, append_images=frames[1:])
-    progressive = imagecodecs.jpeg8_encode(film_pixels(8)).replace(b"\xff\xc0", b"\xff\xc2", 1)
+    arithmetic = imagecodecs.jpeg8_encode(film_pixels(8)).replace(b"\xff\xc0", b"\xff\xc9", 1)
     lut = Dataset()
     lut.LUTDescriptor = [4, 0, 16]
     lut.add_new("LUTData", "OW", bytes(6))
@@ -387,7 +399,7 @@ def bad_files() -> dict[str, tuple[str, bytes]]:
     table = {
         "empty": ("not_an_image", b""),
         "text": ("not_an_image", b"not a film\n" * 100),
-        "raw data set": ("not_an_image", good[132:]),
+        "a data set of another group": ("not_an_image", good[good.index(b"\x28\0\x02\0US"):]),
         "only the signature": ("unsupported_syntax", good[:132]),
         "no syntax": ("unsupported_syntax", good[:132] + good[-5000:]),
         "MPEG": ("unsupported_syntax", good.replace(b"\x14\0" + EXPLICIT.encode() + b"\0",
@@ -403,7 +415,9 @@ def bad_files() -> dict[str, tuple[str, bytes]]:
         "declared too short": ("truncated", dicom_file(pixels, Rows=61)),
         "declared too long": ("corrupt_pixels", dicom_file(pixels, Rows=59)),
         "a column less": ("corrupt_pixels", dicom_file(pixels, Columns=49)),
-        "colour": ("colour", dicom_file(pixels, PhotometricInterpretation="RGB")),
+        "colour": ("colour", rgb_file(rgb)),
+        "one sample of RGB": ("corrupt_header", dicom_file(
+            pixels, PhotometricInterpretation="RGB")),
         "palette": ("colour", dicom_file(pixels, PhotometricInterpretation="PALETTE COLOR")),
         "three samples": ("colour", dicom_file(pixels, SamplesPerPixel=3)),
         "photometric missing": ("corrupt_header", dicom_file(
@@ -433,8 +447,8 @@ def bad_files() -> dict[str, tuple[str, bytes]]:
         "no fragment": ("truncated", encapsulated(f"{UID}.5", [])),
         "60,000 in JPEG 2000": ("corrupt_pixels", dicom_file(
             pixels, f"{UID}.4.90", [bytes(siz)])),
-        "progressive": ("unsupported_syntax", dicom_file(
-            film_pixels(8), f"{UID}.4.50", [progressive])),
+        "arithmetic coding": ("unsupported_syntax", dicom_file(
+            film_pixels(8), f"{UID}.4.50", [arithmetic])),
         "three components": ("corrupt_pixels", dicom_file(
             film_pixels(8), f"{UID}.4.50", [imagecodecs.jpeg8_encode(rgb)])),
         "deeper than allocated": ("corrupt_pixels", dicom_file(
@@ -445,14 +459,13 @@ def bad_files() -> dict[str, tuple[str, bytes]]:
         "deflated, garbage": ("corrupt_header", deflated[: 144 + deflated[140]] + b"\xff" * 100),
         "PNG cut": ("truncated", png[:-100]),
         "PNG damaged": ("corrupt_pixels", png[:200] + bytes(300) + png[500:]),
-        "PNG header": ("corrupt_header", png[:20]),
+        "PNG header": ("truncated", png[:20]),
         "PNG of 60,000": ("too_large", huge_png),
         "PNG moving": ("multi_frame", moving.getvalue()),
         "PNG colour": ("colour", picture_file(rgb)),
         "PNG transparent": ("colour", picture_file(rgba)),
         "PNG 1 bit": ("unsupported_depth", picture_file(pixels > 2048)),
-        "PNG 16-bit colour": ("unsupported_depth", imagecodecs.png_encode(
-            np.dstack([film_pixels(16)] * 3))),
+        "PNG on its side": ("turned", picture_file(film_pixels(8), exif=exif(6))),
         "JPEG cut": ("truncated", jpeg[:-100]),
         "JPEG header": ("corrupt_header", jpeg[:3] + bytes(100)),
     }  # fmt: skip
