@@ -4,9 +4,9 @@ import dataclasses
 from typing import Any
 
 
-def knob(default: Any, help: str) -> Any:
-    """A dataclass field with its help text."""
-    return dataclasses.field(default=default, metadata={"help": help})
+def knob(default: Any, help: str, repeated: bool = False) -> Any:
+    """A dataclass field with its help text, and whether its option may be given several times."""
+    return dataclasses.field(default=default, metadata={"help": help, "repeated": repeated})
 
 
 @dataclasses.dataclass
@@ -146,11 +146,16 @@ class PreprocessConfig:
 
 @dataclasses.dataclass
 class EmbeddingsConfig:
-    path: str = knob(
-        "", "folder of the embeddings (tfrecord, npz or parquet, in any layout), local or remote"
+    path: str | tuple[str, ...] = knob(
+        "",
+        "folder of the embeddings (tfrecord, npz or parquet, in any layout), local or remote; of "
+        "several folders: the option once for each, or a .txt file with one a line",
+        repeated=True,
     )
     cache: str | None = knob(
-        None, "folder for the table they are gathered in once; unset: .table in their own folder"
+        None,
+        "folder for the table they are gathered in once; unset: .table in their own folder, of "
+        "several in the first",
     )
     dtype: str = knob("float32", "of that table: float32, or float16 for half the disk")
 

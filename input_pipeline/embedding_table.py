@@ -1,4 +1,4 @@
-"""A folder of embedding files, read once into one memory-mapped array with an index.
+"""Folders of embedding files, read once into one memory-mapped array with an index.
 
 The table is one file: the rows as they are, an index in JSON, and the length of the index. It
 appears by a rename when all of that is on the disk, so it is whole or not there.
@@ -20,8 +20,8 @@ from jaxtyping import Float, Shaped
 
 from configs import writing
 from input_pipeline import files, run_folder
-from input_pipeline.checked_embeddings import read_checksums
-from input_pipeline.embedding_files import File, is_embedding_file, list_files, read_ahead
+from input_pipeline.embedding_files import Rows, is_embedding_file, read_ahead
+from input_pipeline.embedding_folders import Folder, open_folders, shared_manifest
 
 TABLE_VERSION = 1
 DTYPES = ("float32", "float16")
@@ -30,7 +30,7 @@ _INDEX_LENGTH = struct.Struct("<Q")
 
 @dataclasses.dataclass(frozen=True)
 class EmbeddingTable:
-    """The embeddings of a folder, in the order of its files' names and of the records in them.
+    """The embeddings of folders, in the order of their files' names and of the records in them.
 
     Attributes:
         image_id: str; a record's own, else its file's path below the folder, without suffix.
@@ -50,7 +50,9 @@ class EmbeddingTable:
     rejected: list[tuple[str, str]]
 
 
-def read_table(path: str, cache: str | None = None, dtype: str = "float32") -> EmbeddingTable:
+def read_table(
+    path: str | Sequence[str], cache: str | None = None, dtype: str = "float32"
+) -> EmbeddingTable:
     """Reads embeddings of any layout and format, or maps the table that was made of them before.
 
     Read are the files `*.tfrecord`, `*.npz` and `*.parquet` of this program, and those of the CXR
@@ -58,37 +60,42 @@ def read_table(path: str, cache: str | None = None, dtype: str = "float32") -> E
     has come, gone or changed. A damaged record is left out, and said to be in `rejected`.
 
     Args:
-        path: local folder, searched with all below it; remote prefix; or a single file.
-        cache: local folder for the table; None is `.table` in the local folder.
+        path: local folder, searched with all below it; remote prefix; a single file; several of
+            these, or a list: see `embedding_folders.open_folders`.
+        cache: local folder for the table; None is `.table` in the first folder, if it is local.
         dtype: "float32", or "float16" for half the size.
 
     Raises:
         FileNotFoundError: no embedding file is there.
-        ValueError: all are damaged, widths differ, an image id is there twice, a number is too
-            large for float16, the manifest is a stranger's, or a remote `path` has no `cache`.
+        ValueError: all are damaged, widths or encoders differ, an image id is there twice, a
+            number is too large for float16, a manifest is a stranger's, or a remote `path` has no
+            `cache`.
         OSError: a file cannot be read, or the table cannot be written.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")
-    path = files.absolute(path)
-    if cache is None and files.is_remote(path):
-        raise ValueError(f"{path} is remote: pass --config.embeddings.cache=FOLDER, a local one")
+    folders = open_folders(path)
+    first = folders[0]
+    if cache is None and files.is_remote(first.path):
+        raise ValueError(
+            f"{first.path} is remote: pass --config.embeddings.cache=FOLDER, a local one"
+        )
     if cache is not None and files.is_remote(files.absolute(cache)):
         raise ValueError(f"the cache {cache} is remote; expected a local folder")
-    folder, found = list_files(path)
-    manifest = run_folder.read_manifest(folder) or {}
-    encoder, complete = manifest.get("identity"), manifest.get("complete")
-    cache = _own_cache(folder) if cache is None else files.absolute(cache)
+    encoder, complete = shared_manifest(folders)
+    cache = _own_cache(first.folder) if cache is None else files.absolute(cache)
 
-    # A file that was changed may keep its size and time: the checksums of its run tell it, too.
-    sums = read_checksums(folder)
-    state = hashlib.sha256(repr((TABLE_VERSION, dtype, manifest, sums)).encode())
-    for file in found:
-        state.update(repr(tuple(file)).encode())
+    state, sources = hashlib.sha256(), []
+    for one in folders:
+        # A file that was changed may keep its size and time: its run's checksums tell it, too.
+        state.update(repr((TABLE_VERSION, dtype, one.manifest, one.sums)).encode())
+        for file in one.files:
+            state.update(repr(tuple(file)).encode())
+        # One cache may serve several folders, and a folder may move together with its own cache.
+        source = one.path if files.is_remote(one.path) else os.path.relpath(one.path, cache)
+        sources.append(source.encode("utf-8", "surrogateescape"))
     key = state.hexdigest()
-    # One cache may serve several folders, and a folder may move together with its own cache.
-    source = path if files.is_remote(path) else os.path.relpath(path, cache)
-    name = hashlib.sha256(source.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    name = hashlib.sha256(b"\0".join(sources)).hexdigest()[:16]
     place = os.path.join(cache, f"{name}-{dtype}.table")
 
     table = _open(place, key)
@@ -97,7 +104,7 @@ def read_table(path: str, cache: str | None = None, dtype: str = "float32") -> E
             table = _open(place, key)  # another reader may have made it meanwhile
             if table is None:
                 facts = {"key": key, "encoder": encoder, "complete": complete}
-                _make(place, folder, found, dtype, facts)
+                _make(place, folders, dtype, facts)
                 table = _open(place, key)
     if table is None:
         raise OSError(errno.EIO, "the table of the embeddings is damaged as soon as written", place)
@@ -164,49 +171,41 @@ def _alone_in(cache: str) -> Iterator[None]:
         yield
 
 
-def _make(
-    place: str,
-    folder: str,
-    found: Sequence[File],
-    dtype: str,
-    facts: dict[str, Any],
-) -> None:
-    """Writes the table of these files, with `facts` in its index."""
-    needed = sum(file.size for file in found) * np.dtype(dtype).itemsize // 4
+def _make(place: str, folders: Sequence[Folder], dtype: str, facts: dict[str, Any]) -> None:
+    """Writes the table of these folders, with `facts` in its index."""
+    needed = sum(file.size for one in folders for file in one.files) * np.dtype(dtype).itemsize // 4
     free = shutil.disk_usage(os.path.dirname(place)).free
     if needed > free:
         missing = f"about {needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free"
         raise OSError(errno.ENOSPC, missing)
     with writing.whole_file(place) as stream:
-        index = json.dumps(facts | _write_rows(stream, folder, found, dtype)).encode()
+        index = json.dumps(facts | _write_rows(stream, folders, dtype)).encode()
         stream.write(index + _INDEX_LENGTH.pack(len(index)))
 
 
-def _write_rows(
-    stream: IO[bytes], folder: str, found: Sequence[File], dtype: str
-) -> dict[str, Any]:
+def _write_rows(stream: IO[bytes], folders: Sequence[Folder], dtype: str) -> dict[str, Any]:
     """Writes the rows of all files, each block as soon as it is read. Returns their index."""
     ids: list[str] = []
     file_of: list[str] = []
     rejected: list[tuple[str, str]] = []
     widths: dict[int, tuple[str, int]] = {}  # the first file of a width, and its number of rows
     content = hashlib.sha256()
-    with contextlib.closing(read_ahead(folder, found, dtype)) as blocks:
-        for groups, faults in blocks:
-            rejected += faults
-            for rows in groups:
-                width = rows.embedding.shape[1]
-                first, count = widths.get(width, (rows.file[0], 0))
-                widths[width] = first, count + len(rows.file)
-                ids += rows.image_id
-                file_of += rows.file
-                data = memoryview(rows.embedding).cast("B")
-                stream.write(data)
-                content.update(data)
+    for groups, faults in _read(folders, dtype):
+        rejected += faults
+        for rows in groups:
+            width = rows.embedding.shape[1]
+            first, count = widths.get(width, (rows.file[0], 0))
+            widths[width] = first, count + len(rows.file)
+            ids += rows.image_id
+            file_of += rows.file
+            data = memoryview(rows.embedding).cast("B")
+            stream.write(data)
+            content.update(data)
+    folder, count = ", ".join(one.folder for one in folders), sum(len(f.files) for f in folders)
     if not widths:
         why = f", such as {rejected[0][0]}: {rejected[0][1]}" if rejected else ""
         raise ValueError(
-            f"the {len(found)} embedding files in {folder} hold no embedding that can be used; "
+            f"the {count} embedding files in {folder} hold no embedding that can be used; "
             f"{len(rejected)} files or records are damaged{why}"
         )
     if len(widths) > 1:
@@ -226,6 +225,20 @@ def _write_rows(
         "rejected": rejected,
         "image_id": ids,
     }
+
+
+def _read(
+    folders: Sequence[Folder], dtype: str
+) -> Iterator[tuple[list[Rows], list[tuple[str, str]]]]:
+    """The blocks of `read_ahead` of all folders; of several, files are named with their folder."""
+    for one in folders:
+        names = {file.name: f"{one.folder}/{file.name}" for file in one.files}
+        with contextlib.closing(read_ahead(one.folder, one.files, dtype)) as blocks:
+            for groups, faults in blocks:
+                if len(folders) > 1:
+                    groups = [g._replace(file=[names[name] for name in g.file]) for g in groups]
+                    faults = [(names.get(name, name), fault) for name, fault in faults]
+                yield groups, faults
 
 
 def _check_ids(ids: Sequence[str], file_of: Sequence[str], embedding: np.ndarray) -> None:

@@ -71,7 +71,7 @@ def list_inputs(path: str, limit: int | None = None) -> Listing:
                 ignored[suffix] += 1
     elif fs.exists(inner) and path.lower().endswith(LIST_SUFFIXES):
         folder = posixpath.dirname(path)
-        entries = _read_list(path)
+        entries = read_list(path)
         found = list(dict.fromkeys(entries))
         repeated = len(entries) - len(found)
         root = folder if all(f.startswith(folder + "/") for f in found) else _common_folder(found)
@@ -146,7 +146,7 @@ def _expand(folder: str, parts: Sequence[str]) -> Iterator[str]:
             yield path
 
 
-def _read_list(path: str) -> list[str]:
+def read_list(path: str) -> list[str]:
     """The films of a list: the lines of a .txt, or the one column of paths of a table."""
     try:
         text = read_table(path).decode("utf-8-sig")

@@ -5,9 +5,10 @@ import dataclasses
 import difflib
 import functools
 import os
+import re
 import sys
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from absl import app, flags, logging
@@ -114,7 +115,10 @@ def run(
 
 
 def run_flags(
-    main: Callable[..., int | None], stopped: str, texts: Mapping[str, str] | None = None
+    main: Callable[..., int | None],
+    stopped: str,
+    texts: Mapping[str, str] | None = None,
+    repeated: Collection[str] = (),
 ) -> None:
     """Runs a command whose flags are its own, as `run` does; never returns.
 
@@ -122,14 +126,23 @@ def run_flags(
         main: the command; returns the exit code, or None for 0.
         stopped: what to say when the user stops it.
         texts: name -> help of flags that are text; they are the keywords of `main`, None if unset.
+        repeated: those of them that may be given several times, and are lists.
     """
-
-    given = {name: flags.DEFINE_string(name, None, text) for name, text in (texts or {}).items()}
+    given = {
+        name: (flags.DEFINE_multi_string if name in repeated else flags.DEFINE_string)(
+            name, None, text
+        )
+        for name, text in (texts or {}).items()
+    }
 
     def guarded(arguments: Sequence[str]) -> int | None:
         logging.set_verbosity(logging.WARNING)  # JAX and Orbax inform at length
         if arguments[1:]:
             sys.exit(f"error: {arguments[1]!r} is no flag; --help lists them")
+        said = [re.match(r"--?(\w+)", argument) for argument in sys.argv[1:]]
+        counts = collections.Counter(name[1] for name in said if name)
+        if twice := [n for n in given if counts[n] > 1 and n not in repeated]:
+            sys.exit(f"error: --{twice[0]} is given {counts[twice[0]]} times; expected once")
         try:
             return main(**{name: flag.value for name, flag in given.items()})
         except KeyboardInterrupt:
@@ -231,6 +244,9 @@ def _take_lists(argv: Sequence[str], schema: type) -> tuple[list[str], dict[str,
                 sys.exit(f"error: --{name} has no value: write --{name}=VALUE,VALUE")
             text = waiting.popleft()
         kind, what = kinds[name]
+        if what == REPEATED:  # a comma may be part of a path
+            lists[name] = (*lists.get(name, ()), text)
+            continue
         parts = [part.strip(" '\"") for part in text.strip(" ()[]").split(",")]
         try:
             values = tuple(kind(part) for part in parts if part and part != "None")
@@ -240,19 +256,21 @@ def _take_lists(argv: Sequence[str], schema: type) -> tuple[list[str], dict[str,
     return rest, lists
 
 
+REPEATED = "a value each time the option is given"
 _LISTED = {str: "names", int: "whole numbers, such as 512,256,", float: "numbers, such as 0.7,0.3,"}
 
 
 def _list_kinds(schema: type, prefix: str = "config") -> Iterator[tuple[str, tuple[type, str]]]:
     """Of every knob that is a list: its name, the type of its parts, and the words for them."""
-    for field, hint in typing.get_type_hints(schema).items():
-        name = f"{prefix}.{field}"
+    hints = typing.get_type_hints(schema)
+    for field in dataclasses.fields(schema):
+        hint, name = hints[field.name], f"{prefix}.{field.name}"
         if dataclasses.is_dataclass(hint):
             yield from _list_kinds(hint, name)
         for one in (hint, *typing.get_args(hint)):
             if typing.get_origin(one) is tuple:
                 kind = typing.get_args(one)[0]
-                yield name, (kind, _LISTED[kind])
+                yield name, (kind, REPEATED if field.metadata["repeated"] else _LISTED[kind])
 
 
 def _unknown_field(argv: Sequence[str], schema: type) -> str:

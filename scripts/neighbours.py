@@ -16,12 +16,13 @@ findings that most films have.
 """
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from scripts import cli
 
 FLAGS = {
-    "embeddings": "folder of embeddings, from embed.py",
+    "embeddings": "folder of embeddings, from embed.py; of several: once for each, or a .txt list",
     "labels": "CSV of labels, as train_head.py reads it",
     "input": "folder, glob or list of the films that were embedded; for the picture",
     "output": "PNG to be written",
@@ -32,7 +33,10 @@ MANY = 20_000  # films that take so long that their progress is shown
 
 
 def neighbours(
-    embeddings: str | None, labels: str | None, input: str | None, output: str | None
+    embeddings: str | Sequence[str] | None,
+    labels: str | None,
+    input: str | None,
+    output: str | None,
 ) -> None:
     """Prints the table and draws the picture; the arguments are `FLAGS`."""
     if not embeddings or not labels or bool(input) != bool(output):
@@ -199,7 +203,7 @@ def draw(
 
 
 def main() -> None:
-    cli.run_flags(neighbours, "nothing was written", FLAGS)
+    cli.run_flags(neighbours, "nothing was written", FLAGS, repeated=("embeddings",))
 
 
 if __name__ == "__main__":

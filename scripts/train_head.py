@@ -9,7 +9,7 @@ import pathlib
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from configs.schema import HeadConfig
@@ -156,10 +156,10 @@ def progress(what: str, total: int, unit: str, shown: bool) -> Iterator[Callable
         yield advance
 
 
-def report_table(path: str, table: Any) -> None:
+def report_table(path: str | Sequence[str], table: Any) -> None:
     """Says which embeddings were read."""
-    encoder = table.encoder or {}
-    print(f"{len(table.image_id)} embeddings of {table.embedding.shape[1]:,} numbers in {path}")
+    encoder, places = table.encoder or {}, path if isinstance(path, str) else ", ".join(path)
+    print(f"{len(table.image_id)} embeddings of {table.embedding.shape[1]:,} numbers in {places}")
     if table.encoder is None:
         print("warning: no manifest.json says which encoder made these embeddings")
     elif not encoder.get("trained"):

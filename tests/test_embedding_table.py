@@ -27,10 +27,10 @@ def vector(seed, dim=6):
     return np.random.default_rng(seed).normal(size=dim).astype(np.float32)
 
 
-def run(folder, layout="per_image", format="tfrecord", films=FILMS, stop_after=None):
+def run(folder, layout="per_image", format="tfrecord", films=FILMS, stop_after=None, **identity):
     """Writes a folder as `scripts/embed.py` does."""
     planned = outputs.plan(films, layout, format, shards=3)
-    with outputs.open_run(str(folder), planned, format, IDENTITY, {}) as opened:
+    with outputs.open_run(str(folder), planned, format, IDENTITY | identity, {}) as opened:
         for film in opened.todo[:stop_after]:
             opened.add(film, vector(int(film.key[-2:])))
         if stop_after is None:
@@ -626,3 +626,75 @@ def test_a_reader_that_is_broken_costs_no_file(tmp_path, monkeypatch):
 
 def test_the_formats_are_those_of_the_project():
     assert set(embedding_files.DECODE) == {f.suffix for f in embeddings.FORMATS.values()}
+
+
+def two_folders(tmp_path, **other):
+    """Folders whose names hold a comma and a blank, of the halves of the films; and a list."""
+    folders = [tmp_path / "site a,b", tmp_path / "c"]
+    run(folders[0], films=FILMS[:5], input="/a", views=["AP", "PA"])
+    run(folders[1], "sharded", films=FILMS[5:], **{"input": "/b", "views": ["LL"]} | other)
+    (tmp_path / "list.txt").write_text(f"site a,b\n\n{folders[1]}\n")
+    return [str(folder) for folder in folders]
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_folders_of_one_encoder_are_one_table(tmp_path, reads, listed):
+    folders = two_folders(tmp_path)
+    asked = str(tmp_path / "list.txt") if listed else folders
+    table = read_table(asked)
+    order = np.argsort(table.image_id.astype(str))
+    assert table.image_id[order].tolist() == sorted(film.path for film in FILMS)
+    expected = [vector(int(name[-6:-4])) for name in table.image_id]
+    np.testing.assert_array_equal(table.embedding, expected)
+    shared = {"preset_version": 1, "views": ["AP", "LL", "PA"]}
+    assert table.encoder == IDENTITY | shared
+    assert table.complete is True and isinstance(table.embedding, np.memmap)
+    read = len(reads)
+    assert read_table(asked).digest == table.digest and len(reads) == read, "mapped, not read"
+    assert read_table(folders[0]).encoder["input"] == "/a"
+
+
+def test_views_are_all_where_one_folder_has_all_and_no_manifest_is_unknown(tmp_path):
+    assert read_table(two_folders(tmp_path, views=None)).encoder["views"] is None
+    folders = [tmp_path / name for name in ("x", "y")]
+    for folder in folders:
+        write(folder, "1.npz", (f"{folder.name}/film", vector(1)))
+    table = read_table([str(folder) for folder in folders])
+    assert (table.encoder, table.complete, len(table.image_id)) == (None, None, 2)
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (
+            "encoder",
+            "are of different encoders, .*\n  preset: 'native' in the first, 'imagenet' in",
+        ),
+        ("version", "preset_version: 1 in the first, 2 in the second"),
+        ("manifest", r"no manifest.json says which encoder made the embeddings in .*/c,"),
+        ("twice", "are one place: name it once"),
+        ("film", r"film 1 has an embedding in .*/c/x.npz and in .*/d/x.npz; in all 1 records"),
+        ("empty", r"no embeddings in .*/d: expected files"),
+        ("list", "found no folder of embeddings in .*list.txt"),
+    ],
+)
+def test_folders_that_are_no_one_table(tmp_path, harm, message):
+    other = {"encoder": {"preset": "imagenet"}, "version": {"preset_version": 2}}.get(harm, {})
+    folders = two_folders(tmp_path, **other)
+    (tmp_path / "d").mkdir()
+    if harm == "manifest":
+        (tmp_path / "c/manifest.json").unlink()
+    elif harm == "twice":
+        folders.append(f"{folders[0]}/")
+    elif harm == "film":
+        folders = [str(tmp_path / name) for name in ("c", "d")]
+        shutil.rmtree(folders[0])
+        for folder in folders:
+            write(tmp_path / folder, "x.npz", ("film 1", vector(1)))
+    elif harm == "empty":
+        folders.append(str(tmp_path / "d"))
+    elif harm == "list":
+        (tmp_path / "list.txt").write_text("\n")
+        folders = str(tmp_path / "list.txt")
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        read_table(folders)

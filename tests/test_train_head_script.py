@@ -477,6 +477,7 @@ COMMANDS = [
     (["--config.labels.findings=No Finding,Lung Opacity"], "('No Finding', 'Lung Opacity')"),
     (["--config.sizes=8,16"], "--config.sizes=('8', '16')"),
     (["--config.sizes", "8,...,all"], "--config.sizes=('8', '...', 'all')"),
+    (["--config.embeddings.path=a,b", "--config.embeddings.path", "c"], "path=('a,b', 'c')"),
     (["--config.training.hidden="], "--config.training.hidden=()"),
     (["--config.training.hidden=(64,)"], "--config.training.hidden=(64,)"),
     (["--config.labels.fractions=0.5,0.2,0.3"], "--config.labels.fractions=(0.5, 0.2, 0.3)"),
