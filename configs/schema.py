@@ -146,8 +146,8 @@ class PreprocessConfig:
 
 @dataclasses.dataclass
 class EmbeddingsConfig:
-    path: str | tuple[str, ...] = knob(
-        "",
+    path: tuple[str, ...] = knob(
+        (),
         "folder of the embeddings (tfrecord, npz or parquet, in any layout), local or remote; of "
         "several folders: the option once for each, or a .txt file with one a line",
         repeated=True,

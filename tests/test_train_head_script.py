@@ -75,7 +75,7 @@ def write_embeddings(folder, names, embedding, identity=IDENTITY):
 
 def config(folder, name="out", preset="linear", **labels):
     return HeadConfig(
-        EmbeddingsConfig(str(folder / "embeddings")),
+        EmbeddingsConfig((str(folder / "embeddings"),)),
         LabelsConfig(
             **{
                 "path": str(folder / "labels.csv"),
