@@ -268,8 +268,9 @@ def write(
     }
     store.save(partial, trained, card)
     (partial / "metrics.json").write_text(json.dumps(measured, indent=2, allow_nan=False))
-    rows = experiment.predicted.itertuples(index=False)
-    predicted = writing.encode_table(list(experiment.predicted.columns), rows)
+    table = experiment.predicted.astype(object)
+    rows = table.where(table.notna(), None).itertuples(index=False)
+    predicted = writing.encode_table(list(table.columns), rows)
     (partial / "predictions.csv").write_bytes(predicted)
     (partial / "left_out.csv").write_bytes(writing.encode_table(("reason", "id"), left_out))
     drawn = figures.draw(
