@@ -4,6 +4,7 @@ Raw bytes are parsed here, so that no patient attribute is ever decoded, kept or
 """
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from jaxtyping import UInt16
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
-from input_pipeline.film import Lut, check_size, reject
+from input_pipeline.film import Lut, Rejection, check_size, modality_range, reject
 from input_pipeline.pixel_data import Layout
 
 TAGS = {
@@ -21,43 +22,114 @@ TAGS = {
         "Rows Columns BitsAllocated "
         "BitsStored HighBit PixelRepresentation ViewPosition RescaleIntercept RescaleSlope "
         "WindowCenter WindowWidth VOILUTFunction ModalityLUTSequence VOILUTSequence "
-        "LUTDescriptor LUTData PresentationLUTShape TransferSyntaxUID"
+        "LUTDescriptor LUTData PresentationLUTShape TransferSyntaxUID PixelPaddingValue "
+        "PixelPaddingRangeLimit PixelAspectRatio PixelSpacing ImagerPixelSpacing "
+        "NominalScannedPixelSpacing"
     ).split()
 }
 _THREE_SAMPLES = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 _COLOUR = re.compile(r"RGB|PALETTE COLOR|YBR_[A-Z0-9_]{1,12}|HSV|ARGB|CMYK|XYB")
-_VOI_FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
+VOI_FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
+_SPACINGS = ("PixelAspectRatio", "PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
 
 
 def get_meaning(header: Dataset, layout: Layout) -> dict[str, Any]:
-    """What the pixels mean: fields of a `Film`."""
+    """What the pixels mean: fields of a `Film`.
+
+    Nothing is rejected here: what cannot be used is said in `problems`, for the rules that use it.
+    """
+    fields: dict[str, Any] = {
+        "bits_stored": layout.stored,
+        "photometric": get_text(header, "PhotometricInterpretation"),
+    }
+    problems = {}
+
+    def read(name: str, reader: Callable[..., Any], *arguments: Any) -> None:
+        try:
+            fields[name] = reader(header, *arguments)
+        except Rejection as rejection:
+            problems[name] = rejection.args[1]
+        except Exception as error:  # a message might quote the header
+            problems[name] = f"{name}: {type(error).__name__}"
+
+    read("rescale", _rescale)
+    read("modality_lut", _lut, "ModalityLUTSequence", layout.signed)
+    transform = fields.get("rescale"), fields.get("modality_lut")
+    low, _ = modality_range(layout.stored, layout.signed, *transform)
+    read("voi_lut", _lut, "VOILUTSequence", low < 0)
+    read("window_centers", _windows)
+    fields["window_centers"], fields["window_widths"] = fields.get("window_centers", ((), ()))
+    read("voi_function", _voi_function)
+    read("presentation_lut_shape", _presentation_lut_shape)
+    read("padding", _padding, layout.signed)
+    read("pixel_aspect", _pixel_aspect)
+    return fields | {"problems": problems}
+
+
+def _rescale(header: Dataset) -> tuple[float, float] | None:
     slope, intercept = get_numbers(header, "RescaleSlope"), get_numbers(header, "RescaleIntercept")
-    rescale = (*slope, *intercept) if slope and intercept else None
-    if rescale and (len(rescale) != 2 or rescale[0] == 0):
+    if not slope or not intercept:
+        return None
+    if len(slope) != 1 or len(intercept) != 1 or slope[0] == 0:
         reject("corrupt_header", "RescaleSlope and RescaleIntercept are no linear function")
-    centers, widths = get_numbers(header, "WindowCenter"), get_numbers(header, "WindowWidth")
-    voi_function = get_text(header, "VOILUTFunction").upper() or "LINEAR"
-    if centers and widths:
-        if voi_function not in _VOI_FUNCTIONS:
-            reject("corrupt_header", f"VOILUTFunction is none of {', '.join(_VOI_FUNCTIONS)}")
-        if widths[0] <= 0 or (voi_function == "LINEAR" and widths[0] < 1):  # PS3.3 C.11.2.1.2
-            reject("corrupt_header", f"WindowWidth is too small for {voi_function}")
-    else:
-        centers = widths = ()
-    shape = get_text(header, "PresentationLUTShape")
-    modality_lut = get_lut(header, "ModalityLUTSequence", signed=layout.signed)
-    negative = layout.signed or (rescale is not None and min(rescale) < 0)
-    return dict(
-        bits_stored=layout.stored,
-        photometric=get_text(header, "PhotometricInterpretation"),
-        rescale=rescale,
-        modality_lut=modality_lut,
-        window_centers=centers,
-        window_widths=widths,
-        voi_function=voi_function,
-        voi_lut=get_lut(header, "VOILUTSequence", signed=negative and modality_lut is None),
-        presentation_lut_shape=shape if shape in ("IDENTITY", "INVERSE") else "",
+    return slope[0], intercept[0]
+
+
+def _windows(header: Dataset) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Centres and widths from the first window on that is given; only that one must be usable."""
+    names = ("WindowCenter", "WindowWidth")
+    centers, widths = (
+        [part.strip(" \0") for part in get_text(header, name).split("\\")] for name in names
     )
+    while centers and widths and not (centers[0] and widths[0]):
+        del centers[0], widths[0]
+    if not centers or not widths:
+        return (), ()
+    numbers = tuple(tuple(map(_number, parts)) for parts in (centers, widths))
+    for name, values in zip(names, numbers, strict=True):
+        if np.isnan(values[0]):
+            reject("corrupt_header", f"{name} is not a usable number")
+    return numbers
+
+
+def _voi_function(header: Dataset) -> str:
+    function = get_text(header, "VOILUTFunction").upper() or "LINEAR"
+    if function not in VOI_FUNCTIONS:
+        reject("corrupt_header", f"VOILUTFunction is none of {', '.join(VOI_FUNCTIONS)}")
+    return function
+
+
+def _presentation_lut_shape(header: Dataset) -> str:
+    shape = get_text(header, "PresentationLUTShape")
+    return shape if shape in ("IDENTITY", "INVERSE") else ""
+
+
+def _padding(header: Dataset, signed: bool) -> tuple[int, int] | None:
+    """Pixel Padding Value and Range Limit, in order (PS3.3 C.7.5.1.1.2).
+
+    Both are of the sign of Pixel Representation, whatever their VR. A value that is not one 16-bit
+    number says nothing, and nor does a limit without a value.
+    """
+    names = ("PixelPaddingValue", "PixelPaddingRangeLimit")
+    value, limit = (
+        get_words(header, name).view(np.int16 if signed else np.uint16) for name in names
+    )
+    if len(value) != 1:
+        return None
+    ends = [value.item(), limit.item() if len(limit) == 1 else value.item()]
+    return min(ends), max(ends)
+
+
+def _pixel_aspect(header: Dataset) -> float:
+    """Height of a pixel by its width (PS3.3 C.7.6.3.1.7, 10.7.1.3); 1 where nothing usable says it.
+
+    Both the ratio and the spacings give the vertical first. Beyond 1 to 10 it is a mistake.
+    """
+    for keyword in _SPACINGS:
+        pair = [_number(part) for part in get_text(header, keyword).split("\\")]
+        if len(pair) == 2 and min(pair) > 0 and 0.1 <= pair[0] / pair[1] <= 10:
+            return pair[0] / pair[1]
+    return 1.0
 
 
 def get_bytes(header: Dataset, keyword: str) -> bytes:
@@ -98,27 +170,34 @@ def get_integer(header: Dataset, keyword: str) -> int:
     return int(numbers[0])
 
 
-def get_numbers(header: Dataset, keyword: str) -> tuple[float, ...]:
-    """Decimal strings. Beyond 1e9 nothing is meant as a grey value, and arithmetic degrades."""
-    text = get_text(header, keyword)
+def _number(text: str) -> float:
+    """A decimal string; nan where it is none. Beyond 1e9 nothing is meant as a grey value."""
     try:
-        values = tuple(float(part) for part in text.split("\\")) if text else ()
+        value = np.nan if "_" in text else float(text)
     except ValueError:
-        values = (np.inf,)
-    if "_" in text or not all(abs(value) <= 1e9 for value in values):
+        return np.nan
+    return value if abs(value) <= 1e9 else np.nan
+
+
+def get_numbers(header: Dataset, keyword: str) -> tuple[float, ...]:
+    """Decimal strings, all of them usable."""
+    text = get_text(header, keyword)
+    values = tuple(map(_number, text.split("\\"))) if text else ()
+    if np.isnan(values).any():
         reject("corrupt_header", f"{keyword} is not a usable number")
     return values
 
 
-def get_lut(header: Dataset, keyword: str, signed: bool) -> Lut | None:
-    """The first table of a LUT sequence (PS3.3 C.11.1.1, C.11.2.1.1).
+def _lut(header: Dataset, keyword: str, signed: bool) -> Lut | None:
+    """The first table of a LUT sequence that is not empty (PS3.3 C.11.1.1, C.11.2.1.1).
 
     Args:
         header: the data set.
         keyword: of the sequence.
         signed: whether `first` is signed where the file (implicit VR) does not say so itself.
     """
-    items = header[TAGS[keyword]].value if TAGS[keyword] in header else None
+    items = header[TAGS[keyword]].value if TAGS[keyword] in header else ()
+    items = [i for i in items if get_bytes(i, "LUTDescriptor") or get_bytes(i, "LUTData")]
     if not items:
         return None
     descriptor = get_words(items[0], "LUTDescriptor")
@@ -130,8 +209,8 @@ def get_lut(header: Dataset, keyword: str, signed: bool) -> Lut | None:
     if first >= 1 << 15 and (vr == "SS" or (signed and vr != "US")):
         first -= 1 << 16
     values = get_words(items[0], "LUTData")
-    if bits == 8 and len(values) == (entries + 1) // 2 and entries > 1:  # packed in bytes
-        values = np.frombuffer(get_bytes(items[0], "LUTData"), np.uint8).astype(np.uint16)
+    if bits == 8 and len(values) == (entries + 1) // 2 and entries > 1:  # two entries to a word
+        values = values.astype("<u2").view(np.uint8).astype(np.uint16)
     if len(values) < entries or values[:entries].max() >> bits:
         reject("corrupt_header", f"LUTData of {keyword} contradicts its LUTDescriptor")
     return Lut(values[:entries], first, bits)

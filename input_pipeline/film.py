@@ -1,8 +1,8 @@
 """What a film is once its file has been read, and how a file that gives no film says why."""
 
 import dataclasses
-from collections.abc import Collection
-from typing import NoReturn
+from collections.abc import Collection, Mapping
+from typing import Any, NoReturn
 
 import numpy as np
 from jaxtyping import Integer, UInt16
@@ -31,6 +31,7 @@ REASONS = {
     "too_large": f"more than {MAX_PIXELS:,} pixels or {MAX_FILE_BYTES:,} bytes",
     "unsupported_syntax": "a transfer syntax or JPEG process that is not read here",
     "unsupported_depth": "not 8 or 16 bits allocated, or bits stored elsewhere than at the bottom",
+    "constant": "its pixels differ, but its header makes one grey of them all",
     "corrupt_pixels": "pixel data that do not decode, or not to the size in the header",
     "turned": "a PNG whose EXIF orientation says that it lies on its side or mirrored",
 }
@@ -57,25 +58,64 @@ class Lut:
     """A DICOM lookup table (PS3.3 C.11.1.1): input `first + i` gives `values[i]`, ends extend."""
 
     values: UInt16[np.ndarray, "entries"]
-    first: int
-    bits: int  # values lie in 0 ... 2 ** bits - 1
+    first: int  # with the sign that the file gives it by its VR, if it has one
+    bits: int  # as declared: values lie in 0 ... 2 ** bits - 1
+
+    @property
+    def depth(self) -> int:
+        """Bits of the output range: as declared, unless the table stays below a quarter of that.
+
+        A table of 12-bit values that declares the 16 bits of its cells would be shown nearly black.
+        Then the bits count that its largest entry needs, 8 at least, as viewers do (Cornerstone,
+        Horos). Tables of 8 bits, and those that use more, have the range of PS3.3 C.11.2.1.1.
+        """
+        used = max(8, int(self.values.max()).bit_length())
+        return used if used <= self.bits - 2 else self.bits
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Film:
-    """Stored values and what the header says of their meaning; defaults are those of a PNG."""
+    """Stored values and what the header says of their meaning; defaults are those of a PNG.
+
+    What the header says in vain is in `problems`: a rule that uses such a field asks by `get`.
+    """
 
     pixels: Integer[np.ndarray, "height width"]  # uint8, uint16, int8 or int16
     bits_stored: int
     photometric: str = "MONOCHROME2"  # or MONOCHROME1: the smallest value is white
     rescale: tuple[float, float] | None = None  # slope, intercept
     modality_lut: Lut | None = None  # takes the place of rescale
-    window_centers: tuple[float, ...] = ()  # as many as the header has; the first counts
+    window_centers: tuple[float, ...] = ()  # as in the header; the first counts, others may be nan
     window_widths: tuple[float, ...] = ()
     voi_function: str = "LINEAR"  # what the window means: LINEAR, LINEAR_EXACT or SIGMOID
     voi_lut: Lut | None = None  # an alternative to the window
     presentation_lut_shape: str = ""  # "", IDENTITY or INVERSE
+    padding: tuple[int, int] | None = None  # stored values from, to: background, no image
+    pixel_aspect: float = 1.0  # height of a pixel by its width
     view_position: str | None = None  # a `known_view`; None: not said
+    problems: Mapping[str, str] = dataclasses.field(default_factory=dict)  # field -> what is wrong
+
+    def get(self, field: str) -> Any:
+        """A field, for a rule that uses it. Raises Rejection where the header's is unusable."""
+        if field in self.problems:
+            reject("corrupt_header", self.problems[field])
+        return getattr(self, field)
+
+
+def modality_range(
+    bits_stored: int, signed: bool, rescale: tuple[float, float] | None, modality_lut: Lut | None
+) -> tuple[float, float]:
+    """Least and largest value that a modality transform can give (PS3.3 C.11.1), or its absence.
+
+    It is the input of the VOI transform: signed if the least is negative (C.11.2.1.1).
+    """
+    if modality_lut:
+        return 0.0, 2.0**modality_lut.depth - 1
+    low = -signed * 2.0 ** (bits_stored - 1)
+    ends = low, low + 2.0**bits_stored - 1
+    if rescale:
+        ends = tuple(rescale[0] * end + rescale[1] for end in ends)
+    return min(ends), max(ends)
 
 
 def known_view(text: str, asked: Collection[str] | None = None) -> str:

@@ -26,7 +26,7 @@ from jaxtyping import Float32
 from configs.paths import NotAFile
 from input_pipeline import files
 from input_pipeline.dicom import read_film
-from input_pipeline.film import Film, Rejected, Skipped
+from input_pipeline.film import Film, Rejected, Rejection, Skipped
 from input_pipeline.preprocessing import PRESETS, network_input
 
 DECODE_SECONDS = 300  # a film takes well under a second; a stalled network file system may not
@@ -92,7 +92,10 @@ def load(
         return Rejected("unreadable", os.strerror(error.errno) if error.errno else str(error))
     if isinstance(film, Skipped | Rejected):
         return film
-    image = network_input(film, PRESETS[preset], size)
+    try:
+        image = network_input(film, PRESETS[preset], size)
+    except Rejection as rejection:
+        return Rejected(*rejection.args)
     return Prepared(image, film.view_position, film.pixels.shape)
 
 

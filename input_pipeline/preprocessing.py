@@ -8,10 +8,10 @@ import dataclasses
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Float, Float32, Integer, Real, UInt, UInt8, UInt16
+from jaxtyping import Bool, Float, Float32, Integer, Real, UInt, UInt8, UInt16
 from PIL import Image
 
-from input_pipeline.film import Film, Lut
+from input_pipeline.film import Film, Lut, modality_range, reject
 
 # Intensity: film -> unsigned image
 
@@ -22,21 +22,23 @@ def toolkit_intensity(film: Film) -> UInt[np.ndarray, "height width"]:
     Modality LUT or rescale; first window to 0 ... 65535, its centre and width cut to integers if
     the header has several; MONOCHROME1 inverted about the largest value; shifted to start at 0;
     stretched to the whole of uint16, unless still 8 bits. VOI LUT and VOILUTFunction are ignored.
-    Every step truncates or not as there. Where that program fails (a 12-bit modality LUT, an empty
-    window) this one does what the header says. A constant image becomes all 65535.
+    Pixel padding and the shape of pixels are ignored likewise. Every step truncates or not as
+    there. Where that program fails (a 12-bit modality LUT) this one does what the header says. A
+    constant image becomes all 65535.
+
+    Raises:
+        Rejection: an attribute that it uses is unusable, or pixels that differ become one grey.
 
     Source: Google-Health/imaging-research, cxr-foundation, example_generator_lib.py, January 2023.
     """
     values = _stored_values(film)
     gray = values
-    if film.modality_lut:
-        gray = _look_up(film.modality_lut, values)
-        gray = gray.astype(np.uint8 if film.modality_lut.bits == 8 else np.uint16)
-    elif film.rescale:
-        slope, intercept = film.rescale
-        gray = values.astype(np.float64) * slope + intercept
-    if film.window_centers:
-        (center, *more_centers), (width, *more_widths) = film.window_centers, film.window_widths
+    if lut := film.get("modality_lut"):
+        gray = _look_up(lut, values).astype(np.uint8 if lut.bits == 8 else np.uint16)
+    elif rescale := film.get("rescale"):
+        gray = values.astype(np.float64) * rescale[0] + rescale[1]
+    if centers := film.get("window_centers"):
+        (center, *more_centers), (width, *more_widths) = centers, film.window_widths
         center = int(center) if more_centers else center
         width = int(width) if more_widths else width
         low, high = center - width / 2, center - 1 + width / 2
@@ -69,29 +71,63 @@ def dicom_intensity(film: Film) -> UInt16[np.ndarray, "height width"]:
     (C.11.2.1.2, C.11.2.1.3), else the identity over all values that the stored bits can take
     (C.11.2: no VOI transformation); inverted once if the film is MONOCHROME1 (C.7.6.3.1.2) or its
     Presentation LUT Shape INVERSE (C.11.6.1.2; the two go together by C.8.11.3, and where a file
-    says MONOCHROME1 with IDENTITY, the type 1 attribute prevails).
+    says MONOCHROME1 with IDENTITY, the type 1 attribute prevails). Pixel padding takes no part in
+    this and becomes black (C.7.5.1.1.2). A VOI LUT and a window are alternatives: where the table
+    is unusable, the window counts.
+
+    Raises:
+        Rejection: an attribute that it uses is unusable, or pixels that differ become one grey.
     """
     values = _stored_values(film)
-    signed = values.dtype.kind == "i"
-    bounds = np.array((0, (1 << film.bits_stored) - 1)) - (signed << film.bits_stored - 1)
-    gray = values.astype(np.float64)
-    if film.modality_lut:
-        gray = _look_up(film.modality_lut, gray).astype(np.float64)
-        bounds = np.array((0, (1 << film.modality_lut.bits) - 1))
-    elif film.rescale:
-        slope, intercept = film.rescale
-        gray, bounds = gray * slope + intercept, bounds * slope + intercept
+    gray, signed = values.astype(np.float64), values.dtype.kind == "i"
+    modality_lut, rescale = film.get("modality_lut"), None
+    if modality_lut:
+        low, _ = modality_range(film.bits_stored, signed, None, None)
+        gray = _look_up(_with_sign(modality_lut, low, gray), gray).astype(np.float64)
+    elif rescale := film.get("rescale"):
+        gray = gray * rescale[0] + rescale[1]
+    low, high = modality_range(film.bits_stored, signed, rescale, modality_lut)
     if film.voi_lut:
-        gray = _look_up(film.voi_lut, gray) / ((1 << film.voi_lut.bits) - 1)
+        gray = _look_up(_with_sign(film.voi_lut, low, gray), gray) / ((1 << film.voi_lut.depth) - 1)
     elif film.window_centers:
-        window = VOI_FUNCTIONS[film.voi_function]
-        gray = window(gray, film.window_centers[0], film.window_widths[0])
+        function, width = film.get("voi_function"), film.window_widths[0]
+        if width <= 0 or (function == "LINEAR" and width < 1):  # C.11.2.1.2.1, C.11.2.1.3
+            reject("corrupt_header", f"WindowWidth is too small for {function}")
+        gray = VOI_FUNCTIONS[function](gray, film.window_centers[0], width)
     else:
-        gray = (gray - bounds.min()) / np.ptp(bounds)
+        film.get("voi_lut"), film.get("window_centers")
+        gray = (gray - low) / (high - low)
     gray = gray.clip(0, 1)
     if film.photometric == "MONOCHROME1" or film.presentation_lut_shape == "INVERSE":
         gray = 1 - gray
-    return _apply_table(film, values, np.rint(gray * 65535).astype(np.uint16))
+    gray = np.rint(gray * 65535).astype(np.uint16)
+    if film.padding:
+        first, last = film.padding
+        padding = (values >= first) & (values <= last)
+        gray[padding] = 0
+        return _apply_table(film, values, gray, padding)
+    return _apply_table(film, values, gray)
+
+
+def _with_sign(lut: Lut, low: float, x: Float[np.ndarray, "n"]) -> Lut:
+    """A table whose first input has the sign of the values that it is applied to.
+
+    The sign is that of the range of its input (PS3.3 C.11.1.1.1, C.11.2.1.1), and the VR must say
+    the same. Where it says another, that sign counts by which the table covers more of the values.
+
+    Args:
+        lut: the table, its first input by the VR.
+        low: the least value that the input can have.
+        x: the values that it has.
+    """
+    if 0 <= lut.first < 1 << 15 or (lut.first < 0) == (low < 0):
+        return lut
+    other = dataclasses.replace(lut, first=lut.first - (65536 if lut.first > 0 else -65536))
+
+    def covered(table: Lut) -> int:
+        return int(((x >= table.first) & (x < table.first + len(table.values))).sum())
+
+    return lut if covered(lut) > covered(other) else other
 
 
 def _linear(x: Float[np.ndarray, "n"], center: float, width: float) -> Float[np.ndarray, "n"]:
@@ -131,13 +167,31 @@ def _look_up(lut: Lut, x: Real[np.ndarray, "n"]) -> UInt16[np.ndarray, "n"]:
 
 
 def _apply_table(
-    film: Film, values: Integer[np.ndarray, "n"], gray: UInt[np.ndarray, "n"]
+    film: Film,
+    values: Integer[np.ndarray, "n"],
+    gray: UInt[np.ndarray, "n"],
+    padding: Bool[np.ndarray, "n"] | None = None,
 ) -> UInt[np.ndarray, "height width"]:
-    """Replaces each stored value by its grey value. Signed values index by their bit pattern."""
+    """Replaces each stored value by its grey value. Signed values index by their bit pattern.
+
+    Raises:
+        Rejection: nothing but padding is there, or values that differ become one grey.
+    """
     pattern = f"u{values.itemsize}"
     table = np.zeros(1 << 8 * values.itemsize, gray.dtype)
     table[values.view(pattern)] = gray
-    return table[film.pixels.view(pattern)]
+    pixels = film.pixels.view(pattern)
+    if padding is not None or gray[0] == gray[-1]:  # the ends occur: mostly that is enough to know
+        seen = np.zeros(len(table), bool)
+        seen[pixels] = True
+        if padding is not None:
+            seen[values[padding].view(pattern)] = False
+        shown = table[seen]
+        if not len(shown):
+            reject("constant", "every pixel is padding")
+        if len(shown) > 1 and shown.min() == shown.max():
+            reject("constant", f"{len(shown)} different values become the grey {shown[0]}")
+    return table[pixels]
 
 
 # Resize: (image, height, width) -> new float32 image, in the image's own units
@@ -262,15 +316,19 @@ def network_input(film: Film, preset: Preset, size: int) -> Float32[np.ndarray, 
         size: side of the square result, in pixels; the weights' card says which.
 
     Returns:
-        Grey values in [0, 1], black padding 0. Repeating to three channels and normalising by
+        Grey values in [0, 1], black padding 0. Pixels that are not square (C.7.6.3.1.7) are made so
+        where the preset keeps the aspect ratio. Repeating to three channels and normalising by
         `preset.mean` and `preset.std` is left to the encoder. A constant film gives zeros under
         `min_max`.
+
+    Raises:
+        Rejection: what the preset uses of the header is unusable, or makes one grey of all pixels.
     """
     image = preset.intensity(film)
     height = width = size
     if preset.letterbox:
-        scale = size / max(image.shape)
-        height, width = (max(1, round(side * scale)) for side in image.shape)
+        sides = image.shape[0] * film.pixel_aspect, image.shape[1]
+        height, width = (max(1, round(side * (size / max(sides)))) for side in sides)
     resized = preset.resize(image, height, width)
     if preset.min_max:
         low, high = resized.min(), resized.max()

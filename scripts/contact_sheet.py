@@ -51,8 +51,9 @@ def make_tile(path: str, labels: dict[str, dict[str, float]], side: int) -> Tile
     with files.open_input(path) as stream:
         syntax = _SYNTAX.search(stream.read(1024))
         film = dicom.read_film(stream)
-    if isinstance(film, Rejected):
-        return Tile("Not readable", film.reason.replace("_", " "), [name], RED, None)
+    picture = draw_film(film, side)
+    if isinstance(picture, Rejected):
+        return Tile("Not readable", picture.reason.replace("_", " "), [name], RED, None)
 
     syntaxes = {uid: name for name, (uid, _) in dicom_files.SYNTAXES.items()}
     uid = syntax[1].decode() if syntax else ""
@@ -69,7 +70,7 @@ def make_tile(path: str, labels: dict[str, dict[str, float]], side: int) -> Tile
         section = "Lateral"
     else:
         section = "Frontal, no finding" if normal else "Frontal" + ", findings" * bool(present)
-    return Tile(section, findings, technique, GREEN if normal else AMBER, draw_film(film, side))
+    return Tile(section, findings, technique, GREEN if normal else AMBER, picture)
 
 
 def write(_: list[str]) -> None:

@@ -34,12 +34,18 @@ class Tile:
 
 
 def draw_film(film: Any, side: int) -> Any:
-    """A film that `dicom.read_film` gave, as the preset `native` sees it, as a Pillow picture."""
+    """What `dicom.read_film` gave as the preset `native` sees it, a Pillow picture; or Rejected."""
     from PIL import Image
 
     from input_pipeline import preprocessing
+    from input_pipeline.film import Rejected, Rejection
 
-    pixels = preprocessing.network_input(film, preprocessing.PRESETS["native"], side)
+    if isinstance(film, Rejected):
+        return film
+    try:
+        pixels = preprocessing.network_input(film, preprocessing.PRESETS["native"], side)
+    except Rejection as rejection:
+        return Rejected(*rejection.args)
     return Image.fromarray((255 * pixels[..., 0] + 0.5).astype("uint8"))
 
 

@@ -181,8 +181,8 @@ def draw(
         picture = None
         if paths[i]:
             with files.open_input(paths[i]) as stream:
-                film = dicom.read_film(stream)
-            picture = None if isinstance(film, Rejected) else film_sheet.draw_film(film, SIDE)
+                drawn = film_sheet.draw_film(dicom.read_film(stream), SIDE)
+            picture = None if isinstance(drawn, Rejected) else drawn
         names = ", ".join(name for name, there in zip(findings, has[i], strict=True) if there)
         colour = film_sheet.GREEN if frame == film_sheet.GREEN else film_sheet.AMBER
         return film_sheet.Tile(section, names, technique, colour, picture, frame)

@@ -2,19 +2,22 @@
 
 import csv
 import io
+import pathlib
 import random
 
 import jax
 import numpy as np
 import pydicom
+import pydicom.data
 import pytest
 from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.pixels import apply_modality_lut, apply_voi_lut
-from test_dicom import dicom_file, film_pixels, read
+from test_dicom import EXPLICIT, UID, dicom_file, film_pixels, read
 
 from input_pipeline.dicom import read_film
-from input_pipeline.film import Film, Lut
+from input_pipeline.film import Film, Lut, Rejected, Rejection
+from input_pipeline.pipeline import load
 from input_pipeline.preprocessing import (
     PRESETS,
     antialias_bilinear,
@@ -53,10 +56,18 @@ def reference_toolkit(dataset: Dataset, pixels: np.ndarray) -> np.ndarray:
     return np.interp(image, (image.min(), image.max()), (0, 65535)).astype(np.uint16)
 
 
+def becomes_one_grey(film: Film, image: np.ndarray) -> bool:
+    return film.pixels.min() < film.pixels.max() and image.min() == image.max()
+
+
 def assert_toolkit(data: bytes) -> None:
     film = read(data)
     dataset = pydicom.dcmread(io.BytesIO(data))
     expected = reference_toolkit(dataset, film.pixels)
+    if becomes_one_grey(film, expected):
+        with pytest.raises(Rejection, match="constant"):
+            toolkit_intensity(film)
+        return
     found = toolkit_intensity(film)
     assert found.dtype == expected.dtype
     np.testing.assert_array_equal(found, expected)
@@ -142,13 +153,17 @@ def assert_dicom(data: bytes) -> None:
         low, high = 0, 2.0 ** dataset.ModalityLUTSequence[0].LUTDescriptor[2] - 1
     elif "RescaleSlope" in dataset:
         slope, intercept = dataset.RescaleSlope, dataset.RescaleIntercept
-        low, high = low * slope + intercept, high * slope + intercept
+        low, high = sorted((low * slope + intercept, high * slope + intercept))
     if "VOILUTSequence" in dataset:
         low, high = 0, 2.0 ** dataset.VOILUTSequence[0].LUTDescriptor[2] - 1
     with np.errstate(over="ignore"):  # in pydicom's sigmoid
         gray = (apply_voi_lut(gray, dataset, prefer_lut=True) - low) / (high - low)
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         gray = 1 - gray
+    if becomes_one_grey(film, np.rint(65535 * gray.clip(0, 1))):
+        with pytest.raises(Rejection, match="constant"):
+            dicom_intensity(film)
+        return
     found = dicom_intensity(film)
     assert found.dtype == np.uint16
     assert np.abs(found - 65535 * gray).max() <= 0.51
@@ -217,6 +232,161 @@ def test_a_lookup_table_extends_beyond_its_ends():
     expected = [257 * value for value in expected]
     assert dicom_intensity(Film(pixels, 12, modality_lut=lut)).tolist() == [expected]
     assert dicom_intensity(Film(pixels, 12, voi_lut=lut)).tolist() == [expected]
+
+
+def lut_item(entries: int, first: int, bits: int, values: np.ndarray, vr: str = "US") -> Dataset:
+    """A LUT item with a descriptor as it stands in a file, whatever its VR."""
+    item = Dataset()
+    words = np.array([entries, first, bits]).astype("<i2" if vr == "SS" else "<u2")
+    item.add_new("LUTDescriptor", vr, words.tolist())
+    item.add_new("LUTData", "OW", np.asarray(values).astype("<u2").tobytes())
+    return item
+
+
+FALLING = {"RescaleSlope": "-1", "RescaleIntercept": "65535"}  # of 16 bits: 0 ... 65535 again
+LIFTED = {"RescaleSlope": "1", "RescaleIntercept": "32768"}  # of signed 16 bits: the same
+LOWERED = {"RescaleSlope": "1", "RescaleIntercept": "-1024"}
+
+
+@pytest.mark.parametrize("vr", ["US", "SS", None])
+@pytest.mark.parametrize(
+    ("bits", "signed", "rescale", "first"),
+    [
+        (12, True, {}, -2048),
+        (16, False, {}, 40000),
+        (12, False, LOWERED, -1024),
+        (16, False, LOWERED, -1024),
+        (16, False, FALLING, 40000),
+        (16, True, LIFTED, 40000),
+    ],
+)
+def test_the_first_input_of_a_voi_lut_has_the_sign_of_its_input(bits, signed, rescale, first, vr):
+    """PS3.3 C.11.2.1.1; whatever its VR says, or no VR (None: implicit)."""
+    values = np.random.default_rng(1).integers(0, 65536, 25000)
+    item = lut_item(len(values), first, 16, values, vr or "US")
+    syntax = UID if vr is None else EXPLICIT
+    film = read(
+        dicom_file(
+            film_pixels(bits, signed=signed),
+            syntax,
+            BitsStored=bits,
+            VOILUTSequence=[item],
+            **rescale,
+        )
+    )
+    slope, intercept = film.rescale or (1, 0)
+    index = film.pixels.astype(int) * slope + intercept - first
+    expected = values[index.clip(0, len(values) - 1).astype(int)]
+    np.testing.assert_array_equal(dicom_intensity(film), expected)
+
+
+def test_a_modality_lut_has_the_sign_of_the_pixels_and_a_voi_lut_behind_it_none():
+    ramp = np.arange(4096)
+    for vr in ("US", "SS"):
+        modality = lut_item(4096, -2048, 16, 16 * ramp, vr)
+        voi = lut_item(20000, 40000, 16, np.minimum(3 * np.arange(20000), 65535), vr)
+        header = {"ModalityLUTSequence": [modality], "VOILUTSequence": [voi]}
+        film = read(dicom_file(film_pixels(12, signed=True), BitsStored=12, **header))
+        expected = (3 * (16 * (film.pixels.astype(int) + 2048) - 40000)).clip(0, 3 * 19999)
+        np.testing.assert_array_equal(dicom_intensity(film), expected)
+        if vr == "SS":
+            toolkit_intensity(film)
+        else:  # the toolkit takes the VR at its word
+            with pytest.raises(Rejection, match="constant"):
+                toolkit_intensity(film)
+
+
+@pytest.mark.parametrize(
+    ("bits", "largest", "depth"),
+    [(16, 65535, 16), (16, 20000, 16), (16, 16383, 14), (16, 4095, 12), (14, 1000, 10), (16, 9, 8),
+     (12, 2000, 12), (8, 30, 8)],
+)  # fmt: skip
+def test_a_table_of_fewer_bits_than_declared_is_shown_by_those_it_uses(bits, largest, depth):
+    values = np.linspace(0, largest, 4096).astype(np.uint16)
+    lut, pixels = Lut(values, 0, bits), np.arange(4096, dtype=np.uint16)[None]
+    expected = np.rint(values / (2**depth - 1) * 65535)
+    for film in (Film(pixels, 12, voi_lut=lut), Film(pixels, 12, modality_lut=lut)):
+        np.testing.assert_allclose(dicom_intensity(film)[0], expected, atol=1)
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize(("value", "limit"), [(0, None), (900, 3), (3, 900), (4000, 4095)])
+def test_pixel_padding_is_background(photometric, signed, value, limit):
+    """PS3.3 C.7.5.1.1.2; the toolkit knew nothing of it."""
+    pixels = film_pixels(12, signed=signed)
+    shift = signed << 11
+    header = {"PhotometricInterpretation": photometric, "BitsStored": 12}
+    header |= {"WindowCenter": str(2000 - shift), "WindowWidth": "3000"}
+    padding = {"PixelPaddingValue": value - shift}
+    padding |= {} if limit is None else {"PixelPaddingRangeLimit": limit - shift}
+    plain, padded = (
+        read(dicom_file(pixels, **header)),
+        read(dicom_file(pixels, **header, **padding)),
+    )
+    low, high = sorted((value, value if limit is None else limit))
+    background = (pixels + shift >= low) & (pixels + shift <= high)
+    assert 0 < background.sum() < pixels.size
+    expected = np.where(background, 0, dicom_intensity(plain))
+    np.testing.assert_array_equal(dicom_intensity(padded), expected)
+    np.testing.assert_array_equal(toolkit_intensity(padded), toolkit_intensity(plain))
+
+
+SHORT, ZEROS = lut_item(4096, 0, 12, np.arange(9)), lut_item(4096, 0, 12, np.zeros(4096))
+SOUND, EMPTY = lut_item(4096, 0, 12, np.arange(4096)), Dataset()
+EMPTY.add_new("LUTExplanation", "LO", "x")
+WINDOW = {"WindowCenter": "1234", "WindowWidth": "4321"}
+HEADER, ONE_GREY = "corrupt_header", "constant"
+
+
+@pytest.mark.parametrize(
+    ("native", "toolkit", "header", "mend"),
+    [
+        (HEADER, HEADER, {"RescaleSlope": "0", "RescaleIntercept": "1"}, ()),
+        (None, None, {"RescaleSlope": "0", "RescaleIntercept": "1",
+                      "ModalityLUTSequence": [SOUND]}, ()),
+        (HEADER, HEADER, {"ModalityLUTSequence": [SHORT]}, ()),
+        (None, None, {"ModalityLUTSequence": [EMPTY], "VOILUTSequence": [EMPTY]}, ()),
+        (HEADER, None, {"VOILUTSequence": [SHORT]}, ()),
+        (None, None, {"VOILUTSequence": [SHORT], **WINDOW}, ()),
+        (None, None, {"VOILUTSequence": [EMPTY, SOUND]}, ()),
+        (ONE_GREY, None, {"VOILUTSequence": [ZEROS]}, ()),
+        (HEADER, HEADER, WINDOW, (b"4321", b"n/a ")),
+        (HEADER, HEADER, WINDOW, (b"4321", b"1e99")),
+        (HEADER, HEADER, WINDOW, (b"4321", b"43,1")),
+        (None, HEADER, {"VOILUTSequence": [SOUND], **WINDOW}, (b"4321", b"43,1")),
+        (HEADER, ONE_GREY, WINDOW, (b"4321", b"0   ")),
+        (HEADER, ONE_GREY, WINDOW, (b"4321", b"0.9 ")),  # LINEAR asks for 1 at least
+        (None, ONE_GREY, {"VOILUTFunction": "LINEAR_EXACT", "RescaleSlope": "0.0002",
+                          "RescaleIntercept": "1233.6", **WINDOW}, (b"4321", b"0.9 ")),
+        (None, ONE_GREY, {"VOILUTSequence": [SOUND], **WINDOW}, (b"4321", b"0   ")),
+        (HEADER, None, {"VOILUTFunction": "CUBIC", **WINDOW}, ()),
+        (None, None, {"VOILUTFunction": "CUBIC", "VOILUTSequence": [SOUND], **WINDOW}, ()),
+        (None, None, WINDOW, (b"1234", rb"99\ ")),
+        (None, None, {"WindowCenter": "1234", "WindowWidth": "43219"}, (b"43219 ", rb"432\n/")),
+        (None, None, {"WindowCenter": "99", "WindowWidth": ""}, ()),
+        (ONE_GREY, ONE_GREY, {"WindowCenter": "9999", "WindowWidth": "5"}, ()),
+        (ONE_GREY, None, {"PixelPaddingValue": 0, "PixelPaddingRangeLimit": 4095}, ()),
+        (None, None, {"PixelPaddingValue": [1, 2], "PixelAspectRatio": "1"}, ()),
+        (None, None, {"PixelPaddingRangeLimit": 4095, "PresentationLUTShape": "ROUND"}, ()),
+    ],
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore:Invalid value:UserWarning", "ignore:A value:UserWarning")
+def test_only_what_a_rule_uses_rejects_a_film(tmp_path, native, toolkit, header, mend):
+    data = dicom_file(film_pixels(12), BitsStored=12, **header)
+    (tmp_path / "film.dcm").write_bytes(data.replace(*mend) if mend else data)
+    for preset, reason in {"native": native, "cxr_foundation": toolkit}.items():
+        outcome = load(str(tmp_path / "film.dcm"), preset, 8, None)
+        assert (outcome.reason if isinstance(outcome, Rejected) else None) == reason, outcome
+
+
+def test_pydicoms_own_films_are_rendered_as_by_pydicom():
+    paths = sorted(pathlib.Path(pydicom.data.__file__).with_name("test_files").glob("*.dcm"))
+    films = [data for data in (path.read_bytes() for path in paths) if isinstance(read(data), Film)]
+    for data in films:
+        assert_dicom(data)
+        assert_toolkit(data)
+    assert len(films) >= 17
 
 
 @pytest.mark.parametrize(
@@ -298,6 +468,29 @@ def test_letterbox_centres_on_black(name):
     image = network_input(film, PRESETS[name], 40)[..., 0]
     assert (image[:, 10:30] == 1).all()
     assert image[:, :10].max() == image[:, 30:].max() == 0
+
+
+@pytest.mark.parametrize(
+    ("header", "sides"),
+    [
+        ({"PixelAspectRatio": ["2", "1"]}, (40, 20)),
+        ({"PixelAspectRatio": ["1", "2"]}, (20, 40)),
+        ({"PixelSpacing": ["0.2", "0.1"]}, (40, 20)),
+        ({"ImagerPixelSpacing": ["0.1", "0.3"]}, (13, 40)),
+        ({"NominalScannedPixelSpacing": ["0.1", "0.1"]}, (40, 40)),
+        ({"PixelAspectRatio": ["0", "1"], "PixelSpacing": ["0.2", "0.1"]}, (40, 20)),
+        ({"PixelSpacing": ["0.1"]}, (40, 40)),
+        ({"PixelAspectRatio": ["1", "20"]}, (40, 40)),
+    ],
+)
+def test_pixels_that_are_not_square_are_made_so(header, sides):
+    film = read(dicom_file(np.where(np.eye(50), 254, 255).astype(np.uint8), **header))
+    for name in ("native", "imagenet"):
+        shown = network_input(film, PRESETS[name], 40)[..., 0] > 0.5
+        assert (shown.any(1).sum(), shown.any(0).sum()) == sides
+    square = Film(film.pixels, 8)
+    found, plain = (network_input(f, PRESETS["cxr_foundation"], 40) for f in (film, square))
+    np.testing.assert_array_equal(found, plain)
 
 
 def test_stretching_fills_the_square():
