@@ -482,7 +482,7 @@ def test_bad_files_are_refused_with_their_reason(name):
 
 def test_every_reason_is_tested():
     reasons = {reason for reason, _ in BAD_FILES.values()}
-    assert reasons | {"unreadable", "constant"} == set(REASONS)  # both are tested elsewhere
+    assert reasons | {"unreadable", "not_a_file", "constant"} == set(REASONS)  # tested elsewhere
 
 
 @pytest.mark.parametrize("syntax", [*NATIVE, *LOSSLESS])
