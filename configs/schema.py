@@ -177,6 +177,11 @@ class LabelsConfig:
     id_column: str = knob(
         "", "column that names the film; unset: known by its name, here and below"
     )
+    name_parts: int = knob(
+        0,
+        "last parts of paths by which films are found in the table: 1 is the file's name, whatever "
+        "the folders; 0: all parts that both have",
+    )
     study_column: str = knob("", "column of the study")
     patient_column: str = knob("", "column of the patient")
     split_column: str = knob("", "column of the split")
@@ -252,6 +257,9 @@ class TrainingFilmsConfig:
     splits: tuple[str, ...] = knob(
         (), "CSV with the split of each, likewise; unset: the column `split` of the labels"
     )
+    name_parts: int = knob(
+        0, "last parts of paths by which films are found in the tables, as in train_head.py; 0: all"
+    )
     finding: str = knob("abnormal", "column of the labels: 1 and 0; films without are left out")
     workers: int = knob(0, "threads that read films; 0: one for each processor")
 
@@ -299,7 +307,7 @@ class PretrainingConfig:
     steps: int = knob(10_000, "in all")
     optimizer: str = knob("adamw", "adamw or lars")
     learning_rate: float = knob(1e-3, "at its highest; of lars about 0.3 for each 256 films")
-    warmup_steps: int = knob(500, "in which it rises from 0; then a cosine brings it to 0")
+    warmup_steps: int = knob(500, "in which it rises to that; then a cosine brings it to 0")
     weight_decay: float = knob(0.05, "of kernels; biases and BatchNorm have none; of lars 1e-6")
     average_decay: float = knob(0.999, "of the moving average of the weights, which is the result")
     augmentation: AugmentationConfig = dataclasses.field(default_factory=AugmentationConfig)

@@ -26,7 +26,7 @@ class Recipe(NamedTuple):
         steps: in all; the schedule of the learning rate ends there.
         optimizer: a key of `OPTIMIZERS`.
         learning_rate: at its highest, after the warm-up; a cosine brings it to 0.
-        warmup_steps: in which it rises from 0.
+        warmup_steps: in which it rises by equal parts; the last of them has all of it.
         weight_decay: of kernels; biases and BatchNorm have none.
         average_decay: of the exponential moving average of the weights, which is the result.
         seed: of the views and of the projection's first weights.
@@ -126,10 +126,9 @@ def check(recipe: Recipe, rows_on: int) -> None:
 
 
 def learning_rate(recipe: Recipe) -> optax.Schedule:
-    """The rate of each step, counted from 0."""
-    return optax.warmup_cosine_decay_schedule(
-        0.0, recipe.learning_rate, recipe.warmup_steps, recipe.steps
-    )
+    """The rate of each step, counted from 0; the first one's is not 0, which would waste it."""
+    peak, warmup = recipe.learning_rate, max(recipe.warmup_steps, 1)
+    return optax.warmup_cosine_decay_schedule(peak / warmup, peak, warmup - 1, recipe.steps)
 
 
 def optimizer(recipe: Recipe) -> optax.GradientTransformation:

@@ -103,8 +103,10 @@ def films_of(examples: Examples) -> dict[str, Films]:
 
 def studies_from_paths(examples: Examples) -> bool:
     """Whether every study stands in the path of its films, where `predict.py` finds it."""
+    films = examples.embedded
+    merged = np.isin(films.study.astype(str), examples.study_id.astype(str))
     return not (examples.study_id == "").any() and bool(
-        (film_ids(examples.image_id).study == examples.study_id).all()
+        (film_ids(films.image_id[merged]).study == films.study[merged]).all()
     )
 
 

@@ -67,9 +67,12 @@ class Runs(NamedTuple):
 
 
 def _adamw(recipe: Recipe, steps: int, weight_decay: Array) -> optax.GradientTransformation:
-    """Warm-up over a twentieth of all steps, then a cosine to zero; only kernels decay."""
-    warmup = max(steps // 20, 1)
-    rate = optax.warmup_cosine_decay_schedule(0.0, recipe.learning_rate, warmup, steps)
+    """Warm-up over a twentieth of all steps, then a cosine towards zero; only kernels decay.
+
+    The first step has a part of the rate, not 0, which would waste it; and a single step has all.
+    """
+    warmup, peak = max(steps // 20, 1), recipe.learning_rate
+    rate = optax.warmup_cosine_decay_schedule(peak / warmup, peak, warmup - 1, steps)
     kernels = functools.partial(jax.tree.map, lambda leaf: leaf.ndim > 1)
     return optax.adamw(rate, weight_decay=weight_decay, mask=kernels)
 

@@ -101,6 +101,13 @@ def _read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
     return np.ndarray(shape, dtype, data, start, order="F" if fortran_order else "C")
 
 
+def _text(image_id: object) -> str:
+    """An image id as text, whatever kind of column it stood in."""
+    if isinstance(image_id, bytes):
+        return image_id.decode("utf-8", "surrogateescape")
+    return "" if image_id is None else str(image_id)
+
+
 def decode_npz(data: bytes) -> list[EmbeddingRecord]:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         embedding = _read_array(archive, "embedding.npy")
@@ -115,7 +122,7 @@ def decode_npz(data: bytes) -> list[EmbeddingRecord]:
         raise ValueError(f"{len(image_id)} image ids for {len(rows)} embeddings")
     with np.errstate(over="ignore"):  # a float64 may become infinite, which readers look for
         rows = rows.astype(np.float32, copy=False)
-    return [EmbeddingRecord(str(i), e) for i, e in zip(image_id, rows, strict=True)]
+    return [EmbeddingRecord(_text(i), e) for i, e in zip(image_id, rows, strict=True)]
 
 
 def encode_parquet(records: Sequence[EmbeddingRecord]) -> bytes:
@@ -139,7 +146,7 @@ def decode_parquet(data: bytes) -> list[EmbeddingRecord]:
     image_id, embedding = (table[name].combine_chunks() for name in table.column_names)
     values = embedding.flatten().to_numpy().astype(np.float32, copy=False)
     rows = values.reshape(len(image_id), embedding.type.list_size)
-    return [EmbeddingRecord(i, e) for i, e in zip(image_id.to_pylist(), rows, strict=True)]
+    return [EmbeddingRecord(_text(i), e) for i, e in zip(image_id.to_pylist(), rows, strict=True)]
 
 
 class Format(NamedTuple):

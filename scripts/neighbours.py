@@ -58,14 +58,18 @@ def neighbours(
             f"{labels} says of none of the films whether it has a finding; expected 0 or 1"
         )
     patient = bootstrap.patients(patient_id)
+    known = len({*patient_id} - {""})
     print(
-        f"{len(rows)} films of {patient.max() + 1} patients with labels, of {len(table.image_id)} "
+        f"{len(rows)} films of {known or 'unknown'} patients with labels, of {len(table.image_id)} "
         f"embeddings of {table.embedding.shape[1]:,} numbers"
     )
     if not (table.encoder or {}).get("trained"):
         print("warning: nothing says that these are the embeddings of a trained network")
     if unknown := (patient_id == "").sum():
-        print(f"warning: {unknown} films of unknown patients, each taken for another patient")
+        print(
+            f"warning: {unknown} films of unknown patients: neighbours may be of the same patient, "
+            "and chance is of films, as if each were another patient's"
+        )
     few = len(rows) < MANY
     with cli.progress(len(rows), hidden=few) as bar:
         neighbour, cosine = near.nearest(table.embedding[rows], patient, NEIGHBOURS, bar.update)
@@ -156,11 +160,12 @@ def find_films(image_id: Any, path: str) -> list[str]:
     from heads.labels import matching
     from input_pipeline.listing import list_inputs
 
-    listed = np.array([file.path for file in list_inputs(path).files], object)
+    listed = list_inputs(path).files
+    below = np.array([file.key for file in listed], object)  # the folder itself may have moved
     position, _ = matching.place(
-        matching.film_ids(image_id), matching.Facts(path, {"image": listed}, {}, {})
+        matching.film_ids(image_id), matching.Facts(path, {"image": below}, {}, {})
     )
-    return [listed[at] if at >= 0 else "" for at in position]
+    return [listed[at].path if at >= 0 else "" for at in position]
 
 
 def draw(

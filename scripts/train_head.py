@@ -134,6 +134,7 @@ def read_examples(config: HeadConfig, image_id: Any) -> Any:
         fractions=labels.fractions or None,
         seed=config.seed,
         split_names={name: getattr(labels, name) or SPLITS[name] for name in SPLITS},
+        name_parts=labels.name_parts,
     )
     return check_classes(examples, explicit=labels.findings != ("all",))
 
@@ -173,7 +174,7 @@ def report_table(path: str | Sequence[str], table: Any) -> None:
 
 def report_counts(counts: dict[str, Any], notes: Any) -> None:
     """Says how many films each split has, and what was left out."""
-    for what, number, examples in notes:
+    for what, number, examples, _ in notes:
         print(f"  {number:8} {what}{': ' + ', '.join(examples[:2]) if examples else ''}")
     for split, one in counts.items():
         positives = ", ".join(f"{name} {n}" for name, n in one["positives"].items())

@@ -32,11 +32,13 @@ def read(config: TrainingFilmsConfig, say: Callable[..., object]) -> TrainingFil
     """Opens the stores and finds the label and the split of each of their films.
 
     Raises:
-        ValueError: tables and stores are not as many, do not fit, or no film has a label.
+        ValueError: tables and stores are not as many, do not fit, no film has a label, or a patient
+            is in two splits, of one store or of two.
         OSError: one of them cannot be read.
     """
     from heads.labels.join import join
     from heads.labels.label_table import read_labels
+    from heads.labels.splits import check_patients
     from input_pipeline import files, store, training
 
     splits = config.splits or ("",) * len(config.stores)
@@ -49,7 +51,7 @@ def read(config: TrainingFilmsConfig, say: Callable[..., object]) -> TrainingFil
     stores = [store.open_store(files.absolute(path)) for path in config.stores]
     places = training.find_films(stores)
     label = np.full(len(places.image_id), -1, np.int32)
-    split = np.full(len(label), "", object)
+    split, patient, study = (np.full(len(label), "", object) for _ in range(3))
     for i, (opened, table, split_path) in enumerate(
         zip(stores, config.labels, splits, strict=True)
     ):
@@ -60,12 +62,23 @@ def read(config: TrainingFilmsConfig, say: Callable[..., object]) -> TrainingFil
                 f"input.finding is {config.finding!r}, which is {len(named.findings)} columns of "
                 f"{table}; expected one"
             )
-        found = join(places.image_id[mine], named, split_path=split_path)
+        found = join(
+            places.image_id[mine], named, split_path=split_path, name_parts=config.name_parts
+        )
         rows = mine[found.row]
         label[rows], split[rows] = found.label[:, 0].astype(np.int32), found.split
+        patient[rows], study[rows] = found.patient_id, found.study_id
         say(f"{len(mine)} films in {opened.folder}, {len(rows)} of them with label and split")
-        for what, count, examples in found.notes:
+        for what, count, examples, _ in found.notes:
             say(f"  {count:8} {what}{': ' + ', '.join(examples[:2]) if examples else ''}")
+    used = label >= 0
+    try:
+        check_patients(patient[used], study[used], split[used])
+    except ValueError as error:
+        raise ValueError(
+            f"all stores together: {error}. If their tables number patients or studies each on its "
+            "own, put the store's name before the ids in one of the tables"
+        ) from error
     films = TrainingFilms(stores, places, label, split)
     for name in ("train", "tune", "test"):
         rows = films.rows(name)

@@ -2,6 +2,8 @@ import io
 import zipfile
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from input_pipeline import embeddings
@@ -142,6 +144,24 @@ def test_npz_of_any_floats_and_without_image_id_are_read(array):
     for compression in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         found = FORMATS["npz"].decode(archive(compression, embedding=array))
         assert_same(found, [EmbeddingRecord("", row) for row in rows])
+
+
+@pytest.mark.parametrize(
+    ("column", "expected"),
+    [
+        ([b"a/1.png", b"b\xff.png"], ["a/1.png", "b\udcff.png"]),
+        ([7, 10], ["7", "10"]),
+        (["x", "y"], ["x", "y"]),
+    ],
+)
+def test_image_ids_of_any_kind_of_column_are_text(column, expected):
+    rows, stream = np.ones((2, 3), np.float32), io.BytesIO()
+    found = FORMATS["npz"].decode(archive(embedding=rows, image_id=np.array(column)))
+    assert [record.image_id for record in found] == expected
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), 3)
+    pq.write_table(pa.table({"image_id": pa.array(column), "embedding": vectors}), stream)
+    found = FORMATS["parquet"].decode(stream.getvalue())
+    assert [record.image_id for record in found] == expected
 
 
 def test_float64_beyond_float32_becomes_infinite():

@@ -295,7 +295,7 @@ def test_the_real_table_of_nih(shared_data, tmp_path):
 def test_rows_that_say_the_same_are_taken_once(table):
     found = read_labels(table("image_id,x,y; a,1,1; a,1.0,0; b,0,1; a,1,0; ,1,; c,,; d,1,"), ("x",))
     assert found.image_id.tolist() == [*"abcd"] and values_of(found) == [1, 0, None, 1]
-    assert the_note(found, "taken once")[1:] == (2, ["a", "a"])
+    assert the_note(found, "taken once")[1:3] == (2, ["a", "a"])
 
 
 def test_rows_keep_together_what_they_say(table):
@@ -351,7 +351,7 @@ def test_unknown_ids_fit_nothing(table):
 def test_rows_without_an_id_are_left_out(table):
     found = read_labels(table("image_id,x; a,1; ,0; ,1; b,0"))
     assert found.image_id.tolist() == ["a", "b"]
-    assert the_note(found, "without an id")[1:] == (2, ["row 3", "row 4"])
+    assert the_note(found, "without an id")[1:3] == (2, ["row 3", "row 4"])
     with pytest.raises(ValueError, match=r"found no id"):
         read_labels(table("image_id,x; ,0; ,1"))
 
@@ -378,24 +378,41 @@ def test_clean(name, expected):
 
 
 @pytest.mark.parametrize(
-    ("in_table", "embedded", "parts"),
+    ("in_table", "embedded", "needed"),  # name_parts, where the folders contradict each other
     [
-        ("{}.png", "/data/images/{}.dcm", "1 of up to 1"),
-        ("{}", "gs://bucket/{}.tfrecord", "1 of up to 1"),
-        ("images/{}.jpg", "/data/images/{}.jpg", "2 of up to 2"),
-        ("images/{}.jpg", "/copy/{}.jpg", "1 of up to 2"),
-        ("/old/place/images/{}.jpg", "/new/images/{}.jpg", "2 of up to 4"),
-        ("old/images/{}.jpg", "{}", "1 of up to 3"),
+        ("{}.png", "/data/images/{}.dcm", 0),
+        ("{}", "gs://bucket/{}.tfrecord", 0),
+        ("images/{}.jpg", "/data/images/{}.jpg", 0),
+        ("images/{}.jpg", "/copy/{}.jpg", 1),
+        ("/old/place/images/{}.jpg", "/new/images/{}.jpg", 2),
+        ("siteA/{}.png", "siteB/{}.png", 1),
+        ("old/images/{}.jpg", "{}", 0),
     ],
 )
-def test_names_are_compared_by_their_last_parts(table, in_table, embedded, parts):
+def test_names_are_compared_with_all_folders_that_both_have(table, in_table, embedded, needed):
     rows = [f"{in_table.format(n)},{n % 2},{s}" for n, s in enumerate(("train", "train", "tune"))]
     found = read_labels(table("; ".join(["image_id,x,split", *rows])))
-    examples = join(ids(*(embedded.format(n) for n in (2, 0, 1))), found)
+    films = ids(*(embedded.format(n) for n in (2, 0, 1)))
+    if needed:
+        with pytest.raises(
+            ValueError, match=r"found 3 films whose image .* in another folder: name"
+        ):
+            join(films, found)
+    examples = join(films, found, name_parts=needed)
     assert labels_of(examples) == {embedded.format(n): n % 2 for n in range(3)}
     assert examples.row.tolist() == [0, 1, 2]
     assert the_note(examples, "films found in").count == 3
-    assert f"the last {parts} parts" in the_note(examples, "films found in").what
+
+
+def test_films_of_another_folder_or_depth_are_not_lost_silently(table):
+    """The folders of a/2.png and c/2.png differ; 3.png and d/4.png name fewer than the table."""
+    rows = "a/1.png,1,train; a/2.png,0,train; b/3.png,1,tune; x/d/4.png,0,tune; 005,1,train"
+    found = read_labels(table(f"image_id,x,split; {rows}"))
+    examples = join(ids("/f/a/1.png", "/f/c/2.png", "3.png", "d/4.png", "5.png"), found)
+    assert labels_of(examples) == {"/f/a/1.png": 1, "3.png": 1, "d/4.png": 0}
+    assert the_note(examples, "in another folder").examples == ["/f/c/2.png"]
+    assert the_note(examples, "as a number").examples == ["5.png"]
+    assert ("films without a label", "/f/c/2.png") in examples.unmatched
 
 
 def test_folders_tell_films_of_one_name_apart(table):
@@ -407,7 +424,9 @@ def test_folders_tell_films_of_one_name_apart(table):
 
 def test_two_films_never_share_a_row(table):
     found = read_labels(table("image_id,x,split; 1.png,1,train; 2.png,0,tune"))
-    with pytest.raises(ValueError, match=r"1 rows of .* fit more than one film .*: 1; expected"):
+    with pytest.raises(
+        ValueError, match=r"1 rows of .* fit more than one film .*: 1.png; expected"
+    ):
         join(ids("u/1.png", "v/1.png", "u/2.png"), found)
     strangers = ids("u/1.png", "u/2.png", "u/3.png", "v/3.png")
     assert len(join(strangers, found).row) == 2  # names that no row has are in nobody's way
@@ -415,13 +434,13 @@ def test_two_films_never_share_a_row(table):
         join(ids("u/1.png", "u/1.png", "u/2.png"), found)
 
 
-@pytest.mark.parametrize("other", ["v/1.png", "u/1.dcm"])
-def test_two_rows_never_share_a_film(table, other):
+@pytest.mark.parametrize(
+    ("other", "film"), [("v/1.png", "1.png"), ("u/1.dcm", "/d/u/1.png"), ("1.png", "/d/u/1.png")]
+)
+def test_two_rows_never_share_a_film(table, other, film):
     found = read_labels(table(f"image_id,x,split; u/1.png,1,train; {other},1,tune"))
-    with pytest.raises(
-        ValueError, match=r"1 names of films fit more than one row .*1; expected one"
-    ):
-        join(ids("/copy/1.png"), found)
+    with pytest.raises(ValueError, match=f"1 films fit more than one row .*{film}; expected one"):
+        join(ids(film), found)
 
 
 def test_nothing_in_common_is_refused(table):
@@ -447,7 +466,7 @@ def test_what_has_no_partner_is_counted_and_listed(table):
         ("films without a split", "e"),
         ("label rows without a film", "f"),
     ]
-    assert the_note(examples, "without a label")[1:] == (6, ["z", "y", "x", "u", "v"])
+    assert the_note(examples, "without a label")[1:3] == (6, ["z", "y", "x", "u", "v"])
     everything = {what for what, _ in examples.unmatched}
     assert everything <= set(counts(examples))
     assert all(

@@ -220,8 +220,9 @@ def made_up_rest(findings, trained):
         },
         "counts": counts,
         "notes": [
-            ("films without a label", 12, ["02aa804e-bde0afdd-112c0b34-7bc16630-4e384014"]),
-            ("labels that are uncertain (-1), left out", 1204, []),
+            ("films without a label", 12, ["02aa804e-bde0afdd-112c0b34-7bc16630-4e384014"], False),
+            ("labels that are uncertain (-1), left out", 1204, [], False),
+            ("films found in labels.csv", 5320, [], True),
         ],
         "comparison": {"other": "logistic regression", "n": 520, "findings": comparison},
     }
@@ -326,7 +327,10 @@ def evil(tmp_path_factory):
     path = tmp_path_factory.mktemp("evil") / "report.html"
     draws, rest = made_up(EVIL, films=150)
     rest["title"], rest["comparison"]["other"] = EVIL[0], EVIL[1]
-    rest["notes"] = [(EVIL[1], 1, [EVIL[0], EVIL[2]]), ("unbroken" * 12, 1, ["0123456789" * 12])]
+    rest["notes"] = [
+        (EVIL[1], 1, [EVIL[0], EVIL[2]], False),
+        ("unbroken" * 12, 1, ["0123456789" * 12], True),
+    ]
     rest["provenance"] = {EVIL[0]: {EVIL[1]: [EVIL[2], None, True, "ab" * 99]}, "lines": "a\nb"}
     results = rest["results"]
     results["intervals"] = EVIL[0]

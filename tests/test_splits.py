@@ -163,9 +163,23 @@ def test_unknown_patients_are_noted_where_the_split_is_given(table):
     examples = join(ids("a", "b"), found)
     assert examples.notes[-1].what.startswith("films whose patient is unknown")
     assert examples.notes[-1].count == 2 and examples.patient_id.tolist() == ["", ""]
-    notes = check_patients(ids("", "", "p", "p"), ids("train", "tune", "train", "train"))
+    nowhere = ids("", "", "", "")
+    notes = check_patients(ids("", "", "p", "p"), nowhere, ids("train", "tune", "train", "train"))
     assert [note.count for note in notes] == [2]
-    assert check_patients(ids("q", "p"), ids("train", "tune")) == []
+    assert check_patients(ids("q", "p"), ids("1", "1"), ids("train", "tune")) == []
+
+
+@pytest.mark.parametrize(
+    ("patient", "study", "message"),
+    [
+        (["", "", "p"], [*"112"], "1 studies, whose patients are unknown, .*: 1; expected"),
+        (["p", "", "q"], [*"112"], "1 studies, whose patients are unknown"),
+        (["007", "7", "8"], ["", "", ""], "1 patients have films .*: 007, 7; expected"),
+    ],
+)
+def test_studies_and_misspelt_patients_in_two_splits_are_refused(patient, study, message):
+    with pytest.raises(ValueError, match=message):
+        check_patients(ids(*patient), ids(*study), ids("train", "tune", "tune"))
 
 
 # ---- subgroups
@@ -232,7 +246,7 @@ def test_metadata_of_patients_may_have_several_rows(table):
     examples = join(ids(*"abcd"), read_labels(path, subgroups=("race",)), metadata_path=admissions)
     assert examples.groups["race"].tolist() == ["X", "Y", "", ""]
     note = next(note for note in examples.notes if "differ in 'race'" in note.what)
-    assert note[1:] == (2, ["c", "d"])
+    assert note[1:3] == (2, ["c", "d"])
 
 
 def test_the_finest_ids_of_the_metadata_count(table):

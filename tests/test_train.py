@@ -42,6 +42,13 @@ def test_heads_learn(data):
     assert runs.history[0] < 0.8 and runs.tune_auroc > 0.9
 
 
+def test_adamw_moves_in_the_only_step_there_is(data):
+    start = fit(data, TOOLKIT._replace(learning_rate=1e-9, epochs=1, batch_size=FILMS))
+    moved = fit(data, ADAMW._replace(epochs=1, batch_size=FILMS))
+    both = (jax.tree.leaves(runs.variables["params"]) for runs in (start, moved))
+    assert all(np.abs(one - other).max() > 1e-3 for one, other in zip(*both, strict=True))
+
+
 def test_many_runs_at_once_equal_each_alone(data):
     together = fit(data, ADAMW._replace(seeds=(3, 4), weight_decays=(0.0, 0.5)))
     for i, decay, seed in [(1, 0.0, 4), (2, 0.5, 3)]:

@@ -300,7 +300,10 @@ def test_data_efficiency_grows_with_the_labels(data):
 
 @pytest.mark.parametrize("how", ["mean", "max"])
 def test_predictions_of_studies(tmp_path, how):
-    """Two films a study in MIMIC-CXR's folders: their embeddings are merged, in predict.py too."""
+    """Two films a study in MIMIC-CXR's folders: their embeddings are merged, in predict.py too.
+
+    Of max, the table has the first film of each study only: the other one counts all the same.
+    """
     generator = np.random.default_rng(0)
     embedding = generator.standard_normal((FILMS, DIM)).astype(np.float32)
     studies = [f"p{10_000_000 + i // 4}/s{50_000_000 + i // 2}" for i in range(FILMS)]
@@ -309,13 +312,14 @@ def test_predictions_of_studies(tmp_path, how):
     pairs = embedding.reshape(-1, 2, DIM)
     merged = pairs.mean(1) if how == "mean" else pairs.max(1)
     edema = (merged[:, 0] > np.median(merged[:, 0])).astype(int)
-    pd.DataFrame(
-        {
-            "subject_id": [10_000_000 + i // 2 for i in range(FILMS // 2)],
-            "study_id": [50_000_000 + i for i in range(FILMS // 2)],
-            "Edema": edema,
-        }
-    ).to_csv(tmp_path / "labels.csv", index=False)
+    columns = {
+        "subject_id": [10_000_000 + i // 2 for i in range(FILMS // 2)],
+        "study_id": [50_000_000 + i for i in range(FILMS // 2)],
+        "Edema": edema,
+    }
+    if how == "max":
+        columns["dicom_id"] = [f"film_{2 * i}" for i in range(FILMS // 2)]
+    pd.DataFrame(columns).to_csv(tmp_path / "labels.csv", index=False)
     settings = config(tmp_path, findings=("Edema",), patient_column="", per_study=how,
                       fractions=(0.5, 0.25, 0.25))  # fmt: skip
     train_head.train_head(settings)

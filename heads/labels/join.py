@@ -8,7 +8,16 @@ from jaxtyping import Int64, Shaped
 
 from heads.labels.categories import group_values
 from heads.labels.label_table import Examples, LabelTable, Note, note
-from heads.labels.matching import KEYS, Facts, film_ids, place, read_facts, take, with_ids
+from heads.labels.matching import (
+    KEYS,
+    Facts,
+    film_ids,
+    near_misses,
+    place,
+    read_facts,
+    take,
+    with_ids,
+)
 from heads.labels.splits import SPLITS, check_patients, check_used, named_splits, random_splits
 from heads.labels.tables import find
 
@@ -22,11 +31,12 @@ def join(
     fractions: tuple[float, float, float] | None = None,
     seed: int = 0,
     split_names: Mapping[str, Sequence[str]] = SPLITS,
+    name_parts: int = 0,
 ) -> Examples:
     """Finds the label, the split and the subgroups of each embedding.
 
-    A table that names films is compared with `image_id`, by the last parts of the paths (see
-    `matching.place`). A table that names studies or patients is compared with their ids. These
+    A table that names films is compared with `image_id`, folders included as far as both have them
+    (see `matching.place`). A table that names studies or patients is compared with their ids. These
     stand in MIMIC-CXR's paths (`p10000032/s50414267/`), or come from whichever of the tables
     names films.
 
@@ -39,22 +49,27 @@ def join(
         fractions: of the patients, for train, tune and test, to draw a split instead.
         seed: of that draw.
         split_names: what the table calls train, tune and test.
+        name_parts: how many of the last parts of names are compared; 0: all.
 
     Returns:
         The films in one of the three splits with any known label, in the order of the embeddings.
 
     Raises:
-        ValueError: films or rows cannot be told apart, tables disagree on a film, a patient is in
-            two splits, nothing matches, or there is no film to train or to tune on.
+        ValueError: films or rows cannot be told apart, tables disagree on a film, a patient (or,
+            where patients are unknown, a study) is in two splits, nothing matches, or there is no
+            film to train or to tune on.
     """
     tables = _read_tables(labels, split_path, metadata_path, fractions)
     films, position = film_ids(image_id), {}
     notes, unmatched = list(labels.notes), []
     for name, table in sorted(tables.items(), key=lambda item: KEYS.index(item[1].key)):
-        position[name], how = place(films, table)  # films first: they tell studies and patients
+        # films first: they tell studies and patients
+        position[name], how = place(films, table, name_parts)
+        for what, some in near_misses(films, table, position[name]):
+            notes += note(what, some)
         films = with_ids(films, table, position[name])
         count = int((position[name] >= 0).sum())
-        notes.append(Note(f"films found in {table.path} by {how}", count, []))
+        notes.append(Note(f"films found in {table.path} by {how}", count, [], used=True))
 
     def leave_out(what: str, ids: np.ndarray) -> None:
         notes.extend(note(what, ids))
@@ -89,7 +104,7 @@ def join(
 
     kept = (split != "") & known
     row, split, mask = row[kept], split[kept], mask[kept]
-    notes += check_patients(patient_id[row], split)
+    notes += check_patients(patient_id[row], films.study[row], split)
     groups = {}
     for name in labels.subgroups:
         source = "labels" if name in labels.groups else "metadata"
@@ -111,6 +126,7 @@ def join(
         groups=groups,
         notes=notes,
         unmatched=unmatched,
+        embedded=films,
     )
 
 

@@ -10,6 +10,7 @@ import pandas as pd
 from jaxtyping import Bool, Float32, Int64, Shaped
 
 from heads.labels.findings import decide, read_findings, split_finding_labels
+from heads.labels.matching import Films
 from heads.labels.tables import alike, find, read_table, role_columns
 
 UNCERTAIN = {"ignore": "unknown", "zeros": "negative", "ones": "positive"}
@@ -17,11 +18,12 @@ NOT_MENTIONED = {"ignore": "unknown", "negative": "negative"}
 
 
 class Note(NamedTuple):
-    """Something that was left out or taken another way: what, how many, and up to five ids."""
+    """Something that was left out, or `used` in a way to know of: how many, and up to five ids."""
 
     what: str
     count: int
     examples: list[str]
+    used: bool = False
 
 
 def note(what: str, ids: Sequence[str] | np.ndarray) -> list[Note]:
@@ -45,6 +47,7 @@ class Examples:
         groups: column to the value of each film, "" where unknown; ages in bands such as "40-59".
         notes: what was left out, and why.
         unmatched: (what, id) of everything that was left out one by one.
+        embedded: all films that have embeddings, of which `row` are some.
     """
 
     row: Int64[np.ndarray, " n"]
@@ -58,6 +61,7 @@ class Examples:
     groups: dict[str, Shaped[np.ndarray, " n"]]
     notes: list[Note]
     unmatched: list[tuple[str, str]]
+    embedded: Films
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,7 +176,9 @@ def read_labels(
         ("empty (not mentioned)", not_said, NOT_MENTIONED[not_mentioned]),
     ):
         if count := int(cells[keep].sum()):
-            notes.append(Note(f"labels of the table that are {what}, taken as {taken}", count, []))
+            used = taken != "unknown"
+            said = f"labels of the table that are {what}, taken as {taken}"
+            notes.append(Note(said, count, [], used))
     return LabelTable(
         path=path,
         image_id=ids["image"].to_numpy(object)[keep],
@@ -208,7 +214,8 @@ def _one_row_an_id(
     notes = note(
         "label rows without an id, left out", [f"row {n + 2}" for n in np.flatnonzero(without)]
     )
-    notes += note("repeated label rows that say the same, taken once", ids[repeated & ~without])
+    again = note("repeated label rows that say the same, taken once", ids[repeated & ~without])
+    notes += [one._replace(used=True) for one in again]
     keep = ~without & ~repeated
     if not keep.any():
         raise ValueError(f"found no id in {path}, column {key.columns[0]}; expected one a row")

@@ -1,14 +1,16 @@
 """Finds the row of a table that is about a film, a study or a patient."""
 
+import collections
+import itertools
 import re
-from collections.abc import Collection
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Int64, Shaped
 
-from heads.labels.tables import find, read_table, role_columns
+from heads.labels.tables import as_number, find, read_table, role_columns
 
 # Of images and embeddings only: what follows a dot may be a part of a DICOM UID.
 SUFFIXES = ("dcm", "dicom", "ima", "png", "jpg", "jpeg", "tfrecord", "npz")
@@ -118,12 +120,17 @@ def clean(name: str) -> str:
     return name
 
 
-def place(films: Films, facts: Facts) -> tuple[Int64[np.ndarray, " n"], str]:
+def place(films: Films, facts: Facts, parts: int = 0) -> tuple[Int64[np.ndarray, " n"], str]:
     """Finds each film in a table.
 
-    Names of films are compared by their last k parts between slashes, with the largest k for which
-    any two are the same: a table of `images/1.png` fits the film `/data/images/1.png` (k = 2) as
-    well as `/copy/1.png` (k = 1). One k serves the whole table.
+    Names of films are compared part by part between slashes, from the last one back, as far as both
+    go: a table of `images/1.png` fits the film `/data/images/1.png` and the film `1.png`, and never
+    `/other/1.png`, which is in another folder than the table says.
+
+    Args:
+        films: what is looked for.
+        facts: the table.
+        parts: of both names, that are compared; 0: all. With 1 no folder counts.
 
     Returns:
         The row of `facts` for each film, -1 where there is none; and by what they were compared.
@@ -131,61 +138,110 @@ def place(films: Films, facts: Facts) -> tuple[Int64[np.ndarray, " n"], str]:
     Raises:
         ValueError: no film is there, one fits several rows, or one row several films by name.
     """
-    ours, theirs, how = _compared(films, facts)
-    code, texts = pd.factorize(np.concatenate([ours, theirs]))
-    code, row_code = code[: len(ours)], code[len(ours) :]
-    films_of, rows_of = (np.bincount(c, minlength=len(texts)) for c in (code, row_code))
-    named = texts != ""
-    if not (named & (films_of > 0) & (rows_of > 0)).any():
+    if facts.key == "image":
+        theirs = [_tail(clean(name), parts) for name in facts.ids["image"]]
+        pairs = _by_name([_tail(name, parts) for name in films.image], theirs)
+        how = f"the last {parts} parts of their names" if parts else "their names with all folders"
+    else:
+        films_of, theirs, how = _compared(films, facts)
+        pairs = [(i, row) for row, text in enumerate(theirs) if text for i in films_of[text]]
+    if not pairs:
         raise ValueError(_no_match(films, facts))
-    several = texts[named & (films_of > 0) & (rows_of > 1)]
+    film, row = np.array(pairs, np.int64).T
+    _refuse_several(
+        film,
+        films.image_id,
+        f"films fit more than one row of {facts.path} by {how}",
+        "name the films with more of their folders, or correct the rows that repeat an id",
+    )
+    if facts.key == "image":
+        _refuse_several(
+            row,
+            facts.ids["image"],
+            f"rows of {facts.path} fit more than one film by {how}",
+            "name the films in the table with more of their folders, or leave out copies of films",
+        )
+    position = np.full(len(films.image_id), -1)
+    position[film] = row
+    return position, how
+
+
+def _refuse_several(
+    found: Int64[np.ndarray, " pair"], names: Shaped[np.ndarray, " n"], what: str, remedy: str
+) -> None:
+    """Raises ValueError where a film, or a row, is in more than one pair."""
+    several = names[np.flatnonzero(np.bincount(found) > 1)]
     if len(several):
         raise ValueError(
-            f"{len(several)} names of films fit more than one row of {facts.path} by {how}: "
-            f"{', '.join(several[:5])}; expected one, or two films would share a row: name the "
-            "films with more of their folders, or correct the rows that repeat an id"
+            f"{len(several)} {what}: {', '.join(several[:5])}; expected one, or two films would "
+            f"share a row: {remedy}"
         )
-    several = texts[named & (films_of > 1) & (rows_of > 0)]
-    if facts.key == "image" and len(several):
-        raise ValueError(
-            f"{len(several)} rows of {facts.path} fit more than one film by {how}: "
-            f"{', '.join(several[:5])}; expected one, or two films would share a row: name the "
-            "films in the table with more of their folders, or leave out copies of films"
-        )
-    row_of = np.full(len(texts), -1)
-    row_of[row_code] = np.arange(len(theirs))
-    row_of[~named] = -1
-    return row_of[code], how
 
 
 def _compared(
     films: Films, facts: Facts
-) -> tuple[Shaped[np.ndarray, " n"], Shaped[np.ndarray, " row"], str]:
-    """What to compare films and rows by, "" where unknown, and the words for it."""
-    ours, theirs = films._asdict(), facts.ids
-    if facts.key == "image":
-        return _last_parts(films.image, [clean(name) for name in theirs["image"]])
-    numbers_repeat = len(set(theirs[facts.key])) < len(theirs[facts.key])
-    if facts.key == "study" and numbers_repeat:  # no more than a number within each patient
-        pairs = [
+) -> tuple[dict[str, list[int]], Shaped[np.ndarray, " row"], str]:
+    """Films by their study or patient, what each row has for it, and the words for it."""
+    ours, theirs, how = films._asdict(), facts.ids, facts.key
+    numbers_repeat = len(set(theirs[how])) < len(theirs[how])
+    if how == "study" and numbers_repeat:  # no more than a number within each patient
+        of_films, of_rows = (
             np.where((t["patient"] == "") | (t["study"] == ""), "", t["patient"] + "/" + t["study"])
             for t in (ours, theirs)
-        ]
-        return *pairs, "patient and study"
-    return ours[facts.key], theirs[facts.key], facts.key
+        )
+        return _places(of_films), of_rows, "patient and study"
+    return _places(ours[how]), theirs[how], how
 
 
-def _last_parts(
-    ours: Collection[str], theirs: Collection[str]
-) -> tuple[Shaped[np.ndarray, " n"], Shaped[np.ndarray, " row"], str]:
-    """Both with as many parts as leave any in common, or one if none does."""
-    longest = 1 + max(name.count("/") for name in theirs)
-    for k in range(longest, 0, -1):
-        tails = [["/".join(name.split("/")[-k:]) for name in names] for names in (ours, theirs)]
-        if not set(tails[0]).isdisjoint(tails[1]):
-            break
-    how = f"the last {k} of up to {longest} parts of the names in the table"
-    return *(np.array(names, object) for names in tails), how
+def _places(values: Iterable[str]) -> dict[str, list[int]]:
+    """Where each value stands."""
+    places: dict[str, list[int]] = collections.defaultdict(list)
+    for i, value in enumerate(values):
+        places[value].append(i)
+    return places
+
+
+def _tail(name: str, parts: int) -> str:
+    """The last parts of a name; all for 0."""
+    return "/".join(name.split("/")[-parts:])
+
+
+def _by_name(ours: Sequence[str], theirs: Sequence[str]) -> list[tuple[int, int]]:
+    """Pairs of a film and a row of which one's name is the end of the other's.
+
+    Of names that repeat two are enough to be refused.
+    """
+    films, rows, pairs = _places(ours), _places(theirs), []
+    for folders in {name.count("/") for name in rows}:  # the row's name is the end, or equal
+        for name, some in films.items():
+            if name.count("/") >= folders and (found := rows.get(_tail(name, folders + 1))):
+                pairs += itertools.product(some[:2], found[:2])
+    for folders in {name.count("/") for name in films}:
+        for name, some in rows.items():
+            if name.count("/") > folders and (found := films.get(_tail(name, folders + 1))):
+                pairs += itertools.product(found[:2], some[:2])
+    return pairs
+
+
+def near_misses(
+    films: Films, facts: Facts, position: Int64[np.ndarray, " n"]
+) -> list[tuple[str, Shaped[np.ndarray, " some"]]]:
+    """Films that fit no row, though nearly: why, and which."""
+    rows = np.setdiff1d(np.arange(len(facts.ids[facts.key])), position)
+    ours, theirs = films._asdict()[facts.key], facts.ids[facts.key][rows]
+    kinds = {f"as a number (1 for 001 or 1.0): get {facts.path} with its ids as text": as_number}
+    if facts.key == "image":
+        ours, theirs = ([_tail(clean(name), 1) for name in names] for names in (ours, theirs))
+        kinds = {"in another folder: name_parts=1 compares names without folders": str} | kinds
+    found = []
+    left = [i for i in np.flatnonzero(position < 0) if ours[i]]
+    for how, change in kinds.items():
+        there = {change(one) for one in theirs}
+        near = [i for i in left if change(ours[i]) in there]
+        left = [i for i in left if i not in {*near}]
+        if near:
+            found.append((f"films whose {facts.key} {facts.path} has {how}", films.image_id[near]))
+    return found
 
 
 def _no_match(films: Films, facts: Facts) -> str:
@@ -194,10 +250,12 @@ def _no_match(films: Films, facts: Facts) -> str:
         f"none of {len(films.image_id)} films is in {facts.path}; the first film is "
         f"{films.image_id[0]} ({facts.key}: {ours}), the first {facts.key} of the table {theirs}"
     )
+    for what, ids in near_misses(films, facts, np.full(len(films.image_id), -1)):
+        found += f"; found {len(ids)} {what}"
     if facts.key == "image":
         return (
-            f"{found}; expected the same names, but for folders and suffixes: name the column that "
-            "has them with id_column, or take the table of these films"
+            f"{found}; expected the same names, but for suffixes and for folders that one of them "
+            "lacks: name the column that has them with id_column, or take the table of these films"
         )
     return (
         f"{found}; expected ids in folders as MIMIC-CXR has them (p10000032/s50414267), or a table "

@@ -8,6 +8,7 @@ import pandas as pd
 from jaxtyping import Int64, Shaped
 
 from heads.labels.label_table import Examples, Note, note
+from heads.labels.tables import as_number
 
 SPLITS = {
     "train": ("train", "training"),
@@ -70,28 +71,39 @@ def random_splits(
 
 
 def check_patients(
-    patient_id: Shaped[np.ndarray, " n"], split: Shaped[np.ndarray, " n"]
+    patient_id: Shaped[np.ndarray, " n"],
+    study_id: Shaped[np.ndarray, " n"],
+    split: Shaped[np.ndarray, " n"],
 ) -> list[Note]:
-    """Makes sure that no patient is in two splits.
+    """Makes sure that no patient is in two splits; where patients are unknown, no study.
+
+    Ids that differ as 001 and 1 do are of one patient: some program took them for numbers.
 
     Returns:
         A note if some patients are unknown ("").
 
     Raises:
-        ValueError: a patient is in more than one split.
+        ValueError: a patient, or a study of an unknown patient, is in more than one split.
     """
-    pairs = pd.DataFrame({"patient": patient_id, "split": split})
-    pairs = pairs[pairs["patient"] != ""].drop_duplicates()
-    twice = np.unique(pairs["patient"][pairs["patient"].duplicated()].to_numpy(np.str_))
-    if len(twice):
-        raise ValueError(
-            f"{len(twice)} patients have films in more than one split: {', '.join(twice[:5])}; "
-            "expected each in one, or results come out too good: correct the split, or draw one "
-            "by patient with fractions"
-        )
-    unknown = int((patient_id == "").sum())
+    unknown = patient_id == ""
+    studies = study_id.astype(np.str_)
+    of_unknown = np.isin(studies, studies[unknown]) & (studies != "")
+    for what, ids, counted in (
+        ("patients", patient_id, ~unknown),
+        ("studies, whose patients are unknown,", study_id, of_unknown),
+    ):
+        table = pd.DataFrame({"id": ids[counted], "split": split[counted]}).drop_duplicates()
+        table["one"] = [as_number(one) for one in table["id"]]
+        twice = table.groupby("one")["split"].transform("nunique") > 1
+        spelt = np.unique(table["id"][twice].to_numpy(np.str_))
+        if number := table["one"][twice].nunique():
+            raise ValueError(
+                f"{number} {what} have films in more than one split: {', '.join(spelt[:5])}; "
+                "expected each in one, or results come out too good: correct the split, or draw "
+                "one by patient with fractions"
+            )
     what = "films whose patient is unknown, so that no check can tell if one is in two splits"
-    return [Note(what, unknown, [])] if unknown else []
+    return [Note(what, int(unknown.sum()), [], used=True)] if unknown.any() else []
 
 
 def check_used(split: Shaped[np.ndarray, " n"], names: Shaped[np.ndarray, " n"]) -> None:

@@ -39,8 +39,10 @@ def merge(
 ) -> tuple[Float[np.ndarray, "study dim"], Examples]:
     """Makes every study one example; a film without a known study stays alone.
 
-    A study has a finding where one of its films has it, and does not have it where none has and one
-    is known not to. Subgroups in which its films differ, such as the view, become unknown.
+    All its films that have embeddings are merged, with a label or without: a prediction, which
+    knows no labels, merges the same ones. A study has a finding where one of its films has it, and
+    does not have it where none has and one is known not to. Subgroups in which its films differ,
+    such as the view, become unknown.
 
     Raises:
         ValueError: an unknown `how`, no film with a known study, or films of one study in several
@@ -57,12 +59,21 @@ def merge(
             "studies (labels.study_column), or MIMIC-CXR's folders"
         )
     key = np.where(known, examples.study_id, [f"\0{i}" for i in range(len(known))]).astype(str)
-    _, first, study = np.unique(key, return_index=True, return_inverse=True)
-    for what, values in (("splits", examples.split), ("patients", examples.patient_id)):
-        if (apart := values != values[first][study]).any():
+    names, first, study = np.unique(key, return_index=True, return_inverse=True)
+    films = examples.embedded
+    of_all = films.study.astype(str)
+    others = np.isin(of_all, names)
+    others[examples.row] = False
+    row = np.concatenate([examples.row, np.flatnonzero(others)])
+    of_row = np.concatenate([study, np.searchsorted(names, of_all[others])])
+    for what, values, of in (
+        ("splits", examples.split, study),
+        ("patients", films.patient[row], of_row),
+    ):
+        if (apart := values != values[first][of]).any():
             raise ValueError(
-                f"{len(np.unique(study[apart]))} studies have films of several {what}, such as "
-                f"{key[apart][0]}: correct the tables, or leave out labels.per_study"
+                f"{len(np.unique(of[apart]))} studies have films of several {what}, such as "
+                f"{names[of[apart][0]]}: correct the tables, or leave out labels.per_study"
             )
     studies = len(first)
     yes, no = (np.zeros((studies, len(examples.findings)), bool) for _ in range(2))
@@ -80,10 +91,10 @@ def merge(
         groups={name: _agreed(v, first, study) for name, v in examples.groups.items()},
         notes=[
             *examples.notes,
-            Note(f"films of a study with others, merged by their {how}", len(known) - studies, []),
+            Note(f"films merged into studies by their {how}", len(row), [], used=True),
         ],
     )
-    return merge_embeddings(embedding, examples.row, study, how), merged
+    return merge_embeddings(embedding, row, of_row, how), merged
 
 
 def merge_by_path(

@@ -69,6 +69,11 @@ def _lines(data: bytes) -> io.TextIOWrapper:
     return io.TextIOWrapper(io.BytesIO(data), "utf-8-sig", newline="")
 
 
+def as_number(text: str) -> str:
+    """An id as programs write it that take it for a number: 1 for 001 and for 1.0."""
+    return re.sub(r"^0+(?=\d+$)", "", re.sub(r"(?<=\d)\.0+$", "", text))
+
+
 def plain(name: str) -> str:
     """A name without case, spaces, `_` and `#`: `Patient ID`, `patient_id` and `PatientID`."""
     return re.sub(r"[\s_#]+", "", name).casefold()

@@ -38,7 +38,7 @@ def write_report(
     title: str,
     provenance: Mapping[str, Any],
     counts: Mapping[str, Mapping[str, Any]],
-    notes: Sequence[tuple[str, int, Sequence[str]]],
+    notes: Sequence[tuple[str, int, Sequence[str], bool]],
     results: Mapping[str, Any],
     data_efficiency: Mapping[str, Any] | None,
     comparison: Mapping[str, Any] | None,
@@ -52,7 +52,7 @@ def write_report(
         provenance: a nested dict of plain values, printed as it is; `encoder.trained` says whether
             the encoder was trained (None or missing: unknown).
         counts: split -> films, patients, and positives and negatives by finding.
-        notes: what was left out: what, how many, ids of some.
+        notes: what was left out or (the last is True) used: what, how many, ids of some.
         results: of `statistics.metrics`, on test, or on tune where `counts` has no test films.
         data_efficiency: likewise, or None.
         comparison: with another head on the same films, by finding; None: there is none.
