@@ -202,8 +202,6 @@ def run(
             probability[tested],
             test.label,
             test.mask,
-            plan.resamples,
-            plan.seed,
         )
     if sizes:
         trainings = sum(plan.draws if size < len(films["train"].row) else 1 for size in sizes)

@@ -59,13 +59,10 @@ def compare(
     probability: Float[np.ndarray, "n finding"],
     label: Float32[np.ndarray, "n finding"],
     mask: Bool[np.ndarray, "n finding"],
-    resamples: int,
-    seed: int,
 ) -> dict[str, Any]:
     """A paired test between this head and another on the films that both are tested on.
 
-    DeLong's, which takes films as independent, where each is of another patient; else by bootstrap,
-    of patients.
+    DeLong's, with films of one patient added up (`discrimination.compare`).
 
     Args:
         other: what `read` gives.
@@ -73,7 +70,6 @@ def compare(
         split: the one that is measured.
         image_id, patient_id: of this head's films of that split.
         findings, probability, label, mask: of them.
-        resamples, seed: of the bootstrap.
 
     Returns:
         Plain JSON values: `other`, `test` (which), `n` films in both, and for each finding auroc,
@@ -109,13 +105,9 @@ def compare(
         )
     scores = other[[f"{finding}_probability" for finding in common]].to_numpy(np.float64)
     mine, patients = probability[both][:, at].astype(np.float64), patient_id[both]
-    found = discrimination.compare(common, label, mask, scores, mine)
-    known = patients[patients != ""]
-    test = "DeLong"
-    if len(np.unique(known)) < len(known):
-        test = "bootstrap by patient"
-        draws = bootstrap.draw(patients, resamples, seed)
-        discrimination.compare_by_patient(found, draws, label, mask, scores, mine)
+    number = bootstrap.patients(patients)
+    found = discrimination.compare(common, label, mask, scores, mine, number)
+    test = "DeLong" if len(np.unique(number)) == len(number) else "DeLong by patient"
     for result in found.values():
         if result["undefined"] is None:
             result["auroc"], result["other_auroc"] = result.pop("auroc_b"), result.pop("auroc_a")

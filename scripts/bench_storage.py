@@ -194,7 +194,8 @@ def embeddings_and_heads(name: str, images: np.ndarray, label: np.ndarray, train
             numbers = [f(values) for values in cosines for f in (np.median, np.min)]
             judge = probe(ours[:train], label[:train])
             mask = np.ones(truth.shape, bool)
-            test = discrimination.compare([""], truth, mask, best, judge(ours[train:]))[""]
+            films = truth, mask, best, judge(ours[train:]), np.arange(len(truth))
+            test = discrimination.compare([""], *films)[""]
             across = float(discrimination.auroc(judge(whole[train:])[:, 0], truth[:, 0]))
             interval = f"{test['difference']:+.4f} ({test['low']:+.4f} to {test['high']:+.4f})"
             print(

@@ -144,7 +144,7 @@ def score(head: Any, embedding: np.ndarray, task: Task, split: str) -> Any:
 
 
 def compare(findings: Mapping[str, Any], tests: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Contrastive less each other representation: DeLong's test, or by bootstrap of patients."""
+    """Contrastive less each other representation: DeLong's test, by patient."""
     from heads.statistics import bootstrap, discrimination
 
     ours, found = tests["supcon"], {}
@@ -152,10 +152,7 @@ def compare(findings: Mapping[str, Any], tests: Mapping[str, Any]) -> dict[str, 
     for name, other in tests.items():
         if name != "supcon":
             films = ours.label, ours.mask, other.logit, ours.logit
-            found[name] = discrimination.compare([*findings], *films)
-            if len(np.unique(patients)) < len(patients):
-                draws = bootstrap.draw(ours.patient_id, RESAMPLES, SEED)
-                discrimination.compare_by_patient(found[name], draws, *films)
+            found[name] = discrimination.compare([*findings], *films, patients)
     return found
 
 

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from heads.report import panels
-from heads.statistics import bootstrap
 from scripts import quality_claim, quality_films, quality_pictures
 from scripts.quality_numbers import (
     NAMES,
@@ -36,7 +35,7 @@ SETTINGS = (
     "objective", "temperature", "steps", "batch_size", "learning_rate", "optimizer", "films",
     "first_weights",
 )  # fmt: skip
-LIBRARIES = ("cxr-embeddings", "jax", "flax", "numpy", "scipy", "scikit-learn", "MLstatkit")
+LIBRARIES = ("cxr-embeddings", "jax", "flax", "numpy", "scipy", "scikit-learn")
 TEXT = pathlib.Path(__file__).with_suffix(".md")
 
 
@@ -80,7 +79,6 @@ def write(place: pathlib.Path, found: Mapping[str, Any]) -> None:
         "versions": ", ".join(f"{name} {importlib.metadata.version(name)}" for name in LIBRARIES),
         "penalties": ", ".join(f"{value:g}" for value in found["recipe"].weight_decays),
         "notes": notes(found["notes"]),
-        "methods": methods(tasks),
         "counts": counts(tasks),
         "auroc": table(
             ("Question", "Positives / films", *NAMES.values()),
@@ -131,16 +129,6 @@ def notes(of_kinds: Mapping[str, Mapping[str, int]]) -> str:
         for kind, some in of_kinds.items()
     )
     return "; ".join(parts) or "nothing"
-
-
-def methods(tasks: Mapping[str, Any]) -> str:
-    """How the intervals of a single question were found, by data set, as the code decides it."""
-    said = {}
-    for task in tasks.values():
-        patients = bootstrap.patients(task.patient_id["test"])
-        own = len({*patients.tolist()}) == len(patients)
-        said[SETS[task.dataset]] = "DeLong's" if own else "by bootstrap of patients"
-    return ", ".join(f"of {name} {method}" for name, method in said.items())
 
 
 def counts(tasks: Mapping[str, Any]) -> str:

@@ -122,6 +122,23 @@ def test_mean_uses_the_findings_that_a_resample_defines():
     found = bootstrap.mean([always, bootstrap.Measured(0.6, rare)])
     assert found.value == pytest.approx(0.7) and np.isnan(found.of_resamples).all()
     assert bootstrap.mean([always, bootstrap.Measured(None, rare)]).value is None
+
+
+def test_limits_of_a_mean_are_those_of_its_parts_added_by_their_correlation():
+    low_to_high, one = np.linspace(0, 1, 40), (0.7, 0.9)
+    same, opposite = (
+        bootstrap.Measured(0.8, r, limits=one) for r in (low_to_high, 1 - low_to_high)
+    )
+    for parts, limits in (
+        ([same], one),
+        ([same, same], one),
+        ([same, opposite], (0.8, 0.8)),
+        ([same, bootstrap.Measured(1.0, np.ones(40), limits=(0.9, 1.0))],  # never another value
+         (0.9 - np.hypot(0.1, 0.1) / 2, 0.95)),
+        ([same, same._replace(value=0.6, limits=(None, None))], (0.7 - 0.7 / 2, 0.7 + 0.5 / 2)),
+    ):  # fmt: skip
+        found = bootstrap.interval(bootstrap.mean(parts))
+        assert (found["low"], found["high"]) == pytest.approx(limits, abs=1e-9)
     assert bootstrap.mean([]).value is None
 
 

@@ -7,7 +7,7 @@ import pytest
 from scipy import special
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 
-from heads.statistics import bootstrap, discrimination, subgroups
+from heads.statistics import auroc_interval, bootstrap, subgroups
 
 
 def films(rows: np.ndarray, seed: int = 0, threshold: float | None = 0.3) -> subgroups.Films:
@@ -46,9 +46,10 @@ def test_each_group_is_measured_alone(example):
             assert found["n"] == inside.sum() and found["positives"] == label.sum()
             assert found["prevalence"] == pytest.approx(label.mean())
             assert found["undefined"] is None
-            of_delong = discrimination.delong(logit, label)  # narrower: patients have two films
-            assert found["auroc"]["value"] == of_delong["value"]
-            assert found["auroc"]["low"] != of_delong["low"] and found["auroc"]["resamples"] == 100
+            patient = draws(300).patient[one.rows[inside]]
+            limits = found["auroc"]["low"], found["auroc"]["high"]
+            assert limits == auroc_interval.interval(logit, label, patient)
+            assert found["auroc"]["value"] == pytest.approx(roc_auc_score(label, logit))
             expected = {
                 "auprc": average_precision_score(label, logit),
                 "brier": brier_score_loss(label, probability),

@@ -208,7 +208,7 @@ def test_two_heads_are_compared_on_the_same_films(data, capsys):
         mine = measured["results"]["findings"][finding]["auroc"]["value"]
         assert found["difference"] == pytest.approx(mine - found["other_auroc"], abs=1e-6)
     said = capsys.readouterr().out
-    assert "AUROC on 60 films of test less that of out (bootstrap by patient)" in said
+    assert "AUROC on 60 films of test less that of out (DeLong by patient)" in said
     for found in compared["findings"].values():
         both = f"{found['auroc']:.3f} - {found['other_auroc']:.3f} = {found['difference']:+.3f}"
         interval = f"({found['low']:+.3f} to {found['high']:+.3f}; p {found['p']:.3g}"
@@ -248,7 +248,8 @@ def test_several_films_a_patient_are_compared_by_patient(data):
     assert measured["comparison"]["test"] == "bootstrap by patient"
     edema = measured["comparison"]["findings"]["Edema"]
     assert edema["difference"] == edema["z"] == 0 and edema["p"] == 1
-    assert measured["results"]["findings"]["Edema"]["auroc"]["method"] == "bootstrap by patient"
+    auroc = measured["results"]["findings"]["Edema"]["auroc"]
+    assert auroc["method"] == "score interval by patient"
 
 
 def test_a_candidate_that_diverges_is_named_and_not_chosen(data):

@@ -40,11 +40,14 @@ class Measured(NamedTuple):
             calibration error: every resample holds the noise of the films and its own. The
             percentiles are then mirrored at the value (the "basic" interval of Davison and
             Hinkley, section 5.2.1), cut at 0, and the upper end is at least the value.
+        limits: low and high of a metric between 0 and 1 that has a better interval than the
+            percentiles; None and None where its films give none.
     """
 
     value: float | None
     of_resamples: Float64[np.ndarray, " resample"]
     reflect: bool = False
+    limits: tuple[float, float] | tuple[None, None] | None = None
 
     def times(self, factor: float) -> "Measured":
         """The same in another unit."""
@@ -152,18 +155,19 @@ def ratio(
 
 
 def interval(measured: Measured) -> dict[str, float | int | None] | None:
-    """The value with the 95 % percentile interval of its resamples.
+    """The value with its limits, or with the 95 % percentile interval of its resamples.
 
     Returns:
         value, low, high and resamples, the number of resamples that define the metric. low and
-        high are None where that is less than 95 % of them. None where the value is undefined.
+        high are None where the limits are, and percentiles where that number is less than 95 % of
+        the resamples. None where the value is undefined.
     """
-    value, of_resamples, reflect = measured
+    value, of_resamples, reflect, limits = measured
     if value is None:
         return None
     used = of_resamples[np.isfinite(of_resamples)]
-    low = high = None
-    if len(used) >= USABLE * len(of_resamples):
+    low, high = limits or (None, None)
+    if not limits and len(used) >= USABLE * len(of_resamples):
         outside = 50 * (1 - CONFIDENCE)
         low, high = map(float, np.percentile(used, [outside, 100 - outside]))
         if reflect:
@@ -177,6 +181,7 @@ def mean(measured: Sequence[Measured]) -> Measured:
     A resample's mean is over the findings that it defines, so that one rare finding does not take
     the interval from all others; there is none where more than 5 % of all are undefined. One
     finding without a value leaves the mean without: a mean over the rest would be another one.
+    Where the findings have limits, the mean has them, too (`_mean_limits`).
     """
     values = [one.value for one in measured]
     if not values or None in values:
@@ -186,4 +191,27 @@ def mean(measured: Sequence[Measured]) -> Measured:
     means = ratio(np.where(defined, table, 0.0).sum(axis=0), defined.sum(axis=0, dtype=np.float64))
     if defined.mean() < USABLE:
         means[:] = np.nan
-    return Measured(float(np.mean(values)), means, measured[0].reflect)
+    limits = _mean_limits(measured, table) if measured[0].limits else None
+    return Measured(float(np.mean(values)), means, measured[0].reflect, limits)
+
+
+def _mean_limits(
+    measured: Sequence[Measured], table: Float64[np.ndarray, "finding resample"]
+) -> tuple[float, float]:
+    """Limits of a mean from those of its parts (MOVER: Zou, Psychological Methods 2007;12:399-413).
+
+    The distances of the parts' limits from their values are added as standard deviations are, with
+    the correlations of the resamples. The mean of one finding has the finding's own limits. A
+    finding without limits may lie anywhere between 0 and 1.
+    """
+    values = np.array([one.value for one in measured])
+    limits = np.array([(0.0, 1.0) if one.limits[0] is None else one.limits for one in measured])
+    defined = np.isfinite(table)
+    centred = np.where(defined, table - values[:, None], 0.0)
+    centred -= centred.mean(axis=1, keepdims=True)
+    deviation = np.sqrt(np.square(centred).sum(axis=1))
+    correlation = ratio(centred @ centred.T, np.outer(deviation, deviation), otherwise=0.0)
+    np.fill_diagonal(correlation, 1.0)  # of resamples that all agree, too
+    down, up = np.abs(limits - values[:, None]).T / len(values)
+    low, high = (np.sqrt(max(0.0, part @ correlation @ part)) for part in (down, up))
+    return float(values.mean() - low), float(values.mean() + high)

@@ -1,15 +1,13 @@
-"""How well scores rank films: AUROC, DeLong's interval, and the paired test of two heads."""
+"""How well scores rank films: AUROC, DeLong's limits, and the paired test of two heads."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Float64, Real
-from MLstatkit import Delong_test
+from jaxtyping import Bool, Float, Float64, Int64, Real
 from scipy import stats
-from sklearn.metrics import roc_auc_score
 
-from heads.statistics import bootstrap
+from heads.statistics import auroc_interval, bootstrap
 
 
 def auroc(
@@ -44,39 +42,36 @@ def why_undefined(split: str, label: Real[np.ndarray, " n"]) -> str | None:
     return f"{split} has 0 {kind} among {films} film{'s' if films > 1 else ''}"
 
 
-def delong(score: Float[np.ndarray, " n"], label: Real[np.ndarray, " n"]) -> dict[str, Any]:
-    """AUROC with the interval of DeLong, DeLong and Clarke-Pearson (Biometrics 1988;44:837-845).
+def measure(
+    ranked: auroc_interval.Ranked,
+    score: Float[np.ndarray, " n"],
+    label: Real[np.ndarray, " n"],
+    patient: Int64[np.ndarray, " n"],
+    of_resamples: Float64[np.ndarray, " resample"],
+) -> bootstrap.Measured:
+    """The AUROC with the limits of `auroc_interval`; with its resamples, for means."""
+    limits = auroc_interval.interval(score, label, patient) or (None, None)
+    return bootstrap.Measured(ranked.value, of_resamples, limits=limits)
 
-    The interval takes films as independent and the AUROC as normally distributed: it has no width
-    at 0 and 1, and says too little with few films of a class.
 
-    Args:
-        score: any monotone score.
-        label: 0 or 1; both must occur.
+def delong(
+    ranked: auroc_interval.Ranked, label: Real[np.ndarray, " n"], patient: Int64[np.ndarray, " n"]
+) -> dict[str, float | None]:
+    """Limits of DeLong, DeLong and Clarke-Pearson (Biometrics 1988;44:837-845), by patient.
+
+    With several films a patient the variance is Obuchowski's. They are shown for comparison with
+    other work only: they take the AUROC as normally distributed, so that they cover far less than
+    95 % near 1, and have no width at 1.
 
     Returns:
-        value, low and high; low and high are None where a class has one film.
+        delong_low and delong_high; None with one patient of a class.
     """
-    value = float(roc_auc_score(label, score))
-    if min(np.count_nonzero(label), np.count_nonzero(label == 0)) < 2:
-        return {"value": value, "low": None, "high": None}
-    found = _delong_test(label, score, -score)
-    low, high = found[2] if found else (value, value)
-    return {"value": value, "low": float(low), "high": float(high)}
-
-
-def _delong_test(label: np.ndarray, score_a: np.ndarray, score_b: np.ndarray) -> tuple | None:
-    """MLstatkit's result; None where the difference of the two has no variance.
-
-    The test wants two scores, and where their difference has no variance it bootstraps, slowly and
-    film by film. So the interval of one score is asked for with its negative, whose difference from
-    it has four times the variance; and no resamples are allowed, which makes MLstatkit raise
-    instead.
-    """
-    try:
-        return Delong_test(label, score_a, score_b, alpha=bootstrap.CONFIDENCE, n_boot=0)
-    except FloatingPointError:
-        return None
+    variance, _ = auroc_interval.by_patient(ranked.share, label, patient)
+    if not np.isfinite(variance):
+        return {"delong_low": None, "delong_high": None}
+    half = stats.norm.ppf((1 + auroc_interval.CONFIDENCE) / 2) * np.sqrt(variance)
+    low, high = max(0.0, ranked.value - half), min(1.0, ranked.value + half)
+    return {"delong_low": float(low), "delong_high": float(high)}
 
 
 def compare(
@@ -85,67 +80,41 @@ def compare(
     mask: Bool[np.ndarray, "n finding"],
     logit_a: Float[np.ndarray, "n finding"],
     logit_b: Float[np.ndarray, "n finding"],
+    patient: Int64[np.ndarray, " n"],
 ) -> dict[str, dict[str, Any]]:
-    """The paired test of DeLong et al. between two heads on the same films.
+    """The paired test of DeLong et al. between two heads on the same films, by patient.
+
+    The variance of the difference is Obuchowski's (`auroc_interval.by_patient`), which is DeLong's
+    with one film a patient. z, the difference by its deviation, is judged by Student's t with as
+    many degrees of freedom as patients make up the variance: films that both heads rank alike say
+    nothing of it, and a normal z rejected too often with few patients.
 
     Args:
         findings: names of the columns.
         label: 0 or 1.
         mask: whether the label is known; films without are left out.
         logit_a, logit_b: of the two heads.
+        patient: number of each film's patient.
 
     Returns:
         For each finding n, positives, undefined (None or the reason, then nothing more follows),
         auroc_a, auroc_b, difference (b - a), its low and high (95 %), z, p, and p_holm: p adjusted
-        for the number of findings tested (Holm, Scand J Statist 1979;6:65-70). The test takes films
-        as independent. Where no film ranks differently, difference and z are 0 and p is 1.
+        for the number of findings tested (Holm, Scand J Statist 1979;6:65-70). Where no film ranks
+        differently, difference and z are 0 and p is 1.
     """
     results: dict[str, dict[str, Any]] = {}
     for j, finding in enumerate(findings):
         rows = mask[:, j]
-        known = label[rows, j]
-        positives = int(np.count_nonzero(known))
+        known, of_film = label[rows, j], patient[rows]
         reason = why_undefined("the comparison", known)
-        if not reason and min(positives, len(known) - positives) < 2:
-            reason = "a class has one film only: the test needs two of each"
+        reason = reason or auroc_interval.why_none(known, of_film)
+        positives = int(np.count_nonzero(known))
         results[finding] = {"n": len(known), "positives": positives, "undefined": reason}
         if not reason:
-            results[finding] |= _compare_one(known, logit_a[rows, j], logit_b[rows, j])
+            a, b = (auroc_interval.rank(logit[rows, j], known) for logit in (logit_a, logit_b))
+            results[finding] |= _compare_one(a, b, known, of_film)
     _adjust(results)
     return results
-
-
-def compare_by_patient(
-    results: dict[str, dict[str, Any]],
-    draws: bootstrap.Draws,
-    label: Real[np.ndarray, "n finding"],
-    mask: Bool[np.ndarray, "n finding"],
-    logit_a: Float[np.ndarray, "n finding"],
-    logit_b: Float[np.ndarray, "n finding"],
-) -> None:
-    """Puts limits and tests of the bootstrap, by patient, in place of those of `compare`.
-
-    z is the difference by its standard deviation over the resamples; p is that of a normal z.
-    """
-    for j, result in enumerate(results.values()):
-        if result["undefined"]:
-            continue
-        rows = np.flatnonzero(mask[:, j])
-        known, nothing = label[rows, j], {"": np.zeros((len(rows), 1))}
-        a, b = (
-            bootstrap.replicates(draws, rows, logit[rows, j], known, nothing)["auroc"]
-            for logit in (logit_a, logit_b)
-        )
-        differences = (b - a)[np.isfinite(b - a)]
-        if len(differences) < bootstrap.CONFIDENCE * len(a):
-            result["undefined"] = "too few patients: resamples lack one of the classes"
-            continue
-        low, high = np.percentile(differences, [2.5, 97.5])
-        deviation = differences.std(ddof=1) if len(differences) > 1 else 0.0
-        z = result["difference"] / deviation if deviation > 0 else 0.0
-        p = 2 * stats.norm.sf(abs(z))
-        result |= {"low": float(low), "high": float(high), "z": float(z), "p": float(p)}
-    _adjust(results)
 
 
 def _adjust(results: dict[str, dict[str, Any]]) -> None:
@@ -157,23 +126,26 @@ def _adjust(results: dict[str, dict[str, Any]]) -> None:
         result["p_holm"] = highest
 
 
-def _compare_one(label: np.ndarray, logit_a: np.ndarray, logit_b: np.ndarray) -> dict[str, Any]:
-    a, b = (float(roc_auc_score(label, logit)) for logit in (logit_a, logit_b))
-    found = _delong_test(label, logit_a, logit_b)
-    if found:
-        z, p, variance = found[0], found[1], found[-1]["var_diff"]
-    elif a == b:
-        z, p, variance = 0.0, 1.0, 0.0
+def _compare_one(
+    a: auroc_interval.Ranked, b: auroc_interval.Ranked, label: np.ndarray, patient: np.ndarray
+) -> dict[str, Any]:
+    variance, patients = auroc_interval.by_patient(b.share - a.share, label, patient)
+    difference, freedom, deviation = b.value - a.value, max(1.0, patients), np.sqrt(variance)
+    if variance > 0:
+        z = difference / deviation
+        p = 2 * stats.t.sf(abs(z), freedom)
+    elif abs(difference) < 1e-12:
+        z, p, difference = 0.0, 1.0, 0.0
     else:
-        return {"undefined": f"AUROC {a:.3f} and {b:.3f}, without variance: no test is possible"}
-    half = stats.norm.ppf((1 + bootstrap.CONFIDENCE) / 2) * np.sqrt(variance)
-    difference = b - a
+        reason = f"AUROC {a.value:.3f} and {b.value:.3f}, without variance: no test is possible"
+        return {"undefined": reason}
+    half = stats.t.ppf((1 + auroc_interval.CONFIDENCE) / 2, freedom) * deviation
     return {
-        "auroc_a": a,
-        "auroc_b": b,
-        "difference": difference,
+        "auroc_a": a.value,
+        "auroc_b": b.value,
+        "difference": float(difference),
         "low": float(difference - half),
         "high": float(difference + half),
-        "z": z,
-        "p": p,
+        "z": float(z),
+        "p": float(p),
     }

@@ -9,18 +9,26 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Real, Shaped
 from scipy import special
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import average_precision_score
 
-from heads.statistics import bootstrap, calibration, operating_points, subgroups
+from heads.statistics import (
+    auroc_interval,
+    bootstrap,
+    calibration,
+    discrimination,
+    operating_points,
+    subgroups,
+)
 from heads.statistics.calibration import temperature
-from heads.statistics.discrimination import delong, why_undefined
+from heads.statistics.discrimination import why_undefined
 from heads.statistics.operating_points import thresholds
 
 _INTERVALS = (
-    "95 %. auroc: DeLong, which takes films as independent, where every film is of another "
-    "patient; elsewhere, and all else: percentile bootstrap by patient (ece: reflected, because "
-    "resampling raises it; rates of 0 or 1: Wilson by patient). Temperature and thresholds are "
-    "held fixed. Without limits where fewer than 95 % of the resamples define the value."
+    "95 %, by patient. auroc: a score interval, which holds its level near 1; its mean: from the "
+    "intervals of the findings and the correlation of their resamples. All else: percentile "
+    "bootstrap (ece: reflected, because resampling raises it; rates of 0 or 1: Wilson), without "
+    "limits where fewer than 95 % of the resamples define the value. Temperature and thresholds "
+    "are held fixed."
 )
 
 _MEANS = {  # name in the results: metric, of probabilities after scaling
@@ -196,22 +204,23 @@ def _finding(
         "after": calibration.columns(after, label),
     }
     sums = bootstrap.replicates(draws, rows, logit, label, columns | tables)
+    patient, ranked = draws.patient[rows], auroc_interval.rank(logit, label)
     auprc = float(average_precision_score(label, logit))
     measured = {
-        "auroc": bootstrap.Measured(float(roc_auc_score(label, logit)), sums["auroc"]),
+        "auroc": discrimination.measure(ranked, logit, label, patient, sums["auroc"]),
         "auprc": bootstrap.Measured(auprc, sums["auprc"]),
     }
-    by_patient = bootstrap.interval(measured["auroc"])
-    films_independent = result["patients"] == len(rows)
-    of_delong = delong(logit, label)
-    result["auroc"] = (of_delong if films_independent else by_patient) | {
-        "method": "DeLong" if films_independent else "bootstrap by patient",
-        "delong_low": of_delong["low"],
-        "delong_high": of_delong["high"],
-        "bootstrap_low": by_patient["low"],
-        "bootstrap_high": by_patient["high"],
-        "resamples": by_patient["resamples"],
-    }
+    percentiles = bootstrap.interval(measured["auroc"]._replace(limits=None))
+    result["auroc"] = (
+        bootstrap.interval(measured["auroc"])
+        | {
+            "method": "score interval by patient",
+            "no_interval": auroc_interval.why_none(label, patient),
+            "bootstrap_low": percentiles["low"],
+            "bootstrap_high": percentiles["high"],
+        }
+        | discrimination.delong(ranked, label, patient)
+    )
     result["auprc"] = bootstrap.interval(measured["auprc"])
 
     slope, intercept = calibration.line(draws, rows, logit, label)

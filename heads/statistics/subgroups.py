@@ -5,10 +5,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float64, Int64, Shaped
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import average_precision_score
 
-from heads.statistics import bootstrap, calibration, operating_points
-from heads.statistics.discrimination import delong
+from heads.statistics import (
+    auroc_interval,
+    bootstrap,
+    calibration,
+    discrimination,
+    operating_points,
+)
 
 # With fewer films of a class the interval is so wide that the AUROC says nothing, and the largest
 # and the smallest AUROC would most often be those of the smallest groups.
@@ -94,10 +99,10 @@ def _group(
     sums = bootstrap.replicates(draws, rows, logit, label, columns)
     auprc = bootstrap.Measured(float(average_precision_score(label, logit)), sums["auprc"])
     brier = calibration.measure(probability, label, sums["calibration"])["brier"]
-    auroc = bootstrap.Measured(float(roc_auc_score(label, logit)), sums["auroc"])
-    films_independent = len(np.unique(draws.patient[rows])) == len(rows)
+    ranked, patient = auroc_interval.rank(logit, label), draws.patient[rows]
+    auroc = discrimination.measure(ranked, logit, label, patient, sums["auroc"])
     result |= {
-        "auroc": delong(logit, label) if films_independent else bootstrap.interval(auroc),
+        "auroc": bootstrap.interval(auroc),
         "auprc": bootstrap.interval(auprc),
         "brier": bootstrap.interval(brier),
         "sensitivity": None,

@@ -1,0 +1,191 @@
+"""Intervals of the AUROC that hold their level near 1, with few patients, and by patient.
+
+The variance of an AUROC that is estimated from the films is nothing where the classes are
+separated, and far too small close to it. Here it is modelled as a function of the AUROC, scaled by
+what the films show, and the interval holds those values that the measured AUROC does not refute, as
+Newcombe's method 5 does (Statistics in Medicine 2006;25:559-573). `benchmarks/coverage.py` measures
+how often it covers; docs/statistics.md has the table.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Float64, Int64, Real
+from scipy import optimize, special, stats
+
+CONFIDENCE = 0.95
+# Fewer patients with, or without, the finding say too little of how patients differ.
+MIN_PATIENTS = 2
+_TRUST = 5.0  # degrees of freedom that the modelled variance is worth beside the measured one
+
+
+class Ranked(NamedTuple):
+    """How one score ranks films.
+
+    Attributes:
+        value: the AUROC.
+        share: what each film adds to the AUROC's deviation from its expectation, in first order:
+            its placement among the films of the other class, less the mean, divided by the films of
+            its class (the structural components of DeLong et al., Biometrics 1988;44:837-845).
+    """
+
+    value: float
+    share: Float64[np.ndarray, " n"]
+
+
+def rank(score: Float[np.ndarray, " n"], label: Real[np.ndarray, " n"]) -> Ranked:
+    """AUROC and components by ranks (Sun and Xu, IEEE Signal Processing Letters 2014;21:1389).
+
+    Args:
+        score: any monotone score; ties count half.
+        label: 0 or 1; both must occur.
+    """
+    positive = label > 0
+    ranks, placement = stats.rankdata(score), np.empty(len(score))
+    for inside in (positive, ~positive):
+        others = len(score) - np.count_nonzero(inside)
+        placement[inside] = (ranks[inside] - stats.rankdata(score[inside])) / others
+    placement[~positive] = 1 - placement[~positive]
+    value = float(placement[positive].mean())
+    films = np.where(positive, np.count_nonzero(positive), np.count_nonzero(~positive))
+    return Ranked(value, (placement - value) / films)
+
+
+def by_patient(
+    share: Float64[np.ndarray, " n"],
+    label: Real[np.ndarray, " n"],
+    patient: Int64[np.ndarray, " n"],
+) -> tuple[float, float]:
+    """Variance of an AUROC, or of a difference of two, from what films add to it.
+
+    Films of one patient are added up first (Obuchowski, Biometrics 1997;53:567-578). With one film
+    a patient it is DeLong's variance.
+
+    Args:
+        share: of `rank`, or the difference of two.
+        label: 0 or 1.
+        patient: number of each film's patient, from 0.
+
+    Returns:
+        The variance, NaN with one patient of a class; and of how many patients it consists
+        ((sum u²)² / sum u⁴: those that add nothing do not count).
+    """
+    _, number = np.unique(patient, return_inverse=True)
+    sums, variance = [], 0.0
+    for inside in (label > 0, label <= 0):
+        count = np.bincount(number[inside], minlength=number.max() + 1)
+        sums.append(np.bincount(number[inside], share[inside], minlength=len(count)))
+        variance += _unbiased(int(np.count_nonzero(count))) * np.square(sums[-1]).sum()
+    variance += 2 * _unbiased(len(count)) * (sums[0] * sums[1]).sum()
+    squares = np.square(sums[0] + sums[1])
+    top = squares.max(initial=0.0)
+    patients = np.square((squares / top).sum()) / np.square(squares / top).sum() if top else 0.0
+    return float(np.maximum(0.0, variance)), float(patients)
+
+
+def _unbiased(patients: int) -> float:
+    return patients / (patients - 1) if patients > 1 else np.nan
+
+
+def why_none(label: Real[np.ndarray, " n"], patient: Int64[np.ndarray, " n"]) -> str | None:
+    """Why there is no interval; None where there is one."""
+    with_, without = (len(np.unique(patient[inside])) for inside in (label > 0, label <= 0))
+    if min(with_, without) >= MIN_PATIENTS:
+        return None
+    return (
+        f"{with_} patient{'s' * (with_ != 1)} with the finding and {without} without: an interval "
+        f"needs at least {MIN_PATIENTS} of each"
+    )
+
+
+def interval(
+    score: Float[np.ndarray, " n"],
+    label: Real[np.ndarray, " n"],
+    patient: Int64[np.ndarray, " n"],
+    confidence: float = CONFIDENCE,
+) -> tuple[float, float] | None:
+    """The AUROCs that the measured one does not refute: never without width, within 0 and 1.
+
+    An AUROC A is within if |measured - A| <= t sqrt(c V(A)). V is the variance if the scores of
+    both classes are normal and alike in spread, and films of one patient correlate (`_model`). c is
+    the variance that the films show (`by_patient`) over V there, drawn towards 1: the model counts
+    as 5 degrees of freedom, the films as many as patients make up their variance, and t has the sum
+    of both (as Smyth moderates variances, Statistical Applications in Genetics 2004;3:3).
+
+    Args:
+        score: any monotone score.
+        label: 0 or 1; both must occur.
+        patient: number of each film's patient, from 0.
+        confidence: between 0 and 1.
+
+    Returns:
+        low and high; None with fewer than two patients of a class.
+    """
+    if why_none(label, patient):
+        return None
+    value, share = rank(score, label)
+    measured, patients = by_patient(share, label, patient)
+    positive = label > 0
+    groups = [np.unique(patient[inside], return_counts=True)[1] for inside in (positive, ~positive)]
+    correlation = _correlation(score, positive, patient)
+    pairs = 1 + np.count_nonzero(positive) * float(np.count_nonzero(~positive))
+    inner = min(max(value, 0.5 / pairs), 1 - 0.5 / pairs)
+    ratio = measured / _model(inner, correlation, groups)
+    factor = (_TRUST + patients * ratio) / (_TRUST + patients)
+    factor *= stats.t.ppf((1 + confidence) / 2, _TRUST + patients) ** 2
+
+    def refuted(auroc: float) -> float:
+        return (value - auroc) ** 2 - factor * _model(auroc, correlation, groups)
+
+    least = 1e-9  # there the model still has enough digits
+    start = min(max(value, least), 1 - least)
+    low = 0.0 if refuted(least) <= 0 else optimize.brentq(refuted, least, start)
+    high = 1.0 if refuted(1 - least) <= 0 else optimize.brentq(refuted, start, 1 - least)
+    return float(min(low, value)), float(max(high, value))
+
+
+def _model(auroc: float, correlation: float, groups: list[np.ndarray]) -> float:
+    """Variance of the AUROC of normal scores whose films correlate within patients.
+
+    Two films of a class have correlated placements: P(X > Y and X' > Y) - AUROC² for one film with
+    itself (correlation 1), less for two films of a patient, nothing for others. That probability is
+    of two normal variables, by Owen's T (Annals of Mathematical Statistics 1956;27:1075-1090).
+
+    Args:
+        auroc: between 0 and 1, both excluded.
+        correlation: of the scores of two films of a patient and class.
+        groups: films of each patient with the finding, and without.
+    """
+    at = special.ndtri(auroc)
+    alone, together = (
+        auroc - 2 * special.owens_t(at, np.sqrt((2 - c) / (2 + c))) - auroc**2
+        for c in (1.0, correlation)
+    )
+    with_, without = (float(films.sum()) for films in groups)
+    variance = max(0.0, auroc * (1 - auroc) - 2 * alone) / (with_ * without)
+    for films in groups:
+        total = float(films.sum())
+        variance += (total * alone + (np.square(films).sum() - total) * together) / total**2
+    return float(variance)
+
+
+def _correlation(score: np.ndarray, positive: np.ndarray, patient: np.ndarray) -> float:
+    """Of the normal scores of two films of one patient and class: ANOVA's, between 0 and 1.
+
+    1 where no patient has two films that could show it: such films are taken for copies.
+    """
+    normal = special.ndtri((stats.rankdata(score) - 0.5) / len(score))
+    between = within = groups = pairs = 0.0
+    for inside in (positive, ~positive):
+        deviation = normal[inside] - normal[inside].mean()
+        _, number, films = np.unique(patient[inside], return_inverse=True, return_counts=True)
+        of_patients = np.square(np.bincount(number, deviation)) / films
+        between += of_patients.sum()
+        within += np.square(deviation).sum() - of_patients.sum()
+        groups += len(films) - 1
+        pairs += films.sum() - np.square(films).sum() / films.sum()
+    freedom = len(score) - 2 - groups
+    if not freedom or not between + within > 0:
+        return 1.0
+    between, within, size = between / groups, max(within, 0.0) / freedom, pairs / groups
+    return float(np.clip((between - within) / (between + (size - 1) * within), 0.0, 1.0))
