@@ -1,6 +1,7 @@
 """The file of a radiology report -> its sections."""
 
 import re
+import unicodedata
 
 # name of a section -> its headings, in upper or lower case
 HEADINGS: dict[str, str] = {
@@ -29,6 +30,9 @@ _FINDINGS_HEADING = (
 )
 
 READ = ("findings", "impression", "addendum")  # what a report says of its film
+# What tells of other films, of the question and of the people.
+UNREAD = ("indication", "comparison", "technique", "examination", "preamble", "wet read")
+UNREAD += ("notification",)
 # Their later paragraphs may belong to no heading.
 _CONTEXT = ("preamble", "indication", "comparison", "technique", "examination")
 _HEADINGS = {name: re.compile(pattern, re.I) for name, pattern in HEADINGS.items()}
@@ -39,7 +43,22 @@ _HEADING = re.compile(
     r"|^ ?(?P<other>[A-Z][A-Z0-9 ,/&()_.-]{2,60}):",
     re.M,
 )
+_SPELLINGS = str.maketrans(
+    dict.fromkeys("\u2018\u2019\u201b\u02bc\u00b4\u2032`", "'")
+    | dict.fromkeys("\u201c\u201d\u201e\u00ab\u00bb", '"')
+    | dict.fromkeys("\u2010\u2011\u2012\u2013\u2212", "-")
+    | dict.fromkeys("\u2014\u2015", " - ")
+    | dict.fromkeys("\u2022\u25aa\u25cf\u25e6\u00b7\u2023\u25a0\u2219", "*")
+    | dict.fromkeys("\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029", "\n")
+    | dict.fromkeys("\u00ad\u200b\u200c\u200d\u2060\ufeff", None)
+)
 _HEADS_FINDINGS = re.compile(rf"\b(?:{_FINDINGS_HEADING})\b", re.I)
+
+
+def plain(text: str) -> str:
+    """A text in the spelling of the tables: plain quotes, dashes, item marks and blanks."""
+    text = unicodedata.normalize("NFKC", text).translate(_SPELLINGS)
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def decode(data: bytes) -> str:
@@ -81,7 +100,7 @@ def sections(text: str) -> dict[str, str]:
         "recommendation", "notification", "preamble" (what precedes the first heading) and
         whatever else is headed in capitals.
     """
-    text = re.sub(r"[ \t]+", " ", text.replace("\r\n", "\n").replace("\r", "\n"))
+    text = re.sub(r"[ \t]+", " ", plain(text))
     parts: dict[str, list[str]] = {}
     name, start = "preamble", 0
     for heading in _HEADING.finditer(text):

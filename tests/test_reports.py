@@ -69,7 +69,6 @@ def test_finding(sentence, rule):
     "sentence",
     [
         "No pleural effusion, pneumothorax or consolidation.",
-        "No mass, nodule is seen.",
         "The lungs are clear of infiltrate and free from edema.",
         "Negative for fracture.",
         "The earlier effusion has resolved. No new one: the lungs are clear.",
@@ -94,6 +93,10 @@ def test_no_finding(sentence):
     [
         ("Comparison is made with the film of ___.", "no_statement"),
         ("The lungs are clear. Postsurgical change of the breast.", "operation"),
+        ("No mass, nodule is seen.", "unclear"),
+        ("Clear lungs. No effusion, edema.", "unclear"),
+        ("The lungs are clear, except on the left.", "unclear"),
+        ("No lung is free of consolidation.", "unclear"),
     ],
 )
 def test_undecided(sentence, rule):
@@ -241,9 +244,9 @@ def test_time_grows_with_the_length(unit):
 
 
 def _seconds(function, text):
-    start = time.perf_counter()
+    start = time.process_time()
     function(text)
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def test_too_long():

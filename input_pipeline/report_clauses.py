@@ -1,0 +1,226 @@
+"""A report's text -> what its clauses say is there, and what stays unclear.
+
+A denial reaches as far as its own list: "no effusion, edema or pneumonia". What follows the list,
+or breaks it, is said to be there: "no effusion, rib fractures noted". Where both readings are
+possible ("no effusion, edema"), the finding is unclear.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from input_pipeline import report_phrases as phrases
+from input_pipeline.report_findings import FINDINGS, LIMB_RULES
+
+SECTION_END = "end of section"
+
+
+class Reading(NamedTuple):
+    """What the clauses on the chest come to.
+
+    Attributes:
+        said: all of them, denied normality being `not_normal`.
+        affirmed: what they do not deny.
+        unclear: whether something is said of which it is unclear whether it is denied.
+    """
+
+    said: str
+    affirmed: str
+    unclear: bool
+
+
+_NEW_ITEM = re.compile(r"\n\s*\n|(?:\n|^)\s*(?:\(?\d{1,2}[.)]|[-*>])")
+_REWRITES = [(re.compile(pattern), meaning) for pattern, meaning in phrases.REWRITES.items()]
+_PART_NORMAL = re.compile("|".join(phrases.PART_NORMAL))
+_PART = re.compile(rf"\b{phrases.PART}\b")
+_NOTHING = re.compile("|".join(phrases.NOTHING))
+_CLAUSE_END = re.compile(phrases.CLAUSE_END)
+_DENIED_NORMAL = re.compile(phrases.DENIED_NORMAL)
+_DENIED_AFTER = re.compile(phrases.DENIED_AFTER)
+_GONE = re.compile(phrases.GONE)
+_DENIED_BEFORE = re.compile(phrases.DENIED_BEFORE)
+_REACH_END = re.compile(phrases.REACH_END)
+_STATED = re.compile(phrases.STATED)
+_SIDED = re.compile(phrases.SIDED)
+_SEVERAL = re.compile(r"\b(?:are|were|have)\b")
+_ONE = re.compile(r"\b(?:is|was|has|unlikely)\b")
+_OR = re.compile(r"\b(?:or|nor)\b")
+_TAKEN = [re.compile(phrases.REMOVED_BEFORE), re.compile(phrases.REMOVED_AFTER)]
+_NAMED_REMOVED = re.compile(phrases.NAMED_REMOVED)
+_OTHER_FILM = re.compile(phrases.OTHER_FILM)
+_THIS_FILM = re.compile(phrases.THIS_FILM)
+_NORMAL = re.compile(phrases.NORMAL)
+_USUAL = re.compile(phrases.USUALLY_DENIED)
+_DESCRIBING = re.compile(phrases.DESCRIBING)
+FINDING = re.compile("|".join(rf"(?<!\w)(?:{one})(?!\w)" for one in FINDINGS.values()))
+_UNNAMED = re.compile(phrases.UNNAMED)
+_ITEM = re.compile(rf"{FINDING.pattern}|{phrases.UNNAMED}")
+_OF_CHEST = re.compile(
+    "|".join(
+        [phrases.OF_CHEST]
+        + [rf"\b(?:{one})\b" for rule, one in FINDINGS.items() if rule not in LIMB_RULES]
+    )
+)
+_DEVICES = [pattern for rule, pattern in FINDINGS.items() if rule.startswith("device_")]
+_DEVICE = re.compile(rf"(?<!\w)(?:{'|'.join([phrases.REMOVABLE, *_DEVICES])})(?!\w)")
+
+
+def read(text: str) -> Reading:
+    """What a text says; sections are parted by a line `SECTION_END`."""
+    text = " ".join(_NEW_ITEM.sub(" . ", text).lower().split())
+    said, affirmed, unclear = [], [], False
+    for clause in _chest_clauses(text):
+        clause = _DENIED_NORMAL.sub(_not_normal, clause)
+        there, doubted = _denials(clause)
+        said.append(clause)
+        affirmed.append(there)
+        unclear = unclear or bool(FINDING.search(doubted)) or _is_unexplained(clause)
+    return Reading(" . ".join(said), " . ".join(affirmed), unclear)
+
+
+def _chest_clauses(text: str) -> list[str]:
+    """The clauses of a report without those on films of other parts of the body.
+
+    A heading such as "left knee:" counts only beside one such as "chest:".
+    """
+    for pattern, meaning in _REWRITES:
+        text = pattern.sub(meaning, text)
+    clauses = [" ".join(clause.split()) for clause in _CLAUSE_END.split(text)]
+    several = any(_THIS_FILM.fullmatch(clause) for clause in clauses)
+    chest, elsewhere = [], False
+    for clause in clauses:
+        if clause == SECTION_END or _THIS_FILM.fullmatch(clause):
+            elsewhere = False
+        elif several and _OTHER_FILM.fullmatch(clause):
+            elsewhere = True
+        elif not elsewhere or _OF_CHEST.search(_DENIED_NORMAL.sub("not_normal", clause)):
+            chest.append(clause)
+    return chest
+
+
+def _not_normal(found: re.Match) -> str:
+    """ "Not clear" is `not_normal`; "no effusion, clear" and "not seen in clear" are not."""
+    between = found["between"] or found["near"] or ""
+    return found[0] if FINDING.search(between) else " not_normal "
+
+
+def _is_unexplained(clause: str) -> bool:
+    """Whether a clause holds doubt in what is said, or an exception without what it is."""
+    if "unexplained" in clause:
+        return True
+    exception = clause.startswith("but ") and not re.search(phrases.NO_EXCEPTION, clause)
+    return exception and not (_NORMAL.search(clause) or FINDING.search(clause))
+
+
+def _denials(clause: str) -> tuple[str, str]:
+    """What a clause affirms, and what it may or may not deny."""
+    clause = _PART_NORMAL.sub(lambda found: _PART.sub(" ", found[0]), clause)
+    clause = _NOTHING.sub(" ", clause)
+    if "remov" in clause or "discontinued" in clause:
+        for pattern in _TAKEN:
+            clause = pattern.sub(_without_device, clause)
+    start, kept = 0, []
+    for denial in _DENIED_BEFORE.finditer(clause):
+        kept.append(_before_reach(clause[start : denial.start()], denial))
+        start = denial.end()
+    clause = " , ".join([*kept, clause[start:]])
+    denials = [*_DENIED_AFTER.finditer(clause)]
+    ends = [denial.start() for denial in denials] + [len(clause)]
+    affirmed, doubted, again = [clause[: ends[0]]], [], False
+    for i, denial in enumerate(denials):
+        reach = clause[denial.end() : ends[i + 1]]
+        there, unclear = _list_end(reach, gone=bool(_GONE.fullmatch(denial[0])))
+        if i + 1 < len(denials) and denials[i + 1][0] == "nor":  # which ends the list as "or" does
+            unclear = ""
+        affirmed.append(there)
+        doubted.append(reach if again else unclear)
+        # "Not free of", "no lung is without": the second denial may undo the first.
+        again = not FINDING.search(reach) and not re.search(r",|\b(?:and|or)\b", reach)
+        again = again and (i + 1 == len(denials) or denials[i + 1][0] not in (denial[0], "nor"))
+    return " , ".join(affirmed), " , ".join(doubted)
+
+
+def _list_end(reach: str, *, gone: bool) -> tuple[str, str]:
+    """Of what follows a denial: what its list does not hold, and what it may or may not hold."""
+    reach, end = reach.replace(",", " , "), 0
+    links: list[str] = []
+    starts: list[int] = []
+    items: list[str] = []
+    outside = ""
+    for finding in _ITEM.finditer(reach):
+        gap = reach[end : finding.start()].split()
+        link = _link(gap, (items[-1], finding[0]), gone=gone) if items else _first(gap)
+        if not link:
+            outside = reach[end:]
+            break
+        links.append(link)
+        starts.append(end)
+        items.append(finding[0])
+        end = finding.end()
+    closed = max((i for i, link in enumerate(links) if link == "or"), default=0)
+    loose = [i for i in range(closed + 1, len(links)) if links[i] not in ("same", "or")]
+    if not loose:
+        return outside, ""
+    tail = reach[end:] if not outside else ""
+    asserted = not phrases.IN_LISTS.union(phrases.SEEN).issuperset(tail.split())
+    if asserted or (closed and links[loose[0]] == ","):
+        return reach[starts[loose[0]] :], ""
+    usual = all(links[i] == "," and _USUAL.fullmatch(items[i]) for i in loose)
+    if len(loose) > 1 and usual and not outside:
+        return "", ""
+    return outside, reach[starts[loose[0]] : end]
+
+
+def _first(gap: Sequence[str]) -> str:
+    """Whether a denial reaches the first finding after it; "" if not."""
+    if "," in gap:
+        return "same" if gap[0] != "," and phrases.IN_FIRST_ITEM.issuperset(gap) else ""
+    return "" if phrases.ENDS_REACH.intersection(gap) else "same"
+
+
+def _link(gap: Sequence[str], beside: tuple[str, str], *, gone: bool) -> str:
+    """How the second of two findings goes on the list of the first; "" if it is not of the list."""
+    if {"of", "for"}.intersection(gap) and _UNNAMED.fullmatch(beside[0]):
+        return _first(gap)  # "no evidence of": the finding itself is yet to come
+    known = phrases.IN_FIRST_ITEM if gone else phrases.IN_LISTS
+    for i, word in enumerate(gap):
+        if word in ("or", "nor", "and/or") and known.issuperset(gap[:i]):
+            rest = gap[i + 1 :]
+            return "" if "," in rest or phrases.ENDS_REACH.intersection(rest) else "or"
+    if not known.issuperset(gap):
+        suggested = "suggest" in gap and not phrases.ENDS_REACH.intersection(gap)
+        return "same" if suggested else ""
+    if "," in gap or "and" in gap or "/" in gap:
+        return "same" if gone and "," not in gap else ("," if "," in gap else "and")
+    if (
+        beside[1] in phrases.EXPLAINS
+        or phrases.EXPLAINS.intersection(gap)
+        or _DESCRIBING.search(beside[0])
+    ):
+        return "same"
+    return "next"  # with a comma forgotten, or a line's end without a full stop
+
+
+def _before_reach(text: str, denial: re.Match) -> str:
+    """What precedes a denial and is out of its reach.
+
+    "The heart is large, effusions are not seen": the heart is large all the same. "Edema and
+    effusions have resolved" denies both, "edema and effusion has resolved" the last.
+    """
+    verb = " ".join([*text.split()[-2:], denial[0]])
+    one = bool(_ONE.search(verb)) and not (denial["seen"] or _SEVERAL.search(verb))
+    for end in reversed([*_REACH_END.finditer(text)][-8:]):  # so that time stays linear
+        before, after = text[: end.start()], text[end.end() :]
+        if _STATED.search(before) and re.search(r"\w", after):
+            return before
+        nearest = one and end[0] in (",", "and", "with") and not _OR.search(after)
+        if (nearest or (denial["seen"] and _SIDED.search(before))) and FINDING.search(after):
+            return before
+    return ""
+
+
+def _without_device(found: re.Match) -> str:
+    """What is left of the words up to "removed", or from "removal of" on."""
+    left = _DEVICE.sub(" ", found[0])
+    # Where it was no device, it is what stands nearest: "the mass was removed".
+    return left if left != found[0] else _NAMED_REMOVED.sub(" ", left)
