@@ -199,6 +199,8 @@ def _parse(data: bytes, start: int, syntax: str) -> tuple[Dataset, Element]:
             stop_when=at_pixel_data,
             specific_tags=_WANTED,
         )
+    except (EOFError, struct.error):  # the data end within an element
+        found.clear()
     except Exception as error:
         reject("corrupt_header", type(error).__name__)
     if not found:

@@ -20,6 +20,7 @@ from input_pipeline.film import reject
 PROCESSES = {0: "baseline", 1: "extended", 2: "progressive", 3: "lossless", 55: "JPEG-LS"}
 _FRAMES = {0xC0 + i: i for i in range(16) if i not in (4, 8, 12)} | {0xF7: 55}
 _SOI, _EOI, _JFIF = b"\xff\xd8", b"\xff\xd9", b"\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0"
+_RGB = b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\0"  # Adobe's marker: no transform
 _SCAN = 0xDA
 # Within a scan FF is followed by 00 (JPEG) or a zero bit (JPEG-LS); D0 to D7 are restarts.
 _MARKER = re.compile(rb"\xff[\x80-\xcf\xd8-\xfe]")
@@ -94,7 +95,9 @@ def _find_end(data: bytes, position: int) -> int | None:
     raise ValueError(f"more than {_MAX_SEGMENTS} segments in the JPEG codestream")
 
 
-def decode(data: bytes, head: Codestream) -> UInt[np.ndarray, "rows columns components"]:
+def decode(
+    data: bytes, head: Codestream, *, rgb: bool = False
+) -> UInt[np.ndarray, "rows columns components"]:
     """All samples; three components as RGB.
 
     A stream without an end marker is whole if no pixel is missing.
@@ -102,6 +105,7 @@ def decode(data: bytes, head: Codestream) -> UInt[np.ndarray, "rows columns comp
     Args:
         data: the codestream.
         head: from `parse`; the caller has checked its size.
+        rgb: three components that no marker explains are red, green and blue, and not YCbCr.
 
     Raises:
         Rejection: truncated, corrupt_pixels or unsupported_syntax.
@@ -113,7 +117,7 @@ def decode(data: bytes, head: Codestream) -> UInt[np.ndarray, "rows columns comp
         if head.process == 55:
             pixels = imagecodecs.jpegls_decode(data)
         else:
-            data = _plain(data, head)
+            data = _plain(data, head, rgb)
             space = "GRAY" if head.components == 1 else "RGB"
             pixels = simplejpeg.decode_jpeg(_as_8_bits(data), space, strict=True)
             if head.bits != 8:  # the check was of the codes, which know nothing of the depth
@@ -133,7 +137,7 @@ def _close(data: bytes) -> bytes:
     return data + (b"\0" if data.endswith(b"\xff") else b"") + _EOI
 
 
-def _plain(data: bytes, head: Codestream) -> bytes:
+def _plain(data: bytes, head: Codestream, rgb: bool) -> bytes:
     """The same codestream without what libjpeg warns of although no pixel depends on it.
 
     Those are versions of JFIF and Adobe's unknown transforms, and the parameters of a sequential
@@ -149,6 +153,8 @@ def _plain(data: bytes, head: Codestream) -> bytes:
         elif 0xE0 <= marker <= 0xEF or marker == 0xFE:
             segment = b""
         parts.append(segment)
+    if rgb and not any(part == _JFIF or part[1:2] == b"\xee" for part in parts):
+        parts.insert(1, _RGB)
     scan = bytearray(data[head.scan : head.scan + 64])
     if head.process in (0, 1) and len(scan) > 4 and (end := 5 + 2 * scan[4]) + 3 < len(scan):
         scan[end : end + 3] = bytes((0, 63, 0))

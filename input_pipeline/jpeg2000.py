@@ -34,10 +34,13 @@ def parse(data: bytes) -> Size:
     """Reads the SIZ segment (ITU-T T.800 A.5.1).
 
     Raises:
+        Rejection: truncated: the data end within it.
         ValueError: this is no JPEG 2000.
     """
     position = data.find(_START)  # 0, unless wrongly within a JP2 box
-    if position < 0 or len(data) < position + 43:
+    if len(data) < max(position, 0) + 43:
+        reject("truncated", f"{len(data)} bytes end within the header of a JPEG 2000")
+    if position < 0:
         raise ValueError("no SIZ in the JPEG 2000 codestream")
     right, bottom, left, top, *_, components, bits = struct.unpack_from(">8IHB", data, position + 8)
     return Size(bottom - top, right - left, components, (bits & 0x7F) + 1)
@@ -69,13 +72,15 @@ def decode(data: bytes) -> Integer[np.ndarray, "rows columns ..."]:
                 reject("truncated", f"no end marker in {len(data)} bytes of JPEG 2000")
         if length < 12 or found.total() == _MAX_PARTS:
             reject("corrupt_pixels", "tile-parts without length in the JPEG 2000")
+        if data.find(_EOC, position, position + length) >= 0:  # no code holds these bytes
+            reject("corrupt_pixels", "a tile-part of JPEG 2000 goes beyond the end marker")
         position += length
         found[tile] += 1
         expected[tile] = parts or expected.get(tile, 0)
     rest = data[position:].rstrip(b"\0")
     if position > len(data):
         reject("truncated", f"a tile-part of JPEG 2000 ends {position - len(data)} bytes outside")
-    if rest and not rest.startswith(_EOC):
+    if not _EOC.startswith(rest[:2]):
         reject("corrupt_pixels", f"no tile-part of JPEG 2000 at byte {position}")
     if len(found) != tiles or any(found[tile] < parts for tile, parts in expected.items()):
         reject("corrupt_pixels" if rest else "truncated", f"{len(found)} of {tiles} tiles")

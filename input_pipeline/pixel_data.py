@@ -76,16 +76,18 @@ def decode(
     if syntax in _NATIVE:
         cells = _native(fetch, size, element, layout, big=syntax == BIG)
     else:
-        codestream = _codestream(fetch, size, element)
+        codestream, cut = _codestream(fetch, size, element)
         try:
             if syntax == RLE:
                 cells = _decode_rle(codestream, layout)
             else:
                 cells, depth = _decode_jpeg(codestream, syntax, layout)
-        except (Rejection, MemoryError):
+        except MemoryError:
             raise
         except Exception as error:
-            reject("corrupt_pixels", type(error).__name__)
+            known = isinstance(error, Rejection)
+            reason, detail = error.args if known else ("corrupt_pixels", type(error).__name__)
+            reject("truncated" if cut and reason == "corrupt_pixels" else reason, detail)
     cells = _grey(cells, layout) if layout.colour else cells.reshape(layout.rows, layout.columns)
     cells = cells.view(f"u{cells.itemsize}").astype(f"u{layout.allocated // 8}", copy=False)
     if layout.signed:
@@ -97,7 +99,7 @@ def decode(
 
 
 def _grey(
-    cells: Integer[np.ndarray, "rows columns samples"], layout: Layout
+    cells: Integer[np.ndarray, "h w samples"], layout: Layout
 ) -> Integer[np.ndarray, "rows columns"]:
     """The one channel of pixels that all are grey: red = green = blue, or no chroma.
 
@@ -159,8 +161,10 @@ def _sheared(cells: Integer[np.ndarray, "rows columns ..."], extra: float) -> bo
     return bool(longer < declared)
 
 
-def _codestream(fetch: Callable[[int, int], bytes], size: int, element: Element) -> bytes:
-    """The fragments of the one frame, joined (PS3.5 A.4).
+def _codestream(
+    fetch: Callable[[int, int], bytes], size: int, element: Element
+) -> tuple[bytes, bool]:
+    """The fragments of the one frame, joined (PS3.5 A.4), and whether the file cuts the last.
 
     The first item is an offset table, which some writers leave out. Whatever is no item ends the
     fragments: a delimiter, the zeros that some writers put in its place, the end of the file.
@@ -179,7 +183,7 @@ def _codestream(fetch: Callable[[int, int], bytes], size: int, element: Element)
         del fragments[0]
     if not fragments:
         reject("truncated", "no fragment of pixel data")
-    return b"".join(fragments)
+    return b"".join(fragments), position > len(data)
 
 
 def _is_rle(data: bytes | memoryview) -> bool:
@@ -193,7 +197,9 @@ def _is_rle(data: bytes | memoryview) -> bool:
 def _decode_rle(data: bytes, layout: Layout) -> Integer[np.ndarray, "rows columns samples"]:
     """Each sample's segments, one a byte, highest first (PS3.5 annex G)."""
     width = layout.allocated // 8
-    count, *starts = struct.unpack_from("<16I", data.ljust(64, b"\0"))
+    if len(data) < 64:
+        reject("truncated", f"{len(data)} bytes end within the header of the RLE segments")
+    count, *starts = struct.unpack_from("<16I", data)
     if not _is_rle(data) or count != layout.samples * width:
         reject("corrupt_pixels", f"{count} RLE segments, expected {layout.samples * width}")
     starts = [*starts[:count], len(data)]
@@ -231,4 +237,4 @@ def _decode_jpeg(
     if syntax in _JPEG_2000:  # lossy data may exceed BitsStored; pydicom takes the sign bit there
         return jpeg2000.decode(data), bits
     depth = min(bits, layout.stored) if syntax in _JPEG_LS else layout.stored
-    return jpeg.decode(data, head), depth
+    return jpeg.decode(data, head, rgb=layout.colour == "RGB"), depth

@@ -341,32 +341,6 @@ def picture_file(array: np.ndarray, format: str = "PNG", **options) -> bytes:
     return file.getvalue()
 
 
-def test_grey_pictures():
-    grey8, grey16 = film_pixels(8), film_pixels(16)
-    opaque = np.full_like(grey8, 255)
-    rgb = np.stack([grey8] * 3, -1)
-    for pixels, data in (
-        (grey8, picture_file(grey8)),
-        (grey16, picture_file(grey16)),
-        (grey8, picture_file(rgb)),
-        (grey8, picture_file(np.dstack((rgb, opaque)))),
-        (grey8, picture_file(np.dstack((grey8, opaque)))),
-    ):
-        film = read(data, views=("AP", "PA"))
-        assert (film.bits_stored, film.photometric) == (8 * pixels.itemsize, "MONOCHROME2")
-        assert (film.pixels.dtype, film.view_position) == (pixels.dtype, None)
-        np.testing.assert_array_equal(film.pixels, pixels)
-    lossy = read(picture_file(rgb, "JPEG", quality=98))
-    assert np.abs(lossy.pixels.astype(int) - grey8).mean() < 2
-
-
-def test_real_pictures(shared_data):
-    for folder in ("nih", "kermany"):
-        for path in sorted((shared_data / folder / "images").rglob("*.jp*g"))[:20]:
-            with path.open("rb") as stream:
-                assert isinstance(read_film(stream), Film), path
-
-
 # Bad files
 
 
@@ -483,15 +457,6 @@ def test_bad_files_are_refused_with_their_reason(name):
 def test_every_reason_is_tested():
     reasons = {reason for reason, _ in BAD_FILES.values()}
     assert reasons | {"unreadable", "not_a_file", "constant"} == set(REASONS)  # tested elsewhere
-
-
-@pytest.mark.parametrize("syntax", [*NATIVE, *LOSSLESS])
-def test_no_cut_file_gives_a_film(syntax):
-    data = dicom_file(film_pixels(12), syntax, BitsStored=12)
-    end = len(data) - (8 if syntax in LOSSLESS else 0)  # the last item says only "end"
-    for stop in range(140, end - 4, 61):
-        outcome = read(data[:stop])
-        assert isinstance(outcome, Rejected), (stop, end)
 
 
 def test_a_bomb_is_not_inflated(monkeypatch):
