@@ -40,6 +40,7 @@ class EmbeddingTable:
         complete: whether the manifest says that no film is missing; None where no manifest is.
         digest: SHA-256 in hex of the ids and the rows as stored: which embeddings these are.
         rejected: file, or image id, and why what it holds is left out.
+        folders: absolute, or addresses.
     """
 
     image_id: Shaped[np.ndarray, " n"]
@@ -48,6 +49,7 @@ class EmbeddingTable:
     complete: bool | None
     digest: str
     rejected: list[tuple[str, str]]
+    folders: Sequence[str] = ()
 
 
 def read_table(
@@ -108,7 +110,7 @@ def read_table(
                 table = _open(place, key)
     if table is None:
         raise OSError(errno.EIO, "the table of the embeddings is damaged as soon as written", place)
-    return table
+    return dataclasses.replace(table, folders=[one.folder for one in folders])
 
 
 def _own_cache(folder: str) -> str:

@@ -2,11 +2,12 @@
 
 import collections
 import dataclasses
+import functools
 import importlib.metadata
 import itertools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from configs.schema import EmbedConfig
@@ -27,17 +28,30 @@ LIBRARIES = ("cxr-embeddings", "jax", "flax", "numpy", "pydicom", "imagecodecs",
 MAX_FILE_BYTES = 2_000_000_000  # a file is gathered in memory before it is written
 
 
-def embed(config: EmbedConfig) -> int:
-    """Runs the whole job. Returns the exit code: 0 if every film got what it deserves."""
+# What is embedded and how (the manifest's identity), and the files of the run -> their folder
+Place = Callable[[Mapping[str, Any], Sequence[Any]], str]
+
+
+def embed(config: EmbedConfig, place: Place | None = None) -> int:
+    """Runs the whole job.
+
+    Args:
+        config: of the job.
+        place: chooses the folder when it is known what goes there, or raises ValueError; None is
+            `config.output.path`, which the user looks at.
+
+    Returns:
+        The exit code: 0 if every film got what it deserves.
+    """
     if cli.unset(config, REQUIRED, USAGE):
         return 2
     config.input.views = cli.kept_views(config.input.views)
     if config.input.workers < 0:
         raise ValueError(f"input.workers is {config.input.workers}; expected 0 or more")
-    return cli.on_hosts(embed_with, config)
+    return cli.on_hosts(functools.partial(embed_with, place=place), config)
 
 
-def embed_with(hosts: Any, config: EmbedConfig) -> int:
+def embed_with(hosts: Any, config: EmbedConfig, place: Place | None = None) -> int:
     """The part of the job that is this host's; as `embed`."""
     import numpy as np
 
@@ -87,6 +101,7 @@ def embed_with(hosts: Any, config: EmbedConfig) -> int:
         "layout": source.layout,
         "format": config.output.format,
     }
+    folder = place(identity, source.planned) if place else folder
     libraries = LIBRARIES + ("openvino",) * (config.encoder.engine == "openvino")
     details = {
         "config": dataclasses.asdict(config),
@@ -106,7 +121,9 @@ def embed_with(hosts: Any, config: EmbedConfig) -> int:
         embed_films(run, films, source, card, infer, hosts)
         counts = run.finish(source.missing, source.given_up)
     if not hosts.index:
-        report_run(folder, run, counts, time.monotonic() - start)
+        report_run(run, counts, time.monotonic() - start)
+        if not place:
+            print(f"in {folder}, with manifest.json, skipped.csv, rejected.csv and SHA256SUMS.txt")
     return 1 if counts["retryable"] or not counts["embedded"] else 0
 
 
@@ -161,8 +178,8 @@ def embed_films(
             bar.update(len(films))
 
 
-def report_run(folder: str, run: Any, counts: dict[str, int], seconds: float) -> None:
-    """Says what became of the films, and where things lie."""
+def report_run(run: Any, counts: dict[str, int], seconds: float) -> None:
+    """Says what became of the films."""
     from input_pipeline import run_folder
 
     new = counts["embedded"] - counts["before"]
@@ -188,9 +205,8 @@ def report_run(folder: str, run: Any, counts: dict[str, int], seconds: float) ->
     if counts["given_up"]:
         print(
             f"warning: {counts['given_up']} films failed for such reasons in "
-            f"{run_folder.TRIES} runs and are given up: the folder counts as complete without them"
+            f"{run_folder.TRIES} runs and are given up: the run counts as complete without them"
         )
-    print(f"in {folder}, with manifest.json, skipped.csv, rejected.csv and SHA256SUMS.txt")
 
 
 def main() -> None:

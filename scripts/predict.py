@@ -4,13 +4,22 @@ python scripts/predict.py --head heads/heart --embeddings /data/embeddings --out
 python scripts/predict.py --head heads/heart --weights /models/cxr-l2 --input /data/films \\
     --output predictions.csv
 
-Writes one row a film: image_id, and for each finding NAME_probability (calibrated on the head's
-tune split) and NAME_positive, 1 where it reaches the head's threshold (Youden's J on tune).
+Writes one row a film: image_id, for each finding NAME_probability (calibrated on the head's tune
+split) and NAME_positive, 1 where it reaches the head's threshold (Youden's J on tune), and reason.
+A film without an embedding has NA in place of numbers, and its reason. The exit code is 1 where
+another run may read such a film: the same command goes on from the embeddings that it has.
 """
 
+import collections
+import functools
+import hashlib
+import json
+import math
 import os
 import pathlib
-import tempfile
+import re
+import shutil
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from configs import writing
@@ -18,18 +27,20 @@ from scripts import cli
 
 FLAGS = {
     "head": "folder of a head, from train_head.py",
-    "embeddings": "folder of embeddings, from embed.py",
+    "embeddings": "folder of embeddings, from embed.py; of several: once for each, or a .txt list",
     "cache": "folder for the table they are gathered in once; unset: .table in their own",
     "weights": "weights bundle to embed the films of --input with",
     "input": "films: a folder, a glob, or a list of files",
     "output": "CSV to be written",
 }
+SHARDS = 1000  # of the embeddings of films; a run that is stopped repeats at most one
+UNKNOWN = "NA"  # missing for pandas and R; an empty cell would be 0 for a spreadsheet's formulas
 
 
 def predict(
     head: str | None,
     output: str | None,
-    embeddings: str | None = None,
+    embeddings: str | Sequence[str] | None = None,
     cache: str | None = None,
     weights: str | None = None,
     input: str | None = None,
@@ -47,25 +58,39 @@ def predict(
         raise ValueError(f"{file} cannot be written: expected a file in a folder that exists")
 
     from heads import store
+    from input_pipeline.embedding_table import read_table
 
     saved = store.load(os.path.expanduser(head))
-    if not films:
-        return predict_embeddings(saved, embeddings, cache, file)
-    with tempfile.TemporaryDirectory(prefix=".embeddings-", dir=file.parent) as folder:
-        code = embed(saved.card, weights, input, folder)
-        return code or predict_embeddings(saved, folder, None, file)
+    if films:
+        return predict_films(saved, weights, input, file)
+    table = read_table(embeddings, cache, saved.card["embeddings_dtype"])
+    store.check_encoder(saved.card, table.encoder, table.embedding.shape[1])
+    if table.encoder is None:
+        print("warning: no manifest.json says which encoder made these embeddings")
+    write(saved, table, table.folders, file)
+    return 0
 
 
-def embed(card: dict[str, Any], weights: str, input: str, folder: str) -> int:
-    """Embeds films as those that the head was trained on, of the same views."""
+def predict_films(saved: Any, weights: str, input: str, output: pathlib.Path) -> int:
+    """Embeds films as those that the head was trained on, of the same views, and predicts.
+
+    The embeddings lie in a hidden folder beside the output until no film is to be tried again.
+    """
     from configs.schema import EmbedConfig, EncoderConfig, InputConfig, OutputConfig
+    from input_pipeline import run_folder
+    from input_pipeline.embedding_table import read_table
     from scripts import embed
 
-    encoder = card["encoder"]
+    encoder = saved.card["encoder"]
     if encoder is None:
         raise ValueError(
             "the head was trained on embeddings without manifest.json: which encoder made them "
             "cannot be told, so films cannot be embedded for it; expected --embeddings"
+        )
+    if missing := {"views", "embedding", "dtype"} - encoder.keys():
+        raise ValueError(
+            f"the card of the head does not say {', '.join(sorted(missing))} of its encoder, so "
+            "films cannot be embedded for it; expected --embeddings"
         )
     random = weights == "random"
     config = EmbedConfig(
@@ -76,24 +101,120 @@ def embed(card: dict[str, Any], weights: str, input: str, folder: str) -> int:
             dtype=encoder["dtype"],
             **{name: encoder[name] for name in ("variant", "resolution", "preset") if random},
         ),
-        OutputConfig(folder),
+        OutputConfig(str(output.parent), layout="sharded", shards=SHARDS),
     )
-    return embed.embed(config)
+    folders: list[str] = []
+    place = functools.partial(choose_folder, saved.card, weights, output, folders)
+    code = embed.embed(config, place)
+    manifest, table = run_folder.read_manifest(folders[0]), None
+    if manifest["embedded"]:
+        table = read_table(folders[0], None, saved.card["embeddings_dtype"])
+    write(saved, table, folders, output)
+    if manifest["retryable"]:
+        print(f"the embeddings are kept in {folders[0]} for the same command")
+    else:
+        shutil.rmtree(folders[0])
+    return code
 
 
-def predict_embeddings(saved: Any, path: str, cache: str | None, output: pathlib.Path) -> int:
+def choose_folder(
+    card: Mapping[str, Any],
+    weights: str,
+    output: pathlib.Path,
+    chosen: list[str],
+    identity: Mapping[str, Any],
+    planned: Sequence[Any],
+) -> str:
+    """The folder for the embeddings of `output`: that of an earlier attempt, if it was the same.
+
+    Args:
+        card: of the head.
+        weights: for errors.
+        output: the CSV.
+        chosen: the folder is appended.
+        identity: what makes the embeddings.
+        planned: files of the run.
+
+    Raises:
+        ValueError: it would be the encoder of another head.
+    """
+    from heads import store
+
+    identity = json.loads(json.dumps(identity))  # with lists for tuples, as cards have them
+    try:
+        store.check_encoder(card, identity, math.prod(identity["shape"]))
+    except ValueError as error:
+        raise ValueError(f"nothing was embedded, for with the weights {weights} {error}") from None
+    films = [film.path for one in planned for film in one.films]
+    made_of = hashlib.sha256(json.dumps([identity, films]).encode()).hexdigest()[:16]
+    name = f".{output.name}.embeddings-"
+    folder = output.with_name(name + made_of)
+    for other in output.parent.iterdir():
+        if other != folder and re.fullmatch(re.escape(name) + "[0-9a-f]{16}", other.name):
+            shutil.rmtree(other)  # which follows no link
+    for one in planned:
+        kept = folder / one.name
+        if kept.exists() and changed_since(kept.stat().st_mtime_ns, one.films):
+            kept.unlink()
+    chosen.append(str(folder))
+    return str(folder)
+
+
+def changed_since(time: int, films: Sequence[Any]) -> bool:
+    """Whether a film has changed since a time in ns; remote films and those of stores may have."""
+    for film in films:
+        try:
+            if not os.path.isabs(film.path) or os.stat(film.path).st_ctime_ns >= time:
+                return True
+        except OSError:  # it is gone, and so it is not another one
+            continue
+    return False
+
+
+def write(saved: Any, table: Any, folders: Sequence[str], output: pathlib.Path) -> None:
+    """Writes a row for every film.
+
+    Args:
+        saved: the head.
+        table: the embeddings; None where there is none.
+        folders: of the runs that made them, which say what films have none.
+        output: the CSV.
+    """
+    from input_pipeline import run_folder
+
+    columns = [
+        f"{f}_{what}" for f in saved.card["findings"] for what in ("probability", "positive")
+    ]
+    rows = predictions(saved, table) if table else []
+    there = {*table.image_id} if table else set()
+    without = {name: f"damaged embedding: {why}" for name, why in table.rejected} if table else {}
+    for folder in folders:
+        for row in run_folder.read_dropped(folder, "rejected"):
+            kind = "failed" if row["reason"] in run_folder.PASSING else "rejected"
+            without[row["image_id"]] = f"{kind}, {row['reason']}: {row['detail']}"
+        for row in run_folder.read_dropped(folder, "skipped"):
+            without[row["image_id"]] = f"skipped, {row['reason']} {row['detail']}"
+    without = {name: why for name, why in without.items() if name not in there}
+    unknown = [UNKNOWN] * len(columns)
+    left_out = ([name, *unknown, why] for name, why in without.items())
+    with writing.whole_file(output) as stream:
+        stream.write(writing.encode_table(["image_id", *columns, "reason"], [*rows, *left_out]))
+    print(f"{len(rows)} predictions in {output}")
+    if without:
+        kinds = collections.Counter(re.match(r"\w+", why)[0] for why in without.values())
+        said = ", ".join(f"{kind} {count}" for kind, count in kinds.items())
+        print(f"warning: {len(without)} films have no prediction ({said}): their rows say why")
+
+
+def predictions(saved: Any, table: Any) -> list[list[Any]]:
+    """A row for each embedding, or each study where the head is of studies."""
     import numpy as np
     from scipy import special
 
-    from heads import candidates, store
+    from heads import candidates
     from heads.labels import studies
-    from input_pipeline.embedding_table import read_table
 
     card = saved.card
-    table = read_table(path, cache, card["embeddings_dtype"])
-    store.check_encoder(card, table.encoder, table.embedding.shape[1])
-    if table.encoder is None:
-        print("warning: no manifest.json says which encoder made these embeddings")
     embedding, image_id = table.embedding, table.image_id
     if card["per_study"] != "none":
         if not card["studies_from_paths"]:
@@ -103,24 +224,20 @@ def predict_embeddings(saved: Any, path: str, cache: str | None, output: pathlib
             )
         embedding, image_id = studies.merge_by_path(embedding, image_id, card["per_study"])
     logit = candidates.score(saved.trained, embedding, np.arange(len(embedding)))
-    columns: dict[str, Any] = {"image_id": image_id}
+    columns = [image_id.tolist()]
     for j, finding in enumerate(card["findings"]):
         probability = special.expit(logit[:, j].astype(float) / card["temperatures"][finding])
         threshold = next(iter(card["thresholds"][finding].values()))
-        columns[f"{finding}_probability"] = probability
-        positive = (probability >= threshold).astype(int) if threshold is not None else ""
-        columns[f"{finding}_positive"] = positive
-    rows = zip(*(np.broadcast_to(c, len(image_id)).tolist() for c in columns.values()), strict=True)
-    with writing.whole_file(output) as stream:
-        stream.write(writing.encode_table(list(columns), rows))
-    print(f"{len(image_id)} predictions in {output}")
-    for name, reason in table.rejected:
-        print(f"warning: no prediction for {name}: {reason}")
-    return 0
+        positive = [UNKNOWN] * len(logit)
+        if threshold is not None:
+            positive = (probability >= threshold).astype(int).tolist()
+        columns += [probability.tolist(), positive]
+    return [[*row, ""] for row in zip(*columns, strict=True)]
 
 
 def main() -> None:
-    cli.run_flags(predict, "nothing was written", FLAGS)
+    stopped = "no prediction was written; the same command goes on from the embeddings so far"
+    cli.run_flags(predict, stopped, FLAGS, repeated=("embeddings",))
 
 
 if __name__ == "__main__":

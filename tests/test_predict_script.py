@@ -1,6 +1,9 @@
 """The whole way of a user: films to embeddings to a head to predictions, in a stand-in of MIMIC."""
 
+import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 
@@ -10,9 +13,12 @@ import pytest
 
 from input_pipeline.synthetic.mimic import write_mimic
 
+ENVIRONMENT = {}
+
 
 @pytest.fixture(scope="module")
-def mimic(tmp_path_factory):
+def mimic(tmp_path_factory, environment):
+    ENVIRONMENT.update(environment)
     folder = tmp_path_factory.mktemp("mimic")
     write_mimic(folder, films=60, laterals=3, damaged=2, seed=3, size_range=(48, 80))
     return folder
@@ -47,7 +53,8 @@ def trained(mimic):
 def run(script, *arguments):
     return subprocess.run(
         [sys.executable, "-m", f"scripts.{script}", *arguments],
-        capture_output=True, text=True, timeout=200, env={**os.environ, "XLA_FLAGS": ""},
+        capture_output=True, text=True, timeout=200,
+        env=ENVIRONMENT or os.environ,
     )  # fmt: skip
 
 
@@ -82,10 +89,61 @@ def test_films_and_their_embeddings_give_the_same_predictions(mimic, trained):
     )  # fmt: skip
     assert of_films.returncode == 0, of_films.stdout + of_films.stderr
     one, other = (pd.read_csv(mimic / f"{n}.csv").set_index("image_id") for n in ("one", "other"))
-    assert len(other) == len(one) and "skipped             3   view" in of_films.stdout
+    assert sorted(one.index) == sorted(other.index) and len(one) == len([*mimic.rglob("*.dcm")])
     columns = [column for column in one if column.endswith("_probability")]
     np.testing.assert_allclose(other.loc[one.index, columns], one[columns], atol=1e-5)
-    assert not list(mimic.glob(".embeddings*"))
+    for table, said in ((one, of_embeddings.stdout), (other, of_films.stdout)):
+        without = table[table[columns].isna().any(axis=1)]
+        assert without.reason.str.startswith("skipped, view L").sum() == 3
+        assert without.reason.str.startswith("rejected, ").sum() == len(without) - 3 == 2
+        assert without.drop(columns="reason").isna().all(axis=None)
+        assert table.drop(without.index).reason.isna().all()
+        assert "5 films have no prediction" in said
+    assert "SHA256SUMS" not in of_films.stdout and not list(mimic.glob(".*embeddings*"))
+
+
+def test_a_film_that_cannot_be_read_costs_no_other(mimic, trained, tmp_path):
+    films = sorted(str(path) for path in mimic.rglob("*.dcm"))[:6]
+    odd = os.fsdecode(b"\xff.dcm")
+    os.symlink(films[0], tmp_path / odd)
+    (tmp_path / "list.txt").write_bytes(b"\n".join(map(os.fsencode, [*films, "gone.dcm"])))
+    arguments = [
+        f"--head={mimic}/head", "--weights=random", f"--input={tmp_path}/list.txt",
+        f"--output={tmp_path}/p.csv",
+    ]  # fmt: skip
+    for attempt in range(3):
+        result = run("predict", *arguments)
+        assert result.returncode == (attempt < 2), result.stdout + result.stderr
+        with open(tmp_path / "p.csv", encoding="utf-8", errors="surrogateescape") as stream:
+            table = pd.read_csv(stream).set_index("image_id")
+        assert {*table.index} == {*films, str(tmp_path / "gone.dcm")}
+        failed = table.loc[str(tmp_path / "gone.dcm")]
+        assert failed.reason == "failed, unreadable: No such file or directory"
+        kept = [*tmp_path.glob(".p.csv.embeddings-*")]
+        assert len(kept) == (attempt < 2) and (f"kept in {(kept or '?')[0]}" in result.stdout) == (
+            attempt < 2
+        )
+        done = int(re.search(r"already done +(\d+)", result.stdout)[1])
+        seen = table.reason.isna().sum()
+        assert done == (0, seen, seen - 1)[attempt]
+        if attempt == 1:  # a film that has changed is embedded again
+            readable = table.index[table.reason.isna()][0]
+            os.chmod(readable, 0o600)
+
+
+def test_other_weights_are_refused_before_anything_is_embedded(mimic, trained, tmp_path):
+    shutil.copytree(mimic / "head", tmp_path / "head")
+    card = json.loads((tmp_path / "head/card.json").read_text())
+    card["encoder"]["weights_digest"] = "xyz"
+    (tmp_path / "head/card.json").write_text(json.dumps(card))
+    result = run(
+        "predict", f"--head={tmp_path}/head", "--weights=random", f"--input={mimic}/files",
+        f"--output={tmp_path}/p.csv",
+    )  # fmt: skip
+    assert result.returncode == 1 and "films/s" not in result.stderr
+    assert "nothing was embedded, for with the weights random the embeddings are" in result.stderr
+    assert "weights_digest: 'xyz' of the head" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["head"]
 
 
 @pytest.mark.parametrize(
@@ -95,6 +153,7 @@ def test_films_and_their_embeddings_give_the_same_predictions(mimic, trained):
         (["--head=x", "--output=p.csv", "--embeddings=y"], "error: no card.json in x"),
         (["--head=x", "--output=no/p.csv", "--embeddings=y"], "expected a file in a folder that"),
         (["--head=x", "--output=p.csv", "--weights=y"], "error: expected --head"),
+        (["--head=x", "--head=y"], "error: --head is given 2 times; expected once"),
         (["head"], "error: 'head' is no flag"),
     ],
 )
