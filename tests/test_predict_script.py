@@ -104,9 +104,7 @@ def test_films_and_their_embeddings_give_the_same_predictions(mimic, trained):
 
 def test_a_film_that_cannot_be_read_costs_no_other(mimic, trained, tmp_path):
     films = sorted(str(path) for path in mimic.rglob("*.dcm"))[:6]
-    odd = os.fsdecode(b"\xff.dcm")
-    os.symlink(films[0], tmp_path / odd)
-    (tmp_path / "list.txt").write_bytes(b"\n".join(map(os.fsencode, [*films, "gone.dcm"])))
+    (tmp_path / "list.txt").write_text("\n".join([*films, "gone.dcm"]))
     arguments = [
         f"--head={mimic}/head", "--weights=random", f"--input={tmp_path}/list.txt",
         f"--output={tmp_path}/p.csv",
@@ -114,15 +112,12 @@ def test_a_film_that_cannot_be_read_costs_no_other(mimic, trained, tmp_path):
     for attempt in range(3):
         result = run("predict", *arguments)
         assert result.returncode == (attempt < 2), result.stdout + result.stderr
-        with open(tmp_path / "p.csv", encoding="utf-8", errors="surrogateescape") as stream:
-            table = pd.read_csv(stream).set_index("image_id")
+        table = pd.read_csv(tmp_path / "p.csv").set_index("image_id")
         assert {*table.index} == {*films, str(tmp_path / "gone.dcm")}
         failed = table.loc[str(tmp_path / "gone.dcm")]
         assert failed.reason == "failed, unreadable: No such file or directory"
-        kept = [*tmp_path.glob(".p.csv.embeddings-*")]
-        assert len(kept) == (attempt < 2) and (f"kept in {(kept or '?')[0]}" in result.stdout) == (
-            attempt < 2
-        )
+        kept = [f"kept in {path} for" for path in tmp_path.glob(".p.csv.embeddings-*")]
+        assert len(kept) == (attempt < 2) and all(said in result.stdout for said in kept)
         done = int(re.search(r"already done +(\d+)", result.stdout)[1])
         seen = table.reason.isna().sum()
         assert done == (0, seen, seen - 1)[attempt]
