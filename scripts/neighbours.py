@@ -7,9 +7,10 @@ python scripts/neighbours.py --embeddings demo/embeddings \\
 The neighbours of a film are the five films of other patients whose embeddings have the largest
 cosine with its own. Of each finding this prints what share of the neighbours of the films that have
 it have it, too; and what share films drawn at random would give (chance), with the range in which
-95 % of the shares lie when the patients' labels are permuted. What the table of CheXpert or NegBio
-leaves empty counts as absent; what another table does, and an uncertain finding (-1), as unknown:
-such films are passed over for that finding. The pooled line is of all findings but No Finding.
+95 % of the shares lie when patients with as many films exchange their labels (nan: too few have).
+What the table of CheXpert or NegBio leaves empty counts as absent; what another table does, and an
+uncertain finding (-1), as unknown: such films are passed over for that finding. The pooled line is
+of all findings but No Finding.
 
 --input and --output draw some of the films with their neighbours, at random, a row for each of the
 findings that most films have.
@@ -134,10 +135,14 @@ def report(found: dict[str, Any], whole: Any, pooled: list[str]) -> None:
     if not whole.chance > 0:
         print("no film of another patient shares one of these")
         return
-    more = "more often than" if whole.share > whole.high else "no more often than"
+    more = "more often than chance explains"
+    if whole.p != whole.p:
+        more = "no test is possible, as too few patients have as many films as another"
+    elif whole.p > 0.05:
+        more = f"no {more}"
     print(
         f"neighbours share a film's finding {whole.share / whole.chance:.2f} times as often as "
-        f"films at random: {more} chance explains"
+        f"films at random: {more}"
     )
 
 

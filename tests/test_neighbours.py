@@ -105,3 +105,20 @@ def test_permutations_that_define_no_share_do_not_count_as_lower():
     known = (np.arange(8) < 2)[:, None]
     found, _ = share(neighbour, np.arange(8), label, known)
     assert found["f0"].share == found["f0"].low == found["f0"].high == found["f0"].p == 1
+
+
+def test_only_patients_with_as_many_films_exchange_labels():
+    """Labels laid down across films of others rejected a true null in 12 % of cases at 0.05."""
+    random, p = np.random.default_rng(5), []
+    for _ in range(150):
+        patient = np.repeat(np.arange(30), np.where(random.random(30) < 0.5, 1, 5))
+        label = (random.random(30) < 0.3)[patient, None]
+        embedding = random.normal(size=(30, 4))[patient] + random.normal(size=(len(patient), 4))
+        neighbour, _ = neighbours.nearest(embedding, patient, 5)
+        found, _ = share(neighbour, patient, label, permutations=59)
+        p += [one.p for one in found.values()]
+    assert 0.005 < np.mean(np.array(p) <= 0.05) < 0.1
+    patient = np.repeat(np.arange(4), np.arange(1, 5))  # nobody has as many films as another
+    found, whole = share(np.arange(10)[:, None] ^ 1, patient, patient[:, None] > 1)
+    assert np.isnan([found["f0"].low, found["f0"].high, found["f0"].p, whole.p]).all()
+    assert found["f0"].share > 0

@@ -245,7 +245,7 @@ def test_several_films_a_patient_are_compared_by_patient(data):
     settings.compare = str(folder / "out")
     train_head.train_head(settings)
     measured = json.loads((folder / "other" / "metrics.json").read_text())
-    assert measured["comparison"]["test"] == "bootstrap by patient"
+    assert measured["comparison"]["test"] == "DeLong by patient"
     edema = measured["comparison"]["findings"]["Edema"]
     assert edema["difference"] == edema["z"] == 0 and edema["p"] == 1
     auroc = measured["results"]["findings"]["Edema"]["auroc"]
