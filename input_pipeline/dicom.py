@@ -162,10 +162,8 @@ def _read_dicom(
     layout = dicom_header.get_layout(header)
     fetch = functools.partial(_fetch, stream, size)
     pixels = pixel_data.decode(fetch, size, element, syntax, layout)
-    view = view or None
-    if layout.colour:  # grey all the same; what makes grey values of MONOCHROME is not for these
-        return Film(pixels, bits_stored=layout.stored, view_position=view)
-    return Film(pixels=pixels, view_position=view, **dicom_header.get_meaning(header, layout))
+    meaning = dicom_header.get_meaning(header, layout)
+    return Film(pixels=pixels, view_position=view or None, **meaning)
 
 
 def _inflate(data: bytes) -> bytes:

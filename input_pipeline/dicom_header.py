@@ -38,11 +38,8 @@ def get_meaning(header: Dataset, layout: Layout) -> dict[str, Any]:
 
     Nothing is rejected here: what cannot be used is said in `problems`, for the rules that use it.
     """
-    fields: dict[str, Any] = {
-        "bits_stored": layout.stored,
-        "photometric": get_text(header, "PhotometricInterpretation"),
-    }
-    problems = {}
+    fields: dict[str, Any] = {"bits_stored": layout.stored}
+    problems: dict[str, str] = {}
 
     def read(name: str, reader: Callable[..., Any], *arguments: Any) -> None:
         try:
@@ -52,6 +49,10 @@ def get_meaning(header: Dataset, layout: Layout) -> dict[str, Any]:
         except Exception as error:  # a message might quote the header
             problems[name] = f"{name}: {type(error).__name__}"
 
+    read("pixel_aspect", _pixel_aspect)
+    if layout.colour:  # grey all the same; what makes grey values of MONOCHROME is not for these
+        return fields | {"problems": problems}
+    read("photometric", get_text, "PhotometricInterpretation")
     read("rescale", _rescale)
     read("modality_lut", _lut, "ModalityLUTSequence", layout.signed)
     transform = fields.get("rescale"), fields.get("modality_lut")
@@ -62,7 +63,6 @@ def get_meaning(header: Dataset, layout: Layout) -> dict[str, Any]:
     read("voi_function", _voi_function)
     read("presentation_lut_shape", _presentation_lut_shape)
     read("padding", _padding, layout.signed)
-    read("pixel_aspect", _pixel_aspect)
     return fields | {"problems": problems}
 
 

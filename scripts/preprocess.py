@@ -95,8 +95,9 @@ def image_rule(config: ImageConfig) -> tuple[str, int]:
     """
     from input_pipeline.preprocessing import PRESETS
     from input_pipeline.storage import STORAGES
+    from scripts.load_encoder import check_version
 
-    preset, size = config.preset, config.size
+    preset, size, card = config.preset, config.size, None
     if config.weights:
         from encoder.card import load_card
 
@@ -113,6 +114,8 @@ def image_rule(config: ImageConfig) -> tuple[str, int]:
             f"image.preset is {preset!r} and image.size {size}; expected one of "
             f"{', '.join(PRESETS)} and pixels, or image.weights, a bundle that knows both"
         )
+    if card:
+        check_version(card, print)
     if not 8 <= size <= 8192:
         raise ValueError(f"image.size is {size}; expected 8 to 8192 pixels")
     if config.storage not in STORAGES:

@@ -185,6 +185,8 @@ def test_the_card_of_the_weights_says_how(mimic, tmp_path):
     assert result.returncode == 0, result.stderr
     identity = json.loads((tmp_path / "out/manifest.json").read_text())["identity"]
     assert (identity["preset"], identity["size"]) == ("imagenet", 32)
+    assert identity["preset_version"] == 2
+    assert "note: the weights are of version 1 of the preset imagenet" in result.stdout
     assert os.path.exists(tmp_path / "out/films.csv")
 
 

@@ -484,10 +484,13 @@ def test_letterbox_centres_on_black(name):
     ],
 )
 def test_pixels_that_are_not_square_are_made_so(header, sides):
-    film = read(dicom_file(np.where(np.eye(50), 254, 255).astype(np.uint8), **header))
-    for name in ("native", "imagenet"):
-        shown = network_input(film, PRESETS[name], 40)[..., 0] > 0.5
-        assert (shown.any(1).sum(), shown.any(0).sum()) == sides
+    pixels = np.where(np.eye(50), 254, 255).astype(np.uint8)
+    rgb = {"PhotometricInterpretation": "RGB", "SamplesPerPixel": 3, "PlanarConfiguration": 0}
+    film = read(dicom_file(pixels, **header))
+    for seen in (film, read(dicom_file(np.dstack([pixels] * 3), **rgb, **header))):
+        for name in ("native", "imagenet"):
+            shown = network_input(seen, PRESETS[name], 40)[..., 0] > 0.5
+            assert (shown.any(1).sum(), shown.any(0).sum()) == sides
     square = Film(film.pixels, 8)
     found, plain = (network_input(f, PRESETS["cxr_foundation"], 40) for f in (film, square))
     np.testing.assert_array_equal(found, plain)
