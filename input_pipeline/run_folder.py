@@ -10,6 +10,7 @@ import fcntl
 import io
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -199,7 +200,7 @@ def read_dropped(folder: str, kind: str) -> list[dict[str, str]]:
     It is written when a run ends: one that is stopped before leaves that of the run before it.
     """
     try:
-        text = files.read_bytes(f"{folder}/{kind}.csv").decode("utf-8", "surrogateescape")
+        text = files.read_table(f"{folder}/{kind}.csv").decode("utf-8", "surrogateescape")
         rows = list(csv.DictReader(io.StringIO(text, newline="")))
     except (FileNotFoundError, csv.Error):  # the latter where somebody has edited it
         return []
@@ -208,10 +209,12 @@ def read_dropped(folder: str, kind: str) -> list[dict[str, str]]:
 
 def tries_before(folder: str) -> dict[str, int]:
     """How many runs into a folder failed on a film for a reason of `PASSING`, by image id."""
+    failed = [row for row in read_dropped(folder, "rejected") if row["reason"] in PASSING]
     return {
-        row["image_id"]: int(said) if (said := row.get("tries") or "").isdecimal() else 1
-        for row in read_dropped(folder, "rejected")
-        if row["reason"] in PASSING
+        row["image_id"]: int(said)
+        if re.fullmatch("[0-9]{1,9}", said := row.get("tries") or "")
+        else 1
+        for row in failed
     }
 
 

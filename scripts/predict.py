@@ -61,6 +61,11 @@ def predict(
     from input_pipeline.embedding_table import read_table
 
     saved = store.load(os.path.expanduser(head))
+    if saved.card["per_study"] != "none" and not saved.card["studies_from_paths"]:
+        raise ValueError(
+            "the head was trained on studies that a table told, and of films alone it cannot be "
+            "told which are of one study: train it with labels.per_study=none"
+        )
     if films:
         return predict_films(saved, weights, input, file)
     table = read_table(embeddings, cache, saved.card["embeddings_dtype"])
@@ -113,7 +118,8 @@ def predict_films(saved: Any, weights: str, input: str, output: pathlib.Path) ->
     if manifest["retryable"]:
         print(f"the embeddings are kept in {folders[0]} for the same command")
     else:
-        shutil.rmtree(folders[0])
+        del table  # else NFS would keep the file that it is mapped from
+        shutil.rmtree(folders[0], ignore_errors=True)
     return code
 
 
@@ -136,9 +142,13 @@ def choose_folder(
         planned: files of the run.
 
     Raises:
-        ValueError: it would be the encoder of another head.
+        ValueError: it would be the encoder of another head, or the head is of studies and a film
+            of no known study.
     """
+    import numpy as np
+
     from heads import store
+    from heads.labels import studies
 
     identity = json.loads(json.dumps(identity))  # with lists for tuples, as cards have them
     try:
@@ -146,6 +156,10 @@ def choose_folder(
     except ValueError as error:
         raise ValueError(f"nothing was embedded, for with the weights {weights} {error}") from None
     films = [film.path for one in planned for film in one.films]
+    if card["per_study"] != "none":  # what would be refused in the end is refused now
+        studies.merge_by_path(
+            np.zeros((len(films), 1), np.float32), np.array(films, object), "mean"
+        )
     made_of = hashlib.sha256(json.dumps([identity, films]).encode()).hexdigest()[:16]
     name = f".{output.name}.embeddings-"
     folder = output.with_name(name + made_of)
@@ -217,11 +231,6 @@ def predictions(saved: Any, table: Any) -> list[list[Any]]:
     card = saved.card
     embedding, image_id = table.embedding, table.image_id
     if card["per_study"] != "none":
-        if not card["studies_from_paths"]:
-            raise ValueError(
-                "the head was trained on studies that a table told, and of films alone it cannot "
-                "be told which are of one study: train it with labels.per_study=none"
-            )
         embedding, image_id = studies.merge_by_path(embedding, image_id, card["per_study"])
     logit = candidates.score(saved.trained, embedding, np.arange(len(embedding)))
     columns = [image_id.tolist()]
