@@ -112,7 +112,7 @@ def judge(codes: Mapping[str, int | None], dataset: DataSet) -> Verdict:
     if nothing and (positive or uncertain):
         return Verdict("unknown", "contradiction")
     if positive:
-        return Verdict("abnormal", _plain(positive[0]))
+        return Verdict("abnormal", plain(positive[0]))
     if uncertain:
         return Verdict("unknown", "uncertain")
     if any(codes.get(name) in (1, -1) for name in dataset.devices):
@@ -135,9 +135,9 @@ def read_labels(path: str) -> Labelled:
         OSError: it cannot be read.
         ValueError: it is no whole table of these, has no rows, two for one id, or a strange value.
     """
-    table = _read_rows(path)
+    table = read_rows(path)
     _, header = next(table, (1, []))
-    name, place = _recognise([_plain(column) for column in header], path)
+    name, place = _recognise([plain(column) for column in header], path)
     dataset = DATASETS[name]
     columns = (*dataset.ids, *(["split"] if "split" in place else []))
     rows: dict[tuple[str, ...], Verdict] = {}
@@ -158,11 +158,12 @@ def read_labels(path: str) -> Labelled:
     return Labelled(name, columns, rows)
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
+    """The name of a column or finding as names are compared."""
     return name.strip().replace(" ", "_").casefold()
 
 
-def _read_rows(path: str) -> Iterator[tuple[int, list[str]]]:
+def read_rows(path: str) -> Iterator[tuple[int, list[str]]]:
     """Number and values of each row that is not blank, the header first."""
     try:
         width = 0
@@ -191,10 +192,10 @@ def _recognise(header: list[str], path: str) -> tuple[str, dict[str, int]]:
             singles = (*dataset.findings, *dataset.devices, dataset.normal)
             wanted |= {single: (single,) for single in singles}
         place = {
-            ours: header.index(_plain(theirs))
+            ours: header.index(plain(theirs))
             for ours, names in (wanted | {"split": ("split",)}).items()
             for theirs in reversed(names)
-            if _plain(theirs) in header
+            if plain(theirs) in header
         }
         lacking[name] = [" or ".join(wanted[ours]) for ours in wanted if ours not in place]
         if not lacking[name]:
@@ -220,12 +221,12 @@ def _codes(
                 "-1 or nothing: correct the table"
             )
         return {name: VALUES[row[place[name]]] for name in names}
-    known = {_plain(name): name for name in names}
+    known = {plain(name): name for name in names}
     parts = [part for part in row[place["listed"]].split("|") if part.strip()]
-    strange = [part for part in parts if _plain(part) not in known]
+    strange = [part for part in parts if plain(part) not in known]
     if strange:  # a misspelt one would be taken for no finding
         raise ValueError(
             f"found {strange[0]!r} in {where}, column {dataset.listed[0]!r}; expected "
             f"{', '.join(names)}, with | between: correct the table"
         )
-    return {known[_plain(part)]: 1 for part in parts}
+    return {known[plain(part)]: 1 for part in parts}

@@ -5,6 +5,7 @@ or breaks it, is said to be there: "no effusion, rib fractures noted". Where bot
 possible ("no effusion, edema"), the finding is unclear.
 """
 
+import functools
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -15,13 +16,13 @@ from input_pipeline.report_findings import FINDINGS, LIMB_RULES
 SECTION_END = "end of section"
 
 
-class Reading(NamedTuple):
-    """What the clauses on the chest come to.
+class Clause(NamedTuple):
+    """What a clause comes to.
 
     Attributes:
-        said: all of them, denied normality being `not_normal`.
-        affirmed: what they do not deny.
-        unclear: whether something is said of which it is unclear whether it is denied.
+        said: all of it, denied normality being `not_normal`.
+        affirmed: what it does not deny.
+        unclear: whether it names a finding of which it is unclear whether it is denied.
     """
 
     said: str
@@ -34,6 +35,9 @@ _REWRITES = [(re.compile(pattern), meaning) for pattern, meaning in phrases.REWR
 _PART_NORMAL = re.compile("|".join(phrases.PART_NORMAL))
 _PART = re.compile(rf"\b{phrases.PART}\b")
 _NOTHING = re.compile("|".join(phrases.NOTHING))
+_ABBREVIATION = re.compile(r"\b(?:e\.g\.|i\.e\.|vs\.|dr\.)")
+_SENTENCE_END = re.compile(phrases.SENTENCE_END)
+_SHORT = 400  # characters of a sentence that is kept
 _CLAUSE_END = re.compile(phrases.CLAUSE_END)
 _DENIED_NORMAL = re.compile(phrases.DENIED_NORMAL)
 _DENIED_AFTER = re.compile(phrases.DENIED_AFTER)
@@ -65,37 +69,44 @@ _DEVICES = [pattern for rule, pattern in FINDINGS.items() if rule.startswith("de
 _DEVICE = re.compile(rf"(?<!\w)(?:{'|'.join([phrases.REMOVABLE, *_DEVICES])})(?!\w)")
 
 
-def read(text: str) -> Reading:
-    """What a text says; sections are parted by a line `SECTION_END`."""
-    text = " ".join(_NEW_ITEM.sub(" . ", text).lower().split())
-    said, affirmed, unclear = [], [], False
-    for clause in _chest_clauses(text):
-        clause = _DENIED_NORMAL.sub(_not_normal, clause)
-        there, doubted = _denials(clause)
-        said.append(clause)
-        affirmed.append(there)
-        unclear = unclear or bool(FINDING.search(doubted)) or _is_unexplained(clause)
-    return Reading(" . ".join(said), " . ".join(affirmed), unclear)
-
-
-def _chest_clauses(text: str) -> list[str]:
-    """The clauses of a report without those on films of other parts of the body.
+def read(text: str) -> list[Clause]:
+    """The clauses of a text without those on films of other parts of the body.
 
     A heading such as "left knee:" counts only beside one such as "chest:".
+
+    Args:
+        text: of a report; its sections are parted by a line `SECTION_END`.
     """
-    for pattern, meaning in _REWRITES:
-        text = pattern.sub(meaning, text)
-    clauses = [" ".join(clause.split()) for clause in _CLAUSE_END.split(text)]
-    several = any(_THIS_FILM.fullmatch(clause) for clause in clauses)
+    text = " ".join(_NEW_ITEM.sub(" . ", text).lower().split())
+    clauses: list[Clause] = []
+    for sentence in _SENTENCE_END.split(_ABBREVIATION.sub(" ", text)):
+        clauses += (_known_sentence if len(sentence) < _SHORT else _sentence)(sentence.strip())
+    several = any(_THIS_FILM.fullmatch(clause.said) for clause in clauses)
     chest, elsewhere = [], False
     for clause in clauses:
-        if clause == SECTION_END or _THIS_FILM.fullmatch(clause):
+        if clause.said == SECTION_END or _THIS_FILM.fullmatch(clause.said):
             elsewhere = False
-        elif several and _OTHER_FILM.fullmatch(clause):
+        elif several and _OTHER_FILM.fullmatch(clause.said):
             elsewhere = True
-        elif not elsewhere or _OF_CHEST.search(_DENIED_NORMAL.sub("not_normal", clause)):
+        elif not elsewhere or _OF_CHEST.search(clause.said):
             chest.append(clause)
     return chest
+
+
+def _sentence(text: str) -> tuple[Clause, ...]:
+    for pattern, meaning in _REWRITES:
+        text = pattern.sub(meaning, text)
+    return tuple(_clause(" ".join(clause.split())) for clause in _CLAUSE_END.split(text) if clause)
+
+
+_known_sentence = functools.lru_cache(20_000)(_sentence)  # most are said again and again
+
+
+def _clause(text: str) -> Clause:
+    text = _DENIED_NORMAL.sub(_not_normal, text).strip()
+    affirmed, doubted = _denials(text)
+    unclear = bool(FINDING.search(doubted)) or _is_unexplained(text)
+    return Clause(text, " ".join(affirmed.split()), unclear)
 
 
 def _not_normal(found: re.Match) -> str:

@@ -10,7 +10,6 @@ REWRITES: dict[str, str] = {
     r"\bwo not\b": "will not",
     r"\banything but\b": "not",
     r"\bnothing but\b": "with",
-    r"\b(?:e\.g\.|i\.e\.|vs\.|dr\.)": " ",
     r"(?<=\w)\((e?s)\)": r"\1",
     r"\b\d{1,2}\)": " . ",
     r"[()\[\]]": " , ",
@@ -120,10 +119,11 @@ _VERB = (
     r"|(?:may|might|could|persists?|remains?|appears?|continues?|unchanged|stable|worse"
     r"|increas(?:ed|ing)|improv(?:ed|ing))\b)"
 )
+# Not "1.5" and "p.a."
+SENTENCE_END = r"\.(?= |$)|(?<!\b[a-z])\.(?!\d)|(?<!\d)\.(?=\d)"
 # A clause ends here, and with it what a negation reaches.
 CLAUSE_END = (
-    # Not "1.5" and "p.a."
-    r"[;!?*|]+|:(?!\d)|(?<!\b[a-z])\.(?!\d)|(?<!\d)\.(?=\d)| -+(?= ?\w)|--+"
+    r"[.;!?*|]+(?!\d)|:(?!\d)| -+(?= ?\w)|--+"
     r"|\b(?:although|though|while|whereas|yet)\b"
     r"|(?:,|\band)? ?(?<!\bif )(?=\bthere (?:is|are|has|have)\b)"
     r"|(?:,|\band\b) ?(?=(?:the|a|an|this|these|with)\b)"

@@ -90,21 +90,29 @@ def label_sections(sections: Mapping[str, str]) -> Verdict:
         return Verdict("unknown", "too_long")
     if not _is_english(words):
         return Verdict("unknown", "not_english")
-    reading = report_clauses.read(text)
-    for rule, pattern in _FINDINGS.items():
-        if pattern.search(reading.affirmed):
+    clauses = report_clauses.read(text)
+    rules = {rule for clause in clauses if (rule := _rule(clause.affirmed))}
+    for rule in FINDINGS:
+        if rule in rules:
             return Verdict("abnormal", rule)
-    if reading.unclear:
+    if any(clause.unclear for clause in clauses):
         return Verdict("unknown", "unclear")
-    for rule, pattern in _DIVIDED.items():
-        if pattern.search(reading.affirmed):
-            return Verdict("unknown", rule)
-    if not _NORMAL.search(reading.said):
+    if rules:
+        return Verdict("unknown", rules.pop())
+    if not any(_NORMAL.search(clause.said) for clause in clauses):
         return Verdict("unknown", "no_statement")
     rest = _join([text for name, text in sections.items() if name not in (*READ, *UNREAD)])
-    if report_clauses.FINDING.search(report_clauses.read(rest[:MAX_CHARACTERS]).affirmed):
+    elsewhere = report_clauses.read(rest[:MAX_CHARACTERS])
+    if any(_rule(clause.affirmed) for clause in elsewhere):
         return Verdict("unknown", "other_section")
     return Verdict("normal", "normal_statement")
+
+
+def _rule(affirmed: str) -> str:
+    """The first rule that fires on a clause; "" if none does."""
+    if not report_clauses.FINDING.search(affirmed):
+        return next((rule for rule, pattern in _DIVIDED.items() if pattern.search(affirmed)), "")
+    return next(rule for rule, pattern in _FINDINGS.items() if pattern.search(affirmed))
 
 
 def _join(texts: Iterable[str]) -> str:

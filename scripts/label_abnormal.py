@@ -3,7 +3,9 @@
 python scripts/label_abnormal.py --reports /data/mimic-cxr-reports.zip --output abnormal.csv
 python scripts/label_abnormal.py --findings mimic-cxr-2.0.0-chexpert.csv.gz --output abnormal.csv
 
---reports: MIMIC-CXR's: the published archive, or a folder of files/p10/p10000032/s50414267.txt.
+--reports: MIMIC-CXR's archive or a folder of files/p10/p10000032/s50414267.txt; another folder or
+archive (.zip, .tar, .tgz) of .txt files, whose names are ids of studies, or of Open-i's .xml; or a
+CSV with a column of texts (report, text), or of findings and impressions, and one of ids.
 --findings: the CheXpert or NegBio table of MIMIC-CXR, or the table of ChestX-ray14 or Kermany.
 
 Writes one row a study, or a film where the table has films: its ids, abnormal (1, 0, or nothing
@@ -20,7 +22,7 @@ from configs import writing
 from scripts import cli
 
 FLAGS = {
-    "reports": "folder or .zip archive of reports",
+    "reports": "folder, archive (.zip, .tar, .tgz) or CSV of reports",
     "findings": "table of findings, CSV or CSV.gz",
     "devices": "what tubes, lines and devices alone are: unknown (default), normal or abnormal",
     "output": "CSV to be written",
@@ -53,11 +55,11 @@ def label_abnormal(
 
     if reports:
         workers = len(os.sched_getaffinity(0))
-        columns = ("study_id", "subject_id")
-        rows, ignored = report_files.label_reports(
+        columns, rows, ignored = report_files.label_reports(
             source, workers, lambda total: cli.progress(total, what="reports")
         )
-        print(f"{len(rows)} reports in {source}; {ignored} other files there were ignored")
+        counted = "films of reports" if columns[0] == "image_id" else "reports"
+        print(f"{len(rows)} {counted} in {source}; {ignored} other files there were ignored")
     else:
         dataset, columns, rows = datasets.read_labels(source)
         print(f"{len(rows)} rows in {source}, a table as {dataset} has it")

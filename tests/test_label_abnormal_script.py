@@ -193,5 +193,5 @@ def test_flags_that_cannot_work(tmp_path, monkeypatch, changes, message):
 def test_errors_are_sentences(tmp_path):
     result = run("--reports", tmp_path, "--output", tmp_path / "abnormal.csv")
     assert result.returncode == 1
-    assert result.stderr.startswith(f"error: no report in {tmp_path}, but 0 other files; expected")
+    assert result.stderr.startswith(f"error: no report in {tmp_path}, among 0 files; expected")
     assert not (tmp_path / "abnormal.csv").exists()

@@ -1,14 +1,17 @@
 """Folders and archives of reports: all of them labelled, whatever they are, and none shown."""
 
 import contextlib
+import gzip
+import io
 import os
+import tarfile
 import types
 import zipfile
 
 import fsspec
 import pytest
 
-from input_pipeline import report_files, reports
+from input_pipeline import report_files, report_sources, reports
 from input_pipeline.report_files import label_reports
 
 NORMAL = b"FINAL REPORT\n FINDINGS:  The lungs are clear. No pleural effusion.\n"
@@ -46,8 +49,17 @@ def write_zip(path, contents):
     return str(path)
 
 
+def write_tar(path, contents, mode="w:gz"):
+    with tarfile.open(path, mode) as archive:
+        for inner, data in contents.items():
+            info = tarfile.TarInfo(inner)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return str(path)
+
+
 def label(path, workers=2):
-    """Verdicts by study, and what was ignored; the bar must have moved to its end."""
+    """Verdicts by first id, and what was ignored; the bar must have moved to its end."""
     bar = types.SimpleNamespace(total=None, n=0)
 
     def progress(total):
@@ -55,17 +67,19 @@ def label(path, workers=2):
         bar.update = lambda count: setattr(bar, "n", bar.n + count)
         return contextlib.nullcontext(bar)
 
-    found, ignored = label_reports(path, workers, progress)
-    assert bar.n == bar.total == len(found)
-    assert list(found) == sorted(found)
-    return {study: tuple(verdict) for (study, _), verdict in found.items()}, ignored
+    columns, found, ignored = label_reports(path, workers, progress)
+    assert bar.n == bar.total and list(found) == sorted(found)
+    assert all(len(ids) == len(columns) for ids in found)
+    return {ids[0]: tuple(verdict) for ids, verdict in found.items()}, ignored
 
 
-@pytest.mark.parametrize("kind", ["folder", "zip", "memory"])
+@pytest.mark.parametrize("kind", ["folder", "zip", "tar", "tgz", "memory"])
 def test_every_report_gets_a_verdict(tmp_path, kind):
     contents = REPORTS | OTHERS
     if kind == "zip":
         path = write_zip(tmp_path / "mimic-cxr-reports.ZIP", contents)
+    elif kind in ("tar", "tgz"):
+        path = write_tar(tmp_path / f"in.{kind}", contents, {"tar": "w", "tgz": "w:gz"}[kind])
     else:
         path = write(tmp_path / "in", contents)
     if kind == "memory":
@@ -100,14 +114,14 @@ def test_only_some_reports_are_in_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(report_files, "_CHUNK", 2)
     contents = {name(50_000_000 + i): NORMAL for i in range(60)}
     read, most, done = [], [], []
-    attempt = report_files._try
+    attempt = report_sources._try
 
     def counted(*arguments):
         read.append(arguments)
         most.append(len(read) - len(done))
         return attempt(*arguments)
 
-    monkeypatch.setattr(report_files, "_try", counted)
+    monkeypatch.setattr(report_sources, "_try", counted)
     bar = types.SimpleNamespace(update=lambda count: done.extend([None] * count))
     path = write(tmp_path, contents)
     label_reports(path, 1, lambda total: contextlib.nullcontext(bar))
@@ -157,8 +171,8 @@ def test_an_error_of_ours_tells_nothing_of_the_report(monkeypatch):
 @pytest.mark.parametrize(
     ("contents", "message"),
     [
-        (OTHERS, r"no report in .*, but 2 other files; expected a folder with files such as files"),
-        ({}, "but 0 other files; .* or the archive mimic-cxr-reports.zip itself"),
+        (OTHERS, r"no report in .*, among 2 files; expected reports as \.txt or, of Open-i, as"),
+        ({"a.txt": NORMAL, "b.xml": b"<a/>"}, r"1 \.txt and 1 \.xml in .*; expected .* only one"),
         (
             {name(50000001): NORMAL, "copy/" + name(50000001): NORMAL},
             r"copy/files/p10/p10000032/s50000001\.txt and .* are reports of one study",
@@ -182,11 +196,11 @@ def test_what_is_no_folder_or_archive_is_refused(tmp_path):
     with pytest.raises(NotADirectoryError):
         label(str(tmp_path / "file.txt"))
     (tmp_path / "file.zip").write_text("x")
-    with pytest.raises(ValueError, match=r"file\.zip is no whole ZIP archive"):
+    with pytest.raises(ValueError, match=r"file\.zip is no whole archive"):
         label(str(tmp_path / "file.zip"))
 
 
-def kill(_):
+def kill(*_):
     os.kill(os.getpid(), 9)
 
 
@@ -194,3 +208,105 @@ def test_a_process_that_dies_ends_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr(report_files, "_label", kill)
     with pytest.raises(OSError, match="a process that labels reports was ended"):
         label(write(tmp_path, {name(50000001): NORMAL}))
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "tgz"])
+def test_plain_texts_are_known_by_their_names(tmp_path, kind):
+    contents = {"a/one.txt": NORMAL, "b/two.TXT": ABNORMAL, "._one.txt": b"\0", "LICENSE.txt": b"x"}
+    writers = {"folder": write, "zip": write_zip, "tgz": write_tar}
+    path = writers[kind](tmp_path / f"in.{kind}", contents)
+    found, _ = label(path)
+    assert {name: verdict for name, (verdict, _) in found.items()} == {
+        "one": "normal", "two": "abnormal"
+    }  # fmt: skip
+    assert label_reports(path, 1, lambda _: contextlib.nullcontext(BAR)).columns == ("study_id",)
+
+
+BAR = types.SimpleNamespace(update=lambda count: None)
+OPENI = """<eCitation><uId id="CXR1"/><AbstractText Label="INDICATION">Edema</AbstractText>
+<AbstractText Label="FINDINGS">{}</AbstractText>{}</eCitation>"""
+
+
+def test_reports_of_openi_label_the_films_that_they_name(tmp_path):
+    images = '<parentImage id="CXR1_1_IM-0001-3001"/><parentImage id="CXR1_1_IM-0001-4001"/>'
+    contents = {
+        "ecgen/1.xml": OPENI.format("Lungs are clear.", images).encode(),
+        "ecgen/2.xml": OPENI.format("Edema.", "").encode(),
+        "ecgen/3.xml": b"<eCitation>",
+        "ecgen/4.xml": b'<!DOCTYPE a [<!ENTITY a "b">]><a>&a;</a>',
+    }
+    path = write_tar(tmp_path / "in.tgz", contents)
+    columns, found, _ = label_reports(path, 1, lambda _: contextlib.nullcontext(BAR))
+    assert columns == ("image_id", "study_id")
+    assert {ids: label for ids, (label, _) in found.items()} == {
+        ("CXR1_1_IM-0001-3001", "1"): "normal",
+        ("CXR1_1_IM-0001-4001", "1"): "normal",
+        ("2", "2"): "abnormal",
+        ("3", "3"): "unknown",
+        ("4", "4"): "unknown",
+    }
+
+
+@pytest.mark.parametrize(
+    ("header", "columns"),
+    [
+        ("Report_ID,Report,Patient ID", ("study_id", "subject_id")),
+        ("image_id,text,study_id", ("image_id", "study_id")),
+        ("filename,FINDINGS,Impression", ("image_id",)),
+    ],
+)
+def test_tables_of_reports(tmp_path, header, columns):
+    rows = f'{header}\nx,"The lungs are clear.\nNo effusion.",7\ny,,\nz,No effusion. Scoliosis.,8\n'
+    (tmp_path / "t.csv").write_text("\ufeff" + rows)
+    (tmp_path / "t.csv.gz").write_bytes(gzip.compress(rows.encode()))
+    for name in ("t.csv", "t.csv.gz"):
+        path = str(tmp_path / name)
+        assert label_reports(path, 1, lambda _: contextlib.nullcontext(BAR)).columns == columns
+        found, _ = label(path)
+        assert [found[one][0] for one in "xyz"] == ["normal", "unknown", "abnormal"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("id,value\na,b\n", r"no table of reports: expected a column of texts .* There are: id, v"),
+        ("report\nClear.\n", "and one of ids"),
+        ("id,report\na,Clear.\na,Clear.\n", "row 3 of .* is the second of a"),
+        ("id,report\n,Clear.\n", "row 2 of .* lacks an id"),
+        ("id,report\n", "has no rows"),
+        ("", r"There are: \(none\)"),
+    ],
+)
+def test_tables_that_are_none_of_reports(tmp_path, text, message):
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        label(str(tmp_path / "t.csv"))
+
+
+def test_links_of_archives_are_ignored_and_no_name_is_a_path(tmp_path):
+    secret = tmp_path / "secret.txt"
+    secret.write_bytes(ABNORMAL)
+    path = tmp_path / "in.tar"
+    write_tar(path, {str(tmp_path / "made.txt"): NORMAL, "../up.txt": NORMAL}, "w")
+    with tarfile.open(path, "a") as archive:
+        for name, kind in (("soft.txt", tarfile.SYMTYPE), ("hard.txt", tarfile.LNKTYPE)):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, str(secret)
+            archive.addfile(info)
+    found, _ = label(str(path))
+    assert found.keys() == {"made", "up"} and {label for label, _ in found.values()} == {"normal"}
+    assert {path.name for path in tmp_path.iterdir()} == {"secret.txt", "in.tar"}
+
+
+def test_what_an_archive_unpacks_to_is_bounded(tmp_path):
+    """A long member is read in part, and a header of many bytes, which tarfile reads whole, not."""
+    path = write_tar(tmp_path / "in.tgz", {"a.txt": bytes(50_000_000), "b.txt": NORMAL})
+    assert label(path)[0]["b"] == ("normal", "normal_statement")
+    info = tarfile.TarInfo("c.txt")
+    info.type, info.size = tarfile.XHDTYPE, 2**33
+    (tmp_path / "bomb.tar").write_bytes(info.tobuf(tarfile.GNU_FORMAT) + bytes(10_000))
+    with pytest.raises(ValueError, match=r"no whole archive .a header of 8589934592 bytes"):
+        label(str(tmp_path / "bomb.tar"))
+    (tmp_path / "cut.tgz").write_bytes((tmp_path / "in.tgz").read_bytes()[:-200])
+    with pytest.raises(ValueError, match=r"cut\.tgz is no whole archive"):
+        label(str(tmp_path / "cut.tgz"))
