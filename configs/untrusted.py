@@ -3,9 +3,12 @@
 It stands here because the three packages import nothing in common but `configs`.
 """
 
+import dataclasses
 import functools
 import gzip
-import json
+import math
+import re
+from collections.abc import Iterator
 from typing import IO, Any, TypeVar
 
 Checked = TypeVar("Checked")
@@ -13,19 +16,24 @@ Checked = TypeVar("Checked")
 MAX_JSON_BYTES = 64 << 20  # a manifest of a store of all MIMIC-CXR takes 0.1 MB
 # Of a table when unpacked. MIMIC-CXR's largest has 377,110 rows of 12 values, in 0.06 GB.
 MAX_TABLE_BYTES, MAX_ROWS, MAX_COLUMNS, MAX_CELLS = 1 << 30, 10_000_000, 10_000, 200_000_000
+# Of a schema (`__pydantic_config__`): whether there may be fields that it does not name
+OPEN = {"extra": "allow", "allow_inf_nan": False}
+CLOSED = {"extra": "forbid", "allow_inf_nan": False}
 _MOST_PROBLEMS = 5  # that an error names
 
 
-def read_json(data: bytes, schema: type[Checked], file: str, advice: str) -> Checked:
+def read_json(
+    data: bytes, schema: type[Checked], file: str, advice: str, most: int = MAX_JSON_BYTES
+) -> Checked:
     """The content of a JSON file, if it is what the schema says.
 
     Args:
-        data: the whole file.
-        schema: a dataclass or a TypedDict. Types are taken strictly, but for integers where floats
-            are expected, and lists where tuples are. Its `__pydantic_config__` may say how strict
-            it is about fields that it does not have; what it does not say is as in pydantic.
+        data: the whole file, or more of it than `most`.
+        schema: a dataclass or a TypedDict, `OPEN` or `CLOSED`. Types are taken strictly, but for
+            integers where floats are expected, and lists where tuples are.
         file: its name, for the error.
         advice: what to do about a wrong file, likewise.
+        most: bytes that it may have.
 
     Raises:
         ValueError: it is too large, no JSON, nested too deeply, lacks a field, has one of another
@@ -34,20 +42,58 @@ def read_json(data: bytes, schema: type[Checked], file: str, advice: str) -> Che
     """
     from pydantic import ValidationError  # 0.1 s that only those who read such a file pay
 
-    if len(data) > MAX_JSON_BYTES:
-        raise ValueError(f"{file} has {len(data)} bytes; expected at most {MAX_JSON_BYTES}")
+    if len(data) > most:
+        raise ValueError(f"{file} has more than {most:,} bytes, the most that is read: {advice}")
+    # Names of files need not be UTF-8: what of them is not is a lone surrogate in Python, which
+    # pydantic does not take. Behind another one it is a character of a private plane.
+    paired = _ESCAPE.sub(_pair, data) if re.search(rb"\\u[dD][cC]", data) else data
     try:
-        checked = _adapter(schema).validate_json(data, strict=True)
+        checked = _adapter(schema).validate_json(paired, strict=True)
     except ValidationError as error:
         problems = [_problem(found) for found in error.errors(include_url=False)]
         more = [f"{len(problems) - _MOST_PROBLEMS} more"] if problems[_MOST_PROBLEMS:] else []
         said = "; ".join(problems[:_MOST_PROBLEMS] + more)
         raise ValueError(f"{file}: {said}: {advice}") from None
-    try:  # also what the schema leaves open
-        json.dumps(checked, default=vars, allow_nan=False)
-    except ValueError as error:
-        raise ValueError(f"{file} holds a number that is not finite: {advice}") from error
-    return checked
+    for field, value in _not_finite(checked):  # also where the schema leaves it open
+        raise ValueError(f"{file}: {field} is {value}, expected a finite number: {advice}")
+    return checked if len(paired) == len(data) else _unpair(checked)
+
+
+# An escape of JSON: two surrogates that are a character, one alone as of `surrogateescape`, another
+_ESCAPE = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][cC][89a-fA-F])|.)"
+)
+_ALONE = {0x10FC00 + byte: 0xDC00 + byte for byte in range(128, 256)}
+
+
+def _pair(escape: re.Match[bytes]) -> bytes:
+    return rb"\udbff" * bool(escape[1]) + escape[0]
+
+
+def _unpair(value: Any) -> Any:
+    """Undoes `_pair` in whatever a schema makes."""
+    match value:
+        case str():
+            return value.translate(_ALONE)
+        case dict():
+            return {_unpair(name): _unpair(one) for name, one in value.items()}
+        case list() | tuple():
+            return type(value)(map(_unpair, value))
+    if dataclasses.is_dataclass(value):
+        return dataclasses.replace(value, **_unpair(vars(value)))
+    return value
+
+
+def _not_finite(value: Any, field: str = "") -> Iterator[tuple[str, float]]:
+    """Every number in nested dicts and lists that is not finite, with the names that lead to it."""
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            yield printable(field.removeprefix(".")), value
+    elif isinstance(value, dict | list):
+        pairs = value.items() if isinstance(value, dict) else enumerate(value)
+        for name, one in pairs:
+            if not isinstance(one, str):
+                yield from _not_finite(one, f"{field}.{name}")
 
 
 @functools.cache
@@ -59,13 +105,14 @@ def _adapter(schema: type) -> Any:
 
 def _problem(found: Any) -> str:
     """One finding of pydantic as words: which field, what was found, what was expected."""
-    field = ".".join(printable(str(part)) for part in found["loc"])
+    field = ".".join(printable(str(part)) for part in found["loc"])[:100]
     said = found["msg"].removeprefix("Value error, ")
+    said = said if len(said) < 300 else f"{said[:300]}..."
     said = printable(said[:1].lower() + said[1:]).replace("input should be", "expected")
     match found["type"]:
         case "missing":
             return f"{field} is missing"
-        case "extra_forbidden":
+        case "extra_forbidden" | "unexpected_keyword_argument":
             return f"{field} is not expected"
         case "json_invalid":
             return f"it is no JSON ({said.removeprefix('invalid JSON: ')})"

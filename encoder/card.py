@@ -4,16 +4,20 @@ So that nobody has to remember it, or guess.
 """
 
 import dataclasses
-import json
+import math
 import os
 import pathlib
-import types
-import typing
-from typing import Any
+import re
+from typing import Annotated, ClassVar, NotRequired
 
+from annotated_types import Interval
+from typing_extensions import TypedDict
+
+from configs import untrusted
 from encoder.efficientnet import VARIANTS, embedding_widths
 
 FORMAT_VERSION = 1
+MAX_RESOLUTION, MAX_HEAD_WIDTH = 4096, 1 << 16  # of what memory holds, whatever a card says
 CARD, CHECKPOINT = "card.json", "checkpoint"  # what a bundle holds
 
 
@@ -44,6 +48,8 @@ class Card:
         checkpoint_bytes: size of the checkpoint's files, likewise; finds a broken download early.
     """
 
+    __pydantic_config__: ClassVar = untrusted.CLOSED
+
     variant: str
     head_width: int | None
     projection: str | None
@@ -69,6 +75,21 @@ class Card:
         """Raises ValueError where fields contradict one another."""
         if self.variant not in VARIANTS:
             raise ValueError(f"card: variant is {self.variant!r}, expected one of {[*VARIANTS]}")
+        for name, value, most in [
+            ("resolution", self.resolution, MAX_RESOLUTION),
+            ("head_width", self.head_width or 1, MAX_HEAD_WIDTH),
+        ]:
+            if not 1 <= value <= most:
+                raise ValueError(f"card: {name} is {value}, expected 1 to {most}")
+        for name, values, least in [("mean", self.mean, -math.inf), ("std", self.std, 0)]:
+            if not all(least < value < math.inf for value in values):
+                wanted = "finite" if least else "positive, and finite"
+                raise ValueError(f"card: {name} is {values}, expected it {wanted}")
+        if not re.fullmatch("([0-9a-f]{64})?", self.digest) or self.checkpoint_bytes < 0:
+            raise ValueError(
+                f"card: digest is {self.digest[:80]!r} and checkpoint_bytes "
+                f"{self.checkpoint_bytes}, expected 64 hexadecimal digits and no negative number"
+            )
         offered = embedding_widths(self.variant, self.head_width, self.projection is not None)
         if [*self.embeddings.items()] != [*offered.items()]:  # the first is the default
             raise ValueError(
@@ -76,10 +97,14 @@ class Card:
                 f"{self.head_width} and projection={self.projection} offers {offered}: correct "
                 "whichever is wrong"
             )
-        if self.resolution <= 0 or min(self.std) <= 0:
-            raise ValueError(
-                f"card: resolution {self.resolution} and std {self.std} must be positive"
-            )
+
+
+class _Versioned(TypedDict):
+    """What cards of all versions have."""
+
+    __pydantic_config__ = untrusted.OPEN
+
+    format_version: NotRequired[Annotated[int, Interval(ge=0, le=1000)]]
 
 
 def load_card(path: str | os.PathLike) -> Card:
@@ -88,53 +113,20 @@ def load_card(path: str | os.PathLike) -> Card:
     Raises:
         FileNotFoundError: there is no card.
         ValueError: it is not JSON, its format is newer than this program, or a field is missing,
-            unknown, of another type or contradicts the others.
+            unknown, of another type, out of range or contradicts the others.
     """
     file = pathlib.Path(path) / CARD
     if not file.is_file():
         raise FileNotFoundError(
             f"{file} not found: expected a weights bundle, a folder with {CARD} and {CHECKPOINT}/"
         )
-    try:
-        fields = json.loads(file.read_text())
-    except ValueError as error:
-        raise ValueError(f"{file} is no JSON: {error}; make the bundle again") from None
-    hints = typing.get_type_hints(Card)
-    if not isinstance(fields, dict):
-        raise ValueError(f"{file} holds a {type(fields).__name__}, expected fields {[*hints]}")
-    version = fields.get("format_version")
-    if isinstance(version, int) and version > FORMAT_VERSION:
+    with file.open("rb") as stream:
+        data = stream.read(untrusted.MAX_JSON_BYTES + 1)
+    advice = "make or fetch the bundle again"
+    version = untrusted.read_json(data, _Versioned, str(file), advice).get("format_version", 0)
+    if version > FORMAT_VERSION:
         raise ValueError(
             f"{file} has format_version {version}, this program reads up to {FORMAT_VERSION}: "
             "update cxr-embeddings"
         )
-    fields = {"preset_version": 1, "settings": {}} | fields  # which older cards do not have
-    problems = [f"missing: {name}" for name in hints if name not in fields]
-    for name, value in fields.items():
-        if name not in hints:
-            problems.append(f"not expected: {name}")
-        elif not _fits(value, hints[name]):
-            problems.append(f"{name} is {value!r}, expected {hints[name]}")
-    if problems:
-        raise ValueError(f"{file} does not fit the format of cards:\n  " + "\n  ".join(problems))
-    for name in ("mean", "std"):
-        fields[name] = tuple(map(float, fields[name]))
-    return Card(**fields)
-
-
-def _fits(value: object, hint: Any) -> bool:
-    """Whether a value out of JSON is of a type; lists stand for tuples and integers for floats."""
-    parts = typing.get_args(hint)
-    match typing.get_origin(hint):
-        case types.UnionType:
-            return any(_fits(value, part) for part in parts)
-        case kind if kind is dict:
-            return isinstance(value, dict) and all(_fits(v, parts[1]) for v in value.values())
-        case kind if kind is list:
-            return isinstance(value, list) and all(_fits(v, parts[0]) for v in value)
-        case kind if kind is tuple:
-            same_length = isinstance(value, list) and len(value) == len(parts)
-            return same_length and all(map(_fits, value, parts))
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    return type(value) is hint
+    return untrusted.read_json(data, Card, str(file), advice)

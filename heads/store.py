@@ -1,14 +1,19 @@
 """A trained head on the disk: an Orbax checkpoint beside a card that says what it is."""
 
+import itertools
 import json
+import math
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import numpy as np
+from annotated_types import Gt, Interval, Len
+from typing_extensions import TypedDict
 
+from configs import untrusted
 from heads.candidates import Trained
 from heads.head import Head
 
@@ -30,11 +35,49 @@ ENCODER = {
 }
 
 
+MAX_NUMBERS = 1 << 28  # of a head, by the shapes that its card says: 1 GB
+
+
+class Encoder(TypedDict, total=False):
+    """The identity of the run that made the embeddings: the fields that something is read from."""
+
+    __pydantic_config__ = untrusted.OPEN
+
+    weights_digest: str
+    projection: str | None
+    variant: str
+    embedding: str
+    resolution: int
+    preset: str
+    preset_version: int
+    mean: list[float]
+    std: list[float]
+    views: list[str] | None
+    dtype: str
+
+
+class Card(TypedDict):
+    """What something is read from, of a head's card; it says more."""
+
+    __pydantic_config__ = untrusted.OPEN
+
+    card_version: Annotated[int, Interval(ge=0, le=1000)]
+    findings: Annotated[list[Annotated[str, Len(1, 1000)]], Len(1)]
+    hidden: Annotated[list[Annotated[int, Interval(ge=1, le=2**20)]], Len(0, 16)]
+    width: Annotated[int, Interval(ge=1, le=2**28)]
+    temperatures: dict[str, Annotated[float, Gt(0)]]
+    thresholds: dict[str, Annotated[dict[str, float | None], Len(1)]]
+    encoder: Encoder | None
+    embeddings_dtype: Literal["float32", "float16"]
+    per_study: str
+    studies_from_paths: bool
+
+
 class Saved(NamedTuple):
     """A head that was read: what it computes with, and its card."""
 
     trained: Trained
-    card: dict[str, Any]
+    card: Card
 
 
 def save(folder: str | os.PathLike, trained: Trained, card: Mapping[str, Any]) -> None:
@@ -59,35 +102,48 @@ def save(folder: str | os.PathLike, trained: Trained, card: Mapping[str, Any]) -
     (path / CARD).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
+def read_card(folder: str | os.PathLike) -> Card:
+    """Reads a head's card.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is damaged, contradicts itself, or is of another version.
+    """
+    path = pathlib.Path(folder).absolute() / CARD
+    if not path.is_file():
+        raise FileNotFoundError(f"no {CARD} in {folder}; expected a folder of train_head.py")
+    with path.open("rb") as stream:
+        data = stream.read(untrusted.MAX_JSON_BYTES + 1)
+    advice = "this is no card of a head: train it again, or fetch it again"
+    card = untrusted.read_json(data, Card, str(path), advice)
+    version, findings = card["card_version"], card["findings"]
+    if version != CARD_VERSION:
+        raise ValueError(
+            f"{path} has version {version}, expected {CARD_VERSION}: it is of another version of "
+            "this program"
+        )
+    for name in ("temperatures", "thresholds"):
+        if lacking := {*findings} - card[name].keys():
+            raise ValueError(f"{path} has no {name} of {min(lacking)[:80]!r}: {advice}")
+    sizes = [card["width"], *card["hidden"], len(findings)]
+    if (numbers := sum(math.prod(pair) for pair in itertools.pairwise(sizes))) > MAX_NUMBERS:
+        raise ValueError(
+            f"{path} says a head of {numbers:,} numbers; expected at most {MAX_NUMBERS:,}: {advice}"
+        )
+    return card
+
+
 def load(folder: str | os.PathLike) -> Saved:
     """Reads a head.
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: it is damaged, or of a newer version.
+        ValueError: its card or its numbers are damaged, or of another version.
     """
     from orbax import checkpoint as ocp
 
-    path = pathlib.Path(folder).absolute()
-    if not (path / CARD).is_file():
-        raise FileNotFoundError(f"no {CARD} in {folder}; expected a folder of train_head.py")
-    try:
-        card = json.loads((path / CARD).read_text())
-        version, findings = card["card_version"], list(card["findings"])
-        hidden, width = tuple(map(int, card["hidden"])), int(card["width"])
-        for finding in findings:
-            float(card["temperatures"][finding]), dict(card["thresholds"][finding])
-        for key in ("encoder", "per_study", "studies_from_paths", "embeddings_dtype"):
-            card[key]
-    except (ValueError, LookupError, TypeError) as error:
-        raise ValueError(
-            f"{path / CARD} is no card of a head ({type(error).__name__}: {error}): train it again"
-        ) from error
-    if version != CARD_VERSION:
-        raise ValueError(
-            f"{path / CARD} has version {version}, expected {CARD_VERSION}: it is of another "
-            "version of this program"
-        )
+    path, card = pathlib.Path(folder).absolute(), read_card(folder)
+    findings, hidden, width = card["findings"], tuple(card["hidden"]), card["width"]
     head = Head(len(findings), hidden)
     shapes = jax.eval_shape(head.init, jax.random.key(0), np.zeros((1, width), np.float32))
     vector = jax.ShapeDtypeStruct((width,), np.float32)

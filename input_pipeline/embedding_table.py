@@ -13,19 +13,35 @@ import os
 import shutil
 import struct
 from collections.abc import Iterator, Sequence
-from typing import IO, Any
+from typing import IO, Annotated, Any, Literal
 
 import numpy as np
+from annotated_types import Len
 from jaxtyping import Float, Shaped
+from typing_extensions import TypedDict
 
-from configs import writing
+from configs import untrusted, writing
 from input_pipeline import files, run_folder
 from input_pipeline.embedding_files import Rows, is_embedding_file, read_ahead
 from input_pipeline.embedding_folders import Folder, open_folders, shared_manifest
 
-TABLE_VERSION = 1
+TABLE_VERSION = 2
 DTYPES = ("float32", "float16")
+MAX_INDEX_BYTES = 4 << 30  # of 10 million films with long paths
 _INDEX_LENGTH = struct.Struct("<Q")
+
+
+class _Index(TypedDict):
+    """What is written behind the rows."""
+
+    __pydantic_config__ = untrusted.OPEN
+
+    key: str
+    dtype: Literal["float32", "float16"]
+    shape: Annotated[list[run_folder.Count], Len(2, 2)]
+    image_id: list[str]
+    digest: str
+    rejected: list[tuple[str, str]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,17 +116,21 @@ def read_table(
     name = hashlib.sha256(b"\0".join(sources)).hexdigest()[:16]
     place = os.path.join(cache, f"{name}-{dtype}.table")
 
-    table = _open(place, key)
+    said = {
+        "encoder": encoder,
+        "complete": complete,
+        "folders": [one.folder for one in folders],
+    }
+    table = _open(place, key, said)
     if table is None:
         with _write_errors(cache), _alone_in(cache):
-            table = _open(place, key)  # another reader may have made it meanwhile
+            table = _open(place, key, said)  # another reader may have made it meanwhile
             if table is None:
-                facts = {"key": key, "encoder": encoder, "complete": complete}
-                _make(place, folders, dtype, facts)
-                table = _open(place, key)
+                _make(place, folders, dtype, key)
+                table = _open(place, key, said)
     if table is None:
         raise OSError(errno.EIO, "the table of the embeddings is damaged as soon as written", place)
-    return dataclasses.replace(table, folders=[one.folder for one in folders])
+    return table
 
 
 def _own_cache(folder: str) -> str:
@@ -124,28 +144,34 @@ def _own_cache(folder: str) -> str:
     return cache
 
 
-def _open(place: str, key: str) -> EmbeddingTable | None:
-    """Maps a table that was made with this key; None where there is none."""
+def _open(place: str, key: str, said: dict[str, Any]) -> EmbeddingTable | None:
+    """Maps a table that was made with this key; None where there is none that is whole.
+
+    Args:
+        place: of its file.
+        key: what it must have been made with.
+        said: what its file is not asked: `encoder`, `complete` and `folders`.
+    """
     try:
         with open(place, "rb") as stream:
             end = stream.seek(-_INDEX_LENGTH.size, os.SEEK_END)
             (length,) = _INDEX_LENGTH.unpack(stream.read())
             stream.seek(end - length)
-            index = json.loads(stream.read(length))
-            if index["key"] != key:
+            data = stream.read(min(length, MAX_INDEX_BYTES + 1))
+            index = untrusted.read_json(data, _Index, place, "", MAX_INDEX_BYTES)
+            if index["key"] != key or len(index["image_id"]) != index["shape"][0]:
                 return None
             rows = np.memmap(stream, index["dtype"], "r", shape=tuple(index["shape"]))
             if rows.nbytes != end - length:
                 return None
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, OverflowError):
         return None
     return EmbeddingTable(
         image_id=np.array(index["image_id"], object),
         embedding=rows,
-        encoder=index["encoder"],
-        complete=index["complete"],
         digest=index["digest"],
-        rejected=[(name, reason) for name, reason in index["rejected"]],
+        rejected=index["rejected"],
+        **said,
     )
 
 
@@ -173,15 +199,15 @@ def _alone_in(cache: str) -> Iterator[None]:
         yield
 
 
-def _make(place: str, folders: Sequence[Folder], dtype: str, facts: dict[str, Any]) -> None:
-    """Writes the table of these folders, with `facts` in its index."""
+def _make(place: str, folders: Sequence[Folder], dtype: str, key: str) -> None:
+    """Writes the table of these folders, with `key` in its index."""
     needed = sum(file.size for one in folders for file in one.files) * np.dtype(dtype).itemsize // 4
     free = shutil.disk_usage(os.path.dirname(place)).free
     if needed > free:
         missing = f"about {needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free"
         raise OSError(errno.ENOSPC, missing)
     with writing.whole_file(place) as stream:
-        index = json.dumps(facts | _write_rows(stream, folders, dtype)).encode()
+        index = json.dumps({"key": key} | _write_rows(stream, folders, dtype)).encode()
         stream.write(index + _INDEX_LENGTH.pack(len(index)))
 
 

@@ -144,7 +144,7 @@ def write_parquet(
 def _rejected(source: Source) -> bytes:
     """The source's table of films without an embedding, which belongs to the copy, too."""
     try:
-        return files.read_bytes(f"{source.folder}/rejected.csv")
+        return files.read_table(f"{source.folder}/rejected.csv")
     except FileNotFoundError:
         return writing.encode_table(run_folder.REJECTED, [])
 

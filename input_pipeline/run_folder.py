@@ -14,8 +14,12 @@ import re
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, NotRequired
 
+from annotated_types import Interval, Len
+from typing_extensions import TypedDict
+
+from configs import untrusted
 from input_pipeline import files
 
 REJECTED = ("image_id", "reason", "detail", "tries")  # columns of rejected.csv
@@ -26,6 +30,51 @@ UNSAID = {"preset_version": 1}  # what a manifest means that was written before 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # of file systems without locks
 PASSING = ("unreadable", "crashed", "timed_out", "failed")  # reasons that another run may not meet
 TRIES = 3  # runs that end with such a reason, after which the film counts as rejected for good
+
+
+Count = Annotated[int, Interval(ge=0, lt=2**63)]
+
+
+class Identity(TypedDict, total=False):
+    """What made a folder: the fields that something is read from. There are more."""
+
+    __pydantic_config__ = untrusted.OPEN
+
+    input: str | None
+    views: list[str] | None
+    preset: str
+    preset_version: int
+    shape: Annotated[list[Annotated[int, Interval(ge=1, le=2**31)]], Len(1, 4)]
+    size: Annotated[int, Interval(ge=1, le=8192)]
+    storage: str
+
+
+class GivenUp(TypedDict, total=False):
+    __pydantic_config__ = untrusted.OPEN
+
+    films: Count
+
+
+class ShardFacts(TypedDict):
+    __pydantic_config__ = untrusted.OPEN
+
+    films: Count
+    bytes: Count
+
+
+class Manifest(TypedDict):
+    """A manifest, and what those of embeddings or stores have besides."""
+
+    __pydantic_config__ = untrusted.OPEN
+
+    manifest_version: NotRequired[int]
+    complete: bool
+    identity: Identity
+    runs: list[Any]
+    embedded: NotRequired[Count]
+    retryable: NotRequired[Count]
+    given_up: NotRequired[GivenUp]
+    shards: NotRequired[dict[str, ShardFacts]]
 
 
 @contextlib.contextmanager
@@ -135,23 +184,17 @@ def refuse_links(folder: str) -> None:
                     waiting.append(entry.path)
 
 
-def read_manifest(folder: str) -> dict[str, Any] | None:
+def read_manifest(folder: str) -> Manifest | None:
     """The manifest of a run's folder; None where there is none.
 
     Raises:
         ValueError: it is not a manifest of this program.
     """
+    advice = "this is no manifest of this program: restore it, or choose another folder"
     try:
-        manifest = json.loads(files.read_bytes(f"{folder}/{MANIFEST}"))
-        dict(manifest["identity"]), list(manifest["runs"]), bool(manifest["complete"])
+        return files.read_json(f"{folder}/{MANIFEST}", Manifest, advice)
     except FileNotFoundError:
         return None
-    except (ValueError, LookupError, TypeError) as error:
-        raise ValueError(
-            f"{folder}/{MANIFEST} is no manifest of this program ({type(error).__name__}): restore "
-            "it, or choose another folder"
-        ) from error
-    return manifest
 
 
 def earlier_runs(folder: str, identity: Mapping[str, Any]) -> list[Any] | None:

@@ -10,9 +10,11 @@ import hashlib
 import json
 import posixpath
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
-from configs import paths
+from annotated_types import Len
+
+from configs import paths, untrusted
 from input_pipeline import files, run_folder, tfrecord
 from input_pipeline.film import Rejected, Skipped
 from input_pipeline.mimic_cxr import FilmRecord
@@ -32,6 +34,9 @@ class Shard(NamedTuple):
     films: Sequence[FilmRecord]
 
 
+_Four = Annotated[list[str], Len(4, 4)]
+
+
 @dataclasses.dataclass(frozen=True)
 class Summary:
     """What went into a shard.
@@ -46,14 +51,16 @@ class Summary:
         differences: where a film's file contradicts the tables: image_id, what, table, file.
     """
 
+    __pydantic_config__: ClassVar = untrusted.CLOSED
+
     name: str
     split: str
-    bytes: int
+    bytes: run_folder.Count
     sha256: str
-    films: list[list[str]]
-    lengths: list[int]
-    dropped: list[list[str]]
-    differences: list[list[str]]
+    films: list[_Four]
+    lengths: list[run_folder.Count]
+    dropped: list[_Four]
+    differences: list[_Four]
 
     def retryable(self, tries: Mapping[str, int]) -> bool:
         """Whether a film was dropped for a reason that another run may not meet.
@@ -214,10 +221,9 @@ def read_summaries(folder: str, shards: Sequence[Shard]) -> dict[str, Summary]:
     def read(shard: Shard) -> Summary | None:
         if shard.name not in sizes or f"{SUMMARIES}/{shard.name}.json" not in sizes:
             return None
-        data = files.read_bytes(_summary_path(folder, shard.name))
         try:
-            summary = Summary(**json.loads(data))
-        except (ValueError, TypeError):  # damaged: the shard is made again
+            summary = files.read_json(_summary_path(folder, shard.name), Summary, "")
+        except ValueError:  # damaged: the shard is made again
             return None
         return summary if summary.bytes == sizes[shard.name] else None
 

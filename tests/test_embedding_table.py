@@ -552,7 +552,7 @@ def test_a_stranger_manifest_is_an_error(tmp_path):
     write_some(tmp_path)
     for content in ("", "[]", '{"name": "web app"}', '{"identity": 3, "complete": true}'):
         (tmp_path / "manifest.json").write_text(content)
-        with pytest.raises(ValueError, match=r"manifest\.json is no manifest of this program"):
+        with pytest.raises(ValueError, match=r"manifest\.json: .* is no manifest of this program"):
             read_table(str(tmp_path))
 
 

@@ -189,7 +189,7 @@ def test_predict_refuses_another_width_and_damaged_heads(data):
     with pytest.raises(ValueError, match="cannot be read"):
         run_predict(embeddings=folder / "embeddings", **arguments)
     (folder / "out" / "card.json").write_text("{}")
-    with pytest.raises(ValueError, match="is no card of a head"):
+    with pytest.raises(ValueError, match="is no card of a head: train"):
         store.load(folder / "out")
 
 

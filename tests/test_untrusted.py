@@ -1,17 +1,25 @@
 """Files that were made to do harm: bounded memory, one sentence, nothing believed unchecked."""
 
 import gzip
+import json
+import math
+import pathlib
+import re
 
 import pytest
 
 from configs import untrusted
-from heads import predictions
+from encoder.card import load_card
+from encoder.sources import timm
+from heads import predictions, store
 from heads.labels import tables
-from input_pipeline import datasets, files, mimic_tables
+from input_pipeline import datasets, files, listing, mimic_tables, run_folder, shards
+
+DEMO = pathlib.Path(__file__).parents[1] / "weights/b0"
 
 BOUNDS = {"MAX_TABLE_BYTES": 100_000, "MAX_ROWS": 1000, "MAX_COLUMNS": 50, "MAX_CELLS": 5000}
 READERS = {
-    "a list of films": files.list_inputs,
+    "a list of films": listing.list_inputs,
     "a table of MIMIC-CXR": lambda path: mimic_tables.read_table(path, ("path",)),
     "a label table of a data set": datasets.read_labels,
     "a label table of a head": tables.read_table,
@@ -40,3 +48,119 @@ def test_tables_that_unpack_to_more_than_is_read(tmp_path, monkeypatch, reader, 
     plain.write_bytes(content)
     with pytest.raises(ValueError, match=f"{plain} has {found}"):
         predictions.read(tmp_path)
+
+
+# A sound file of each kind, and its reader.
+HEAD = {
+    "card_version": 1, "findings": ["Edema"], "hidden": [], "width": 4,
+    "temperatures": {"Edema": 1.5}, "thresholds": {"Edema": {"youden": 0.5, "none": None}},
+    "encoder": {"weights_digest": "abc", "views": None}, "embeddings_dtype": "float32",
+    "per_study": "none", "studies_from_paths": False, "of another version": [None],
+}  # fmt: skip
+MANIFEST = {
+    "complete": True, "runs": [], "embedded": 2, "retryable": 0, "given_up": {"films": 1},
+    "shards": {"a": {"films": 1, "bytes": 2}},
+    "identity": {"shape": [4], "size": 64, "preset": "native", "views": ["PA"], "more": [1, "x"]},
+}  # fmt: skip
+SUMMARY = {
+    "name": "a", "split": "test", "bytes": 0, "sha256": "", "films": [["i", "", "", ""]],
+    "lengths": [1], "dropped": [["i", "skipped", "view", "PA"]], "differences": [],
+}  # fmt: skip
+TIMM = {
+    "architecture": "tf_efficientnet_b0",
+    "pretrained_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3, "input_size": [3, 224, 224]},
+}
+KINDS = {
+    "weights": (json.loads((DEMO / "card.json").read_text()), "card.json", load_card),
+    "head": (HEAD, "card.json", store.read_card),
+    "manifest": (MANIFEST, "manifest.json", lambda folder: run_folder.read_manifest(str(folder))),
+    "summary": (
+        SUMMARY,
+        "a.json",
+        lambda folder: files.read_json(f"{folder}/a.json", shards.Summary, "get it again"),
+    ),
+    "timm": (TIMM, "config.json", lambda folder: timm._described(folder / "config.json")),
+}
+
+
+def spoilt(value, hostile):
+    """The value with one of its parts replaced, for each of its parts."""
+    yield hostile
+    if isinstance(value, dict | list):
+        for key in value if isinstance(value, dict) else range(len(value)):
+            for other in spoilt(value[key], hostile):
+                copy = value.copy()
+                copy[key] = other
+                yield copy
+
+
+def outcome(kind, folder, text):
+    """What a file of this kind comes to: None if it is read, else what the ValueError says."""
+    _, name, reader = KINDS[kind]
+    (folder / name).write_bytes(text)
+    try:
+        reader(folder)
+    except ValueError as error:
+        said = str(error)
+        assert str(folder / name) in said or "card: " in said
+        assert len(said) < 1000 and said.isprintable()
+        return said
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_json_made_to_do_harm_ends_in_a_sentence(tmp_path, kind):
+    """Whatever part is replaced by whatever: it is read, or a ValueError says what is wrong."""
+    sound = KINDS[kind][0]
+    assert outcome(kind, tmp_path, json.dumps(sound).encode()) is None
+    deep = b"[" * 100_000
+    for text in (b"", b"{", b"\xff\xfe", b"null", b"[]", b"3", deep, b'{"a":' + deep, b"{}" + deep):
+        assert outcome(kind, tmp_path, text)
+    hostile = [None, True, -1, 10**400, 1e308 * 10, math.nan, "\x1b[2J\u202e", "x" * 100_000, [[]]]
+    said = [
+        outcome(kind, tmp_path, json.dumps(other).encode())
+        for one in [*hostile, {"\n": {}}, 0.5, "\udc80"]
+        for other in spoilt(sound, one)
+    ]
+    assert len([one for one in said if one]) > len(said) // 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "message"),
+    [
+        ("head", {"encoder": []}, "encoder is a list, expected an object"),
+        ("head", {"encoder": [["weights_digest", "abc"]]}, "encoder is a list, expected an object"),
+        ("head", {"encoder": {"weights_digest": ["abc"]}}, "encoder.weights_digest is a list"),
+        ("head", {"encoder": {"more": math.inf}}, "encoder.more is inf, expected a finite number"),
+        ("head", {"temperatures": {"Edema": 0}}, "temperatures.Edema is 0.*greater than 0"),
+        ("head", {"temperatures": {"Edema": math.nan}}, "temperatures.Edema is nan"),
+        ("head", {"temperatures": {"Edema": math.inf}}, "temperatures.Edema is inf"),
+        ("head", {"temperatures": {}}, "has no temperatures of 'Edema'"),
+        ("head", {"thresholds": {"Edema": {"y": math.inf}}}, "thresholds.Edema.y is inf"),
+        ("head", {"thresholds": {"Edema": {}}}, "thresholds.Edema is a dict.*at least 1"),
+        ("head", {"findings": ["Edema"] * 9, "hidden": [1 << 20] * 3}, "expected at most 268,435"),
+        ("head", {"card_version": 2}, "has version 2, expected 1"),
+        ("manifest", {"embedded": -1}, "embedded is -1"),
+        ("manifest", {"identity": {"shape": [-4]}}, r"identity.shape.0 is -4"),
+        ("manifest", {"identity": {"size": 20_000}}, "identity.size is 20000.*8192"),
+        ("manifest", {"identity": []}, "identity is a list"),
+        ("manifest", {"shards": {"a": {"films": 1.5, "bytes": 1}}}, "shards.a.films is 1.5"),
+        ("summary", {"films": [["i"]]}, "films.0 is a list.*at least 4"),
+        ("timm", {"pretrained_cfg": {"mean": ["1"] * 3}}, r"pretrained_cfg.mean.0 is '1'"),
+    ],
+)
+def test_what_a_schema_refuses(tmp_path, kind, change, message):
+    said = outcome(kind, tmp_path, json.dumps(KINDS[kind][0] | change).encode())
+    assert said and re.search(message, said), said
+
+
+def test_json_that_is_too_large_is_not_parsed(tmp_path, monkeypatch):
+    monkeypatch.setattr(untrusted.read_json, "__defaults__", (1000,))
+    assert "more than 1,000 bytes" in outcome("manifest", tmp_path, b" " * 1001)
+
+
+@pytest.mark.parametrize(
+    "text", ["a\udcff", "\\udc80", "\U0001f600 \udc80", "\U0010fc80", "x\\\udc80", 'q"\\\\\udcfe\n']
+)
+def test_names_that_are_no_utf8_pass_through_json(text):
+    content = {text: [text, {text: text}]}
+    assert untrusted.read_json(json.dumps(content).encode(), dict, "", "") == content

@@ -203,21 +203,25 @@ def test_variables_of_another_network_are_not_saved(tmp_path, variables, card):
     ("changes", "message"),
     [
         ({"format_version": 2}, "format_version 2, this program reads up to 1: update"),
-        ({"preset": None}, "preset is None, expected <class 'str'>"),
-        ({"trained": 1}, "trained is 1, expected <class 'bool'>"),
-        ({"resolution": True}, "resolution is True, expected <class 'int'>"),
-        ({"resolution": 0}, "resolution 0 and std"),
-        ({"mean": [0.5]}, r"mean is \[0.5\], expected tuple\[float, float, float\]"),
-        ({"std": [1, 1, 0]}, "must be positive"),
-        ({"head_width": "4096"}, r"head_width is '4096', expected int \| None"),
+        ({"preset": None}, "preset is None, expected a valid string"),
+        ({"trained": 1}, "trained is 1, expected a valid boolean"),
+        ({"resolution": True}, "resolution is True, expected a valid integer"),
+        ({"resolution": 20_000}, "resolution is 20000, expected 1 to 4096"),
+        ({"head_width": 10**9}, "head_width is 1000000000, expected 1 to 65536"),
+        ({"mean": [0.5]}, r"mean\.1 is missing"),
+        ({"std": [1, 1, 0]}, r"std is \(1.0, 1.0, 0.0\), expected it positive, and finite"),
+        ({"mean": [1, 1, float("nan")]}, r"mean\.2 is nan, expected a finite number"),
+        ({"std": [1, 1, float("inf")]}, r"std\.2 is inf, expected a finite number"),
+        ({"head_width": "4096"}, "head_width is '4096', expected a valid integer"),
         (
             {"head_width": 1280},
             "tiny with head_width=1280 and projection=None offers",
         ),
         ({"variant": "b9"}, "variant is 'b9', expected one of"),
-        ({"colour": "blue"}, "not expected: colour"),
-        ({"licence": ...}, "missing: licence"),  # ...: left out
-        ({"dropped": [1]}, r"dropped is \[1\], expected list\[str\]"),
+        ({"colour": "blue"}, "colour is not expected"),
+        ({"licence": ...}, "licence is missing"),  # ...: left out
+        ({"dropped": [1]}, r"dropped\.0 is 1, expected a valid string"),
+        ({"digest": "../x"}, "digest is '../x'.*expected 64 hexadecimal digits"),
         ({"projection": "orthonormal:0"}, "projection=orthonormal:0 offers {'projection': 4096"),
     ],
 )
@@ -244,7 +248,7 @@ def test_what_is_no_bundle_is_said(tmp_path, bundle):
     with pytest.raises(FileNotFoundError, match="no complete weights bundle"):
         weights.load_variables(tmp_path, card)
     (bundle / "card.json").write_text("{")
-    with pytest.raises(ValueError, match="is no JSON"):
+    with pytest.raises(ValueError, match=r"card\.json: it is no JSON .*: make or fetch the"):
         load_card(bundle)
 
 

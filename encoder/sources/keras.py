@@ -5,7 +5,6 @@ Rescaling(1/255), Normalization and, with weights="imagenet", another Rescaling.
 std say the same of images in [0, 1].
 """
 
-import json
 import pathlib
 import re
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from configs import untrusted
 from encoder.efficientnet import BATCH_NORM_EPSILON
 from encoder.sources.checkpoint import IMAGENET_STD, Checkpoint, Leaf
 
@@ -53,7 +53,7 @@ def read(path: pathlib.Path) -> Checkpoint:
         raise FileNotFoundError(f"{file} not found: expected a file .weights.h5 or .keras of Keras")
     try:
         layers = _layers(h5py.File(file))
-        config = json.loads((path / "config.json").read_text()) if packed else None
+        config = _config(path / "config.json") if packed else None
         mean, std = _normalisation(layers, config)
     except Exception as error:  # a damaged file can fail anywhere
         raise ValueError(
@@ -77,6 +77,12 @@ def read(path: pathlib.Path) -> Checkpoint:
         resolution=None,
         training_data="As its maker says; Keras' own weights: photographs of ImageNet-1k.",
     )
+
+
+def _config(file: pathlib.Path) -> dict[str, Any]:
+    with file.open("rb") as stream:
+        data = stream.read(untrusted.MAX_JSON_BYTES + 1)
+    return untrusted.read_json(data, dict[str, Any], str(file), "fetch it again")
 
 
 def _layers(file: h5py.File) -> dict[str, list[h5py.Dataset]]:

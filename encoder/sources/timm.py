@@ -8,11 +8,13 @@ import math
 import pathlib
 import re
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, NotRequired
 
 import ml_dtypes
 import numpy as np
+from typing_extensions import TypedDict
 
+from configs import untrusted
 from encoder.sources import torch_file
 from encoder.sources.checkpoint import IMAGENET_MEAN, IMAGENET_STD, Checkpoint, Leaf
 
@@ -144,9 +146,27 @@ def _published(file: pathlib.Path) -> Published:
     return Published(named[0], tag, mean, std, resolution)
 
 
+class _Pretrained(TypedDict, total=False):
+    __pydantic_config__ = untrusted.OPEN
+
+    mean: list[float]
+    std: list[float]
+    input_size: list[int]
+    tag: str | None
+
+
+class _Config(_Pretrained):
+    """timm's config.json; older ones have the fields of pretrained_cfg at their top."""
+
+    architecture: str
+    pretrained_cfg: NotRequired[_Pretrained]
+
+
 def _described(config: pathlib.Path) -> Published:
+    with config.open("rb") as stream:
+        data = stream.read(untrusted.MAX_JSON_BYTES + 1)
     try:
-        fields = json.loads(config.read_text())
+        fields = untrusted.read_json(data, _Config, str(config), "fetch it again")
         given = fields.get("pretrained_cfg", fields)
         mean, std = (tuple(map(float, given[name])) for name in ("mean", "std"))
         sides = set(given["input_size"][1:])
