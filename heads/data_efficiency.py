@@ -8,7 +8,7 @@ from jaxtyping import Float, Int, Shaped
 
 from heads import candidates
 from heads.candidates import Films
-from heads.statistics import discrimination
+from heads.statistics import discrimination, metrics
 from heads.train import Recipe
 
 ELLIPSIS, ALL = "...", "all"
@@ -93,26 +93,26 @@ def measure(
 
     Returns:
         Plain JSON values: sizes, draws, findings and mean; for each finding and size the number of
-        patients (mean), of draws that count, and the AUROC's mean with its 2.5 and 97.5 percentiles
-        over them (None for fewer than five), None where none counts. The mean over findings is of
-        draws in which every finding that test can measure counts.
+        patients (mean; None where none is known), of draws that count, and the AUROC's mean with
+        its 2.5 and 97.5 percentiles over them (None for fewer than five), None where none counts.
+        The mean over findings is of draws in which every finding that test can measure counts.
     """
     testable = _both_classes(test)
     aurocs: list[np.ndarray] = []
-    patients: list[float] = []
+    patients: list[float | None] = []
     for size in sizes:
         number = 1 if size == len(films.row) else draws
         values, counts = np.full((number, len(findings)), np.nan), []
         for i in range(number):
             chosen = draw(patient_id, size, (seed, size, i))
-            counts.append(len({*patient_id[chosen]} - {""}))
+            counts.append(metrics.count_patients(patient_id[chosen])["patients"])
             logit, known = score_draw(embedding, films, chosen, tune, test, recipe)
             for j in known:
                 at = test.mask[:, j]
                 values[i, j] = discrimination.auroc(logit[at, j], test.label[at, j])
             after_draw()
         aurocs.append(values)
-        patients.append(float(np.mean(counts)))
+        patients.append(None if None in counts else float(np.mean(counts)))
 
     def curve(of_draws: Sequence[np.ndarray]) -> list[dict[str, Any]]:
         return [

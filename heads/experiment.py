@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Float64
-from scipy import special
+from jaxtyping import Float
 
 from configs import writing
 from heads import candidates, data_efficiency, predictions, store, train
@@ -80,7 +79,7 @@ class Experiment(NamedTuple):
             results, data_efficiency and comparison.
         predicted: a row for each film of tune and test.
         tested: the films that were measured.
-        probability: of them, after temperature scaling.
+        logit: of them, before temperature scaling.
     """
 
     trained: Trained
@@ -89,7 +88,7 @@ class Experiment(NamedTuple):
     measured: dict[str, Any]
     predicted: pd.DataFrame
     tested: Films
-    probability: Float64[np.ndarray, "film finding"]
+    logit: Float[np.ndarray, "film finding"]
 
 
 def films_of(examples: Examples) -> dict[str, Films]:
@@ -111,7 +110,7 @@ def studies_from_paths(examples: Examples) -> bool:
 
 
 def count(examples: Examples) -> dict[str, dict[str, Any]]:
-    """Films, known patients, and positives and negatives by finding, of each split."""
+    """Films, patients, and positives and negatives by finding, of each split."""
     counts = {}
     for split, films in films_of(examples).items():
         positive = films.label > 0
@@ -121,7 +120,7 @@ def count(examples: Examples) -> dict[str, dict[str, Any]]:
         }
         counts[split] = {
             "films": len(films.row),
-            "patients": len({*examples.patient_id[examples.split == split]} - {""}),
+            **metrics.count_patients(examples.patient_id[examples.split == split]),
             **{k: dict(zip(examples.findings, v, strict=True)) for k, v in sums.items()},
         }
     return counts
@@ -169,11 +168,6 @@ def run(
     temperatures, thresholds = (
         {finding: one[i] for finding, one in chosen.items()} for i in range(2)
     )
-    divisor = np.array([temperatures[finding] for finding in examples.findings])
-    probability = {
-        split: special.expit(one.logit.astype(np.float64) / divisor)
-        for split, one in scored.items()
-    }
     at = examples.split == tested
     measured = {
         "split": tested,
@@ -199,7 +193,7 @@ def run(
             examples.image_id[at],
             examples.patient_id[at],
             examples.findings,
-            probability[tested],
+            scored[tested].logit,
             test.label,
             test.mask,
         )
@@ -223,7 +217,8 @@ def run(
     predicted = predictions.table(
         {name: getattr(examples, name)[rows] for name in predictions.IDS},
         examples.findings,
-        np.concatenate(list(probability.values())),
+        np.concatenate([one.logit for one in scored.values()]),
+        temperatures,
         examples.label[rows],
         examples.mask[rows],
     )
@@ -234,7 +229,7 @@ def run(
         measured,
         predicted,
         films[tested],
-        probability[tested],
+        scored[tested].logit,
     )
 
 
@@ -275,7 +270,7 @@ def write(
     (partial / "left_out.csv").write_bytes(writing.encode_table(("reason", "id"), left_out))
     drawn = figures.draw(
         findings,
-        experiment.probability,
+        experiment.logit,
         experiment.tested.label,
         experiment.tested.mask,
         measured["results"],
@@ -287,7 +282,7 @@ def write(
     page.write_report(
         partial / "report.html",
         f"{kind}: {', '.join(findings) if len(findings) < 4 else f'{len(findings)} findings'}",
-        {**training, "temperatures": experiment.temperatures, **provenance},
+        {**training, "temperatures": experiment.temperatures, **_used(provenance)},
         measured["counts"],
         [tuple(note.values()) for note in measured["notes"]],
         measured["results"],
@@ -295,6 +290,19 @@ def write(
         measured["comparison"],
         drawn,
     )
+
+
+def _used(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the settings that had no part in this head."""
+    config = provenance["config"]
+    training, unused = config["training"], []
+    if training["optimizer"] == "lbfgs":
+        unused += ["seeds", "batch_size", "epochs", "learning_rate", "patience", "shuffle"]
+    if not training["hidden"]:
+        unused += ["dropout"]
+    training = {name: value for name, value in training.items() if name not in unused}
+    config = {**config, "training": training, **({} if config["sizes"] else {"draws": None})}
+    return {**provenance, "config": config}
 
 
 @contextlib.contextmanager

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float, Float32, Shaped
+from jaxtyping import Bool, Float, Float32, Float64, Shaped
+from scipy import special
 
 from configs import untrusted
 from heads.statistics import bootstrap, discrimination
@@ -18,17 +19,29 @@ IDS = ("image_id", "patient_id", "study_id", "split")
 def table(
     ids: Mapping[str, Shaped[np.ndarray, " n"]],
     findings: Sequence[str],
-    probability: Float[np.ndarray, "n finding"],
+    logit: Float[np.ndarray, "n finding"],
+    temperatures: Mapping[str, float],
     label: Float32[np.ndarray, "n finding"],
     mask: Bool[np.ndarray, "n finding"],
 ) -> pd.DataFrame:
-    """Columns of ids, then for every finding NAME_label (1, 0 or empty) and NAME_probability."""
+    """Columns of ids, then of every finding NAME_label (1, 0 or empty) and its `scores`."""
     columns: dict[str, Any] = dict(ids)
     for j, name in enumerate(findings):
         known = pd.array(np.where(mask[:, j], label[:, j], np.nan), "Float32")
         columns[f"{name}_label"] = known.astype("Int64")
-        columns[f"{name}_probability"] = probability[:, j].astype(np.float64)
+        columns |= scores(name, logit[:, j], temperatures[name])
     return pd.DataFrame(columns)
+
+
+def scores(
+    finding: str, logit: Float[np.ndarray, " n"], temperature: float
+) -> dict[str, Float64[np.ndarray, " n"]]:
+    """NAME_logit, by which films are ranked, and NAME_probability, after temperature scaling.
+
+    Probabilities round to 1 beyond a logit of 37, and films that differ are then alike.
+    """
+    exact = logit.astype(np.float64)
+    return {f"{finding}_logit": exact, f"{finding}_probability": special.expit(exact / temperature)}
 
 
 def read(folder: str | os.PathLike) -> pd.DataFrame:
@@ -43,7 +56,13 @@ def read(folder: str | os.PathLike) -> pd.DataFrame:
         raise FileNotFoundError(f"no predictions.csv in {folder}; expected a folder of train_head")
     with open(file, "rb") as stream:
         data = io.BytesIO(untrusted.read_table(stream, packed=False, file=file))
-    found = pd.read_csv(data, dtype=dict.fromkeys(IDS, str), keep_default_na=False, na_values=[""])
+    found = pd.read_csv(
+        data,
+        dtype=dict.fromkeys(IDS, str),
+        keep_default_na=False,
+        na_values=[""],
+        encoding_errors="surrogateescape",
+    )
     if not {*IDS} <= {*found} or found["image_id"].duplicated().any():
         raise ValueError(f"{file} lacks one of {', '.join(IDS)}, or names a film twice")
     return found.set_index("image_id")
@@ -56,7 +75,7 @@ def compare(
     image_id: Shaped[np.ndarray, " n"],
     patient_id: Shaped[np.ndarray, " n"],
     findings: Sequence[str],
-    probability: Float[np.ndarray, "n finding"],
+    logit: Float[np.ndarray, "n finding"],
     label: Float32[np.ndarray, "n finding"],
     mask: Bool[np.ndarray, "n finding"],
 ) -> dict[str, Any]:
@@ -69,7 +88,7 @@ def compare(
         name: of the other head.
         split: the one that is measured.
         image_id, patient_id: of this head's films of that split.
-        findings, probability, label, mask: of them.
+        findings, logit, label, mask: of them.
 
     Returns:
         Plain JSON values: `other`, `test` (which), `n` films in both, and for each finding auroc,
@@ -78,7 +97,7 @@ def compare(
 
     Raises:
         ValueError: the other head is tested on no film or finding of these, trained or chosen on
-            some, or has other labels.
+            some, has other labels, or probabilities of 0 or 1 without logits.
     """
     common = [finding for finding in findings if f"{finding}_probability" in other]
     if not common:
@@ -103,12 +122,30 @@ def compare(
             f"{differing} labels of {name} differ from this head's: compare heads with one table "
             "of labels and the same policies"
         )
-    scores = other[[f"{finding}_probability" for finding in common]].to_numpy(np.float64)
-    mine, patients = probability[both][:, at].astype(np.float64), patient_id[both]
+    theirs = _ranked(other, common, name)
+    mine, patients = logit[both][:, at].astype(np.float64), patient_id[both]
     number = bootstrap.patients(patients)
-    found = discrimination.compare(common, label, mask, scores, mine, number)
+    found = discrimination.compare(common, label, mask, theirs, mine, number)
     test = "DeLong" if len(np.unique(number)) == len(number) else "DeLong by patient"
+    if (patients == "").any():
+        test += ", patients unknown" if (patients == "").all() else ", some patients unknown"
     for result in found.values():
         if result["undefined"] is None:
             result["auroc"], result["other_auroc"] = result.pop("auroc_b"), result.pop("auroc_a")
     return {"other": name, "test": test, "n": len(other), "findings": found}
+
+
+def _ranked(
+    other: pd.DataFrame, findings: Sequence[str], name: str
+) -> Float64[np.ndarray, "n finding"]:
+    """Logits; of heads from before there were any, probabilities, unless they have lost ranks."""
+    kinds = ["logit" if f"{f}_logit" in other else "probability" for f in findings]
+    columns = [f"{f}_{kind}" for f, kind in zip(findings, kinds, strict=True)]
+    found = other[columns].to_numpy(np.float64)
+    old = found[:, [kind == "probability" for kind in kinds]]
+    if ((old <= 0) | (old >= 1 - 1e-9)).any():
+        raise ValueError(
+            f"{name} has no logits, and probabilities of 0 or 1, which do not rank films: train "
+            "that head again with this version"
+        )
+    return found

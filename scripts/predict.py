@@ -4,8 +4,9 @@ python scripts/predict.py --head heads/heart --embeddings /data/embeddings --out
 python scripts/predict.py --head heads/heart --weights /models/cxr-l2 --input /data/films \\
     --output predictions.csv
 
-Writes one row a film: image_id, for each finding NAME_probability (calibrated on the head's tune
-split) and NAME_positive, 1 where it reaches the head's threshold (Youden's J on tune), and reason.
+Writes one row a film: image_id, for each finding NAME_logit (which ranks films), NAME_probability
+(the same, calibrated on the head's tune split) and NAME_positive, 1 where that reaches the head's
+threshold (Youden's J on tune), and reason.
 A film without an embedding has NA in place of numbers, and its reason. The exit code is 1 where
 another run may read such a film: the same command goes on from the embeddings that it has.
 """
@@ -197,9 +198,11 @@ def write(saved: Any, table: Any, folders: Sequence[str], output: pathlib.Path) 
     from input_pipeline import run_folder
 
     columns = [
-        f"{f}_{what}" for f in saved.card["findings"] for what in ("probability", "positive")
+        f"{finding}_{what}"
+        for finding in saved.card["findings"]
+        for what in ("logit", "probability", "positive")
     ]
-    rows = predictions(saved, table) if table else []
+    rows = predicted(saved, table) if table else []
     there = {*table.image_id} if table else set()
     without = {name: f"damaged embedding: {why}" for name, why in table.rejected} if table else {}
     for folder in folders:
@@ -220,12 +223,11 @@ def write(saved: Any, table: Any, folders: Sequence[str], output: pathlib.Path) 
         print(f"warning: {len(without)} films have no prediction ({said}): their rows say why")
 
 
-def predictions(saved: Any, table: Any) -> list[list[Any]]:
+def predicted(saved: Any, table: Any) -> list[list[Any]]:
     """A row for each embedding, or each study where the head is of studies."""
     import numpy as np
-    from scipy import special
 
-    from heads import candidates
+    from heads import candidates, predictions
     from heads.labels import studies
 
     card = saved.card
@@ -235,12 +237,13 @@ def predictions(saved: Any, table: Any) -> list[list[Any]]:
     logit = candidates.score(saved.trained, embedding, np.arange(len(embedding)))
     columns = [image_id.tolist()]
     for j, finding in enumerate(card["findings"]):
-        probability = special.expit(logit[:, j].astype(float) / card["temperatures"][finding])
+        found = predictions.scores(finding, logit[:, j], card["temperatures"][finding])
+        scores = [one.tolist() for one in found.values()]
         threshold = next(iter(card["thresholds"][finding].values()))
         positive = [UNKNOWN] * len(logit)
         if threshold is not None:
-            positive = (probability >= threshold).astype(int).tolist()
-        columns += [probability.tolist(), positive]
+            positive = (found[f"{finding}_probability"] >= threshold).astype(int).tolist()
+        columns += [*scores, positive]
     return [[*row, ""] for row in zip(*columns, strict=True)]
 
 

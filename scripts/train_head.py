@@ -174,12 +174,18 @@ def report_table(path: str | Sequence[str], table: Any) -> None:
 
 def report_counts(counts: dict[str, Any], notes: Any) -> None:
     """Says how many films each split has, and what was left out."""
+    from heads.report.panels import patients
+
     for what, number, examples, _ in notes:
         print(f"  {number:8} {what}{': ' + ', '.join(examples[:2]) if examples else ''}")
     for split, one in counts.items():
         positives = ", ".join(f"{name} {n}" for name, n in one["positives"].items())
-        patients = one["patients"] or ("unknown" if one["films"] else 0)
-        print(f"{split:5} {one['films']:8} films of {patients} patients; with {positives}")
+        print(f"{split:5} {one['films']:8} films; patients: {patients(one)}; with {positives}")
+    if unknown := sum(one["films_of_unknown_patients"] for one in counts.values()):
+        print(
+            f"warning: the patients of {unknown} films are unknown: each is counted by itself, and "
+            "intervals are too narrow where patients have several films"
+        )
     tune = counts["tune"]
     few = [
         f"{name} ({least} {what})"
@@ -202,6 +208,9 @@ def report_results(trained: Any, measured: dict[str, Any]) -> None:
     if trained.note:
         print(f"warning: {trained.note}")
     split, results = measured["split"], measured["results"]
+    for finding, result in results["findings"].items():
+        if why := result.get("temperature_kept"):
+            print(f"warning: {finding}: probabilities are not scaled (temperature 1): {why}")
     if split == "tune":
         print("warning: there is no test split: these figures are of tune, and too good")
     print(f"AUROC on {split} (95 % interval)")

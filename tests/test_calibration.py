@@ -24,8 +24,8 @@ def resampled(n: int, resamples: int = 40) -> tuple[bootstrap.Draws, np.ndarray]
 
 def test_temperature_undoes_overconfidence():
     logit, label = films(20_000)
-    found = calibration.temperature(logit, label)
-    assert found == pytest.approx(2, abs=0.1)
+    found, kept = calibration.temperature(logit, label)
+    assert found == pytest.approx(2, abs=0.1) and kept is None
     loss = [log_loss(label, special.expit(logit / (found * by))) for by in (0.99, 1, 1.01)]
     assert min(loss) == loss[1]
     draws, rows = resampled(len(logit), resamples=1)
@@ -36,14 +36,20 @@ def test_temperature_undoes_overconfidence():
     assert after.value == pytest.approx(found * before.value)
 
 
-def test_temperature_stays_within_its_bounds():
-    logit, label = np.array([-3.0, -2, 2, 3], np.float32), np.array([0, 0, 1, 1])
-    assert calibration.temperature(logit, label) == pytest.approx(0.05, rel=1e-3)
-    assert calibration.temperature(logit, 1 - label) == pytest.approx(20, rel=1e-3)
-    assert calibration.temperature(1e6 * logit, 1 - label) == pytest.approx(20, rel=1e-3)
-    for one_class in (np.zeros(4), np.ones(4)):
-        assert calibration.temperature(logit, one_class) == 1.0
-    assert calibration.temperature(np.zeros(0), np.zeros(0)) == 1.0
+@pytest.mark.parametrize(
+    ("logit", "label", "why"),
+    [
+        ([-3.0, -2, 2, 3], [0, 0, 1, 1], "one threshold separates"),
+        ([-3.0, -2, 2, 3], [1, 1, 0, 0], "one threshold separates"),
+        ([-3.0, 1, 0.5, 2], [1, 1, 0, 0], "beyond 20"),  # ranked the wrong way round
+        ([-0.003, 0.001, 0.0005, 0.002], [0, 0, 1, 1], "beyond 0.05"),
+        ([-3.0, -2, 2, 3], [1, 1, 1, 1], "one class only"),
+        ([], [], "one class only"),
+    ],
+)
+def test_temperature_stays_1_where_tune_tells_none(logit, label, why):
+    found, kept = calibration.temperature(np.array(logit), np.array(label))
+    assert found == 1.0 and why in kept
 
 
 @pytest.mark.parametrize("digits", [12, 2])

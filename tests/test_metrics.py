@@ -85,7 +85,8 @@ def test_values_are_those_of_the_known_films(results):
         label, logit = test.label[known, j], test.logit[known, j]
         assert found["n"] == known.sum() and found["positives"] == label.sum()
         names = test.patient_id[known]
-        assert found["patients"] == len({*names} - {""}) + np.count_nonzero(names == "")
+        assert found["patients"] == len({*names} - {""})
+        assert found["films_of_unknown_patients"] == np.count_nonzero(names == "")
         assert found["auroc"]["value"] == pytest.approx(roc_auc_score(label, logit))
         assert found["auprc"]["value"] == pytest.approx(average_precision_score(label, logit))
 
@@ -94,7 +95,8 @@ def test_temperature_is_fitted_on_tune_and_repairs_test(results):
     tune = scored(400, seed=1)
     for j, found in enumerate(results["findings"].values()):
         known = tune.mask[:, j]
-        expected = metrics.temperature(tune.logit[known, j].astype(float), tune.label[known, j])
+        logit, label = tune.logit[known, j].astype(float), tune.label[known, j]
+        expected, _ = metrics.temperature(logit, label)
         assert found["temperature"] == pytest.approx(expected) == pytest.approx(2, abs=0.5)
         before, after = (found["calibration"][time] for time in ("before", "after"))
         assert before["slope"]["value"] == pytest.approx(0.5, abs=0.15)
@@ -158,7 +160,7 @@ def test_thresholds_are_those_that_a_script_would_save(results):
     tune = scored(400, seed=1)
     known = tune.mask[:, 0]
     logit, label = tune.logit[known, 0].astype(float), tune.label[known, 0]
-    probability = special.expit(logit / metrics.temperature(logit, label))
+    probability = special.expit(logit / metrics.temperature(logit, label)[0])
     points = results["findings"]["Edema"]["operating_points"]
     chosen = {point["rule"]: point["threshold"] for point in points}
     assert chosen == metrics.thresholds(probability, label)
@@ -180,7 +182,9 @@ def test_one_class_in_test_leaves_a_reason_only():
     found = evaluate(scored(seed=1), test, groups())
     n = test.mask[:, 0].sum()
     assert found["findings"]["Edema"]["undefined"] == f"test has 0 positives among {n} films"
-    assert {*found["findings"]["Edema"]} == {"n", "positives", "patients", "undefined"}
+    assert {*found["findings"]["Edema"]} == {
+        "n", "positives", "patients", "films_of_unknown_patients", "undefined"
+    }  # fmt: skip
     assert found["mean"]["findings"] == 2
     others = [found["findings"][name]["auroc"]["value"] for name in FINDINGS[1:]]
     assert found["mean"]["auroc"]["value"] == pytest.approx(np.mean(others))

@@ -55,6 +55,10 @@ def made_up_point(rule, label, probability, threshold):
     }
 
 
+def of(patients, unknown=0):
+    return {"patients": patients, "films_of_unknown_patients": unknown}
+
+
 def made_up_finding(label, probability, where, least=1):
     """What `heads.statistics.metrics` says of a finding, or of one in a subgroup."""
     positives = int(label.sum())
@@ -62,7 +66,7 @@ def made_up_finding(label, probability, where, least=1):
     result = {"n": len(label), "positives": positives, "undefined": None}
     if few < least:
         reason = f"{where} has {positives} positives among {len(label)} films"
-        return result | {"patients": len(label), "undefined": reason}
+        return result | {**of(len(label)), "undefined": reason}
     rules = {
         "Youden's J": np.quantile(probability[label == 0], 0.8),
         "sensitivity 0.90": np.quantile(probability[label == 1], 0.1),
@@ -80,12 +84,13 @@ def made_up_finding(label, probability, where, least=1):
         for when, shift in (("before", 0.06), ("after", 0.0))
     }
     return result | {
-        "patients": len(label) - len(label) // 10,
+        **of(len(label) - len(label) // 10),
         "auroc": interval(float(metrics.roc_auc_score(label, probability)), few),
         "auprc": interval(float(metrics.average_precision_score(label, probability)), few),
         "brier": calibration["after"]["brier"],
         "calibration": calibration,
         "temperature": 1.31,
+        "temperature_kept": None,
         "operating_points": points,
         **{rate: points[0]["test"][rate] for rate in RATES[:2]},
     }
@@ -113,7 +118,7 @@ def made_up(findings, films=520, undefined=(), trained=True):
             found[name] = made_up_finding(label[known, j], probability[known, j], where, least)
         return found
 
-    def of(found, *keys):
+    def each(found, *keys):
         values = [one for one in found.values() if not one["undefined"]]
         for key in keys:
             values = [value[key] for value in values]
@@ -128,7 +133,7 @@ def made_up(findings, films=520, undefined=(), trained=True):
             subgroups[column][value] = {
                 "n": int((group[column] == value).sum()),
                 "findings": inside,
-                "mean_auroc": mean_of(of(inside, "auroc")),
+                "mean_auroc": mean_of(each(inside, "auroc")),
             }
     gap = {"largest": "F", "smallest": "M", "auroc": {"value": 0.04, "low": -0.05, "high": 0.13}}
     none = {"largest": None, "smallest": None, "auroc": None, "undefined": "fewer than two groups"}
@@ -139,21 +144,21 @@ def made_up(findings, films=520, undefined=(), trained=True):
         "seed": 0,
         "intervals": "DeLong for auroc; percentile bootstrap by patient for the rest",
         "mean": {
-            "auroc": mean_of(of(whole, "auroc")),
-            "auprc": mean_of(of(whole, "auprc")),
-            "brier": mean_of(of(whole, "brier")),
-            "ece": mean_of(of(whole, "calibration", "after", "ece")),
-            "calibration_slope": mean_of(of(whole, "calibration", "after", "slope")),
-            "findings": len(of(whole)),
+            "auroc": mean_of(each(whole, "auroc")),
+            "auprc": mean_of(each(whole, "auprc")),
+            "brier": mean_of(each(whole, "brier")),
+            "ece": mean_of(each(whole, "calibration", "after", "ece")),
+            "calibration_slope": mean_of(each(whole, "calibration", "after", "slope")),
+            "findings": len(each(whole)),
         },
         "findings": whole,
         "subgroups": subgroups,
         "gaps": dict.fromkeys(GROUPS, gaps),
     }
-    efficiency = made_up_efficiency(results) if of(whole) else None
+    efficiency = made_up_efficiency(results) if each(whole) else None
     drawn = {
         "findings": findings,
-        "probability": probability,
+        "logit": 1.31 * logit,
         "label": label,
         "mask": mask,
         "results": results,
@@ -193,7 +198,7 @@ def made_up_rest(findings, trained):
         positives = {name: int(rng.integers(3, films // 4)) for name in findings}
         counts[split] = {
             "films": films,
-            "patients": films - 31,
+            **of(films - 31),
             "positives": positives,
             "negatives": {name: films - count - 12 for name, count in positives.items()},
         }
@@ -214,7 +219,11 @@ def made_up_rest(findings, trained):
                 "trained": trained,
                 "layer": "pooled, 1376 numbers",
             },
-            "head": {"hidden": [], "weight decay": 0.01, "weight decays tried": [0.0, 0.01, 0.1]},
+            "head": {
+                "hidden": [],
+                "tune": 0.0123456789012345,
+                "weight decays tried": [0.0, 0.01, 0.1],
+            },
             "seeds": {"training": 0, "draws": 0},
             "versions": {"cxr-embeddings": "0.1.0", "jax": "0.10.1", "numpy": "2.4.6"},
         },
@@ -291,7 +300,8 @@ def test_the_page_has_what_it_should_say(fourteen):
         "Left out of all figures: Fracture (test has 0 positives",
         "02aa804e-bde0afdd-112c0b34-7bc16630-4e384014",
         "9f2c41d07be35a6810c4f7de2b9a4c55e1d0f3a7",
-        "0.0, 0.01, 0.1",
+        "0, 0.01, 0.1",
+        "0.01235",
         "< 0.001",
     ):
         assert words in text, words
@@ -314,12 +324,29 @@ def test_what_a_reader_must_know_first_is_in_a_warning(tmp_path, trained, test, 
     if not test:
         rest["counts"] = {name: rest["counts"][name] for name in ("train", "tune")}
     page = written(tmp_path / "report.html", rest, {})
-    assert page.count("<strong>Warning.</strong>") == len(words)
+    assert page.count("<strong>Warning.</strong>") == len(words) and "over 1 finding" not in page
     assert all(one in page for one in words)
     assert ("on 510 tune films" in page) is not test
     assert ("on 520 test films" in page) is test
     rest["provenance"] = {}
     assert "not known whether" in written(tmp_path / "report.html", rest, {})
+
+
+def test_unknown_patients_and_notes_of_the_training_are_warnings(tmp_path):
+    _, rest = made_up(("Edema",))
+    rest["provenance"]["note"] = "try more penalties; 1 of 2 candidates diverged"
+    for part in rest["counts"].values():
+        part |= of(None, part["films"])
+    rest["counts"]["train"] |= of(4000, 9)
+    page = written(tmp_path / "report.html", rest, {})
+    assert page.count("<strong>Warning.</strong>") == 3
+    for words in (
+        "on 520 test films, patients unknown.",
+        "The patients of 1,039 of 5,330 films are unknown",
+        "4,000 and, of 9 films, unknown",
+        "Training: try more penalties.",
+    ):
+        assert words in page, words
 
 
 @pytest.fixture(scope="module")

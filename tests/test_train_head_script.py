@@ -14,7 +14,7 @@ from sklearn.metrics import roc_auc_score
 
 from configs import head as presets
 from configs.schema import EmbeddingsConfig, HeadConfig, HeadOutputConfig, LabelsConfig
-from heads import store
+from heads import predictions, store
 from input_pipeline.embeddings import FORMATS, EmbeddingRecord
 from scripts import predict, train_head
 
@@ -115,6 +115,8 @@ def test_a_linear_probe_is_as_good_as_scikit_learns(data, capsys):
         theirs = roc_auc_score(table[finding][test], model.decision_function(scaled[test]))
         ours = measured["results"]["findings"][finding]["auroc"]["value"]
         assert ours == pytest.approx(theirs, abs=0.002) and ours > 0.7
+        found = predictions.read(out).query("split == 'test'")
+        assert roc_auc_score(found[f"{finding}_label"], found[f"{finding}_logit"]) == ours
     predicted = pd.read_csv(out / "predictions.csv")
     assert set(predicted.split) == {"tune", "test"}
     for row in predicted.itertuples():  # each label beside its own film
@@ -223,6 +225,23 @@ def test_few_films_of_a_class_on_tune_are_warned_of(capsys, few):
     warning = f"warning: tune has fewer than 10 films of one class for Edema (9 {few}): thresholds"
     said = capsys.readouterr().out
     assert said.count("warning") == bool(few) and (warning in said) == bool(few)
+
+
+def test_saturated_heads_are_compared_by_their_logits(tmp_path):
+    """Probabilities of 1 are all alike, and would rank the films otherwise than the logits do."""
+    names = np.array([f"f{i}" for i in range(8)], object)
+    logit = np.float32([[41], [55], [38], [70], [60], [39], [45], [-3]])
+    label, mask = np.float32([[0], [1], [0], [1], [0], [1], [1], [0]]), np.ones((8, 1), bool)
+    ids = {name: names if name == "image_id" else np.full(8, "test") for name in predictions.IDS}
+    written = predictions.table(ids, ["x"], logit, {"x": 0.05}, label, mask)
+    assert (written["x_probability"] == 1).sum() == 7
+    written.to_csv(tmp_path / "predictions.csv", index=False)
+    other = predictions.read(tmp_path)
+    arguments = ("out", "test", names, names, ["x"], logit, label, mask, 50, 0)
+    found = predictions.compare(other, *arguments)["findings"]["x"]
+    assert found["difference"] == 0 and found["auroc"] == roc_auc_score(label, logit) < 1
+    with pytest.raises(ValueError, match="out has no logits, and probabilities of 0 or 1"):
+        predictions.compare(other.drop(columns="x_logit"), *arguments)
 
 
 def test_a_head_chosen_on_our_test_films_is_not_compared(data):

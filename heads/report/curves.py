@@ -15,6 +15,7 @@ from sklearn import metrics
 from heads.report import panels
 from heads.report.panels import AMBER, BASELINE, BLACK, BLUE, GREY, Heading, Tested
 
+FARTHEST = 16.0  # of the log-odds that are drawn, 1 in ten million: what is beyond lies there
 DOT = {"ls": "", "marker": "o", "ms": 4.5, "mfc": AMBER, "mec": BLACK, "mew": 0.7}
 
 
@@ -28,11 +29,6 @@ def _range(ax: Axes, axis: str, top: int | float) -> None:
 def _top(largest: float) -> int | float:
     """The shortest scale that holds a probability; those of rare findings are small."""
     return next(top for top in (0.02, 0.1, 0.2, 0.5, 1) if largest <= top or top == 1)
-
-
-def _logit(probability: np.ndarray) -> np.ndarray:
-    """Log-odds; those of 0 and 1, which float32 rounds to, stay finite."""
-    return special.logit(np.clip(probability, 1e-7, 1 - 1e-7))
 
 
 def _chosen(tested: Sequence[Tested]) -> str:
@@ -53,7 +49,7 @@ def roc(tested: Sequence[Tested], foot: str) -> Figure:
     labels = "1 − specificity", "Sensitivity"  # noqa: RUF001
     figure, axes = panels.grid(headings, *labels, legend=legend, foot=foot)
     for ax, one in zip(axes, tested, strict=True):
-        false_alarms, sensitivity, _ = metrics.roc_curve(one.label, one.probability)
+        false_alarms, sensitivity, _ = metrics.roc_curve(one.label, one.logit)
         ax.plot((0, 1), (0, 1), **BASELINE)
         ax.plot(false_alarms, sensitivity, color=BLUE, clip_on=False)
         point = one.result["operating_points"][0]["test"]
@@ -72,7 +68,7 @@ def precision_recall(tested: Sequence[Tested], foot: str) -> Figure:
     figure, axes = panels.grid(headings, *labels, legend=legend, foot=foot)
     for ax, one in zip(axes, tested, strict=True):
         precision, recall, _ = metrics.precision_recall_curve(
-            one.label, one.probability, drop_intermediate=True
+            one.label, one.logit, drop_intermediate=True
         )
         precision[-1] = precision[-2]  # not the 1 of convention, which no threshold reaches
         ax.axhline(one.label.mean(), **BASELINE)
@@ -86,9 +82,9 @@ def calibration(tested: Sequence[Tested], foot: str) -> Figure:
     """Groups of equally many films by probability, which scaling moves but does not reorder."""
     groups, headings = [], []
     for one in tested:
-        order = np.argsort(one.probability, kind="stable")
-        rarer = min(one.label.sum(), (~one.label).sum())  # about four in a group, where it can be
-        groups.append(np.array_split(order, np.clip(rarer // 4, 2, 10)))
+        order = np.argsort(one.logit, kind="stable")
+        rarer = min(one.label.sum(), (~one.label).sum())  # about four in a group
+        groups.append(np.array_split(order, min(rarer // 4, 10)))
         before, after = (one.result["calibration"][when]["ece"] for when in ("before", "after"))
         before, after = (panels.number(ece and ece["value"]) for ece in (before, after))
         least, most = len(groups[-1][-1]), len(groups[-1][0])
@@ -105,10 +101,9 @@ def calibration(tested: Sequence[Tested], foot: str) -> Figure:
         headings, *labels, legend=legend, foot=foot, gap=0.46, own_ticks=True
     )
     for ax, one, members in zip(axes, tested, groups, strict=True):
-        unscaled = special.expit(_logit(one.probability) * (one.result["temperature"] or 1.0))
         before, after, share = (
             np.array([values[group].mean() for group in members])
-            for values in (unscaled, one.probability, one.label)
+            for values in (special.expit(one.logit), special.expit(one.scaled), one.label)
         )
         sure = [
             stats.binomtest(int(one.label[group].sum()), len(group)).proportion_ci(method="wilson")
@@ -138,7 +133,7 @@ def scores(tested: Sequence[Tested], foot: str) -> Figure:
     ]
     labels = "Probability after scaling, log-odds scale", "Films, % of their class"
     figure, axes = panels.grid(headings, *labels, legend=legend, foot=foot)
-    logits = [_logit(one.probability) for one in tested]
+    logits = [np.clip(one.scaled, -FARTHEST, FARTHEST) for one in tested]
     edges = np.linspace(min(map(np.min, logits)) - 0.1, max(map(np.max, logits)) + 0.1, 31)
     shares = []
     for one, logit in zip(tested, logits, strict=True):
@@ -154,7 +149,8 @@ def scores(tested: Sequence[Tested], foot: str) -> Figure:
         ax.stairs(-negative, edges, fill=True, color=AMBER, lw=0)
         ax.axhline(0, color=BLACK, lw=0.6)
         if (threshold := one.result["operating_points"][0]["threshold"]) is not None:
-            ax.axvline(_logit(np.array([threshold]))[0], color=BLACK, lw=1, ls="--")
+            place = np.clip(special.logit(threshold), -FARTHEST, FARTHEST)
+            ax.axvline(place, color=BLACK, lw=1, ls="--")
         ax.set_xlim(edges[0], edges[-1])
         ax.set_xticks([special.logit(p) for p in ticks], [f"{p:g}" for p in ticks])
         ax.set_ylim(-1.05 * largest, 1.05 * largest)

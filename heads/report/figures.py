@@ -19,11 +19,12 @@ from heads.report.panels import Tested
 
 DPI = 200
 ROWS = 36  # of one forest at most
+FEWEST = 20  # films of a class, for groups to show calibration by: five of four
 
 
 def draw(
     findings: Sequence[str],
-    probability: Float[np.ndarray, "film finding"],
+    logit: Float[np.ndarray, "film finding"],
     label: Num[np.ndarray, "film finding"],
     mask: Bool[np.ndarray, "film finding"],
     results: Mapping[str, Any],
@@ -33,7 +34,7 @@ def draw(
 
     Args:
         findings: their names, one a column.
-        probability: after temperature scaling, in [0, 1].
+        logit: before temperature scaling.
         label: 0 or 1, read where the mask is True.
         mask: whether the label is known.
         results: of the same films, by `statistics.metrics`.
@@ -47,17 +48,17 @@ def draw(
     Raises:
         ValueError: the columns and the results are of different findings.
     """
-    if probability.shape[1] != len(findings) or {*findings} != {*results["findings"]}:
+    if logit.shape[1] != len(findings) or {*findings} != {*results["findings"]}:
         raise ValueError(
-            f"{probability.shape[1]} columns named {[*findings]}, but results of "
+            f"{logit.shape[1]} columns named {[*findings]}, but results of "
             f"{[*results['findings']]}: expected the same findings in both"
         )
     tested = []
     for j, name in enumerate(findings):
         result, known = results["findings"][name], mask[:, j]
         if result["undefined"] is None:
-            scores = probability[known, j].astype(np.float64)
-            tested.append(Tested(name, scores, label[known, j] > 0, result))
+            exact = logit[known, j].astype(np.float64)
+            tested.append(Tested(name, exact, label[known, j] > 0, result))
 
     reasons = [(name, found["undefined"]) for name, found in results["findings"].items()]
     left_out = "; ".join(f"{name} ({reason})" for name, reason in reasons if reason)
@@ -68,11 +69,17 @@ def draw(
         painters = {
             "roc": curves.roc,
             "precision_recall": curves.precision_recall,
-            "calibration": curves.calibration,
             "scores": curves.scores,
         }
         for name, paint in painters.items():
             figures |= _numbered(name, (paint(some, foot) for some in panels.parts(tested)))
+        enough = [one for one in tested if min(one.label.sum(), (~one.label).sum()) >= FEWEST]
+        names = {one.name for one in enough}
+        if few := [one.name for one in tested if one.name not in names]:
+            said = f"Left out, with fewer than {FEWEST} films of a class: {', '.join(few)}."
+            foot = f"{foot} {said}".strip()
+        drawn = (curves.calibration(some, foot) for some in panels.parts(enough))
+        figures |= _numbered("calibration", drawn)
         if len(tested) > 1:
             ranked = sorted(tested, key=lambda one: -one.result["auroc"]["value"])
             drawn = (forests.forest(some, results["mean"]) for some in panels.parts(ranked, ROWS))

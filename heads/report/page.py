@@ -49,8 +49,9 @@ def write_report(
     Args:
         path: of the HTML file.
         title: of the page.
-        provenance: a nested dict of plain values, printed as it is; `encoder.trained` says whether
-            the encoder was trained (None or missing: unknown).
+        provenance: a nested dict of plain values: what has a value is printed; `encoder.trained`
+            says whether the encoder was trained (None or missing: unknown), and `note` what there
+            is to know of the training, sentences with semicolons between them.
         counts: split -> films, patients, and positives and negatives by finding.
         notes: what was left out or (the last is True) used: what, how many, ids of some.
         results: of `statistics.metrics`, on test, or on tune where `counts` has no test films.
@@ -67,17 +68,18 @@ def write_report(
         lstrip_blocks=True,
         finalize=_finalize,
     )
-    environment.filters |= {"number": panels.number, "bounds": panels.bounds, "p": _p}
+    filters = {"number": panels.number, "bounds": panels.bounds, "patients": panels.patients}
+    environment.filters |= filters | {"p": _p}
     page = environment.get_template("report.html").render(
         title=title,
-        provenance=provenance,
+        provenance=_told({k: v for k, v in provenance.items() if k != "note"}),
         counts=counts,
         notes=notes,
         results=results,
         efficiency=data_efficiency,
         comparison=comparison,
         split=split,
-        warnings=_warnings(split, provenance),
+        warnings=_warnings(split, provenance, counts),
         pictures=_pictures(figures, split, results),
     )
     path.write_text(page, encoding="utf-8")
@@ -90,7 +92,19 @@ def _finalize(value: Any) -> Any:
     return value
 
 
-def _warnings(split: str, provenance: Mapping[str, Any]) -> list[str]:
+def _told(value: Any) -> Any:
+    """Without what is empty or unset, and numbers with as many digits as one reads."""
+    if isinstance(value, Mapping):
+        told = {key: _told(inner) for key, inner in value.items()}
+        return {key: inner for key, inner in told.items() if inner not in (None, "", [], {})}
+    if isinstance(value, list | tuple):
+        return [_told(inner) for inner in value]
+    return f"{value:.4g}" if isinstance(value, float) else value
+
+
+def _warnings(
+    split: str, provenance: Mapping[str, Any], counts: Mapping[str, Mapping[str, Any]]
+) -> list[str]:
     """What a reader must know before any number."""
     found = []
     if split == "tune":
@@ -107,6 +121,16 @@ def _warnings(split: str, provenance: Mapping[str, Any]) -> list[str]:
         )
     elif trained is not True:
         found.append("It is not known whether the encoder was trained.")
+    unknown = sum(part["films_of_unknown_patients"] for part in counts.values())
+    if unknown:
+        films = sum(part["films"] for part in counts.values())
+        found.append(
+            f"The patients of {unknown:,} of {films:,} films are unknown. Each of these films is "
+            "counted by itself: intervals are too narrow where patients have several films, and no "
+            "check can tell whether a patient is in two splits."
+        )
+    notes = filter(None, str(provenance.get("note") or "").split("; "))
+    found += [f"Training: {note}." for note in notes]
     return found
 
 

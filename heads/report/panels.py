@@ -49,12 +49,24 @@ STYLE = {
 
 
 class Tested(NamedTuple):
-    """A finding with both classes among the films: probability, label [film], and its results."""
+    """A finding with both classes among the films.
+
+    Attributes:
+        name: of it.
+        logit: before temperature scaling: films are ranked by it.
+        label: whether a film has it.
+        result: what `statistics.metrics` says of it.
+    """
 
     name: str
-    probability: Float[np.ndarray, " film"]
+    logit: Float[np.ndarray, " film"]
     label: Bool[np.ndarray, " film"]
     result: Mapping[str, Any]
+
+    @property
+    def scaled(self) -> Float[np.ndarray, " film"]:
+        """The logit after temperature scaling."""
+        return self.logit / (self.result["temperature"] or 1.0)
 
 
 class Heading(NamedTuple):
@@ -95,6 +107,14 @@ def interval(found: Mapping[str, Any] | None, digits: int = 2) -> str:
     if found is None:
         return UNDEFINED
     return f"{number(found['value'], digits)} {bounds(found, digits)}".strip()
+
+
+def patients(found: Mapping[str, Any]) -> str:
+    """Such as "31", "unknown", or "31 and, of 5 films, unknown"."""
+    known, unknown = found["patients"], found["films_of_unknown_patients"]
+    if not unknown:
+        return f"{known:,}"
+    return f"{known:,} and, of {unknown:,} films, unknown" if known else "unknown"
 
 
 def columns(count: int) -> int:

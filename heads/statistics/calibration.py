@@ -20,7 +20,9 @@ _NEWTON_STEPS, _TOLERANCE = 25, 1e-6  # from a start close by three steps are us
 _STEEPEST = 200.0  # slope per standard deviation of the logit: beyond it a resample is separated
 
 
-def temperature(logit: Float[np.ndarray, " n"], label: Real[np.ndarray, " n"]) -> float:
+def temperature(
+    logit: Float[np.ndarray, " n"], label: Real[np.ndarray, " n"]
+) -> tuple[float, str | None]:
     """The temperature T that minimises the log loss of sigmoid(logit / T) (Guo et al. 2017).
 
     Args:
@@ -28,10 +30,14 @@ def temperature(logit: Float[np.ndarray, " n"], label: Real[np.ndarray, " n"]) -
         label: 0 or 1.
 
     Returns:
-        T between 0.05 and 20; 1.0, which changes nothing, where a class is missing.
+        T between 0.05 and 20 and None; or 1.0, which changes nothing, and why no T can be told: a
+        class is missing, one threshold separates the classes (the more extreme, the better), or T
+        reaches a bound.
     """
     if not 0 < np.count_nonzero(label) < len(label):
-        return 1.0
+        return 1.0, "tune has films of one class only"
+    if separated(logit, label):
+        return 1.0, "one threshold separates the classes on tune: any scale would fit"
     # log(1 + exp(-x)) of the logit turned towards its label is the log loss, without overflow.
     towards = np.where(label > 0, -1.0, 1.0) * logit
     found = optimize.minimize_scalar(
@@ -40,7 +46,11 @@ def temperature(logit: Float[np.ndarray, " n"], label: Real[np.ndarray, " n"]) -
         method="bounded",
         options={"xatol": 1e-6},
     )
-    return float(np.exp(found.x))
+    low, high = TEMPERATURES
+    if not low * 1.01 < (scale := float(np.exp(found.x))) < high / 1.01:
+        bound = low if scale < 1 else high
+        return 1.0, f"the best temperature on tune is beyond {bound:g}: the films do not tell one"
+    return scale, None
 
 
 def columns(

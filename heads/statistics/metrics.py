@@ -24,7 +24,7 @@ from heads.statistics.discrimination import why_undefined
 from heads.statistics.operating_points import thresholds
 
 _INTERVALS = (
-    "95 %, by patient. auroc: a score interval, which holds its level near 1; its mean: from the "
+    "95 %, {by}. auroc: a score interval, which holds its level near 1; its mean: from the "
     "intervals of the findings and the correlation of their resamples. All else: percentile "
     "bootstrap (ece: reflected, because resampling raises it; rates of 0 or 1: Wilson), without "
     "limits where fewer than 95 % of the resamples define the value. Temperature and thresholds "
@@ -62,10 +62,12 @@ class Chosen(NamedTuple):
     Attributes:
         temperature: the logit is divided by it.
         thresholds: of the probability after that, by rule.
+        kept: why the temperature is 1, where tune could not tell one.
     """
 
     temperature: float
     thresholds: dict[str, float | None]
+    kept: str | None
 
 
 def choose(findings: Sequence[str], tune: Scored) -> dict[str, Chosen]:
@@ -74,8 +76,8 @@ def choose(findings: Sequence[str], tune: Scored) -> dict[str, Chosen]:
     chosen = {}
     for j, finding in enumerate(findings):
         _, logit, label = _known(tune, j)
-        scale = temperature(logit, label)
-        chosen[finding] = Chosen(scale, thresholds(special.expit(logit / scale), label))
+        scale, kept = temperature(logit, label)
+        chosen[finding] = Chosen(scale, thresholds(special.expit(logit / scale), label), kept)
     return chosen
 
 
@@ -137,12 +139,31 @@ def evaluate(
         "confidence": bootstrap.CONFIDENCE,
         "resamples": resamples,
         "seed": seed,
-        "intervals": _INTERVALS,
+        "intervals": _INTERVALS.format(by=_by(test.patient_id)),
         "mean": mean | {"findings": len(measured)},
         "findings": results,
         "subgroups": {column: found for column, (found, _) in by_column.items()},
         "gaps": {column: gaps for column, (_, gaps) in by_column.items()},
     }
+
+
+def count_patients(patient_id: Shaped[np.ndarray, " n"]) -> dict[str, int | None]:
+    """Known patients (None if none is known), and the films of unknown ones ("")."""
+    unknown = int(np.count_nonzero(patient_id == ""))
+    known = len({*patient_id} - {""})
+    return {
+        "patients": known if known or not unknown else None,
+        "films_of_unknown_patients": unknown,
+    }
+
+
+def _by(patient_id: Shaped[np.ndarray, " n"]) -> str:
+    """What is taken as independent."""
+    unknown = patient_id == ""
+    if not unknown.any():
+        return "by patient"
+    also = "" if unknown.all() else "patient, or by "
+    return f"by {also}film where patients are unknown (too narrow where one has several films)"
 
 
 def _check(split: str, findings: Sequence[str], scored: Scored) -> None:
@@ -179,7 +200,7 @@ def _finding(
     """One finding's results, what of it enters the means, and its films for the subgroups."""
     _, tune_logit, tune_label = _known(tune, finding)
     tune_undefined = why_undefined("tune", tune_label)
-    scale, limits = chosen
+    scale, limits, kept = chosen
     tune_probability = special.expit(tune_logit / scale)
 
     rows, logit, label = _known(test, finding)
@@ -188,7 +209,7 @@ def _finding(
     result: dict[str, Any] = {
         "n": len(rows),
         "positives": int(label.sum()),
-        "patients": len(np.unique(draws.patient[rows])),
+        **count_patients(test.patient_id[rows]),
         "undefined": why_undefined("test", label),
     }
     if result["undefined"]:
@@ -214,7 +235,7 @@ def _finding(
     result["auroc"] = (
         bootstrap.interval(measured["auroc"])
         | {
-            "method": "score interval by patient",
+            "method": f"score interval {_by(test.patient_id[rows])}",
             "no_interval": auroc_interval.why_none(label, patient),
             "bootstrap_low": percentiles["low"],
             "bootstrap_high": percentiles["high"],
@@ -237,6 +258,7 @@ def _finding(
         }
 
     result["temperature"] = None if tune_undefined else scale
+    result["temperature_kept"] = kept
     result["tune"] = {
         "n": len(tune_label),
         "positives": int(tune_label.sum()),
