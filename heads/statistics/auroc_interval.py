@@ -87,13 +87,15 @@ def _unbiased(patients: int) -> float:
     return patients / (patients - 1) if patients > 1 else np.nan
 
 
-def why_none(label: Real[np.ndarray, " n"], patient: Int64[np.ndarray, " n"]) -> str | None:
-    """Why there is no interval; None where there is one."""
+def why_none(
+    label: Real[np.ndarray, " n"], patient: Int64[np.ndarray, " n"], unit: str = "patient"
+) -> str | None:
+    """Why there is no interval; None where there is one. `unit`: what `patient` numbers."""
     with_, without = (len(np.unique(patient[inside])) for inside in (label > 0, label <= 0))
     if min(with_, without) >= MIN_PATIENTS:
         return None
     return (
-        f"{with_} patient{'s' * (with_ != 1)} with the finding and {without} without: an interval "
+        f"{with_} {unit}{'s' * (with_ != 1)} with the finding and {without} without: an interval "
         f"needs at least {MIN_PATIENTS} of each"
     )
 

@@ -236,7 +236,9 @@ def _finding(
         bootstrap.interval(measured["auroc"])
         | {
             "method": f"score interval {_by(test.patient_id[rows])}",
-            "no_interval": auroc_interval.why_none(label, patient),
+            "no_interval": auroc_interval.why_none(
+                label, patient, "patient" if result["patients"] else "film"
+            ),
             "bootstrap_low": percentiles["low"],
             "bootstrap_high": percentiles["high"],
         }
