@@ -177,18 +177,22 @@ def inside(folder: str, key: str) -> str:
     return f"{folder}/{key}"
 
 
-def is_too_long(folder: str, key: str) -> bool:
-    """Whether a name, or the whole path, is longer than a folder's file system can hold.
+def longest_name(folder: str) -> int:
+    """How many bytes a name in a folder may have, by its file system; it need not be there yet.
 
-    Asked of remote folders too, since what lies there will be copied to disks.
+    The usual limit also holds for remote folders, since what lies there will be copied to disks.
     """
-    size, there = _NAME_BYTES, folder
-    if not is_remote(folder):
-        while not os.path.isdir(there) and there != os.path.dirname(there):
-            there = os.path.dirname(there)
-        size = min(size, os.pathconf(there, "PC_NAME_MAX"))
-    longest = max(len(os.fsencode(part)) for part in key.split("/"))
-    return longest > size or len(os.fsencode(f"{folder}/{key}")) > _PATH_BYTES
+    if is_remote(folder):
+        return _NAME_BYTES
+    while not os.path.isdir(folder) and folder != os.path.dirname(folder):
+        folder = os.path.dirname(folder)
+    return min(_NAME_BYTES, os.pathconf(folder, "PC_NAME_MAX"))
+
+
+def is_too_long(path: str, longest: int) -> bool:
+    """Whether a path is too long to be opened, or has a name of more bytes than `longest`."""
+    data = os.fsencode(path)
+    return len(data) > _PATH_BYTES or max(map(len, data.split(b"/"))) > longest
 
 
 def is_text(name: str) -> bool:

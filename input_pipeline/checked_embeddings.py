@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import math
 import posixpath
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,8 +12,6 @@ import numpy as np
 from input_pipeline import files, run_folder
 from input_pipeline.embedding_files import DECODE, is_embedding_file, list_files
 from input_pipeline.embeddings import EmbeddingRecord
-
-_NO_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # control characters, and no UTF-8
 
 # (films in all, done before) -> a context with `update(films)`
 Progress = Callable[[int, int], Any]
@@ -89,9 +86,8 @@ def read_checksums(folder: str) -> dict[str, str]:
         data = files.read_table(f"{folder}/{run_folder.CHECKSUMS}")
     except FileNotFoundError:
         return {}
-    lines = data.decode("utf-8", "surrogateescape").split("\n")
-    pairs = (line.partition("  ") for line in lines)
-    return {name: digest for digest, _, name in pairs if is_embedding_file(name)}
+    sums = run_folder.decode_checksums(data)
+    return {name: digest for name, digest in sums.items() if is_embedding_file(name)}
 
 
 def read_file(source: Source, name: str) -> list[EmbeddingRecord]:
@@ -116,15 +112,12 @@ def read_file(source: Source, name: str) -> list[EmbeddingRecord]:
         said = str(error) or type(error).__name__
         raise ValueError(f"{path} holds a damaged record: {said}. Embed its films again") from error
     for record in records:
-        if not record.image_id or _NO_TEXT.search(record.image_id):
-            raise ValueError(
-                f"{path} holds the image id {record.image_id!r}; expected UTF-8 without control "
-                "characters: rename the film and embed it again"
-            )
+        if not record.image_id:
+            raise ValueError(f"{path} holds a record without image id: embed its films again")
         if record.embedding.size != source.width or not np.isfinite(record.embedding).all():
             raise ValueError(
-                f"{path} holds {record.embedding.size} numbers for {record.image_id}, or some that "
-                f"are not finite; expected {source.width} finite ones: embed its films again"
+                f"{path} holds {record.embedding.size} numbers for {record.image_id!r}, or some "
+                f"that are not finite; expected {source.width} finite ones: embed its films again"
             )
     return records
 

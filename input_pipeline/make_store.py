@@ -72,7 +72,8 @@ def make_store(
         OSError: it cannot be written, another run is writing to it, or Beam failed.
     """
     folder = settings.folder
-    planned = shards.plan(listed.films, name, films_per_shard)
+    films = [film for film in listed.films if paths.is_text(film.image_id)]
+    planned = shards.plan(films, name, films_per_shard)
     plan, places = shards.encode_plan(planned)
     identity = {
         "input": source,
@@ -100,9 +101,7 @@ def make_store(
         done = {n for n, summary in there.items() if not summary.retryable(tries)}
         todo = [i for i, shard in enumerate(planned) if shard.name not in done]
         before = sum(len(there[n].films) for n in done)
-        bar = progress(
-            len(listed.films), sum(len(shard.films) for shard in planned if shard.name in done)
-        )
+        bar = progress(len(films), sum(len(shard.films) for shard in planned if shard.name in done))
         if todo:
             write(run_folder.MANIFEST, run_folder.encode_manifest(identity, runs, complete=False))
             store.unpublish(folder)
@@ -175,7 +174,12 @@ def _finish(
 ) -> Outcome:
     """Writes what goes beside the shards; last of all the checksums."""
     by_table = [[image_id, "skipped", *vars(why).values()] for image_id, why in listed.skipped]
-    dropped = sorted(by_table + [row for summary in summaries for row in summary.dropped])
+    by_name = [
+        [film.image_id, "rejected", "name_not_utf8", "rename it, or a folder that it lies in"]
+        for film in listed.films
+        if not paths.is_text(film.image_id)
+    ]
+    dropped = sorted(by_table + by_name + [row for summary in summaries for row in summary.dropped])
     differences = sorted(row for summary in summaries for row in summary.differences)
     written = Counter()
     for summary in summaries:

@@ -12,7 +12,7 @@ import hashlib
 import itertools
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,35 @@ class Output:
     part: int = 0
 
 
+def part_out(
+    films: Iterable[files.InputFile], folder: str, layout: str, format: str
+) -> tuple[list[files.InputFile], dict[files.InputFile, Rejected]]:
+    """The films whose embeddings can be written, and why those of the others cannot.
+
+    It is known before a film is read, so that no name ends a run that is hours old.
+
+    Args:
+        films: of the run.
+        folder: where it writes; absolute or an address.
+        layout, format: as of `plan`.
+    """
+    kept, refused = [], {}
+    longest = paths.longest_name(folder)
+    suffix = FORMATS[format].suffix if format in FORMATS else ""  # `plan` says what it may be
+    for film in films:
+        if not paths.is_text(film.path):
+            refused[film] = Rejected("name_not_utf8", "rename it, or a folder that it lies in")
+        elif layout == "per_image" and paths.is_too_long(f"{folder}/{film.key}{suffix}", longest):
+            refused[film] = Rejected(
+                "name_too_long",
+                f"with {suffix} a name would have more than {longest} bytes, or the path too many: "
+                "rename it, or choose layout sharded",
+            )
+        else:
+            kept.append(film)
+    return kept, refused
+
+
 def plan(films: Sequence[files.InputFile], layout: str, format: str, shards: int) -> list[Output]:
     """The outputs of a run; `sharded` cuts the films into pieces of nearly equal length.
 
@@ -53,7 +82,7 @@ def plan(films: Sequence[files.InputFile], layout: str, format: str, shards: int
     """
     if not 1 <= shards <= 99_999:
         raise ValueError(f"output.shards is {shards}; expected 1 to 99999")
-    shards = min(shards, len(films))
+    shards = min(shards, max(len(films), 1))
     cuts = [i * len(films) // shards for i in range(shards + 1)]
     pieces = {
         f"{i:05d}-of-{shards:05d}": films[start:end]
@@ -97,6 +126,7 @@ def open_run(
     identity: Mapping[str, Any],
     details: Mapping[str, Any],
     hosts: Hosts = ALONE,
+    refused: Mapping[files.InputFile, Rejected] | None = None,
 ) -> Iterator["Run"]:
     """Opens a run's folder; see `Run`. On the way out every embedding it was given is written.
 
@@ -108,6 +138,7 @@ def open_run(
             JSON values.
         details: what else the manifest should say: plain JSON values.
         hosts: the processes that share the run.
+        refused: the films for which `part_out` found no place, and why.
 
     Raises:
         ValueError: the folder was made with another identity or from other films.
@@ -124,7 +155,9 @@ def open_run(
             scratch = os.path.join(folder, run_folder.SCRATCH)
             threads = concurrent.futures.ThreadPoolExecutor(_WRITERS, "writer")
             stack.enter_context(threads)
-            return Run(folder, scratch, threads, outputs, format, identity, details, hosts)
+            return Run(
+                folder, scratch, threads, outputs, format, identity, details, hosts, refused or {}
+            )
 
         run = together(hosts, open_here if not hosts.index else lambda: None)
         yield together(hosts, open_here if hosts.index else lambda: run)
@@ -201,10 +234,11 @@ class Run:
         identity: Mapping[str, Any],
         details: Mapping[str, Any],
         hosts: Hosts,
+        refused: Mapping[files.InputFile, Rejected],
     ) -> None:
         self._folder, self._scratch, self._threads = folder, scratch, threads
         self._format, self._identity, self._details = FORMATS[format], identity, details
-        self._outputs, self._hosts = outputs, hosts
+        self._outputs, self._hosts, self._refused = outputs, hosts, refused
         earlier = run_folder.earlier_runs(folder, identity)
         self._earlier = earlier or []
         names = _names_there(folder, outputs, has_manifest=earlier is not None)
@@ -221,7 +255,7 @@ class Run:
         self.todo = [f for o in mine for f in o.films if f.path not in whole.get(o.name, ())]
         self.done = len(self.output_of) - len(self.todo)
         self._tries = run_folder.tries_before(folder)
-        self.dropped: dict[files.InputFile, Skipped | Rejected] = {}
+        self.dropped: dict[files.InputFile, Skipped | Rejected] = {**refused}
         self._waiting = collections.Counter(self.output_of[film].name for film in self.todo)
         self._records: dict[str, list[EmbeddingRecord]] = collections.defaultdict(list)
         self._writes: collections.deque[concurrent.futures.Future[None]] = collections.deque()
@@ -286,7 +320,7 @@ class Run:
         rows = {
             kind: [
                 [film.path, why.reason, why.detail]
-                for film in self.todo
+                for film in (*self._refused, *self.todo)
                 if isinstance(why := self.dropped.get(film), kind)
             ]
             for kind in (Skipped, Rejected)
@@ -295,7 +329,8 @@ class Run:
         tries = {film.path: self._tries.get(film.path, 0) + 1 for film in self.dropped}
         dropped, retryable, now_given_up = run_folder.rejected_rows(rows[Rejected], tries)
         counts = {
-            "embedded": sum(len(output.films) for output in self._outputs) - len(self.dropped),
+            "embedded": sum(len(output.films) for output in self._outputs)
+            - (len(self.dropped) - len(self._refused)),
             "skipped": len(rows[Skipped]),
             "rejected": len(rows[Rejected]),
             "retryable": missing + retryable,

@@ -25,6 +25,7 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.runner import create_runner
 from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
+from configs import machine
 from input_pipeline import files, pipeline, run_folder, shards
 from input_pipeline.storage import STORAGES
 
@@ -113,7 +114,7 @@ def runner_options(options: Sequence[str]) -> list[str]:
     defaults = {
         "--runner": "FnApiRunner",
         "--direct_running_mode": "multi_processing",
-        "--direct_num_workers": len(os.sched_getaffinity(0)),
+        "--direct_num_workers": machine.processors(),
     }
     return [*options, *(f"{name}={v}" for name, v in defaults.items() if name not in names)]
 

@@ -20,7 +20,7 @@ from input_pipeline.embedding_files import is_embedding_file
 
 TABLE = "embeddings.parquet"
 _ROW_GROUP_BYTES = 64_000_000  # held in memory before it is written
-_OUTSIDE = re.compile(r"/|[A-Za-z]:|[a-z][a-z0-9+.-]*://")
+_WINDOWS = re.compile(r"[A-Za-z]:[/\\]")  # the start of an absolute path
 
 
 def place(image_id: str, input: str) -> str:
@@ -34,13 +34,14 @@ def place(image_id: str, input: str) -> str:
         ValueError: the place would lie outside the published folder, or be hidden in it.
     """
     relative = image_id.removeprefix(f"{input.rstrip('/')}/") if input else image_id
-    if _OUTSIDE.match(relative):
+    if relative.startswith("/") or paths.is_remote(relative) or _WINDOWS.match(relative):
         raise ValueError(
-            f"the image id {image_id} is no relative path, nor below the input {input}; expected "
+            f"the image id {image_id!r} is no relative path, nor below the input {input}; expected "
             "one or the other, to tell where to publish it: embed the films' folder or a store of "
             "it, or publish a table by --layout parquet"
         )
-    if "\\" in relative or any(not p or p.startswith(".") for p in relative.split("/")):
+    parts = re.split(r"[/\\]", relative)  # the copy may be read on Windows
+    if "\0" in relative or any(not part or part.startswith(".") for part in parts):
         raise ValueError(
             f"the image id {image_id!r} would be published in a place that is hidden or not in the "
             "folder; expected names that do not begin with a dot, with / between them: rename the "
@@ -55,8 +56,10 @@ def write_per_image(
     folder: str,
     versions: Mapping[str, str],
     progress: Progress,
-) -> int:
+) -> tuple[int, int]:
     """Publishes one TFRecord a film; what is there already stays.
+
+    A film whose name the copy cannot hold (see `outputs.part_out`) is a row of its rejected.csv.
 
     Args:
         source: from `open_source`.
@@ -66,7 +69,7 @@ def write_per_image(
         progress: shows how far it is.
 
     Returns:
-        How many embeddings were there before.
+        How many embeddings were there before, and how many films are left out for their names.
 
     Raises:
         ValueError: an image id cannot be published as a file, two would be one file, a source file
@@ -85,9 +88,15 @@ def write_per_image(
                 f"{owner[film.key]} and {film.path} would be one file, {film.key}.tfrecord: rename "
                 "one of them and embed it again, or publish a table by --layout parquet"
             )
-    planned = outputs.plan_pieces(pieces, "per_image", "tfrecord")
-    identity = _identity(source, "per_image", "tfrecord")
-    with outputs.open_run(folder, planned, "tfrecord", identity, _details(source, versions)) as run:
+    parted = {
+        name: outputs.part_out(films, folder, "per_image", "tfrecord")
+        for name, films in pieces.items()
+    }
+    refused = {film: why for _, some in parted.values() for film, why in some.items()}
+    kept = {name: films for name, (films, _) in parted.items()}
+    planned = outputs.plan_pieces(kept, "per_image", "tfrecord")
+    identity, details = _identity(source, "per_image", "tfrecord"), _details(source, versions)
+    with outputs.open_run(folder, planned, "tfrecord", identity, details, refused=refused) as run:
         todo = {film.path: film for film in run.todo}
         parts = {run.output_of[film].part for film in run.todo}
         with progress(source.count, run.done) as bar:
@@ -96,17 +105,15 @@ def write_per_image(
                     if record.image_id in todo:
                         run.add(todo[record.image_id], record.embedding)
                         bar.update(1)
-        done = run.finish(given_up=source.given_up, rejected=_rejected(source))
-        return done["before"]
+        rows = [[film.path, *vars(why).values()] for film, why in refused.items()]
+        rejected = _rejected(source, rows)
+        return run.finish(given_up=source.given_up, rejected=rejected)["before"], len(refused)
 
 
 def write_parquet(
     source: Source, folder: str, versions: Mapping[str, str], progress: Progress
-) -> int:
-    """Publishes one table; one that is there and whole stays. Arguments as of `write_per_image`.
-
-    Returns:
-        How many embeddings were there before.
+) -> tuple[int, int]:
+    """Publishes one table; one that is there and whole stays. All as of `write_per_image`.
 
     Raises:
         ValueError: a source file has been damaged meanwhile, or the folder was made of something
@@ -118,7 +125,8 @@ def write_parquet(
         earlier = run_folder.earlier_runs(folder, identity)
         _check_strangers(folder, has_manifest=earlier is not None)
         if earlier and _is_whole(folder):
-            return source.count
+            before = run_folder.read_manifest(folder)["embedded"]
+            return before, source.count - before
         sums: dict[str, str] = {}
 
         def manifest(complete: bool, **counts: Any) -> None:
@@ -129,35 +137,43 @@ def write_parquet(
 
         manifest(complete=False)
         with files.writing(f"{folder}/{TABLE}", scratch) as stream:
-            _write_table(stream, source, progress)
+            refused = _write_table(stream, source, progress)
             sums[TABLE] = _digest(stream)
-        rejected = _rejected(source)
+        rows = [[i, "name_not_utf8", "rename it, or a folder that it lies in"] for i in refused]
+        rejected = _rejected(source, rows)
         files.write_whole(f"{folder}/rejected.csv", rejected, scratch)
         sums["rejected.csv"] = hashlib.sha256(rejected).hexdigest()
         given_up = run_folder.describe_given_up(source.given_up)
-        manifest(complete=True, embedded=source.count, given_up=given_up)
+        manifest(complete=True, embedded=source.count - len(refused), given_up=given_up)
         checksums = run_folder.encode_checksums(sums)
         files.write_whole(f"{folder}/{run_folder.CHECKSUMS}", checksums, scratch)
-    return 0
+    return 0, len(refused)
 
 
-def _rejected(source: Source) -> bytes:
-    """The source's table of films without an embedding, which belongs to the copy, too."""
-    try:
-        return files.read_table(f"{source.folder}/rejected.csv")
-    except FileNotFoundError:
-        return writing.encode_table(run_folder.REJECTED, [])
+def _rejected(source: Source, refused: Sequence[Sequence[str]]) -> bytes:
+    """The table of films without an embedding: those of the source, and those left out now."""
+    rows = [
+        [row.get(column) for column in run_folder.REJECTED]
+        for row in run_folder.read_dropped(source.folder, "rejected")
+    ]
+    return writing.encode_table(run_folder.REJECTED, [*rows, *([*row, ""] for row in refused)])
 
 
-def _write_table(stream: IO[bytes], source: Source, progress: Progress) -> None:
-    """Writes the table by row groups; its columns are those of `embeddings.encode_parquet`."""
+def _write_table(stream: IO[bytes], source: Source, progress: Progress) -> list[str]:
+    """Writes the table by row groups; its columns are those of `embeddings.encode_parquet`.
+
+    Returns:
+        The image ids that are left out, since they are no UTF-8 and Parquet's texts are.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     vector = pa.list_(pa.float32(), source.width)
     schema = pa.schema({"image_id": pa.string(), "embedding": vector})
     rows = max(1, _ROW_GROUP_BYTES // (4 * source.width))
-    records = (record for name in source.sums for record in read_file(source, name))
+    refused: list[str] = []
+    everyone = (record for name in source.sums for record in read_file(source, name))
+    records = (r for r in everyone if paths.is_text(r.image_id) or refused.append(r.image_id))
     with (
         progress(source.count, 0) as bar,
         pq.ParquetWriter(stream, schema, use_dictionary=False) as writer,
@@ -168,6 +184,7 @@ def _write_table(stream: IO[bytes], source: Source, progress: Progress) -> None:
             image_id = pa.array([record.image_id for record in group])
             writer.write_table(pa.table([image_id, vectors], schema=schema))
             bar.update(len(group))
+    return refused
 
 
 def _check_strangers(folder: str, has_manifest: bool) -> None:

@@ -206,7 +206,7 @@ def earlier_runs(folder: str, identity: Mapping[str, Any]) -> list[Any] | None:
     manifest = read_manifest(folder)
     if manifest is None:
         return None
-    found, identity = UNSAID | manifest["identity"], UNSAID | {**identity}
+    found, identity = UNSAID | manifest["identity"], UNSAID | _plain({**identity})
     differing = [
         f"  {key}: {found.get(key)!r} there, {identity.get(key)!r} asked for"
         if key != "films"
@@ -234,7 +234,16 @@ def encode_manifest(
         "identity": identity,
         "runs": runs,
     }
-    return (json.dumps(content, indent=2) + "\n").encode()
+    return (json.dumps(_plain(content), indent=2) + "\n").encode()
+
+
+def _plain(value: Any) -> Any:
+    """JSON values whose texts are UTF-8: names of folders may hold bytes that no JSON reads."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [*map(_plain, value)] if isinstance(value, list | tuple) else value
 
 
 def read_dropped(folder: str, kind: str) -> list[dict[str, str]]:
@@ -280,7 +289,30 @@ def describe_given_up(films: int) -> dict[str, int]:
     return {"films": films, "after_tries": TRIES}
 
 
+_ESCAPES = {"\\": "\\\\", "\n": "\\n", "\r": "\\r"}
+
+
 def encode_checksums(sums: Mapping[str, str]) -> bytes:
-    """File name -> SHA-256 in hex, as `sha256sum` writes it."""
-    lines = [f"{digest}  {name}\n" for name, digest in sorted(sums.items())]
+    """File name -> SHA-256 in hex, as `sha256sum` writes it.
+
+    Where a name holds a line break or a backslash, these are escaped, and the line begins with a
+    backslash that says so (GNU coreutils 9.0, "cksum invocation").
+    """
+    lines = []
+    for name, digest in sorted(sums.items()):
+        shown = re.sub(r"[\\\n\r]", lambda found: _ESCAPES[found[0]], name)
+        lines.append("\\" * (shown != name) + f"{digest}  {shown}\n")
     return "".join(lines).encode("utf-8", "surrogateescape")
+
+
+def decode_checksums(data: bytes) -> dict[str, str]:
+    """What `encode_checksums` was given; lines that are none of it are left out."""
+    meant = {shown: character for character, shown in _ESCAPES.items()}
+    sums = {}
+    for line in data.decode("utf-8", "surrogateescape").split("\n"):
+        digest, mark, name = line.removeprefix("\\").partition("  ")
+        if mark and line.startswith("\\"):
+            name = re.sub(r"\\[\\nr]", lambda found: meant[found[0]], name)
+        if mark:
+            sums[name] = digest
+    return sums

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
-from configs import paths, writing
+from configs import machine, paths, writing
 from input_pipeline import files, pipeline, run_folder, tfrecord
 from input_pipeline.pipeline import Batch, Prepared
 from input_pipeline.preprocessing import PRESETS
@@ -173,7 +173,7 @@ def open_store(folder: str) -> Store:
     lengths: dict[str, list[int]] = {name: [] for name in expected}
     text = files.read_table(f"{folder}/{FILMS}").decode("utf-8", "surrogateescape")
     try:
-        for row in csv.DictReader(io.StringIO(text)):
+        for row in csv.DictReader(io.StringIO(text, newline="")):
             film = files.InputFile(row["image_id"], files.key(row["image_id"]))
             shards[row["shard"]].append(film)
             lengths[row["shard"]].append(int(row["bytes"]))
@@ -182,12 +182,18 @@ def open_store(folder: str) -> Store:
             and sum(some) + tfrecord.FRAME * len(some) == expected[name]["bytes"]
             for name, some in lengths.items()
         )
-    except (KeyError, TypeError, ValueError):  # a shard of another store; half a row
+    except (KeyError, TypeError, ValueError, csv.Error):  # a shard of another store; half a row
         whole = False
     if not whole:
         raise ValueError(
             f"{folder}/{FILMS} does not list the films that {run_folder.MANIFEST} counts: it was "
             "changed or cut short. Run scripts/preprocess.py again, with the same options"
+        )
+    ids = (film.path for films in shards.values() for film in films)
+    if odd := [(image_id, why) for image_id in ids if (why := paths.why_outside(image_id))]:
+        raise ValueError(
+            f"{len(odd)} films in {folder}/{FILMS} have an image id that is no place below a "
+            f"folder, such as {odd[0][0]!r}: {odd[0][1]}. scripts/preprocess.py makes no such store"
         )
     arrays = {name: np.array(some, np.int64) for name, some in lengths.items()}
     given_up = manifest.get("given_up", {}).get("films", 0)  # stores made before do not say it
@@ -239,7 +245,7 @@ def batches(
             num_parallel_calls=_SHARDS_AT_ONCE,
             deterministic=True,
         )
-        .map(decode, num_parallel_calls=len(os.sched_getaffinity(0)), deterministic=True)
+        .map(decode, num_parallel_calls=machine.processors(), deterministic=True)
         .batch(batch_size)  # one by one they take a fifth more of a processor
         .prefetch(1)
         .with_options(options)

@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import importlib.metadata
 import json
-import os
 import pathlib
 import platform
 import resource
@@ -21,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from configs import machine
 from encoder import depthwise_kernel, efficientnet, random_weights
 from encoder.efficientnet import VARIANTS, EfficientNet
 from encoder.random_weights import random_variables
@@ -242,7 +242,7 @@ def _by_openvino(
 
 
 def _machine() -> str:
-    cores = len(os.sched_getaffinity(0))
+    cores = machine.processors()
     return f"{jax.devices()[0].device_kind}, {cores} cores of {platform.machine()}"
 
 

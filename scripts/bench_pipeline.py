@@ -8,7 +8,6 @@ the network is not kept waiting. The network is an untrained one, and ready befo
 import collections
 import contextlib
 import io
-import os
 import pathlib
 import statistics
 import tempfile
@@ -18,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from configs import machine
 from configs.schema import EmbedConfig, EncoderConfig, InputConfig
 from encoder.embed import films_that_fit
 from input_pipeline import dicom, files, outputs, pipeline
@@ -178,7 +178,7 @@ def from_files(network: Network, source: sources.Source, count: int, repeats: in
     for name, seconds in (stages | {"sum": total, WHOLE: whole}).items():
         print(f"{name:28} {1e3 * seconds / count:10.1f} {seconds / total:9.0%}")
     print(
-        f"{WHOLE}, {len(os.sched_getaffinity(0))} processes, one a processor, read, decode, window "
+        f"{WHOLE}, {machine.processors()} processes, one a processor, read, decode, window "
         "and resize at the\nsame time, beside the forward pass and the writing; to start them "
         "counts too\n"
     )

@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import difflib
 import functools
+import io
 import os
 import re
 import sys
@@ -103,6 +104,7 @@ def run(
         return rest
 
     def guarded(_: Sequence[str]) -> int:
+        _print_any_name()
         try:
             return main(flag.value, others) if passes_on else main(flag.value)
         except KeyboardInterrupt:
@@ -137,6 +139,7 @@ def run_flags(
 
     def guarded(arguments: Sequence[str]) -> int | None:
         logging.set_verbosity(logging.WARNING)  # JAX and Orbax inform at length
+        _print_any_name()
         if arguments[1:]:
             sys.exit(f"error: {arguments[1]!r} is no flag; --help lists them")
         said = [re.match(r"--?(\w+)", argument) for argument in sys.argv[1:]]
@@ -151,6 +154,12 @@ def run_flags(
             sys.exit(f"error: {sentence(error)}")
 
     app.run(guarded)
+
+
+def _print_any_name() -> None:
+    """Has names that the terminal's encoding lacks printed with backslashes, as errors are."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def on_hosts(command: Callable[[Any, Any], int], config: Any) -> int:

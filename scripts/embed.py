@@ -77,7 +77,8 @@ def embed_with(hosts: Any, config: EmbedConfig, place: Place | None = None) -> i
     if len({*asked}) > 1:
         raise ValueError(f"batch_size differs between the hosts, {asked}; expected one for all")
     memory = mesh.local_devices[0].memory_stats()
-    wanted = math.ceil(sum(len(output.films) for output in source.planned) / mesh.shape["data"])
+    films = max(1, sum(len(output.films) for output in source.planned))
+    wanted = math.ceil(films / mesh.shape["data"])
     fit = min(wanted, films_that_fit(card, config.encoder.dtype, memory)) * mesh.shape["data"]
     batch_size = asked[0] or int(hosts.gather(np.array([fit])).min())
     layer = config.encoder.embedding or next(iter(card.embeddings))
@@ -111,7 +112,7 @@ def embed_with(hosts: Any, config: EmbedConfig, place: Place | None = None) -> i
         "batch_size": batch_size,
     }
     with outputs.open_run(
-        folder, source.planned, config.output.format, identity, details, hosts
+        folder, source.planned, config.output.format, identity, details, hosts, source.refused
     ) as run:
         start = time.monotonic()
         if hosts.count > 1:
@@ -129,7 +130,7 @@ def embed_with(hosts: Any, config: EmbedConfig, place: Place | None = None) -> i
 
 def check_memory(shape: Sequence[int], planned: Sequence[Any]) -> None:
     """Raises ValueError where an output would be too large to be gathered in memory."""
-    films = max(len(output.films) for output in planned)
+    films = max((len(output.films) for output in planned), default=0)
     size = 4 * math.prod(shape)
     if films > 1 and films * size > MAX_FILE_BYTES:
         raise ValueError(

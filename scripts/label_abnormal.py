@@ -18,7 +18,7 @@ import collections
 import os
 import sys
 
-from configs import writing
+from configs import machine, writing
 from scripts import cli
 
 FLAGS = {
@@ -54,7 +54,7 @@ def label_abnormal(
         raise ValueError(f"{file} is what is read; expected another file to be written")
 
     if reports:
-        workers = len(os.sched_getaffinity(0))
+        workers = machine.processors()
         columns, rows, ignored = report_files.label_reports(
             source, workers, lambda total: cli.progress(total, what="reports")
         )

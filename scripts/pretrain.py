@@ -3,11 +3,11 @@
 import contextlib
 import functools
 import hashlib
-import os
 import pathlib
 import time
 from typing import Any
 
+from configs import machine
 from configs.schema import PretrainConfig
 from scripts import cli, first_weights, training_films, training_folder, training_log, tune_look
 
@@ -56,7 +56,7 @@ def pretrain_with(hosts: Any, config: PretrainConfig) -> int:
     mesh = sharding.make_mesh(config.network.model_parallel)
     recipe = make_recipe(config, mesh.shape["data"])
     films = training_films.read(config.input, say)
-    rows, workers = films.rows("train"), config.input.workers or len(os.sched_getaffinity(0))
+    rows, workers = films.rows("train"), config.input.workers or machine.processors()
     schedule = training.make_schedule(films.label[rows], recipe.batch_size, config.seed)
     made = films.stores[0].identity
     card, model, variables = first_weights.load(config.network, config.seed, made, say)

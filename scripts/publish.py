@@ -47,12 +47,15 @@ def publish(embeddings: str | None, output: str | None, layout: str | None) -> i
     ids = checked_embeddings.read_ids(source, cli.progress)
     print("writing them", flush=True)
     if layout == "per_image":
-        before = publishing.write_per_image(source, ids, folder, versions, cli.progress)
+        before, refused = publishing.write_per_image(source, ids, folder, versions, cli.progress)
         what = "one TFRecord a film"
     else:
-        before = publishing.write_parquet(source, folder, versions, cli.progress)
+        before, refused = publishing.write_parquet(source, folder, versions, cli.progress)
         what = publishing.TABLE
-    print(f"{source.count} embeddings in {folder}, {before} of them there before: {what}, with")
+    if refused:
+        print(f"warning: {refused} films are left out for their names: rejected.csv says why")
+    count = source.count - refused
+    print(f"{count} embeddings in {folder}, {before} of them there before: {what}, with")
     print("manifest.json, rejected.csv and SHA256SUMS.txt. To check them, in that folder:")
     print("    sha256sum -c --quiet SHA256SUMS.txt")
     return 0

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from configs import machine
 from scripts import cli, quality_films
 from scripts.quality_films import DATASETS, ENCODERS, PIXELS, Task
 
@@ -199,7 +200,7 @@ def measure_curves(
                 bar.update,
             )
 
-        with concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+        with concurrent.futures.ThreadPoolExecutor(machine.processors()) as threads:
             found = dict(zip(jobs, threads.map(curve, jobs), strict=True))
     return {name: {one: found[name, one] for one in vectors} for name in tasks}
 

@@ -1,9 +1,11 @@
 """What embed.py reads: films, decoded by processes of their own, or a store of prepared ones."""
 
-import os
+import collections
+import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from configs import machine, paths
 from configs.schema import EmbedConfig
 
 
@@ -18,6 +20,7 @@ class Source(NamedTuple):
             of the films that the run still has to do; of a store all of them.
         missing: films that a store lacks for reasons that may pass.
         given_up: films that it lacks for such reasons after several runs.
+        refused: film -> why its embedding could not be written; `planned` leaves it out.
     """
 
     planned: Sequence[Any]
@@ -26,6 +29,7 @@ class Source(NamedTuple):
     batches: Callable[..., Iterator[Any]]
     missing: int = 0
     given_up: int = 0
+    refused: Mapping[Any, Any] = types.MappingProxyType({})
 
 
 def open_source(config: EmbedConfig, folder: str, say: Callable[..., object]) -> Source:
@@ -63,15 +67,23 @@ def films_source(config: EmbedConfig, path: str, say: Callable[..., object]) -> 
     if listing.repeated:
         say(f"  {listing.repeated} entries of the list name a film once more")
     layout, views = config.output.layout or "per_image", config.input.views
-    planned = outputs.plan(listing.files, layout, config.output.format, config.output.shards)
+    written = paths.typed(config.output.path), layout, config.output.format
+    films, refused = outputs.part_out(listing.files, *written)
+    report_refused(refused, say)
+    planned = outputs.plan(films, layout, config.output.format, config.output.shards)
 
     def batches(run: Any, card: Any, size: int, drop: Callable[..., None]) -> Iterator[Any]:
-        workers = config.input.workers or len(os.sched_getaffinity(0))
+        workers = config.input.workers or machine.processors()
         with pipeline.decoders(card.preset, card.resolution, views, workers) as decoders:
             decoded = pipeline.decode(run.todo, decoders, ahead=2 * max(size, workers))
             yield from pipeline.batches(decoded, size, drop)
 
-    return Source(planned, layout, {"input": path, "views": views}, batches)
+    return Source(planned, layout, {"input": path, "views": views}, batches, refused=refused)
+
+
+def report_refused(refused: Mapping[Any, Any], say: Callable[..., object]) -> None:
+    for reason, count in collections.Counter(why.reason for why in refused.values()).items():
+        say(f"  {count} are rejected from the start ({reason}): rejected.csv names them")
 
 
 def store_source(config: EmbedConfig, opened: Any, say: Callable[..., object]) -> Source:
@@ -102,10 +114,13 @@ def store_source(config: EmbedConfig, opened: Any, say: Callable[..., object]) -
     layout = config.output.layout or "sharded"
     names = list(opened.shards)
     # mimic_cxr-train.tfrecord-00000-of-00010 -> embeddings-train-00000-of-00010
-    pieces = {
-        name.partition("-")[2].replace(".tfrecord", ""): films
-        for name, films in opened.shards.items()
-    }
+    written, refused = (paths.typed(config.output.path), layout, config.output.format), {}
+    pieces = {}
+    for name, films in opened.shards.items():
+        kept, others = outputs.part_out(films, *written)
+        pieces[name.partition("-")[2].replace(".tfrecord", "")] = kept
+        refused |= others
+    report_refused(refused, say)
     planned = outputs.plan_pieces(pieces, layout, config.output.format)
 
     def batches(run: Any, card: Any, size: int, drop: Callable[..., None]) -> Iterator[Any]:
@@ -118,7 +133,7 @@ def store_source(config: EmbedConfig, opened: Any, say: Callable[..., object]) -
         "views": views,
         "store": {name: made[name] for name in ("preset", "size", "storage", "no_view", "films")},
     }
-    return Source(planned, layout, identity, batches, opened.retryable, opened.given_up)
+    return Source(planned, layout, identity, batches, opened.retryable, opened.given_up, refused)
 
 
 def check_store(identity: Mapping[str, Any], card: Any) -> None:

@@ -36,7 +36,7 @@ def make_source(
 
 
 def vector(image_id):
-    return np.random.default_rng([*image_id.encode()]).normal(size=6).astype(np.float32)
+    return np.random.default_rng([*image_id.encode("utf-8", "surrogateescape")]).normal(size=6).astype(np.float32)
 
 
 def put(folder, name, *records):

@@ -79,13 +79,10 @@ def test_a_damaged_record_is_refused_though_its_checksum_is_right(tmp_path):
 @pytest.mark.parametrize(
     ("image_id", "numbers", "message"),
     [
-        ("a.dcm", np.ones(5, np.float32), "5 numbers for a.dcm.*; expected 6 finite ones"),
+        ("a.dcm", np.ones(5, np.float32), "5 numbers for 'a.dcm'.*; expected 6 finite ones"),
         ("a.dcm", np.full(6, np.nan, np.float32), "not finite; expected 6 finite ones"),
         ("a.dcm", np.array([1, 2, 3, 4, 5, np.inf], np.float32), "not finite"),
-        ("", np.ones(6, np.float32), "the image id ''; expected UTF-8 without control"),
-        ("a\nb.dcm", np.ones(6, np.float32), r"the image id 'a\\nb.dcm'; expected UTF-8"),
-        ("a\x7fb.dcm", np.ones(6, np.float32), r"the image id 'a\\x7fb.dcm'; expected UTF-8"),
-        ("a\udcffb.dcm", np.ones(6, np.float32), r"the image id 'a\\udcffb.dcm'; expected UTF-8"),
+        ("", np.ones(6, np.float32), "a record without image id"),
     ],
 )
 def test_a_record_that_is_no_embedding_of_a_film(tmp_path, image_id, numbers, message):

@@ -605,12 +605,16 @@ def test_remote_folders(tmp_path, reads):
         read_table("memory://table", cache=str(tmp_path))
 
 
-def test_names_that_are_not_utf8_survive(tmp_path):
+def test_names_that_are_not_utf8_are_left_out_and_named(tmp_path):
     odd = b"\xff.npz"
+    write_some(tmp_path)
     with open(os.path.join(os.fsencode(tmp_path), odd), "wb") as stream:
         np.savez(stream, embedding=vector(0))
     for _ in range(2):
-        assert read_table(str(tmp_path)).image_id.tolist() == [os.fsdecode(odd[:-4])]
+        table = read_table(str(tmp_path))
+        assert len(table.image_id) == 5
+        why = r"the image id '\udcff' is no UTF-8: rename the film"
+        assert table.rejected == [(os.fsdecode(odd), why)]
 
 
 def test_a_reader_that_is_broken_costs_no_file(tmp_path, monkeypatch):

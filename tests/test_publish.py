@@ -19,13 +19,16 @@ BESIDE = {"manifest.json", "SHA256SUMS.txt"}
 NONE_GIVEN_UP = {"films": 0, "after_tries": 3}
 
 
-def run(source, folder, layout, stop_after=None, versions=None):
+def run(source, folder, layout, stop_after=None, versions=None, refused=0):
     """Plays the command; `stop_after` leaves it, as a crash would, after so many films."""
     opened, progress = open_source(str(source)), published.progress(stop_after)
     ids, versions = read_ids(opened, published.progress()), versions or {"cxr-embeddings": "1"}
     if layout == "per_image":
-        return publish.write_per_image(opened, ids, str(folder), versions, progress)
-    return publish.write_parquet(opened, str(folder), versions, progress)
+        found = publish.write_per_image(opened, ids, str(folder), versions, progress)
+    else:
+        found = publish.write_parquet(opened, str(folder), versions, progress)
+    assert found[1] == refused
+    return found[0]
 
 
 def assert_same_rows(one, other, tmp_path):
@@ -242,6 +245,7 @@ def test_films_with_addresses_are_published_below_their_input(tmp_path, root):
         ("/data/mimic/files/a.dcm", "/data/mimic/", "files/a"),
         ("/a.dcm", "/", "a"),
         ("gs://bucket/x/a.dcm", "gs://bucket", "x/a"),
+        ("c:a\\b::\n.dcm", "", "c:a\\b::\n"),
     ],
 )
 def test_places(image_id, input, expected):
@@ -257,7 +261,6 @@ def test_places(image_id, input, expected):
         ("/a.dcm", "", "no relative path"),
         ("gs://bucket/a.dcm", "/data", "no relative path"),
         ("C:/films/a.dcm", "/data", "no relative path"),
-        ("c:a.dcm", "/data", "no relative path"),
         ("/data//etc/a.dcm", "/data", "no relative path"),
         ("../a.dcm", "/data", "hidden or not in the folder"),
         ("files/../../a.dcm", "/data", "hidden or not in the folder"),
@@ -267,6 +270,7 @@ def test_places(image_id, input, expected):
         ("files/", "/data", "hidden or not in the folder"),
         (".partial/a.dcm", "/data", "hidden or not in the folder"),
         ("files/.dcm", "/data", "hidden or not in the folder"),
+        ("a\0.dcm", "/data", "hidden or not in the folder"),
         ("files\\..\\..\\a.dcm", "/data", "hidden or not in the folder"),
     ],
 )
@@ -324,3 +328,22 @@ def test_remote_folders(tmp_path):
         fs.rm(f"/{layout}", recursive=True)
     fs.rm("/source", recursive=True)
     shutil.rmtree(source)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("made", ["sharded", "per_image"])
+def test_names_of_any_characters_are_published_or_named(tmp_path, layout, made):
+    """A copy leaves out what it cannot hold, says so, and is a source again."""
+    fine = ["a::b.dcm", "new\nline.dcm", "cr\r.dcm", "back\\slash.dcm", " ~ .dcm"]
+    bad = {"caf\udce9.dcm": "name_not_utf8"}
+    if made == "sharded" and layout == "per_image":
+        bad["x" * 250 + ".dcm"] = "name_too_long"
+    source = make_source(tmp_path / "source", [*fine, *bad], layout=made, format="npz")
+    for done in (0, len(fine)):
+        assert run(source, tmp_path / "copy", layout, refused=len(bad)) == done
+    assert sorted(rows(tmp_path / "copy", tmp_path / "cache")[0]) == sorted(fine)
+    dropped = run_folder.read_dropped(str(tmp_path / "copy"), "rejected")
+    assert {row["image_id"]: row["reason"] for row in dropped} == bad
+    check = ["sha256sum", "-c", "--strict", "--status", "SHA256SUMS.txt"]
+    assert subprocess.run(check, cwd=tmp_path / "copy").returncode == 0
+    assert run(tmp_path / "copy", tmp_path / "again", layout) == 0
