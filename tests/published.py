@@ -36,7 +36,8 @@ def make_source(
 
 
 def vector(image_id):
-    return np.random.default_rng([*image_id.encode("utf-8", "surrogateescape")]).normal(size=6).astype(np.float32)
+    seed = [*image_id.encode("utf-8", "surrogateescape")]
+    return np.random.default_rng(seed).normal(size=6).astype(np.float32)
 
 
 def put(folder, name, *records):
