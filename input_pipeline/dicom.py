@@ -60,10 +60,10 @@ def read_film(
             if size > MAX_FILE_BYTES:
                 reject("too_large", f"{size} bytes")
             head = _fetch(stream, size, 0, min(size, _HEADER_BYTES))
-            if head.startswith((PNG, JPEG)):
-                return read_picture(head + _fetch(stream, size, len(head), size))
             if (start := _find_data_set(head)) is not None:
                 return _read_dicom(stream, size, head, start, views)
+            if head.startswith((PNG, JPEG)):
+                return read_picture(head + _fetch(stream, size, len(head), size))
             return Rejected("not_an_image", f"{size} bytes, no signature of DICOM, PNG or JPEG")
         except Rejection as rejection:
             return Rejected(*rejection.args)

@@ -154,10 +154,10 @@ def get_words(header: Dataset, keyword: str) -> UInt16[np.ndarray, "n"]:
 
 
 def get_integer(header: Dataset, keyword: str) -> int:
-    """A count: US by the standard; some write UL or IS, implicit VR shows it by the length."""
+    """A count, in whichever VR it is written; without a VR the length shows UL."""
     raw = get_bytes(header, keyword)
     vr = header.get_item(TAGS[keyword]).VR if raw else None
-    if vr in ("IS", "DS"):
+    if vr in ("IS", "DS") or (keyword == "NumberOfFrames" and vr in (None, "UN")):
         numbers = get_numbers(header, keyword)
     else:
         width = 4 if vr in ("UL", "SL") or (vr in (None, "UN") and len(raw) == 4) else 2
@@ -227,11 +227,9 @@ def get_layout(header: Dataset) -> Layout:
     if (samples := get_integer(header, "SamplesPerPixel")) != (3 if colour else 1):
         reject("corrupt_header" if colour else "colour", f"{samples} samples of {photometric}")
     planar = bool(colour and get_bytes(header, "PlanarConfiguration")[:2].strip(b"\0"))
-    frames = get_numbers(header, "NumberOfFrames") or (1,)
-    if frames[0] > 1:
-        reject("multi_frame", f"{frames[0]:.0f} frames")
-    if frames not in ((0,), (1,)):  # 0 is written by some for "no multi-frame image"
-        reject("corrupt_header", "NumberOfFrames is not a count")
+    # 0 is written by some for "no multi-frame image"
+    if get_bytes(header, "NumberOfFrames") and (n := get_integer(header, "NumberOfFrames")) > 1:
+        reject("multi_frame", f"{n} frames")
     rows, columns = get_integer(header, "Rows"), get_integer(header, "Columns")
     check_size(rows, columns)
     allocated, stored = get_integer(header, "BitsAllocated"), get_integer(header, "BitsStored")

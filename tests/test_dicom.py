@@ -207,15 +207,6 @@ def test_big_endian_bytes_in_words_are_swapped():
     np.testing.assert_array_equal(read(file.getvalue()).pixels, pixels)
 
 
-@pytest.mark.parametrize("syntax", LOSSLESS)
-def test_a_frame_in_several_fragments(syntax):
-    pixels = film_pixels(12)
-    codestream = LOSSLESS[syntax](pixels)
-    parts = [codestream[i : i + 500] for i in range(0, len(codestream), 500)]
-    film = read(encapsulated(syntax, parts))
-    np.testing.assert_array_equal(film.pixels, pixels)
-
-
 @pytest.mark.parametrize("bits, codec", [(8, "50"), (12, "51")])
 def test_lossy_jpeg(bits, codec):
     pixels = film_pixels(bits)

@@ -44,6 +44,7 @@ def wrapped(syntax: str, *, end: int | None = None, padding: bytes = b"") -> tup
 @pytest.mark.parametrize("syntax", LOSSLESS)
 def test_badly_wrapped_fragments(syntax):
     data, table = wrapped(syntax)
+    codestream = LOSSLESS[syntax](PIXELS)
     defined = bytearray(data)
     defined[table - 4 : table] = struct.pack("<I", len(data) - table)
     for case in (
@@ -53,6 +54,7 @@ def test_badly_wrapped_fragments(syntax):
         data[:-8],
         data[:-8] + b"\xfc\xff\xfc\xffOB\0\0" + bytes(4),
         bytes(defined),
+        encapsulated(syntax, [codestream[i : i + 500] for i in range(0, len(codestream), 500)]),
     ):
         assert_reads(case)
 
@@ -129,58 +131,48 @@ def test_padding_behind_the_pixels_is_no_wrong_size(shape, excess):
     assert read(wrong).reason == "corrupt_pixels"
 
 
-@pytest.mark.parametrize(
-    "colour, planar, syntax",
-    [
-        ("RGB", 0, EXPLICIT),
-        ("RGB", 1, EXPLICIT),
-        ("RGB", 1, f"{UID}.5"),
-        ("RGB", 0, f"{UID}.2"),
-        ("RGB", 0, BASELINE),
-        ("YBR_FULL", 0, EXPLICIT),
-        ("YBR_FULL_422", 0, EXPLICIT),
-        ("YBR_FULL_422", 0, BASELINE),
-        ("YBR_RCT", 0, f"{UID}.4.90"),
-    ],
-)
-def test_grey_rgb_is_grey(colour, planar, syntax):
+def grey_in_colours() -> dict[str, bytes]:
     grey = film_pixels(8)
-    rgb, fragments = np.dstack([grey] * 3), None
-    stored, coloured = rgb, np.dstack([grey, grey, np.roll(grey, 1)])
-    if syntax == BASELINE:
-        plain = {"colorspace": "RGB", "outcolorspace": "RGB"} if colour == "RGB" else {}
-        fragment = imagecodecs.jpeg8_encode(rgb, level=100, **plain)
-        fragments = [fragment.replace(b"Adobe", b"other")]  # no marker says what the samples are
-        coloured = None
-    elif syntax == f"{UID}.4.90":
-        fragments = [imagecodecs.jpeg2k_encode(rgb, level=0, reversible=True, codecformat="j2k")]
-        coloured = None
-    elif syntax == f"{UID}.5":
-        parts = [b"".join(imagecodecs.packbits_encode(row.tobytes()) for row in grey)] * 3
-        parts = [part + bytes(len(part) % 2) for part in parts]
-        starts = [64 + i * len(parts[0]) for i in range(3)]
-        fragments = [struct.pack("<16I", 3, *starts, *[0] * 12) + b"".join(parts)]
-        coloured = None
-    elif colour == "YBR_FULL":
-        stored = np.dstack([grey, np.full_like(grey, 128), np.full_like(grey, 128)])
-    elif colour == "YBR_FULL_422":
-        stored = np.full((*grey.shape, 2), 128, np.uint8)
-        stored[..., 0] = grey
-        stored = stored.reshape(60, 25, 4)[..., [0, 2, 1, 3]].reshape(60, 50, 2)
-        coloured = None
-    header = {"PhotometricInterpretation": colour, "PlanarConfiguration": planar}
-    for array in (stored, coloured):
-        if array is None:
-            continue
-        data = np.moveaxis(array, -1, 0) if planar else array
-        options = header if fragments else header | {"PixelData": data.tobytes()}
-        film = read(rgb_file(array, syntax, fragments=fragments, **options))
-        if array is coloured:
-            assert film.reason == "colour"
-        else:
-            assert isinstance(film, Film), film
-            assert np.abs(film.pixels.astype(int) - grey).max() <= 2 * (syntax == BASELINE)
-            assert (film.bits_stored, film.photometric) == (8, "MONOCHROME2")
+    rgb, ybr = np.dstack([grey] * 3), np.dstack([grey, *[np.full_like(grey, 128)] * 2])
+    ybr_422 = np.full((60, 25, 4), 128, np.uint8)
+    ybr_422[..., :2] = grey.reshape(60, 25, 2)
+    packed = b"".join(imagecodecs.packbits_encode(row.tobytes()) for row in grey)
+    packed += bytes(len(packed) % 2)
+    starts = [64 + i * len(packed) for i in range(3)]
+    rle = struct.pack("<16I", 3, *starts, *[0] * 12) + packed * 3
+    unmarked = {"colorspace": "RGB", "outcolorspace": "RGB"}  # and no marker will say so
+    jpeg_rgb = imagecodecs.jpeg8_encode(rgb, level=100, **unmarked).replace(b"Adobe", b"other")
+    jpeg_ybr, jpeg2000 = imagecodecs.jpeg8_encode(rgb, level=100), LOSSLESS[f"{UID}.4.90"](rgb)
+    table = {
+        "RGB": (rgb, EXPLICIT, None),
+        "RGB planar": (np.moveaxis(rgb, -1, 0), EXPLICIT, None),
+        "RGB big": (rgb, f"{UID}.2", None),
+        "RGB RLE": (rgb, f"{UID}.5", [rle]),
+        "RGB JPEG": (rgb, BASELINE, [jpeg_rgb]),
+        "YBR_FULL_422 JPEG": (rgb, BASELINE, [jpeg_ybr]),
+        "YBR_RCT JPEG 2000": (rgb, f"{UID}.4.90", [jpeg2000]),
+        "YBR_FULL": (ybr, EXPLICIT, None),
+        "YBR_FULL_422": (ybr_422, EXPLICIT, None),
+    }
+    return {
+        name: rgb_file(
+            rgb,
+            syntax,
+            fragments=fragments,
+            PhotometricInterpretation=name.split()[0],
+            PlanarConfiguration=int("planar" in name),
+            **({} if fragments else {"PixelData": array.tobytes()}),
+        )
+        for name, (array, syntax, fragments) in table.items()
+    }
+
+
+@pytest.mark.parametrize("name", grey_in_colours())
+def test_colours_that_are_grey(name):
+    film = read(grey_in_colours()[name])
+    assert isinstance(film, Film), film
+    assert (film.bits_stored, film.photometric) == (8, "MONOCHROME2")
+    assert np.abs(film.pixels.astype(int) - film_pixels(8)).max() <= (2 if "JPEG" in name else 0)
 
 
 # Headers
@@ -199,8 +191,16 @@ def test_grey_rgb_is_grey(colour, planar, syntax):
 def test_rows_in_another_representation(syntax, us, other):
     tag = b"\0\x28\0\x10" if syntax == f"{UID}.2" else b"\x28\0\x10\0"
     assert_reads(dicom_file(PIXELS, syntax).replace(tag + us, tag + other))
-    data = dicom_file(PIXELS).replace(b"\x28\0\x10\0US\2\0\x3c\0", b"\x28\0\x10\0SS\2\0\xc4\xff")
-    assert read(data).reason == "corrupt_header"
+
+
+def test_counts_in_another_representation():
+    rows = b"\x28\0\x10\0"
+    data = dicom_file(PIXELS)
+    negative = data.replace(rows + b"US\2\0\x3c\0", rows + b"SS\2\0\xc4\xff")
+    assert read(negative).reason == "corrupt_header"
+    for frames, film in ((b"US\2\0\1\0", None), (b"UL\4\0\2\0\0\0", "multi_frame")):
+        case = data.replace(rows, b"\x28\0\x08\0" + frames + rows)
+        assert getattr(read(case), "reason", None) == film
 
 
 @pytest.mark.parametrize("syntax", [UID, EXPLICIT, f"{UID}.2"])
