@@ -1,6 +1,6 @@
-"""Damages films in every way the tests know and counts what is made of them.
+"""Damages films in nine ways and counts what is made of them.
 
-    python benchmarks/mutated_films.py [--films 10000] [--jpegs FOLDER]
+    python benchmarks/mutated_films.py [--films 10000] [--dicoms FOLDER] [--jpegs FOLDER]
 
 A damaged film is a film, a skipped one or a rejection with a reason: never an exception, and never
 `unreadable`, which is kept for file systems. A file system that fails is always `unreadable`.
@@ -13,6 +13,7 @@ import collections
 import io
 import pathlib
 import random
+import struct
 import sys
 import time
 
@@ -22,10 +23,10 @@ from PIL import Image
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "tests"))
 
-from test_dicom import LOSSLESS, NATIVE, UID, dicom_file, film_pixels, mutate
+from test_dicom import LOSSLESS, NATIVE, UID, dicom_file, film_pixels, picture_file
 
 from input_pipeline.dicom import read_film
-from input_pipeline.film import REASONS, Film, Rejected
+from input_pipeline.film import REASONS, Film, Rejected, Skipped
 
 
 class Broken(io.BytesIO):
@@ -42,10 +43,62 @@ class Broken(io.BytesIO):
         return super().read(size)
 
 
-def mutated(count: int) -> None:
+def mutate(data: bytes, choose: random.Random) -> bytes:
+    """One random damage of a file: in its bytes, its length or a field of its header."""
+    damaged = bytearray(data)
+    place = choose.randrange(len(data))
+    head = min(len(data), 1200)
+    start = max(data.find(b"\xff\x4f\xff\x51"), data.find(b"\xff\xd8\xff"), 132)
+    match choose.randrange(9):
+        case 0:
+            for _ in range(choose.randint(1, 9)):
+                damaged[choose.randrange(len(data))] ^= 1 << choose.randrange(8)
+        case 1:
+            for _ in range(100):
+                damaged[choose.randrange(len(data))] = choose.randrange(256)
+        case 2:
+            del damaged[place:]
+        case 3:
+            damaged[place:place] = choose.randbytes(choose.randint(1, 64))
+        case 4:
+            del damaged[place : place + choose.randint(1, 4000)]
+        case 5:
+            damaged[place : place + 2000] = bytes(len(damaged[place : place + 2000]))
+        case 6:  # header bytes: tags, lengths, values
+            for _ in range(choose.randint(1, 4)):
+                damaged[choose.randrange(min(128, head - 1), head)] = choose.randrange(256)
+        case 7:  # the head of the codestream
+            for _ in range(choose.randint(1, 3)):
+                damaged[min(start + choose.randrange(2, 120), len(data) - 1)] = choose.randrange(
+                    256
+                )
+        case 8:  # a chosen field: sizes, depths, the transfer syntax
+            field = choose.choice((0x02, 0x08, 0x10, 0x11, 0x0100, 0x0101, 0x0102, 0x0103))
+            where = data.find(struct.pack("<HH", 0x28, field))
+            syntax = data.find(UID.encode())
+            if choose.random() < 0.5 and where > 0:
+                value = choose.choice((0, 1, 2, 3, 8, 12, 16, 255, 60_000, 65_535))
+                damaged[where + 8 : where + 10] = struct.pack("<H", value)
+            elif syntax > 0:
+                damaged[syntax : syntax + 22] = (
+                    choose.choice((*NATIVE, *LOSSLESS))
+                    .encode()
+                    .ljust(22, b"\0")[: len(damaged[syntax : syntax + 22])]
+                )
+    return bytes(damaged)
+
+
+def mutated(count: int, dicoms: pathlib.Path | None) -> bool:
+    """Whether every mutated film was told apart from a failing file system, within 5 s."""
     pixels = film_pixels(12, (120, 100))
-    files = [dicom_file(pixels, syntax, BitsStored=12) for syntax in (*NATIVE, *LOSSLESS)]
-    # deflated files whose meta header claims more bytes than there are
+    files = [
+        dicom_file(pixels, syntax, BitsStored=12, ViewPosition=view, WindowCenter=2, WindowWidth=9)
+        for syntax in (*NATIVE, *LOSSLESS)
+        for view in ("PA", "LATERAL")
+    ]
+    files += [picture_file(film_pixels(8)), picture_file(film_pixels(8), "JPEG")]
+    files += [path.read_bytes() for path in sorted(dicoms.rglob("*.dcm"))] if dicoms else []
+    # deflated, and its meta header claims more bytes than there are
     deflated = bytearray(dicom_file(pixels, f"{UID}.1.99"))
     place = deflated.index(b"\x02\0\x12\0UI") + 6
     deflated[place : place + 2] = b"\xff\xff"
@@ -53,17 +106,20 @@ def mutated(count: int) -> None:
     choose, outcomes, mixed, slowest = random.Random(20261128), collections.Counter(), 0, 0.0
     for _ in range(count):
         data = mutate(choose.choice(files), choose)
+        views = choose.choice((None, ("AP", "PA")))
         start = time.perf_counter()
-        outcome = read_film(io.BytesIO(data))
+        outcome = read_film(io.BytesIO(data), views=views)
         slowest = max(slowest, time.perf_counter() - start)
-        outcomes[getattr(outcome, "reason", type(outcome).__name__)] += 1
+        assert isinstance(outcome, Film | Skipped | Rejected)
         assert not isinstance(outcome, Rejected) or outcome.reason in REASONS
+        outcomes[getattr(outcome, "reason", type(outcome).__name__)] += 1
         broken = Broken(data, choose.randint(1, 3))
-        outcome = read_film(broken)
+        outcome = read_film(broken, views=views)
         mixed += broken.left <= 0 and getattr(outcome, "reason", "") != "unreadable"
     print(f"{count} mutated films, the slowest {slowest:.1f} s:", dict(outcomes.most_common()))
     print(f"the films' own faults taken for the file system's: {outcomes['unreadable']}")
     print(f"failures of the file system taken for the films': {mixed}")
+    return not mixed and not outcomes["unreadable"] and slowest < 5
 
 
 def wound(data: bytes, choose: random.Random, removed: bool) -> bytes:
@@ -115,9 +171,10 @@ def damage_rates(folder: pathlib.Path, seeds: int = 3) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--films", type=int, default=10_000)
-    parser.add_argument("--jpegs", type=pathlib.Path)
+    parser.add_argument("--dicoms", type=pathlib.Path, help="a folder of films to damage too")
+    parser.add_argument("--jpegs", type=pathlib.Path, help="a folder of JPEGs to measure with")
     arguments = parser.parse_args()
-    if arguments.films:
-        mutated(arguments.films)
+    told_apart = not arguments.films or mutated(arguments.films, arguments.dicoms)
     if arguments.jpegs:
         damage_rates(arguments.jpegs)
+    sys.exit(not told_apart)

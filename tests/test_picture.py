@@ -8,7 +8,7 @@ import imagecodecs
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
-from test_dicom import exif, film_pixels, picture_file, read
+from test_dicom import dicom_file, exif, film_pixels, picture_file, read
 
 from input_pipeline.dicom import read_film
 from input_pipeline.film import Film
@@ -17,12 +17,9 @@ GREY = film_pixels(8)
 LONG = b"x\0\0" + zlib.compress(bytes(3 << 20))
 
 
-def chunk(name: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-
 def add_chunk(png: bytes, name: bytes, data: bytes) -> bytes:
-    return png[:33] + chunk(name, data) + png[33:]
+    check = struct.pack(">I", zlib.crc32(name + data))
+    return png[:33] + struct.pack(">I", len(data)) + name + data + check + png[33:]
 
 
 def test_grey_pictures():
@@ -41,7 +38,7 @@ def test_grey_pictures():
         (grey16, imagecodecs.png_encode(opaque16)),
         (GREY, add_chunk(png, b"zTXt", LONG)),
         (GREY, add_chunk(png, b"iTXt", b"XML:com.adobe.xmp\0\1\0" + LONG[1:])),
-        (GREY, add_chunk(png, b"iCCP", LONG[:1] + LONG[1:])),
+        (GREY, add_chunk(png, b"iCCP", LONG)),
         (GREY, add_chunk(png, b"tEXt", b"x\0" + bytes(9 << 20))),
         (GREY, add_chunk(png, b"tRNS", b"\0\0")),
         (GREY, png[:-12]),  # without its end marker
@@ -64,7 +61,10 @@ def test_jpeg_of_other_processes(bits):
     np.testing.assert_array_equal(lossless.pixels, pixels)
     np.testing.assert_array_equal(jpeg_ls.pixels, pixels)
     if bits < 16:
-        lossy = read(imagecodecs.jpeg8_encode(pixels, level=98, **options))
+        data = imagecodecs.jpeg8_encode(pixels, level=98, **options)
+        lossy = read(data)
+        film = read(dicom_file(pixels, f"1.2.840.10008.1.2.4.{50 + bits // 12}", [data]))
+        np.testing.assert_array_equal(film.pixels, lossy.pixels)
         assert lossy.bits_stored == bits
         assert np.abs(lossy.pixels.astype(int) - pixels).mean() < (1 << bits) / 100
 
@@ -92,21 +92,21 @@ def test_what_libjpeg_warns_of_without_need():
 
 
 def files() -> dict[str, bytes]:
-    thumbnail = exif(1)
+    thumbnail, png = exif(1), picture_file(GREY)
     thumbnail[0x010E] = "\xff\xd9" * 8  # an end marker within the header
-    data = {
-        "PNG": picture_file(GREY),
+    options = {"format": "JPEG", "quality": 95}
+    return {
+        "PNG": png,
+        "PNG profile": add_chunk(png, b"iCCP", LONG),
         "PNG 16": picture_file(film_pixels(16)),
         "PNG colour": picture_file(np.dstack([GREY] * 3)),
-        "JPEG": picture_file(GREY, "JPEG", quality=95, exif=thumbnail),
-        "JPEG colour": picture_file(np.dstack([GREY] * 3), "JPEG", quality=95),
-        "progressive": picture_file(GREY, "JPEG", quality=95, progressive=True),
+        "JPEG": picture_file(GREY, exif=thumbnail, **options),
+        "JPEG colour": picture_file(np.dstack([GREY] * 3), **options),
+        "progressive": picture_file(GREY, progressive=True, **options),
         "12 bits": imagecodecs.jpeg8_encode(film_pixels(12), bitspersample=12),
         "lossless": imagecodecs.jpeg8_encode(film_pixels(12), lossless=True, bitspersample=12),
         "JPEG-LS": imagecodecs.jpegls_encode(GREY),
     }
-    data["PNG profile"] = add_chunk(data["PNG"], b"iCCP", LONG)
-    return data
 
 
 @pytest.mark.parametrize("name", files())
