@@ -214,7 +214,8 @@ def report_results(trained: Any, measured: dict[str, Any]) -> None:
     if split == "tune":
         print("warning: there is no test split: these figures are of tune, and too good")
     print(f"AUROC on {split} (95 % interval)")
-    for finding, result in [*results["findings"].items(), ("mean", results["mean"])]:
+    mean = [("mean", results["mean"])] if len(results["findings"]) > 1 else []
+    for finding, result in [*results["findings"].items(), *mean]:
         if result.get("undefined"):
             print(f"  {finding:28} -      {result['undefined']}")
         elif auroc := result["auroc"]:
