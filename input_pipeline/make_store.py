@@ -6,7 +6,7 @@ import hashlib
 import json
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -113,10 +113,9 @@ def make_store(
             there = {name: there[name] for name in done} | made
         if lost := [shard.name for shard in planned if shard.name not in there]:
             raise OSError(f"Beam ended, but {len(lost)} shards are missing, such as {lost[0]}")
-        tried = [film.image_id for i in todo for film in planned[i].films]
-        tries |= {image_id: tries.get(image_id, 0) + 1 for image_id in tried}
+        tried = {film.image_id for i in todo for film in planned[i].films}
         summaries = [there[shard.name] for shard in planned]
-        return _finish(listed, settings, identity, runs, summaries, tries, write, before)
+        return _finish(listed, settings, identity, runs, summaries, tries, tried, write, before)
 
 
 def _check_folder(
@@ -169,6 +168,7 @@ def _finish(
     runs: Sequence[Any],
     summaries: Sequence[shards.Summary],
     tries: Mapping[str, int],
+    tried: Collection[str],
     write: Callable[[str, bytes], None],
     before: int,
 ) -> Outcome:
@@ -188,7 +188,7 @@ def _finish(
         kind: [[image_id, *why] for image_id, k, *why in dropped if k == kind]
         for kind in ("skipped", "rejected")
     }
-    rejected, retryable, given_up = run_folder.rejected_rows(rows["rejected"], tries)
+    rejected, retryable, given_up = run_folder.rejected_rows(rows["rejected"], tries, tried)
     counts = mimic_counts.counts_rows(listed.counts)
     tables = {
         store.FILMS: store.films_table(summaries),

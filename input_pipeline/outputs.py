@@ -326,8 +326,9 @@ class Run:
             for kind in (Skipped, Rejected)
         }
         self._share_checksums()
-        tries = {film.path: self._tries.get(film.path, 0) + 1 for film in self.dropped}
-        dropped, retryable, now_given_up = run_folder.rejected_rows(rows[Rejected], tries)
+        dropped, retryable, now_given_up = run_folder.rejected_rows(
+            rows[Rejected], self._tries, {film.path for film in self.dropped}
+        )
         counts = {
             "embedded": sum(len(output.films) for output in self._outputs)
             - (len(self.dropped) - len(self._refused)),

@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, NotRequired
 
 from annotated_types import Interval, Len
@@ -30,6 +30,7 @@ UNSAID = {"preset_version": 1}  # what a manifest means that was written before 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # of file systems without locks
 PASSING = ("unreadable", "crashed", "timed_out", "failed")  # reasons that another run may not meet
 TRIES = 3  # runs that end with such a reason, after which the film counts as rejected for good
+OUTAGE = 1000  # films: where more fail so in a run, not they are to blame, and it is no try
 
 
 Count = Annotated[int, Interval(ge=0, lt=2**63)]
@@ -271,15 +272,20 @@ def tries_before(folder: str) -> dict[str, int]:
 
 
 def rejected_rows(
-    rejected: Iterable[Sequence[str]], tries: Mapping[str, int]
+    rejected: Iterable[Sequence[str]], before: Mapping[str, int], tried: Collection[str]
 ) -> tuple[list[list[Any]], int, int]:
     """The rows of rejected.csv, and how many of its films are to be tried again and are given up.
 
     Args:
         rejected: image id, reason, detail.
-        tries: runs that failed on a film, by image id, this one among them.
+        before: from `tries_before`.
+        tried: image ids of the films that this run tried.
     """
-    rows = [[*row, tries[row[0]] if row[1] in PASSING else ""] for row in rejected]
+    rows = [[*row, before.get(row[0], 0) if row[1] in PASSING else ""] for row in rejected]
+    failed = [row for row in rows if row[1] in PASSING and row[0] in tried]
+    if len(failed) <= OUTAGE:
+        for row in failed:
+            row[3] += 1
     given_up = sum(row[3] != "" and row[3] >= TRIES for row in rows)
     return rows, sum(row[3] != "" for row in rows) - given_up, given_up
 

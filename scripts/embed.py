@@ -205,8 +205,8 @@ def report_run(run: Any, counts: dict[str, int], seconds: float) -> None:
         )
     if counts["given_up"]:
         print(
-            f"warning: {counts['given_up']} films failed for such reasons in "
-            f"{run_folder.TRIES} runs and are given up: the run counts as complete without them"
+            f"warning: {counts['given_up']} films were given up: they failed in "
+            f"{run_folder.TRIES} runs, and the run counts as complete without them"
         )
 
 

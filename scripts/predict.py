@@ -157,7 +157,7 @@ def choose_folder(
     except ValueError as error:
         raise ValueError(f"nothing was embedded, for with the weights {weights} {error}") from None
     films = [film.path for one in planned for film in one.films]
-    if card["per_study"] != "none":  # what would be refused in the end is refused now
+    if films and card["per_study"] != "none":  # what would be refused in the end is refused now
         studies.merge_by_path(
             np.zeros((len(films), 1), np.float32), np.array(films, object), "mean"
         )

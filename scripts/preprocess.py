@@ -162,8 +162,8 @@ def report_outcome(folder: str, outcome: Any, seconds: float) -> None:
         )
     if outcome.given_up:
         print(
-            f"warning: {outcome.given_up} films failed for such reasons in several runs and are "
-            "given up: to have them tried again, remove rejected.csv and run the same command"
+            f"warning: {outcome.given_up} films were given up, for they failed in several runs: "
+            "to have them tried again, remove rejected.csv and run the same command"
         )
     print(f"in {folder}, with films.csv, skipped.csv, rejected.csv and SHA256SUMS.txt")
 

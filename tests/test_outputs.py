@@ -190,6 +190,9 @@ def test_a_film_is_given_up_after_some_runs_that_ended_and_may_still_come_back(t
     assert one("crashed")[3] == "2", "a table of an earlier version, which has no tries"
     (tmp_path / "rejected.csv").unlink()
     assert one("crashed")[3] == "1"
+    with pytest.MonkeyPatch.context() as patch:  # where so many fail, it is not for the films
+        patch.setattr(run_folder, "OUTAGE", 0)
+        assert one("unreadable") == (False, 1, given_up(0), "1")
     assert one(None) == ()
 
 
