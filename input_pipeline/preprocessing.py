@@ -93,10 +93,11 @@ def dicom_intensity(film: Film) -> UInt16[np.ndarray, "height width"]:
         function, width = film.get("voi_function"), film.window_widths[0]
         if width <= 0 or (function == "LINEAR" and width < 1):  # C.11.2.1.2.1, C.11.2.1.3
             reject("corrupt_header", f"WindowWidth is too small for {function}")
-        gray = VOI_FUNCTIONS[function](gray, film.window_centers[0], width)
+        with np.errstate(over="ignore"):  # of a tiny width
+            gray = VOI_FUNCTIONS[function](gray, film.window_centers[0], width)
     else:
         film.get("voi_lut"), film.get("window_centers")
-        gray = (gray - low) / (high - low)
+        gray = (gray - low) / (high - low or 1)  # 0 where the intercept swallows the slope
     gray = gray.clip(0, 1)
     if film.photometric == "MONOCHROME1" or film.presentation_lut_shape == "INVERSE":
         gray = 1 - gray
@@ -330,6 +331,8 @@ def network_input(film: Film, preset: Preset, size: int) -> Float32[np.ndarray, 
         sides = image.shape[0] * film.pixel_aspect, image.shape[1]
         height, width = (max(1, round(side * (size / max(sides)))) for side in sides)
     resized = preset.resize(image, height, width)
+    if resized.min() == resized.max() and image.min() < image.max():
+        reject("constant", f"what differs in it is lost at {size} pixels")
     if preset.min_max:
         low, high = resized.min(), resized.max()
         resized -= low

@@ -496,6 +496,13 @@ def test_pixels_that_are_not_square_are_made_so(header, sides):
     np.testing.assert_array_equal(found, plain)
 
 
+def test_a_film_whose_differences_are_lost_in_the_resize_is_constant():
+    pixels = np.full((90, 90), 5, np.uint8)
+    pixels[1, 1] = 6
+    with pytest.raises(Rejection, match="lost at 40 pixels"):
+        network_input(Film(pixels, 8), PRESETS["cxr_foundation"], 40)
+
+
 def test_stretching_fills_the_square():
     film = Film(np.tile(np.arange(50, dtype=np.uint8), (100, 1)), 8)
     image = network_input(film, PRESETS["cxr_foundation"], 40)[..., 0]
