@@ -2,14 +2,15 @@
 
     python benchmarks/mutated_films.py [--films 10000] [--dicoms FOLDER] [--jpegs FOLDER]
 
-A damaged film is a film, a skipped one or a rejection with a reason: never an exception, and never
-`unreadable`, which is kept for file systems. A file system that fails is always `unreadable`.
+A damaged film is a film, a skipped one or a rejection with a reason, by every preset: never an
+exception, and never `unreadable`, which is kept for file systems. A file system that fails is always `unreadable`.
 With a folder of JPEGs, 100 of them lose 1,500 bytes (removed, or overwritten by zeros) at a random
 place of their scan: how many still give a film? All of the folder that are sound must.
 """
 
 import argparse
 import collections
+import contextlib
 import io
 import pathlib
 import random
@@ -26,7 +27,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "tests"))
 from test_dicom import LOSSLESS, NATIVE, UID, dicom_file, film_pixels, picture_file
 
 from input_pipeline.dicom import read_film
-from input_pipeline.film import REASONS, Film, Rejected, Skipped
+from input_pipeline.film import REASONS, Film, Rejected, Rejection, Skipped
+from input_pipeline.preprocessing import PRESETS, network_input
 
 
 class Broken(io.BytesIO):
@@ -91,8 +93,10 @@ def mutate(data: bytes, choose: random.Random) -> bytes:
 def mutated(count: int, dicoms: pathlib.Path | None) -> bool:
     """Whether every mutated film was told apart from a failing file system, within 5 s."""
     pixels = film_pixels(12, (120, 100))
+    header = {"BitsStored": 12, "WindowCenter": 2000, "WindowWidth": 900, "RescaleSlope": 1}
+    header |= {"RescaleIntercept": 0, "PixelPaddingValue": 0, "PixelAspectRatio": ["2", "1"]}
     files = [
-        dicom_file(pixels, syntax, BitsStored=12, ViewPosition=view, WindowCenter=2, WindowWidth=9)
+        dicom_file(pixels, syntax, ViewPosition=view, **header)
         for syntax in (*NATIVE, *LOSSLESS)
         for view in ("PA", "LATERAL")
     ]
@@ -112,6 +116,10 @@ def mutated(count: int, dicoms: pathlib.Path | None) -> bool:
         slowest = max(slowest, time.perf_counter() - start)
         assert isinstance(outcome, Film | Skipped | Rejected)
         assert not isinstance(outcome, Rejected) or outcome.reason in REASONS
+        if isinstance(outcome, Film) and outcome.pixels.size <= 2 * pixels.size:
+            for preset in PRESETS.values():
+                with contextlib.suppress(Rejection):
+                    assert np.isfinite(network_input(outcome, preset, 16)).all()
         outcomes[getattr(outcome, "reason", type(outcome).__name__)] += 1
         broken = Broken(data, choose.randint(1, 3))
         outcome = read_film(broken, views=views)
