@@ -3,7 +3,7 @@
     python benchmarks/mutated_films.py [--films 10000] [--dicoms FOLDER] [--jpegs FOLDER]
 
 A damaged film is a film, a skipped one or a rejection with a reason, by every preset: never an
-exception, and never `unreadable`, which is kept for file systems. A file system that fails is always `unreadable`.
+exception, and never `unreadable`, which is kept for file systems: where these fail it is that.
 With a folder of JPEGs, 100 of them lose 1,500 bytes (removed, or overwritten by zeros) at a random
 place of their scan: how many still give a film? All of the folder that are sound must.
 """
