@@ -6,6 +6,7 @@ Every package asks here, so that a name means one and the same thing in each of 
 import errno
 import io
 import os
+import pathlib
 import posixpath
 import re
 import stat
@@ -34,6 +35,17 @@ def typed(path: str) -> str:
     if path.startswith(_LOCAL_SCHEMES):
         return joined(os.getcwd(), path)
     return path.rstrip("/") if is_remote(path) else joined(os.getcwd(), os.path.expanduser(path))
+
+
+def typed_local(path: str, option: str) -> pathlib.Path:
+    """A local path as somebody typed it. Raises ValueError if it is an address, naming the option.
+
+    Without that, `gs://bucket/x` would become a folder `gs:` here.
+    """
+    path = typed(path)
+    if is_remote(path):
+        raise ValueError(f"{option} is {path}; expected a local path")
+    return pathlib.Path(path)
 
 
 def joined(folder: str, path: str) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 from absl import flags
 
+from configs import paths
 from scripts import cli
 
 FROM = flags.DEFINE_string(
@@ -47,7 +48,7 @@ def convert() -> None:
         return print(table(load_card(DESCRIBE.value)))
     jax.config.update("jax_platforms", "cpu")  # everywhere the same numbers, and room enough
     start = time.monotonic()
-    output = pathlib.Path(OUTPUT.value).expanduser().absolute() if OUTPUT.value else None
+    output = paths.typed_local(OUTPUT.value, "--output") if OUTPUT.value else None
     if output and output.exists():
         raise FileExistsError(f"{output} exists already: remove it or choose another name")
     if output:
@@ -88,9 +89,9 @@ def find_source() -> tuple[str, pathlib.Path, str]:
             f"--from is {FROM.value!r} and --input {INPUT.value!r}; expected one of "
             f"{', '.join(known)} and a path, or hf:ORG/NAME alone\n\n{__doc__}"
         )
-    path = pathlib.Path(INPUT.value).expanduser()
-    if not path.exists() and not path.with_name(f"{path.name}.index").exists():
-        raise FileNotFoundError(f"--input {path} does not exist")
+    path = paths.typed_local(INPUT.value, "--input")
+    if not any(at.is_file() or at.is_dir() for at in (path, path.with_name(f"{path.name}.index"))):
+        raise FileNotFoundError(f"--input is {path}; expected a file or a folder that exists")
     return FROM.value, path, ""
 
 

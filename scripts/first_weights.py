@@ -1,10 +1,10 @@
 """What pretraining starts from: a weights bundle, or random numbers."""
 
 import dataclasses
-import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from configs import paths
 from configs.schema import NetworkConfig
 
 
@@ -40,7 +40,7 @@ def load(
     preset, size, version = store["preset"], store["size"], store.get("preset_version", 1)
     rule, variant, origin = PRESETS[preset], config.variant or "b0", None
     if config.weights != "random":
-        origin = load_card(path := os.path.expanduser(config.weights))
+        origin = load_card(path := paths.typed_local(config.weights, "network.weights"))
         if config.variant not in (None, origin.variant):
             raise ValueError(
                 f"network.variant is {config.variant!r}, but the card of {path} says "

@@ -3,10 +3,10 @@
 import dataclasses
 import functools
 import importlib.util
-import os
 from collections.abc import Callable
 from typing import Any
 
+from configs import paths
 from configs.schema import EncoderConfig
 
 ENGINES = ("jax", "openvino", "pallas")
@@ -116,7 +116,7 @@ def load_encoder(
         config.dtype = "float32" if on_cpu else "bfloat16"
     if config.dtype not in ("bfloat16", "float32"):
         raise ValueError(f"encoder.dtype is {config.dtype!r}; expected bfloat16 or float32")
-    random, bundle = config.weights == "random", os.path.expanduser(config.weights)
+    random = config.weights == "random"
     if random:
         say("warning: weights=random: these will be the embeddings of an untrained network")
         name = config.preset or "native"
@@ -125,6 +125,7 @@ def load_encoder(
             config.variant, config.resolution, name, preset.mean, preset.std, preset.version
         )
     else:
+        bundle = paths.typed_local(config.weights, "encoder.weights")
         card = load_card(bundle)
     if card.preset not in PRESETS:
         raise ValueError(f"encoder.preset is {card.preset!r}; expected one of {', '.join(PRESETS)}")

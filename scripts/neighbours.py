@@ -20,6 +20,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from configs import paths
 from scripts import cli
 
 FLAGS = {
@@ -94,7 +95,7 @@ def neighbours(
 
 def check_output(path: str) -> str:
     """The path in full. Raises ValueError where no picture can be written there."""
-    path = os.path.abspath(os.path.expanduser(path))
+    path = str(paths.typed_local(path, "--output"))
     if not path.lower().endswith(".png") or not os.path.isdir(os.path.dirname(path)):
         raise ValueError(f"--output is {path}; expected a file *.png in a folder that exists")
     return path

@@ -23,7 +23,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from configs import writing
+from configs import paths, writing
 from scripts import cli
 
 FLAGS = {
@@ -54,14 +54,14 @@ def predict(
             "expected --head, --output, and either --embeddings or --weights with --input\n\n"
             + (__doc__ or "")
         )
-    file = pathlib.Path(output).expanduser().absolute()
+    file = paths.typed_local(output, "--output")
     if file.is_dir() or not file.parent.is_dir():
         raise ValueError(f"{file} cannot be written: expected a file in a folder that exists")
 
     from heads import store
     from input_pipeline.embedding_table import read_table
 
-    saved = store.load(os.path.expanduser(head))
+    saved = store.load(paths.typed_local(head, "--head"))
     if saved.card["per_study"] != "none" and not saved.card["studies_from_paths"]:
         raise ValueError(
             "the head was trained on studies that a table told, and of films alone it cannot be "

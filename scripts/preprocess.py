@@ -2,13 +2,13 @@
 
 import collections
 import dataclasses
-import os
 import time
 from collections.abc import Sequence
 from typing import Any
 
 from absl import logging
 
+from configs import paths
 from configs.schema import ImageConfig, PreprocessConfig
 from scripts import cli
 
@@ -101,7 +101,7 @@ def image_rule(config: ImageConfig) -> tuple[str, int]:
     if config.weights:
         from encoder.card import load_card
 
-        card = load_card(os.path.expanduser(config.weights))
+        card = load_card(paths.typed_local(config.weights, "image.weights"))
         asked, given = (preset, size), (card.preset, card.resolution)
         if any(a not in (None, g) for a, g in zip(asked, given, strict=True)):
             raise ValueError(

@@ -3,11 +3,10 @@
 import contextlib
 import functools
 import hashlib
-import pathlib
 import time
 from typing import Any
 
-from configs import machine
+from configs import machine, paths
 from configs.schema import PretrainConfig
 from scripts import cli, first_weights, training_films, training_folder, training_log, tune_look
 
@@ -52,7 +51,7 @@ def pretrain_with(hosts: Any, config: PretrainConfig) -> int:
     from input_pipeline import training
 
     say = (lambda *_, **__: None) if hosts.index else functools.partial(print, flush=True)
-    folder = pathlib.Path(config.output.path).expanduser().absolute()
+    folder = paths.typed_local(config.output.path, "output.path")
     mesh = sharding.make_mesh(config.network.model_parallel)
     recipe = make_recipe(config, mesh.shape["data"])
     films = training_films.read(config.input, say)

@@ -15,7 +15,6 @@ the numbers of the tables.
 import concurrent.futures
 import dataclasses
 import os
-import pathlib
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -23,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from configs import machine
+from configs import machine, paths
 from scripts import cli, quality_films
 from scripts.quality_films import DATASETS, ENCODERS, PIXELS, Task
 
@@ -56,7 +55,7 @@ def quality(
     films = named(stores, "stores", DATASETS)
     folders = named(embeddings, "embeddings", ENCODERS)
     bundles = named(weights, "weights", ENCODERS[:2])
-    place = pathlib.Path(output).expanduser()
+    place = paths.typed_local(output, "--output")
     place.mkdir(parents=True, exist_ok=True)
     if not os.access(place, os.W_OK):
         raise PermissionError(f"{place} cannot be written; choose another --output")
@@ -73,7 +72,7 @@ def quality(
     recipe = train.Recipe(**dataclasses.asdict(TrainingConfig()))
     image_id, vectors, encoders = quality_films.read_embeddings(folders)
     trainings = quality_films.read_trainings(bundles, encoders)
-    examples = quality_films.read_examples(image_id, tables, os.path.expanduser(splits))
+    examples = quality_films.read_examples(image_id, tables, paths.typed(splits))
     print("PCA of the pixels", flush=True)
     vectors[PIXELS] = quality_films.pca(films, image_id, examples)
     tasks, unseen = quality_films.make_tasks(examples)
@@ -90,7 +89,8 @@ def quality(
 def named(text: str, flag: str, names: Sequence[str]) -> dict[str, str]:
     """`kermany=A,nih=B` as a dict. Raises ValueError where the names are others."""
     pairs = [part.partition("=") for part in text.split(",")]
-    found = {name.strip(): os.path.expanduser(value.strip()) for name, _, value in pairs}
+    pairs = [(name, equals, value.strip()) for name, equals, value in pairs]
+    found = {name.strip(): value and paths.typed(value) for name, _, value in pairs}
     if {*found} != {*names} or not all(found.values()):
         raise ValueError(f"--{flag} is {text!r}; expected {','.join(f'{n}=...' for n in names)}")
     return {name: found[name] for name in names}

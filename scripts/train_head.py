@@ -5,13 +5,13 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import os
-import pathlib
 import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from configs import paths
 from configs.schema import HeadConfig
 from scripts import cli
 
@@ -51,11 +51,9 @@ def train_head(config: HeadConfig) -> int:
     """Runs the whole job. Returns the exit code."""
     if cli.unset(config, REQUIRED, USAGE):
         return 2
-    labels, folder = config.labels, pathlib.Path(config.output.path).expanduser().absolute()
+    labels, folder = config.labels, paths.typed_local(config.output.path, "output.path")
     for name in ("path", "split_path", "metadata_path"):
         setattr(labels, name, os.path.expanduser(getattr(labels, name)))
-    if "://" in config.output.path:
-        raise ValueError(f"output.path is {config.output.path}; expected a local folder")
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise ValueError(f"{folder} exists already: remove it, or choose another output.path")
 
@@ -73,7 +71,7 @@ def train_head(config: HeadConfig) -> int:
         config.draws,
         config.resamples,
         config.seed,
-        os.path.expanduser(config.compare),
+        config.compare and str(paths.typed_local(config.compare, "compare")),
     )
     table = read_table(
         config.embeddings.path, config.embeddings.cache or None, config.embeddings.dtype

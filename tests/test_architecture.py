@@ -1,11 +1,18 @@
 """The house rules, read from the imports: who may know whom, and who may know which library."""
 
 import ast
+import importlib.metadata
+import itertools
+import os
 import pathlib
+import re
 import subprocess
 import sys
+import tomllib
 
 import pytest
+
+from configs import machine
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SIBLINGS = ("encoder", "heads", "input_pipeline")
@@ -71,6 +78,31 @@ def test_the_encoder_needs_little(source):
     packages = {name.split(".")[0] for name in imports(source)} - sys.stdlib_module_names
     if not source.startswith("encoder/sources/"):
         assert packages <= ENCODER_MAY_IMPORT, packages - ENCODER_MAY_IMPORT
+
+
+def test_what_is_imported_is_declared():
+    """Also what another library happens to bring, as TensorFlow does protobuf."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed = [
+        *project["dependencies"],
+        *itertools.chain(*project["optional-dependencies"].values()),
+    ]
+    declared = {re.match(r"[\w.-]+", name)[0].lower().replace("_", "-") for name in needed}
+    known = {"configs", *SIBLINGS, "scripts", "weights", *sys.stdlib_module_names}
+    distributions = importlib.metadata.packages_distributions()
+    for source in sources():
+        if source.startswith(("scripts/bench_", "scripts/peer", "scripts/network_forms")):
+            continue
+        for package in {name.split(".")[0] for name in imports(source)} - known:
+            brought_by = {name.lower().replace("_", "-") for name in distributions[package]}
+            assert brought_by & declared, f"{source} imports {package} of {brought_by}"
+
+
+def test_usable_processors_where_linux_is_not(monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert machine.processors() == os.cpu_count()
+    found = [s for s in sources() if "sched_getaffinity" in (ROOT / s).read_text()]
+    assert found == ["configs/machine.py"]
 
 
 HEAVY = {"apache_beam", "flax", "jax", "matplotlib", "pandas", "pydicom", "sklearn", "tensorflow"}

@@ -242,7 +242,11 @@ def damaged(published: pathlib.Path, folder: pathlib.Path, how: str) -> pathlib.
         ("whole", ["--from=keras"], "cannot be read as Keras 3 weights"),
         ("whole", ["--from=orbax"], "expected a weights bundle, a folder with card.json"),
         ("whole", ["--from=onnx"], "expected one of timm, keras, tf, elixr_c, orbax and a path"),
-        ("whole", ["--input=/nowhere"], "--input /nowhere does not exist"),
+        (
+            "whole",
+            ["--input=/nowhere"],
+            "--input is /nowhere; expected a file or a folder that exists",
+        ),
         ("whole", ["stray"], "'stray' is no flag"),
         ("whole", ["--dtype=float16"], "float16"),
     ],

@@ -271,7 +271,6 @@ def test_what_is_no_file_of_keras_is_said(tmp_path, layers):
         "text": lambda: path.write_text("weights"),
         "empty": lambda: path.write_bytes(b""),
         "without names, as of old": lambda: write(path, layers, named=False),
-        "no normalization": lambda: write(path, {"stem_conv": layers["stem_conv"]}),
     }
     for spoil in spoilt.values():
         spoil()
@@ -279,6 +278,14 @@ def test_what_is_no_file_of_keras_is_said(tmp_path, layers):
             keras_source.read(path)
     with pytest.raises(FileNotFoundError):
         keras_source.read(tmp_path / "none.weights.h5")
+    write(path, {"dense": [np.zeros((2, 3), "f4")], "conv1_conv": layers["stem_conv"]})
+    message = "holds another network .*the layers dense, conv1_conv, and no rescaling or normal"
+    with pytest.raises(ValueError, match=message):
+        keras_source.read(path)
+    with h5py.File(path, "w") as file:
+        file["model_weights/conv/kernel"] = np.zeros(3)
+    with pytest.raises(ValueError, match=r"holds another network .*at its top are model_weights"):
+        keras_source.read(path)
 
 
 @pytest.mark.parametrize("kind", ["link", "group", "storage", "virtual"])

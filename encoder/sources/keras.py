@@ -7,7 +7,7 @@ std say the same of images in [0, 1].
 
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import h5py
@@ -34,10 +34,15 @@ LAYERS = {  # Keras -> ours; those of a block follow "block<stage><letter>_"
 LEAVES = ("params/{}/kernel", "params/{}/bias")
 BATCH_NORM = ("params/{}/scale", "params/{}/bias", "batch_stats/{}/mean", "batch_stats/{}/var")
 SWISH = ("silu", "swish")
+FIRST_LAYERS = ("rescaling", "normalization", "stem_conv")
 RESCALINGS = {  # layer -> scale, as Keras builds them
     "rescaling": [1 / 255] * 3,
     "rescaling_1": [std**-0.5 for std in IMAGENET_STD],  # weights="imagenet" only
 }
+
+
+class _AnotherNetwork(Exception):
+    """What shows that a file is of another network than Keras' EfficientNet."""
 
 
 def read(path: pathlib.Path) -> Checkpoint:
@@ -55,6 +60,11 @@ def read(path: pathlib.Path) -> Checkpoint:
         layers = _layers(h5py.File(file))
         config = _config(path / "config.json") if packed else None
         mean, std = _normalisation(layers, config)
+    except _AnotherNetwork as error:
+        raise ValueError(
+            f"{file} holds another network than EfficientNet of Keras 3 ({error}); expected one of "
+            "keras.applications.EfficientNetB0 to B7, saved by save_weights('x.weights.h5')"
+        ) from None
     except Exception as error:  # a damaged file can fail anywhere
         raise ValueError(
             f"{file} cannot be read as Keras 3 weights ({error}): it is damaged, cut off or of "
@@ -90,6 +100,8 @@ def _layers(file: h5py.File) -> dict[str, list[h5py.Dataset]]:
 
     The layers that Keras does not name are known by their kind and number in the file.
     """
+    if file.keys() and "layers" not in file:  # of old, or of a model that is a class of its own
+        raise _AnotherNetwork(f"at its top are {_some(file)}, and no layers")
     layers = {}
     groups = _own(file, "layers", h5py.Group)
     for kind in groups:
@@ -101,6 +113,11 @@ def _layers(file: h5py.File) -> dict[str, list[h5py.Dataset]]:
             name = kind if kind in (*RESCALINGS, "normalization") else str(arrays.attrs["name"])
             layers[name] = [_own(arrays, str(i), h5py.Dataset) for i in range(len(arrays))]
     return layers
+
+
+def _some(names: Iterable[str]) -> str:
+    names = [untrusted.printable(name) for name in names]
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if names[5:] else "")
 
 
 def _own(group: h5py.Group, name: str, kind: type) -> Any:
@@ -144,8 +161,8 @@ def _normalisation(
 
     (x - mean) / sqrt(variance), then times the second scale if there is one.
     """
-    if not {"rescaling", "normalization"} <= layers.keys():
-        raise KeyError("it has no Rescaling and Normalization layers, as Keras' EfficientNet has")
+    if missing := [name for name in FIRST_LAYERS if name not in layers]:
+        raise _AnotherNetwork(f"it has the layers {_some(layers)}, and no {' or '.join(missing)}")
     found = [name for name in RESCALINGS if name in layers]
     if config is not None:
         _demand_efficientnet(config)
@@ -156,7 +173,7 @@ def _normalisation(
         ]
         expected = [RESCALINGS[name] for name in found]
         if len(scales) != len(expected) or not np.allclose(scales, expected):
-            raise KeyError(f"its Rescaling layers have scales {scales}, expected {expected}")
+            raise _AnotherNetwork(f"its Rescaling layers have scales {scales}, expected {expected}")
     statistics = layers["normalization"][:2]
     if [array.shape for array in statistics] != [(3,), (3,)]:
         raise KeyError(f"its Normalization holds {statistics}, expected mean and variance of 3")
@@ -171,9 +188,11 @@ def _demand_efficientnet(config: dict[str, Any]) -> None:
         settings = layer["config"]
         is_swish = layer["class_name"] == "Activation" or settings["name"].endswith("_se_reduce")
         if is_swish and settings["activation"] not in SWISH:
-            raise KeyError(f"layer {settings['name']!r} is {settings['activation']!r}, no swish")
+            raise _AnotherNetwork(
+                f"layer {settings['name']!r} is {settings['activation']!r}, no swish"
+            )
         if settings.get("epsilon", BATCH_NORM_EPSILON) != BATCH_NORM_EPSILON:
-            raise KeyError(
+            raise _AnotherNetwork(
                 f"layer {settings['name']!r} has epsilon {settings['epsilon']}, expected "
                 f"{BATCH_NORM_EPSILON}"
             )
