@@ -280,6 +280,14 @@ def test_the_first_input_of_a_voi_lut_has_the_sign_of_its_input(bits, signed, re
     np.testing.assert_array_equal(dicom_intensity(film), expected)
 
 
+def test_a_voi_lut_whose_vr_contradicts_covers_what_occurs():
+    """Not the range up to one stray value, in which both signs cover as much."""
+    pixels = np.array([[*range(0, 2048), 65535]], np.uint16)
+    lut = Lut(np.arange(4096, dtype=np.uint16) << 4, first=-2048, bits=16)
+    shown = dicom_intensity(Film(pixels, 16, voi_lut=lut))
+    np.testing.assert_array_equal(shown[0, :2048], (np.arange(2048) + 2048) << 4)
+
+
 def test_a_modality_lut_has_the_sign_of_the_pixels_and_a_voi_lut_behind_it_none():
     ramp = np.arange(4096)
     for vr in ("US", "SS"):
