@@ -8,6 +8,7 @@ import functools
 import gzip
 import math
 import re
+import tarfile
 from collections.abc import Iterator
 from typing import IO, Any, TypeVar
 
@@ -16,6 +17,7 @@ Checked = TypeVar("Checked")
 MAX_JSON_BYTES = 64 << 20  # a manifest of a store of all MIMIC-CXR takes 0.1 MB
 # Of a table when unpacked. MIMIC-CXR's largest has 377,110 rows of 12 values, in 0.06 GB.
 MAX_TABLE_BYTES, MAX_ROWS, MAX_COLUMNS, MAX_CELLS = 1 << 30, 10_000_000, 10_000, 200_000_000
+MAX_TAR_HEADER = 1 << 20
 # Of a schema (`__pydantic_config__`): whether there may be fields that it does not name
 OPEN = {"extra": "allow", "allow_inf_nan": False}
 CLOSED = {"extra": "forbid", "allow_inf_nan": False}
@@ -152,6 +154,22 @@ def read_table(stream: IO[bytes], packed: bool, file: str) -> bytes:
                 "read: cut it into several tables, or leave out what is not needed"
             )
     return data
+
+
+class TarMember(tarfile.TarInfo):
+    """A member of a tar archive whose header is not believed: `tarinfo=TarMember`.
+
+    Headers that say more of a member, such as a long name, are read whole into memory.
+    """
+
+    @classmethod
+    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> "TarMember":
+        info = super().frombuf(buf, encoding, errors)
+        if not info.isreg() and not info.isdir() and info.size > MAX_TAR_HEADER:
+            raise tarfile.ReadError(f"a header of {info.size} bytes; expected {MAX_TAR_HEADER}")
+        if info.type == tarfile.GNUTYPE_SPARSE:
+            raise tarfile.ReadError("a sparse file, whose header may go on for ever")
+        return info
 
 
 def printable(text: str, keep: str = "") -> str:

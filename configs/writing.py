@@ -8,10 +8,12 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import logging
 import os
 import pathlib
 import secrets
 import shutil
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import IO, Any
 
@@ -77,6 +79,56 @@ def whole_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         raise
     finally:
         os.close(lock)
+
+
+@contextlib.contextmanager
+def scratch_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """A folder beside `path`, with a name like its, which is removed when the block ends.
+
+    What a killed process left of it, the next one with the same `path` removes.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    path = os.path.abspath(path)
+    folder = os.path.dirname(path)
+    _remove_leftovers(folder, path)
+    partial, lock = _begin(folder, path, _make_folder)
+    try:
+        yield pathlib.Path(partial)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        os.close(lock)
+
+
+@contextlib.contextmanager
+def by_orbax(path: str | os.PathLike) -> Iterator[None]:
+    """Makes one OSError of what Orbax raises when it cannot write, as on a full disk.
+
+    Orbax logs each failure with its traceback from several threads, and TensorStore prints more
+    through `sys.excepthook`. The error says it all, so they are silent for the time of the block.
+
+    Args:
+        path: what is written, for the error.
+
+    Raises:
+        OSError: whatever the block raises.
+    """
+    with contextlib.ExitStack() as stack:
+        for name in ("excepthook", "unraisablehook"):
+            stack.callback(setattr, sys, name, getattr(sys, name))
+            setattr(sys, name, lambda *_: None)
+        stack.callback(logging.disable, logging.root.manager.disable)
+        logging.disable(logging.CRITICAL)
+        try:
+            yield
+        except OSError:
+            raise
+        except Exception as error:
+            if "RESOURCE_EXHAUSTED" in str(error):  # a full disk, or a quota
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fspath(path)) from error
+            said = str(error).partition("\n")[0][:300]
+            raise OSError(errno.EIO, f"it cannot be written: {said}", os.fspath(path)) from error
 
 
 def _make_file(path: str) -> int:

@@ -19,7 +19,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import lax
 
-from configs.writing import whole_folder
+from configs.writing import by_orbax, whole_folder
 from encoder import sharding
 from encoder.card import CARD, CHECKPOINT, Card
 from encoder.efficientnet import EfficientNet
@@ -144,9 +144,12 @@ def save_bundle(path: str | os.PathLike, variables: Variables, card: Card) -> Ca
             barrier_sync_key_prefix="bundle",
         )
         # 1 GB in flight: without a limit L2 takes 0.7 GB more
-        with ocp.StandardCheckpointer(
-            save_concurrent_gb=1, multiprocessing_options=alone
-        ) as checkpointer:
+        with (
+            by_orbax(path),
+            ocp.StandardCheckpointer(
+                save_concurrent_gb=1, multiprocessing_options=alone
+            ) as checkpointer,
+        ):
             checkpointer.save(partial / CHECKPOINT, variables)
         # Orbax's note that it is done names a folder of this machine; the rename is ours.
         (partial / CHECKPOINT / "commit_success.txt").unlink(missing_ok=True)

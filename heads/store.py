@@ -13,7 +13,7 @@ import numpy as np
 from annotated_types import Gt, Interval, Len
 from typing_extensions import TypedDict
 
-from configs import untrusted
+from configs import untrusted, writing
 from heads.candidates import Trained
 from heads.head import Head
 
@@ -95,7 +95,7 @@ def save(folder: str | os.PathLike, trained: Trained, card: Mapping[str, Any]) -
 
     path = pathlib.Path(folder).absolute()
     numbers = {**trained.variables, "embedding": {"mean": trained.mean, "scale": trained.scale}}
-    with ocp.StandardCheckpointer() as checkpointer:
+    with writing.by_orbax(path), ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(path / CHECKPOINT, numbers)
     network = {"hidden": list(trained.head.hidden), "width": len(trained.mean)}
     content = {"card_version": CARD_VERSION, **network, **card}

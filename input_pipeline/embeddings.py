@@ -6,7 +6,7 @@ import io
 import math
 import zipfile
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from google.protobuf import message
@@ -14,7 +14,10 @@ from jaxtyping import Float32
 
 from input_pipeline import tfrecord
 
-MAX_ARRAY_BYTES = 4_000_000_000  # larger ones in a NumPy archive are damage, or meant to do harm
+# What a file may unpack to, by its own size: embeddings hardly shrink, so more is damage, or meant
+# to do harm. Readers hold files by their sizes in memory, several at once.
+MOST_UNPACKED, ALWAYS_UNPACKED = 32, 1 << 20
+_ROW_BYTES = 256  # of a record in memory, besides its numbers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,11 +90,20 @@ def _parse_header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype]:
     return np.lib.format.read_array_header_2_0(stream)
 
 
+def _check_unpacked(unpacked: int, rows: int, packed: int) -> None:
+    """Raises ValueError if a file of `packed` bytes would take too much memory."""
+    needed, most = unpacked + _ROW_BYTES * rows, ALWAYS_UNPACKED + MOST_UNPACKED * packed
+    if needed > most:
+        raise ValueError(
+            f"it has {packed:,} bytes, and unpacks to {needed:,}; expected at most {most:,}, which "
+            f"is {MOST_UNPACKED} times its size and 1 MiB: it is damaged, or meant to do harm"
+        )
+
+
 def _read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
     """An array of a NumPy archive, whose header is not believed before its size is checked."""
-    size = archive.getinfo(name).file_size
-    if size > MAX_ARRAY_BYTES:
-        raise ValueError(f"{name} has {size} bytes; expected at most {MAX_ARRAY_BYTES}")
+    if archive.getinfo(name).compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"{name} is packed as NumPy packs nothing")
     data = archive.read(name)
     start = data.find(b"\n", 12, 10_012) + 1  # the end of the header, whose text starts by byte 12
     shape, fortran_order, dtype = _parse_header(data[:start])
@@ -110,15 +122,19 @@ def _text(image_id: object) -> str:
 
 def decode_npz(data: bytes) -> list[EmbeddingRecord]:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        names = {"embedding.npy", "image_id.npy"} & {*archive.namelist()}
+        unpacked = sum(archive.getinfo(name).file_size for name in names)
+        _check_unpacked(unpacked, 0, len(data))
         embedding = _read_array(archive, "embedding.npy")
         if embedding.dtype.kind != "f" or embedding.ndim not in (1, 2):
             raise ValueError(
                 f"`embedding` is {embedding.dtype} {embedding.shape}; expected floats [n dim]"
             )
         rows = np.atleast_2d(embedding)
-        has_ids = "image_id.npy" in archive.namelist()
+        _check_unpacked(max(unpacked, 4 * rows.size), len(rows), len(data))
+        has_ids = "image_id.npy" in names
         image_id = _read_array(archive, "image_id.npy") if has_ids else [""] * len(rows)
-    if len(image_id) != len(rows):
+    if np.ndim(image_id) != 1 or len(image_id) != len(rows):
         raise ValueError(f"{len(image_id)} image ids for {len(rows)} embeddings")
     with np.errstate(over="ignore"):  # a float64 may become infinite, which readers look for
         rows = rows.astype(np.float32, copy=False)
@@ -142,11 +158,28 @@ def encode_parquet(records: Sequence[EmbeddingRecord]) -> bytes:
 def decode_parquet(data: bytes) -> list[EmbeddingRecord]:
     import pyarrow.parquet as pq
 
-    table = pq.read_table(io.BytesIO(data), columns=["image_id", "embedding"])
-    image_id, embedding = (table[name].combine_chunks() for name in table.column_names)
+    names = ["image_id", "embedding"]
+    # As a dictionary, a value of many rows is in memory once
+    file = pq.ParquetFile(io.BytesIO(data), read_dictionary=names[:1])
+    groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
+    columns = (g.column(i) for g in groups for i in range(g.num_columns))
+    wanted = [c for c in columns if c.path_in_schema.split(".")[0] in names]
+    unpacked = sum(max(c.total_uncompressed_size, 4 * c.num_values) for c in wanted)
+    _check_unpacked(unpacked, file.metadata.num_rows, len(data))
+    table = file.read(names)
+    embedding = table["embedding"].combine_chunks()
+    image_id = [each for chunk in table["image_id"].chunks for each in _plain(chunk)]
     values = embedding.flatten().to_numpy().astype(np.float32, copy=False)
     rows = values.reshape(len(image_id), embedding.type.list_size)
-    return [EmbeddingRecord(_text(i), e) for i, e in zip(image_id.to_pylist(), rows, strict=True)]
+    return [EmbeddingRecord(_text(i), e) for i, e in zip(image_id, rows, strict=True)]
+
+
+def _plain(column: Any) -> list[Any]:
+    """The values of a column of Arrow."""
+    if not hasattr(column, "dictionary"):
+        return column.to_pylist()
+    values = column.dictionary.to_pylist()
+    return [None if i is None else values[i] for i in column.indices.to_pylist()]
 
 
 class Format(NamedTuple):

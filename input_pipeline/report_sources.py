@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import IO, NamedTuple
 
+from configs.untrusted import TarMember
 from input_pipeline import datasets, files
 from input_pipeline.reports import MAX_CHARACTERS
 
@@ -19,7 +20,6 @@ MOST = 4 * (MAX_CHARACTERS + 1)  # bytes of a report; those that have as many ar
 _MIMIC = re.compile(r"(?:^|/)p(\d+)/s(\d+)\.txt$")  # files/p10/p10000032/s50414267.txt
 # Those that Python unpacks no further than it is asked to.
 _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-_MOST_HEADER = 2**20  # bytes of a tar archive's header, which is read whole
 OPENI = ("image_id", "study_id")
 _KINDS = {".txt": ("study_id",), ".xml": OPENI}
 # Files beside reports: hidden ones, and what describes a data set.
@@ -159,20 +159,13 @@ def _extract(archive: zipfile.ZipFile, name: str) -> bytes:
         return member.read(MOST)
 
 
-class _TarInfo(tarfile.TarInfo):
-    @classmethod
-    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> "_TarInfo":
-        info = super().frombuf(buf, encoding, errors)
-        if not info.isreg() and not info.isdir() and info.size > _MOST_HEADER:
-            raise tarfile.ReadError(f"a header of {info.size} bytes; expected {_MOST_HEADER}")
-        return info
-
-
 def _members(stream: IO[bytes]) -> Iterator[tuple[str, Callable[[], bytes]]]:
     """Name and reader of each plain file of a tar archive, in its order."""
     packed = stream.read(2) == b"\x1f\x8b"
     stream.seek(0)
-    with tarfile.open(fileobj=stream, mode="r:gz" if packed else "r:", tarinfo=_TarInfo) as archive:
+    with tarfile.open(
+        fileobj=stream, mode="r:gz" if packed else "r:", tarinfo=TarMember
+    ) as archive:
         while info := archive.next():
             archive.members = []  # which would grow with the archive
             if info.isreg():

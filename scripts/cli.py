@@ -16,6 +16,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 import configs
+from configs import untrusted
 
 HELP_FLAGS = ("--help", "-h", "-help", "--helpshort", "--helpfull")
 
@@ -157,9 +158,11 @@ def run_flags(
 
 
 def _print_any_name() -> None:
-    """Has names that the terminal's encoding lacks printed with backslashes, as errors are."""
+    """Has whatever a terminal would obey, or its encoding lacks, printed with backslashes."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
+        write = sys.stdout.write
+        sys.stdout.write = lambda text: write(untrusted.printable(text, keep="\n\t"))
 
 
 def on_hosts(command: Callable[[Any, Any], int], config: Any) -> int:
@@ -211,7 +214,8 @@ def progress(total: int, done: int = 0, hidden: bool = False, what: str = "films
 def sentence(error: Exception) -> str:
     """What an error says to the user; of the system's errors without their number."""
     said = [getattr(error, name, None) for name in ("strerror", "filename")]
-    return ": ".join(str(part) for part in said if part) or str(error)
+    text = ": ".join(str(part) for part in said if part) or str(error)
+    return untrusted.printable(text, keep="\n")
 
 
 def _find_config(argument: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 from absl import flags
 
-from configs import paths
+from configs import paths, untrusted
 from scripts import cli
 
 FROM = flags.DEFINE_string(
@@ -150,7 +150,8 @@ def table(card: Any) -> str:
             value = ", ".join(map(str, value)) or "nothing"
         elif name == "checkpoint_bytes":
             value = f"{value:,}"
-        rows.append(f"{name.replace('_', ' '):17} {'none' if value in (None, '') else value}")
+        value = "none" if value in (None, "") else untrusted.printable(str(value))
+        rows.append(f"{name.replace('_', ' '):17} {value}")
     return "\n".join(rows)
 
 

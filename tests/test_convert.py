@@ -1,6 +1,7 @@
 """From a reader's leaves to a bundle: which variant, the strict merge, projection, self-check."""
 
 import dataclasses
+import gzip
 import hashlib
 import pathlib
 import tarfile
@@ -195,6 +196,10 @@ def test_archives_are_unpacked_and_removed(tmp_path):
         tar.add(tmp_path / "x", "x")
     with archive.unpacked(tmp_path / "name.tar.gz", tmp_path) as folder:
         assert folder.name == "name" and (folder / "x" / "file").read_text() == "content"
+    leftover = tmp_path / ".unpacked.partial-1"
+    (leftover / "killed").mkdir(parents=True)
+    with archive.unpacked(tmp_path / "name.tar.gz", tmp_path):
+        assert not leftover.exists()
     assert not folder.exists() and {p.name for p in tmp_path.iterdir()} == {"x", "name.tar.gz"}
     with archive.unpacked(tmp_path / "x", tmp_path) as folder:
         assert folder == tmp_path / "x"
@@ -215,8 +220,14 @@ def test_archives_that_are_damaged_too_large_or_lead_out_are_refused(tmp_path, m
     with tarfile.open(tmp_path / "many.tar", "w") as tar:
         for i in range(archive.MAX_MEMBERS + 1):
             tar.addfile(tarfile.TarInfo(str(i)))
+    for name, kind in {"pax.tar.gz": tarfile.XHDTYPE, "sparse.tar": tarfile.GNUTYPE_SPARSE}.items():
+        info = tarfile.TarInfo("x")
+        info.type, info.size = kind, 1 << 28  # a quarter of a gigabyte for one header
+        data = info.tobuf(tarfile.GNU_FORMAT) + bytes(1 << 20)
+        (tmp_path / name).write_bytes(gzip.compress(data, 1) if "gz" in name else data)
     (tmp_path / "xz.tar").write_bytes(b"\xfd7zXZ\x00" + bytes(99))
-    for name in ("cut.tar.gz", "no.keras", "empty.keras", "outside.tar", "many.tar", "xz.tar"):
+    names = ("cut.tar.gz", "no.keras", "empty.keras", "outside.tar", "many.tar", "xz.tar")
+    for name in (*names, "pax.tar.gz", "sparse.tar"):
         with pytest.raises(ValueError, match="cannot be unpacked"):
             with archive.unpacked(tmp_path / name, tmp_path):
                 pass

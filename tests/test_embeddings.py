@@ -189,9 +189,41 @@ def test_npz_that_are_not_what_they_say(arrays, message):
         FORMATS["npz"].decode(archive(**arrays))
 
 
-def test_npz_that_would_fill_the_memory(monkeypatch):
-    bomb = archive(zipfile.ZIP_DEFLATED, embedding=np.zeros(10_000, np.float32))
-    assert len(bomb) < 1000
-    monkeypatch.setattr(embeddings, "MAX_ARRAY_BYTES", 30_000)
-    with pytest.raises(ValueError, match=r"embedding\.npy has 40128 bytes; expected at most 30000"):
-        FORMATS["npz"].decode(bomb)
+def parquet(image_id, width, count):
+    """Zeros as a table, packed as hard as can be."""
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(count * width, "f4")), width)
+    stream = io.BytesIO()
+    table = pa.table({"image_id": pa.array(image_id), "embedding": vectors})
+    pq.write_table(table, stream, compression="zstd", use_dictionary=True)
+    return stream.getvalue()
+
+
+ZIPPED = zipfile.ZIP_DEFLATED
+EMPTY = header("<f4", (10**9, 0))  # 4 bytes times 0
+
+
+@pytest.mark.parametrize(
+    ("format", "bomb"),
+    [
+        ("npz", lambda: archive(ZIPPED, embedding=np.zeros(10**7, "f4"))),
+        ("npz", lambda: archive(ZIPPED, embedding=np.ones(9), image_id=np.zeros(10**6, "U9"))),
+        ("npz", lambda: archive(embedding=EMPTY)),
+        ("npz", lambda: archive(embedding=EMPTY, image_id=header("<U0", (10**9,)))),
+        ("npz", lambda: archive(embedding=np.zeros((10**5, 1), "f2"))),  # a record takes more
+        ("parquet", lambda: parquet([str(i) for i in range(10**4)], 1000, 10**4)),
+        ("parquet", lambda: parquet(["x"] * 10**6, 1, 10**6)),
+    ],
+)
+def test_files_that_unpack_to_more_than_embeddings_do(format, bomb):
+    with pytest.raises(ValueError, match=r"unpacks to [\d,]+; expected at most [\d,]+, which"):
+        FORMATS[format].decode(bomb())
+
+
+def test_npz_in_other_packings_are_not_unpacked():
+    with pytest.raises(ValueError, match="packed as NumPy packs nothing"):
+        FORMATS["npz"].decode(archive(zipfile.ZIP_BZIP2, embedding=np.ones(3, "f4")))
+
+
+def test_a_long_image_id_of_many_rows_is_in_memory_once():
+    found = FORMATS["parquet"].decode(parquet(["x" * 10**5] * 1000, 5, 1000))
+    assert {id(record.image_id) for record in found} == {id(found[0].image_id)}

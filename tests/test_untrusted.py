@@ -5,6 +5,8 @@ import json
 import math
 import pathlib
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -15,7 +17,8 @@ from heads import predictions, store
 from heads.labels import tables
 from input_pipeline import datasets, files, listing, mimic_tables, run_folder, shards
 
-DEMO = pathlib.Path(__file__).parents[1] / "weights/b0"
+ROOT = pathlib.Path(__file__).parents[1]
+DEMO = ROOT / "weights/b0"
 
 BOUNDS = {"MAX_TABLE_BYTES": 100_000, "MAX_ROWS": 1000, "MAX_COLUMNS": 50, "MAX_CELLS": 5000}
 READERS = {
@@ -164,3 +167,44 @@ def test_json_that_is_too_large_is_not_parsed(tmp_path, monkeypatch):
 def test_names_that_are_no_utf8_pass_through_json(text):
     content = {text: [text, {text: text}]}
     assert untrusted.read_json(json.dumps(content).encode(), dict, "", "") == content
+
+
+def test_a_disk_that_is_full_under_orbax_is_one_error(tmp_path):
+    """Orbax logs a traceback in each of its threads."""
+    program = f"""
+import resource, numpy
+from orbax import checkpoint
+from configs import writing
+resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+try:
+    with writing.by_orbax("head"), checkpoint.StandardCheckpointer() as checkpointer:
+        checkpointer.save("{tmp_path}/c", {{"a": numpy.arange(1e5)}})
+except OSError as error:
+    print(error.filename, error)
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert not run.stderr
+    assert run.stdout.startswith("head ") and "cannot be written" in run.stdout
+
+
+def test_what_a_terminal_would_obey_is_printed_with_backslashes(tmp_path):
+    """Of a card that is described, of a name in an error, and of whatever a command prints."""
+    card = json.loads((DEMO / "card.json").read_text())
+    said = {"source": "a\x1b[2J\nlicence b", "licence": "\u202egpl", "settings": {"\x9b1m": "\x07"}}
+    (tmp_path / "card.json").write_text(json.dumps(card | said))
+    program = """
+import sys
+from scripts import cli, convert_weights
+describe, sys.argv[0] = convert_weights.convert, "convert_weights"
+convert_weights.convert = lambda: describe() or print("\\x1b[31m\\udc80")
+convert_weights.main()
+"""
+    shown = []
+    for folder in (tmp_path, tmp_path / "\x1b[2Jno"):
+        command = [sys.executable, "-c", program, "--describe", folder]
+        run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+        shown.append(run.stdout + run.stderr)
+        assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", shown[-1]), shown
+    assert r"source            a\x1b[2J\nlicence b" in shown[0]
+    assert r"licence           \u202egpl" in shown[0] and r"\x1b[31m\udc80" in shown[0]
+    assert r"error: " in shown[1] and r"/\x1b[2Jno/card.json not found" in shown[1]

@@ -4,9 +4,11 @@ import contextlib
 import itertools
 import pathlib
 import tarfile
-import tempfile
 import zipfile
 from collections.abc import Iterator
+
+from configs.untrusted import TarMember
+from configs.writing import scratch_folder
 
 MAX_BYTES = 16 << 30  # unpacked; L2 with its averages and its optimizer's state takes 8
 MAX_MEMBERS = 1000
@@ -29,11 +31,11 @@ def unpacked(path: pathlib.Path, scratch: pathlib.Path) -> Iterator[pathlib.Path
     if not (is_tar or is_keras) or path.is_dir():
         yield path
         return
-    with tempfile.TemporaryDirectory(prefix=".unpacked-", dir=scratch) as folder:
-        target = pathlib.Path(folder) / path.name.split(".tar")[0].removesuffix(".tgz")
+    with scratch_folder(scratch / "unpacked") as folder:
+        target = folder / path.name.split(".tar")[0].removesuffix(".tgz")
         try:
             if is_tar:
-                with tarfile.open(path) as tar:
+                with tarfile.open(path, tarinfo=TarMember) as tar:
                     members = [*itertools.islice(tar, MAX_MEMBERS + 1)]
                     _check_size(len(members), sum(member.size for member in members))
                     tar.extractall(target, members, filter="data")
