@@ -2,8 +2,8 @@
 
 libjpeg patches over damage: it fills what is missing with grey, goes on after a code that does not
 exist, and only warns. So every Huffman stream is decoded by a libjpeg that stops at its first
-warning. What libjpeg cannot warn of is damage after which as many blocks follow as were lost, to
-the bit.
+warning. It gives none where a run of empty blocks goes beyond the image: some damage to the last
+scan of a progressive JPEG, which holds the last bit of the coefficients, stays unseen.
 """
 
 import dataclasses
@@ -38,7 +38,7 @@ class Codestream:
         columns: of pixels.
         components: 1 if it is grey.
         segments: (marker, start, stop) of what stands before the first scan, in bytes.
-        scan: where the first scan header begins.
+        scans: where each scan header begins.
         end: where the end marker stands; None where there is none.
     """
 
@@ -48,7 +48,7 @@ class Codestream:
     columns: int
     components: int
     segments: tuple[tuple[int, int, int], ...]
-    scan: int
+    scans: tuple[int, ...]
     end: int | None
 
 
@@ -72,27 +72,47 @@ def parse(data: bytes) -> Codestream:
             break
         if marker in _FRAMES and not frame and len(data) >= position + 10:
             bits, rows, columns, components = struct.unpack_from(">BHHB", data, position + 4)
+            if rows == 0:
+                reject("unsupported_syntax", "a JPEG that says its rows behind its scan (DNL)")
             frame = _FRAMES[marker], bits, rows, columns, components
         segments.append((marker, position, position + 2 + length))
         position += 2 + length
     if frame is None:
         raise ValueError("no frame header in the JPEG codestream")
-    return Codestream(*frame, tuple(segments), position, _find_end(data, position))
+    return Codestream(*frame, tuple(segments), *_find_scans(data, position))
 
 
-def _find_end(data: bytes, position: int) -> int | None:
-    """Where the end marker stands, from the first scan on; thumbnails hold markers of their own."""
+def _find_scans(data: bytes, position: int) -> tuple[tuple[int, ...], int | None]:
+    """The scans from the first on, and the end marker; thumbnails hold markers of their own."""
+    scans = []
     for _ in range(_MAX_SEGMENTS):
         if data[position + 1 : position + 2] == _EOI[1:]:
-            return position
+            return tuple(scans), position
         if position + 4 > len(data):
-            return None
+            return tuple(scans), None
+        if data[position + 1] == _SCAN:
+            scans.append(position)
         position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
         found = _MARKER.search(data, position)
         if not found:
-            return None
+            return tuple(scans), None
         position = found.start()
     raise ValueError(f"more than {_MAX_SEGMENTS} segments in the JPEG codestream")
+
+
+def _has_all_scans(data: bytes, head: Codestream) -> bool:
+    """Whether the scans tell every component; if progressive, each coefficient to its last bit.
+
+    libjpeg shows a coarser picture, without a warning, where the last scans are missing.
+    """
+    told = set()
+    for start in head.scans:
+        stop = start + 5 + 2 * data[start + 4]  # behind the names of the components
+        first, last, bits = data[stop : stop + 3] if head.process == 2 else (0, 63, 0)
+        if bits & 0x0F == 0:  # nothing is left for a later scan
+            names = data[start + 5 : stop : 2]
+            told |= {(name, k) for name in names for k in range(first, last + 1)}
+    return len(told) >= 64 * head.components
 
 
 def decode(
@@ -112,16 +132,18 @@ def decode(
     """
     if head.process not in PROCESSES:
         reject("unsupported_syntax", f"JPEG process SOF{head.process}")
-    data = data if head.end else _close(data)
+    whole = data if head.end else _close(data)
     try:
+        if not _has_all_scans(data, head):
+            raise ValueError("scans are missing")
         if head.process == 55:
-            pixels = imagecodecs.jpegls_decode(data)
+            pixels = imagecodecs.jpegls_decode(whole)
         else:
-            data = _plain(data, head, rgb)
+            plain = _plain(whole, head, rgb)
             space = "GRAY" if head.components == 1 else "RGB"
-            pixels = simplejpeg.decode_jpeg(_as_8_bits(data), space, strict=True)
+            pixels = simplejpeg.decode_jpeg(_as_8_bits(plain), space, strict=True)
             if head.bits != 8:  # the check was of the codes, which know nothing of the depth
-                pixels = imagecodecs.jpeg8_decode(data)
+                pixels = imagecodecs.jpeg8_decode(plain)
         return pixels.reshape(head.rows, head.columns, head.components)
     except MemoryError:
         raise
@@ -155,10 +177,10 @@ def _plain(data: bytes, head: Codestream, rgb: bool) -> bytes:
         parts.append(segment)
     if rgb and not any(part == _JFIF or part[1:2] == b"\xee" for part in parts):
         parts.insert(1, _RGB)
-    scan = bytearray(data[head.scan : head.scan + 64])
+    scan = bytearray(data[head.scans[0] : head.scans[0] + 64])
     if head.process in (0, 1) and len(scan) > 4 and (end := 5 + 2 * scan[4]) + 3 < len(scan):
         scan[end : end + 3] = bytes((0, 63, 0))
-    return b"".join((*parts, scan, data[head.scan + 64 :]))
+    return b"".join((*parts, scan, data[head.scans[0] + 64 :]))
 
 
 def _as_8_bits(data: bytes) -> bytes:

@@ -113,7 +113,8 @@ def files() -> dict[str, bytes]:
 def test_a_file_that_ends_early_is_truncated_or_whole(name):
     data = files()[name]
     whole = read(data).pixels
-    for stop in (*range(8, len(data), 29), *range(len(data) - 40, len(data))):
+    scans = [i for i in range(len(data)) if data[i : i + 2] in (b"\xff\xda", b"\xff\xc4")]
+    for stop in (*range(8, len(data), 29), *scans, *range(len(data) - 40, len(data))):
         film = read(data[:stop])
         if isinstance(film, Film):
             np.testing.assert_array_equal(film.pixels, whole)
