@@ -395,7 +395,7 @@ def test_names_are_compared_with_all_folders_that_both_have(table, in_table, emb
     films = ids(*(embedded.format(n) for n in (2, 0, 1)))
     if needed:
         with pytest.raises(
-            ValueError, match=r"found 3 films whose image .* in another folder: name"
+            ValueError, match=r"found 3 films whose image .* in another folder .name_parts=1"
         ):
             join(films, found)
     examples = join(films, found, name_parts=needed)
@@ -406,12 +406,13 @@ def test_names_are_compared_with_all_folders_that_both_have(table, in_table, emb
 
 def test_films_of_another_folder_or_depth_are_not_lost_silently(table):
     """The folders of a/2.png and c/2.png differ; 3.png and d/4.png name fewer than the table."""
-    rows = "a/1.png,1,train; a/2.png,0,train; b/3.png,1,tune; x/d/4.png,0,tune; 005,1,train"
+    rows = "a/1.png,1,train; a/2.png,0,train; b/3.png,1,tune; x/d/4.png,0,tune; 005,1,train; P6,0,"
     found = read_labels(table(f"image_id,x,split; {rows}"))
-    examples = join(ids("/f/a/1.png", "/f/c/2.png", "3.png", "d/4.png", "5.png"), found)
+    examples = join(ids("/f/a/1.png", "/f/c/2.png", "3.png", "d/4.png", "5.png", "p6"), found)
     assert labels_of(examples) == {"/f/a/1.png": 1, "3.png": 1, "d/4.png": 0}
     assert the_note(examples, "in another folder").examples == ["/f/c/2.png"]
     assert the_note(examples, "as a number").examples == ["5.png"]
+    assert the_note(examples, "lower case").examples == ["p6"]
     assert ("films without a label", "/f/c/2.png") in examples.unmatched
 
 

@@ -229,16 +229,19 @@ def near_misses(
     """Films that fit no row, though nearly: why, and which."""
     rows = np.setdiff1d(np.arange(len(facts.ids[facts.key])), position)
     ours, theirs = films._asdict()[facts.key], facts.ids[facts.key][rows]
-    kinds = {f"as a number (1 for 001 or 1.0): get {facts.path} with its ids as text": as_number}
+    kinds = {
+        "in other upper or lower case": str.casefold,
+        "as a number (1 for 001 or 1.0): get that table with its ids as text": as_number,
+    }
     if facts.key == "image":
         ours, theirs = ([_tail(clean(name), 1) for name in names] for names in (ours, theirs))
-        kinds = {"in another folder: name_parts=1 compares names without folders": str} | kinds
-    found = []
-    left = [i for i in np.flatnonzero(position < 0) if ours[i]]
+        folder = "in another folder (name_parts=1 compares no folder, 2 the last one, ...)"
+        kinds = {folder: str} | kinds
+    found, left = [], [i for i in np.flatnonzero(position < 0) if ours[i]]
     for how, change in kinds.items():
         there = {change(one) for one in theirs}
         near = [i for i in left if change(ours[i]) in there]
-        left = [i for i in left if i not in {*near}]
+        left = [i for i in left if change(ours[i]) not in there]
         if near:
             found.append((f"films whose {facts.key} {facts.path} has {how}", films.image_id[near]))
     return found
