@@ -112,7 +112,7 @@ def mutated(count: int, dicoms: pathlib.Path | None) -> bool:
         data = mutate(choose.choice(files), choose)
         views = choose.choice((None, ("AP", "PA")))
         start = time.perf_counter()
-        outcome = read_film(io.BytesIO(data), views=views)
+        outcome = read_film(io.BufferedReader(io.BytesIO(data)), views=views)
         slowest = max(slowest, time.perf_counter() - start)
         assert isinstance(outcome, Film | Skipped | Rejected)
         assert not isinstance(outcome, Rejected) or outcome.reason in REASONS

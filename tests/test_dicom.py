@@ -126,7 +126,7 @@ def encapsulated(syntax: str, fragments: list[bytes]) -> bytes:
 
 
 def read(data: bytes, **options) -> Film | Skipped | Rejected:
-    return read_film(io.BytesIO(data), **options)
+    return read_film(io.BufferedReader(io.BytesIO(data)), **options)  # strict, as files are
 
 
 def film_pixels(bits: int = 12, shape: tuple[int, int] = (60, 50), signed: bool = False):
