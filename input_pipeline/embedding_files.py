@@ -151,6 +151,9 @@ def _read_block(
         path = f"{folder}/{name}"
         try:
             data = files.read_bytes(path)
+        except paths.NotAFile as error:
+            rejected.append((name, error.strerror))
+            continue
         except OSError as error:
             raise OSError(error.errno, error.strerror or str(error), path) from error
         records, faults = _decode(name, data)

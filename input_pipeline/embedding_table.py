@@ -20,7 +20,7 @@ from annotated_types import Len
 from jaxtyping import Float, Shaped
 from typing_extensions import TypedDict
 
-from configs import untrusted, writing
+from configs import paths, untrusted, writing
 from input_pipeline import files, run_folder
 from input_pipeline.embedding_files import Rows, is_embedding_file, read_ahead
 from input_pipeline.embedding_folders import Folder, open_folders, shared_manifest
@@ -153,7 +153,7 @@ def _open(place: str, key: str, said: dict[str, Any]) -> EmbeddingTable | None:
         said: what its file is not asked: `encoder`, `complete` and `folders`.
     """
     try:
-        with open(place, "rb") as stream:
+        with paths.open_file(place) as stream:
             end = stream.seek(-_INDEX_LENGTH.size, os.SEEK_END)
             (length,) = _INDEX_LENGTH.unpack(stream.read())
             stream.seek(end - length)

@@ -28,6 +28,7 @@ from input_pipeline import (
     mimic_cxr,
     pipeline,
     preprocess,
+    run_folder,
     shards,
     store,
     tfrecord,
@@ -411,6 +412,38 @@ def test_a_table_of_films_that_was_changed_is_refused(copied, harm):
     (copied / "films.csv").write_bytes(harm(table))
     with pytest.raises(ValueError, match=r"films\.csv does not list the films"):
         store.open_store(str(copied))
+
+
+@pytest.mark.parametrize("image_id", ["../x", "/etc/x", "a/../../x", "a//x", "file:///x"])
+def test_ids_that_would_be_written_elsewhere_are_refused(copied, image_id):
+    table = (copied / "films.csv").read_text().splitlines()
+    table[1] = ",".join([image_id, *table[1].split(",")[1:]])
+    (copied / "films.csv").write_text("\n".join(table) + "\n")
+    with pytest.raises(ValueError, match=f"1 films in .*films.csv have an image id .*{image_id}"):
+        store.open_store(str(copied))
+
+
+def test_names_of_any_characters_from_films_to_embeddings(mimic, tmp_path):
+    """The tables of a store are read back, and its films by their names."""
+    names = ["new\nline", "cr\rlf", "\r\n", "a::b,c", 'quo"te', " blank ", "caf\udce9"]
+    (tmp_path / "in::1").mkdir()
+    source = sorted(mimic.rglob("*.dcm"))[0]
+    for name in names:
+        shutil.copy(source, tmp_path / "in::1" / f"{name}.dcm")
+    folder = tmp_path / "out::2"
+    listed = mimic_cxr.list_films(str(tmp_path / "in::1"), views=None)
+    outcome = make(tmp_path / "in::1", folder, listed, views=None)
+    assert [row[:3] for row in outcome.dropped] == [["caf\udce9.dcm", "rejected", "name_not_utf8"]]
+    assert [r["image_id"] for r in run_folder.read_dropped(str(folder), "rejected")] == [
+        "caf\udce9.dcm"
+    ]
+    opened = store.open_store(str(folder))
+    films = {film for films in opened.shards.values() for film in films}
+    assert sorted(film.path for film in films) == sorted(f"{name}.dcm" for name in names[:-1])
+    (batch,) = store.batches(opened, list(opened.shards), 8, films)
+    assert {*batch.films} == films
+    check = ["sha256sum", "-c", "--strict", "--status", "SHA256SUMS.txt"]
+    assert subprocess.run(check, cwd=folder).returncode == 0
 
 
 def test_the_progress_bar_survives_a_failing_file_system(mimic, tmp_path, monkeypatch):
