@@ -201,10 +201,15 @@ def longest_name(folder: str) -> int:
     return min(_NAME_BYTES, os.pathconf(folder, "PC_NAME_MAX"))
 
 
-def is_too_long(path: str, longest: int) -> bool:
-    """Whether a path is too long to be opened, or has a name of more bytes than `longest`."""
+def why_too_long(path: str, longest: int) -> str:
+    """Why a path is too long to be opened, where a name has at most `longest` bytes; "" if not."""
     data = os.fsencode(path)
-    return len(data) > _PATH_BYTES or max(map(len, data.split(b"/"))) > longest
+    name = max(map(len, data.split(b"/")))
+    if name > longest:
+        return f"a name of {name} bytes, where {longest} are the most"
+    if len(data) > _PATH_BYTES:
+        return f"a path of {len(data)} bytes, where {_PATH_BYTES} are the most"
+    return ""
 
 
 def is_text(name: str) -> bool:

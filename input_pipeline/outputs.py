@@ -63,11 +63,11 @@ def part_out(
     for film in films:
         if not paths.is_text(film.path):
             refused[film] = Rejected("name_not_utf8", "rename it, or a folder that it lies in")
-        elif layout == "per_image" and paths.is_too_long(f"{folder}/{film.key}{suffix}", longest):
+        elif layout == "per_image" and (
+            why := paths.why_too_long(f"{folder}/{film.key}{suffix}", longest)
+        ):
             refused[film] = Rejected(
-                "name_too_long",
-                f"with {suffix} a name would have more than {longest} bytes, or the path too many: "
-                "rename it, or choose layout sharded",
+                "name_too_long", f"it would be {why}: rename it, or choose layout sharded"
             )
         else:
             kept.append(film)
