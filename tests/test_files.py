@@ -39,24 +39,8 @@ def test_links_are_followed_and_loops_end(tmp_path):
     touch(tmp_path, "far/a.dcm", "near/b.dcm")
     (tmp_path / "near/link").symlink_to(tmp_path / "far")
     (tmp_path / "far/back").symlink_to(tmp_path / "near")
-    assert keys(tmp_path / "near") == ["b", "link/a"]
-
-
-def test_a_link_beside_its_target_is_one_folder(tmp_path):
-    touch(tmp_path, "a/x.dcm")
-    (tmp_path / "b").symlink_to(tmp_path / "a")
-    assert len(keys(tmp_path)) == 1
-
-
-def test_a_glob_keeps_the_tree_below_its_fixed_part(tmp_path):
-    touch(tmp_path, "p10/s1/a.dcm", "p11/s2/b.dcm", "p11/s2/c.png", "p10/.trash/d.dcm")
-    assert keys(tmp_path / "p1*/**/*.dcm") == ["p10/s1/a", "p11/s2/b"]
-    assert keys(tmp_path / "p11/s2/[bc].*") == ["b", "c"]
-
-
-def test_a_folder_whose_name_looks_like_a_glob(tmp_path):
-    touch(tmp_path, "films [2020]/a.dcm")
-    assert keys(tmp_path / "films [2020]") == ["a"]
+    (tmp_path / "near/same").symlink_to(tmp_path / "far")
+    assert keys(tmp_path / "near") in (["b", "link/a"], ["b", "same/a"])
 
 
 @pytest.mark.parametrize("suffix", [".txt", ".csv", ".csv.gz"])
@@ -83,17 +67,13 @@ def test_a_single_film(tmp_path):
     assert keys(tmp_path / "a.dcm") == ["a"]
 
 
-def test_file_addresses_are_local_paths(tmp_path):
-    touch(tmp_path, "a.dcm")
-    assert list_inputs(f"file://{tmp_path}") == list_inputs(str(tmp_path))
-
-
 def test_remote_addresses():
     fs = fsspec.filesystem("memory")
-    for name in ("p10/a.dcm", "p11/b.dcm", "p11/.c.dcm", "p11/x.txt"):
+    for name in ("p10/a.dcm", "p11/b.dcm", "p11/.c.dcm", "p11/x.txt", ".d/e.dcm", "p::/f.dcm"):
         fs.pipe_file(f"/films/{name}", b"film")
     listing = list_inputs("memory://films")
-    assert [f.key for f in listing.files] == ["p10/a", "p11/b"]
+    assert [f.key for f in listing.files] == ["p10/a", "p11/b", "p::/f"]
+    assert files.read_bytes(listing.files[2].path) == files.read_range(listing.files[2].path, 0, 9)
     assert all(files.is_remote(f.path) for f in listing.files)
     assert files.read_bytes(listing.files[0].path) == b"film"
     assert keys("memory://films/p1*/*.dcm") == ["p10/a", "p11/b"]
@@ -141,23 +121,6 @@ def test_an_unreadable_folder_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "scandir", forbidden)
     with pytest.raises(PermissionError, match="Permission denied"):
         list_inputs(str(tmp_path))
-
-
-def test_files_appear_whole_or_not_at_all(tmp_path, monkeypatch):
-    scratch = tmp_path / ".partial"
-    scratch.mkdir()
-    target = tmp_path / "deep/er/x.bin"
-    files.write_whole(str(target), b"content", str(scratch))
-    assert target.read_bytes() == b"content"
-    assert not list(scratch.iterdir())
-
-    def full(_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
-        files.write_whole(str(tmp_path / "y.bin"), b"content", str(scratch))
-    assert not (tmp_path / "y.bin").exists()
 
 
 class Flaky(fsspec.implementations.memory.MemoryFileSystem):

@@ -2,7 +2,6 @@
 
 import os
 import socket
-import time
 
 import fsspec
 import pytest
@@ -41,6 +40,7 @@ def test_a_local_name_is_a_name_whatever_characters_it_has(tmp_path, name):
         files.write_whole(f"{folder}/{key}.dcm", key.encode())
     listing = list_inputs(str(folder))
     assert [film.path for film in listing.files] == [f"{folder}/a.dcm", f"{folder}/p/b.dcm"]
+    assert list_inputs(f"file://{folder}") == listing
     assert [files.read_bytes(film.path) for film in listing.files] == [b"a", b"p/b"]
     assert paths.files_below(str(folder)).keys() == {"a.dcm", "p/b.dcm"}
     assert os.listdir(tmp_path) == [name]
@@ -67,12 +67,11 @@ def test_a_home_folder_is_meant_only_where_it_was_typed(tmp_path, monkeypatch):
     assert paths.joined(str(tmp_path), "~/a") == f"{tmp_path}/~/a"
     assert paths.typed("file:///x/~") == paths.joined("/y", "file:///x/~") == "/x/~"
     assert paths.typed("//x/./y//z/") == "/x/y/z"
-
-
-def test_above_a_link_is_above_its_target(tmp_path):
     (tmp_path / "far/deep").mkdir(parents=True)
     (tmp_path / "near").symlink_to(tmp_path / "far/deep")
-    assert paths.typed(f"{tmp_path}/near/../x") == f"{tmp_path}/far/x"
+    assert paths.typed("near/../x") == f"{tmp_path}/far/x", "above the target of the link"
+    with pytest.raises(ValueError, match=r"--output is gs://b/x; expected a local path"):
+        paths.typed_local("gs://b/x", "--output")
 
 
 @pytest.mark.parametrize(
@@ -82,10 +81,8 @@ def test_above_a_link_is_above_its_target(tmp_path):
         ("a/./x", "the part '.'"),
         ("a//x", "an empty part"),
         ("", "an empty part"),
-        ("a/", "an empty part"),
         ("/x", "an absolute path"),
         ("file:///x", "an address"),
-        ("gs://b/x", "an address"),
         ("a\0b", "a zero byte"),
         ("a::b/..c/~/.d", ""),
     ],
@@ -100,28 +97,17 @@ def test_a_name_from_a_file_stays_in_its_folder(key, why):
 
 
 @pytest.mark.parametrize("key", ["a//x.dcm", "../x.dcm", "p/../../x.dcm", "./x.dcm"])
-def test_remote_keys_that_would_be_written_elsewhere_are_refused(key):
+def test_remote_keys_that_would_be_written_elsewhere_are_refused(key, monkeypatch):
     fs = fsspec.filesystem("memory")
-    try:
-        for name in (key, "good.dcm"):
-            fs.store[f"/keys/{name}"] = fsspec.implementations.memory.MemoryFile(fs, name, b"x")
-        with pytest.raises(ValueError, match="1 films have a name that is no place below"):
-            list_inputs("memory://keys")
-    finally:
-        fs.store.clear()
-
-
-def test_remote_names_with_double_colons_and_hidden_folders():
-    fs = fsspec.filesystem("memory")
-    fs.pipe({f"/odd/{n}": b"x" for n in ("a::b.dcm", ".trash/c.dcm", "p/.d/e.dcm", "p/f.dcm")})
-    listing = list_inputs("memory://odd")
-    assert [film.key for film in listing.files] == ["a::b", "p/f"]
-    assert [files.read_bytes(film.path) for film in listing.files] == [b"x", b"x"]
-    fs.rm("/odd", recursive=True)
+    film = fsspec.implementations.memory.MemoryFile(fs, key, b"x")
+    monkeypatch.setattr(type(fs), "store", {f"/keys/{name}": film for name in (key, "good.dcm")})
+    with pytest.raises(ValueError, match="1 films have a name that is no place below"):
+        list_inputs("memory://keys")
 
 
 def test_remote_folders_that_cannot_be_read_are_an_error(monkeypatch):
     fs = fsspec.filesystem("memory")
+    monkeypatch.setattr(type(fs), "store", {})
     fs.pipe({"/far/a.dcm": b"x", "/far/p/b.dcm": b"x"})
     monkeypatch.setattr(type(fs), "find", fsspec.AbstractFileSystem.find)  # as one of real folders
     assert len(list_inputs("memory://far").files) == 2
@@ -135,7 +121,6 @@ def test_remote_folders_that_cannot_be_read_are_an_error(monkeypatch):
     monkeypatch.setattr(type(fs), "ls", broken)
     with pytest.raises(OSError, match="connection lost"):
         list_inputs("memory://far")
-    fs.store.clear()
 
 
 def test_globs_of_local_names(tmp_path):
@@ -160,11 +145,9 @@ def test_pipes_sockets_and_devices_are_not_waited_for(tmp_path):
         bound.bind(os.path.relpath(tmp_path / "socket.dcm"))
     (tmp_path / "device.dcm").symlink_to("/dev/zero")
     (tmp_path / "link.dcm").symlink_to(tmp_path / "pipe.dcm")
-    start = time.monotonic()
     for film in list_inputs(str(tmp_path)).files:
         why = load(film.path, "native", 64, None)
         assert isinstance(why, Rejected) and why.reason == "not_a_file", film
     os.mkfifo(tmp_path / "list.txt")
     with pytest.raises(paths.NotAFile, match="no regular file"):
         list_inputs(f"{tmp_path}/list.txt")
-    assert time.monotonic() - start < 1

@@ -19,14 +19,13 @@ def test_a_table_is_read_back_as_it_was_written():
     data = writing.encode_table(["image_id", "n"], rows)
     text = data.decode("utf-8", "surrogateescape")
     assert [*csv.reader(io.StringIO(text, newline=""), strict=True)] == [["image_id", "n"], *rows]
-    rows = [[name, str(i)] for i, name in enumerate(NAMES[:-1])]  # pandas wants UTF-8
-    data = writing.encode_table(["image_id", "n"], rows)
+    data = writing.encode_table(["image_id", "n"], rows[:-1])  # pandas wants UTF-8
     table = pd.read_csv(io.BytesIO(data), dtype=str, keep_default_na=False)
-    assert table.to_numpy().tolist() == rows
+    assert table.to_numpy().tolist() == rows[:-1]
     assert writing.encode_table(["a"], [[None], [float("nan")], [0.1]]) == b'a\n""\n""\n0.1\n'
 
 
-@pytest.mark.parametrize("mask", [0o022, 0o027, 0o077, 0o002])
+@pytest.mark.parametrize("mask", [0o027, 0o002])
 def test_rights_are_what_the_umask_leaves(tmp_path, mask):
     old = os.umask(mask)
     try:
@@ -58,23 +57,18 @@ def test_what_a_killed_writer_left_goes_and_what_another_writes_stays(tmp_path, 
     assert os.listdir(tmp_path) == [name]
 
 
-def test_a_link_that_looks_like_a_leftover_is_not_followed(tmp_path):
+def test_links_that_look_like_leftovers_and_what_is_no_file_stay(tmp_path):
     (tmp_path / "far").mkdir()
-    (tmp_path / "far/sound").write_bytes(b"x")
-    (tmp_path / ".x.partial-1").symlink_to(tmp_path / "far")
-    with writing.whole_folder(tmp_path / "x"):
-        pass
-    assert (tmp_path / "far/sound").exists()
-
-
-def test_what_is_no_file_is_not_replaced(tmp_path):
+    (tmp_path / ".pipe.partial-1").symlink_to(tmp_path / "far")
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "device").symlink_to("/dev/null")
     for name in ("pipe", "device"):
         with pytest.raises(OSError, match="something that is no file has this name"):
             with writing.whole_file(tmp_path / name):
                 pass
-    assert sorted(os.listdir(tmp_path)) == ["device", "pipe"]
+    with writing.whole_file(tmp_path / "file"):
+        assert len(os.listdir(tmp_path)) == 5
+    assert sorted(os.listdir(tmp_path)) == [".pipe.partial-1", "device", "far", "file", "pipe"]
 
 
 def test_a_folder_that_failed_is_gone(tmp_path):
