@@ -677,26 +677,21 @@ def test_views_are_all_where_one_folder_has_all_and_no_manifest_is_unknown(tmp_p
         ("version", "preset_version: 1 in the first, 2 in the second"),
         ("manifest", r"no manifest.json says which encoder made the embeddings in .*/c,"),
         ("twice", "are one place: name it once"),
-        ("film", r"film 1 has an embedding in .*/c/x.npz and in .*/d/x.npz; in all 1 records"),
-        ("empty", r"no embeddings in .*/d: expected files"),
+        ("film", r"film 1 has an embedding in .*/d/x.npz and in .*/e/x.npz; in all 1 records"),
         ("list", "found no folder of embeddings in .*list.txt"),
     ],
 )
 def test_folders_that_are_no_one_table(tmp_path, harm, message):
     other = {"encoder": {"preset": "imagenet"}, "version": {"preset_version": 2}}.get(harm, {})
     folders = two_folders(tmp_path, **other)
-    (tmp_path / "d").mkdir()
     if harm == "manifest":
         (tmp_path / "c/manifest.json").unlink()
     elif harm == "twice":
         folders.append(f"{folders[0]}/")
     elif harm == "film":
-        folders = [str(tmp_path / name) for name in ("c", "d")]
-        shutil.rmtree(folders[0])
-        for folder in folders:
-            write(tmp_path / folder, "x.npz", ("film 1", vector(1)))
-    elif harm == "empty":
-        folders.append(str(tmp_path / "d"))
+        for i, name in enumerate(("d", "e")):
+            write(tmp_path / name, "x.npz", ("film 1", vector(1)))
+            folders[i] = str(tmp_path / name)
     elif harm == "list":
         (tmp_path / "list.txt").write_text("\n")
         folders = str(tmp_path / "list.txt")
