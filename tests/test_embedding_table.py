@@ -13,7 +13,7 @@ import google_crc32c
 import numpy as np
 import pytest
 
-from input_pipeline import embedding_files, embedding_table, embeddings, files, outputs
+from input_pipeline import embedding_files, embedding_table, files, outputs
 from input_pipeline.embedding_table import read_table
 from input_pipeline.embeddings import FORMATS, EmbeddingRecord
 
@@ -626,10 +626,6 @@ def test_a_reader_that_is_broken_costs_no_file(tmp_path, monkeypatch):
     monkeypatch.setitem(embedding_files.DECODE, ".parquet", broken)
     with pytest.raises(ImportError, match="pyarrow is broken"):
         read_table(str(tmp_path))
-
-
-def test_the_formats_are_those_of_the_project():
-    assert set(embedding_files.DECODE) == {f.suffix for f in embeddings.FORMATS.values()}
 
 
 def two_folders(tmp_path, **other):

@@ -98,13 +98,6 @@ def test_stopped_anywhere_and_run_again_gives_the_same_folder(tmp_path, layout, 
     assert tree(tmp_path / "stopped") == tree(tmp_path / "whole")
 
 
-def test_finished_films_are_not_made_again(tmp_path):
-    run(tmp_path)
-    again = run(tmp_path)
-    assert again.done == 8
-    assert [f.key for f in again.todo] == ["p0/03", "p1/04"]
-
-
 def test_a_film_that_can_be_read_at_last_joins_its_shard(tmp_path, monkeypatch):
     monkeypatch.setitem(globals(), "outcome", lambda film: Rejected("unreadable", ""))
     run(tmp_path / "late", "sharded")
