@@ -242,15 +242,6 @@ def test_header_fields():
     assert len(film.voi_lut.values) == 65536
 
 
-def test_an_implicit_lut_takes_its_sign_from_the_pixels():
-    for signed, first in ((True, -2), (False, 65534)):
-        lut = Dataset()
-        lut.add_new("LUTDescriptor", "US", [2, 65534, 16])
-        lut.add_new("LUTData", "OW", np.array([5, 6], "<u2").tobytes())
-        film = read(dicom_file(film_pixels(12, signed=signed), UID, ModalityLUTSequence=[lut]))
-        assert film.modality_lut.first == first
-
-
 def test_a_header_longer_than_the_first_read():
     film = read(dicom_file(film_pixels(12), EncapsulatedDocument=bytes(200_000)))
     assert isinstance(film, Film)
