@@ -7,11 +7,11 @@ possible ("no effusion, edema"), the finding is unclear.
 
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from input_pipeline import report_phrases as phrases
-from input_pipeline.report_findings import FINDINGS, LIMB_RULES
+from input_pipeline.report_findings import DIVIDED, FINDINGS, LIMB_RULES
 
 SECTION_END = "end of section"
 
@@ -21,16 +21,23 @@ class Clause(NamedTuple):
 
     Attributes:
         said: all of it, denied normality being `not_normal`.
-        affirmed: what it does not deny.
+        rule: the first of `FINDINGS`, or else `DIVIDED`, that fires on what it does not deny.
         unclear: whether it names a finding of which it is unclear whether it is denied.
+        normal: whether it says that something is normal, or denies what is usually denied.
     """
 
     said: str
-    affirmed: str
+    rule: str
     unclear: bool
+    normal: bool
 
 
 _NEW_ITEM = re.compile(r"\n\s*\n|(?:\n|^)\s*(?:\(?\d{1,2}[.)]|[-*>])")
+# A line that begins with a capital begins a sentence, unless the one before goes on.
+_NEW_LINE = re.compile(
+    r"(?<=[\w-])(?<!\bof)(?<!\bthe)(?<!\bor)(?<!\band)(?<!\bno)(?<!\bto)(?<!\ba)(?<!\bwith)(?<!\bin)"
+    r" *\n\s*(?=[A-Z][a-z ])"
+)
 _REWRITES = [(re.compile(pattern), meaning) for pattern, meaning in phrases.REWRITES.items()]
 _PART_NORMAL = re.compile("|".join(phrases.PART_NORMAL))
 _PART = re.compile(rf"\b{phrases.PART}\b")
@@ -54,8 +61,21 @@ _NAMED_REMOVED = re.compile(phrases.NAMED_REMOVED)
 _OTHER_FILM = re.compile(phrases.OTHER_FILM)
 _THIS_FILM = re.compile(phrases.THIS_FILM)
 _NORMAL = re.compile(phrases.NORMAL)
+_OF_TRUNK = re.compile(phrases.OF_TRUNK)
+_SAID_NORMAL = re.compile(phrases.SAID_NORMAL)
+_STATED_UNNAMED = re.compile(phrases.STATED_UNNAMED)
+_NO_EXCEPTION = re.compile(phrases.NO_EXCEPTION)
+_FEW = 4  # words: more are a sentence, whose verb tells
 _USUAL = re.compile(phrases.USUALLY_DENIED)
 _DESCRIBING = re.compile(phrases.DESCRIBING)
+
+
+def _words(table: Mapping[str, str]) -> dict[str, re.Pattern]:
+    return {name: re.compile(rf"(?<!\w)(?:{pattern})(?!\w)") for name, pattern in table.items()}
+
+
+_FINDINGS = _words(FINDINGS)
+_DIVIDED = _words(DIVIDED)
 FINDING = re.compile("|".join(rf"(?<!\w)(?:{one})(?!\w)" for one in FINDINGS.values()))
 _UNNAMED = re.compile(phrases.UNNAMED)
 _ITEM = re.compile(rf"{FINDING.pattern}|{phrases.UNNAMED}")
@@ -77,18 +97,20 @@ def read(text: str) -> list[Clause]:
     Args:
         text: of a report; its sections are parted by a line `SECTION_END`.
     """
-    text = " ".join(_NEW_ITEM.sub(" . ", text).lower().split())
+    text = " ".join(_NEW_LINE.sub(" . ", _NEW_ITEM.sub(" . ", text)).lower().split())
     clauses: list[Clause] = []
     for sentence in _SENTENCE_END.split(_ABBREVIATION.sub(" ", text)):
         clauses += (_known_sentence if len(sentence) < _SHORT else _sentence)(sentence.strip())
     several = any(_THIS_FILM.fullmatch(clause.said) for clause in clauses)
-    chest, elsewhere = [], False
+    chest, elsewhere = [], ""  # the heading of a film of another part
     for clause in clauses:
         if clause.said == SECTION_END or _THIS_FILM.fullmatch(clause.said):
-            elsewhere = False
+            elsewhere = ""
         elif several and _OTHER_FILM.fullmatch(clause.said):
-            elsewhere = True
+            elsewhere = clause.said
         elif not elsewhere or _OF_CHEST.search(clause.said):
+            chest.append(clause)
+        elif _OF_TRUNK.search(clause.said) and not _OF_TRUNK.search(elsewhere):
             chest.append(clause)
     return chest
 
@@ -105,8 +127,16 @@ _known_sentence = functools.lru_cache(20_000)(_sentence)  # most are said again 
 def _clause(text: str) -> Clause:
     text = _DENIED_NORMAL.sub(_not_normal, text).strip()
     affirmed, doubted = _denials(text)
-    unclear = bool(FINDING.search(doubted)) or _is_unexplained(text)
-    return Clause(text, " ".join(affirmed.split()), unclear)
+    rule, normal = _rule(affirmed), bool(_NORMAL.search(text))
+    untouched = affirmed.strip() == text  # nothing of it is denied or gone
+    unclear = bool(FINDING.search(doubted)) or _is_unexplained(text, rule, normal, untouched)
+    return Clause(text, rule, unclear, normal)
+
+
+def _rule(affirmed: str) -> str:
+    if not FINDING.search(affirmed):
+        return next((rule for rule, pattern in _DIVIDED.items() if pattern.search(affirmed)), "")
+    return next(rule for rule, pattern in _FINDINGS.items() if pattern.search(affirmed))
 
 
 def _not_normal(found: re.Match) -> str:
@@ -115,12 +145,19 @@ def _not_normal(found: re.Match) -> str:
     return found[0] if FINDING.search(between) else " not_normal "
 
 
-def _is_unexplained(clause: str) -> bool:
-    """Whether a clause holds doubt in what is said, or an exception without what it is."""
+def _is_unexplained(clause: str, rule: str, normal: bool, untouched: bool) -> bool:
+    """Whether a clause says that something is there, or is an exception, and no rule knows what."""
     if "unexplained" in clause:
         return True
-    exception = clause.startswith("but ") and not re.search(phrases.NO_EXCEPTION, clause)
-    return exception and not (_NORMAL.search(clause) or FINDING.search(clause))
+    if rule in FINDINGS:
+        return False
+    if clause.startswith("but "):
+        return not (normal or FINDING.search(clause) or _NO_EXCEPTION.search(clause))
+    if not untouched or _SAID_NORMAL.search(clause):
+        return False
+    words = re.findall(r"[a-z][a-z/.-]*", clause)
+    strange = not phrases.NEUTRAL.issuperset(words)
+    return strange and (len(words) <= _FEW or bool(_STATED_UNNAMED.search(clause)))
 
 
 def _denials(clause: str) -> tuple[str, str]:
@@ -159,7 +196,8 @@ def _list_end(reach: str, *, gone: bool) -> tuple[str, str]:
     items: list[str] = []
     outside = ""
     for finding in _ITEM.finditer(reach):
-        gap = reach[end : finding.start()].split()
+        between = reach[end : finding.start()]
+        gap = ["/"] if between == "/" else between.replace("/", ",").split()
         link = _link(gap, (items[-1], finding[0]), gone=gone) if items else _first(gap)
         if not link:
             outside = reach[end:]
@@ -191,13 +229,15 @@ def _first(gap: Sequence[str]) -> str:
 
 def _link(gap: Sequence[str], beside: tuple[str, str], *, gone: bool) -> str:
     """How the second of two findings goes on the list of the first; "" if it is not of the list."""
-    if {"of", "for"}.intersection(gap) and _UNNAMED.fullmatch(beside[0]):
+    if {"of", "for"}.intersection(gap[:2]) and _UNNAMED.fullmatch(beside[0]):
         return _first(gap)  # "no evidence of": the finding itself is yet to come
     known = phrases.IN_FIRST_ITEM if gone else phrases.IN_LISTS
     for i, word in enumerate(gap):
         if word in ("or", "nor", "and/or") and known.issuperset(gap[:i]):
             rest = gap[i + 1 :]
             return "" if "," in rest or phrases.ENDS_REACH.intersection(rest) else "or"
+    if gap == ["/"]:
+        return "same"  # "effusion/pneumothorax"
     if not known.issuperset(gap):
         suggested = "suggest" in gap and not phrases.ENDS_REACH.intersection(gap)
         return "same" if suggested else ""

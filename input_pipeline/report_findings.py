@@ -15,7 +15,7 @@ _NEAR = r"(?:(?!with\b|and\b|or\b)[^ ,]+ )"
 
 # rule -> what says so, between edges of words. The first rule that is met names the verdict.
 FINDINGS: dict[str, str] = {
-    "pneumothorax": r"\w*pneumothora\w+",
+    "pneumothorax": r"\w*pneumothora\w+|ptx",
     "free_air": r"pneumo-?(?:mediastin|periton|pericard)\w+|free (?:intraperitoneal )?air"
     r"|(?:subcutaneous|soft tissue) (?:emphysema|air|gas)|air[ -/]+fluid",
     "effusion": r"effusions?|fluid|h(?:a?em|ydr|chyl)\w*thora(?:x|ces)|empyema\w*",
@@ -26,7 +26,7 @@ FINDINGS: dict[str, str] = {
     # "Upper limits of normal" is normal, "borderline" is not.
     "cardiomegaly": r"cardio-?megaly|borderline|globular|cardiomyopathy"
     r"|heart (?:\S+ ){0,3}(?:large|big)|large (?:heart|cardiac)|ventricular hypertrophy",
-    "pneumonia": r"\w*pneumoni\w+|infect\w+|inflam\w*|bronchi(?:oli)?tis|aspirat\w+"
+    "pneumonia": r"\w*pneumoni\w+|pna|infect\w+|inflam\w*|bronchi(?:oli)?tis|aspirat\w+"
     r"|tubercul\w+|tb|\w+plasmosis|mycobacter\w+|abscess\w*|fung\w+|mycetoma|sarcoid\w*|covid\S*",
     "consolidation": r"consolidat\w*|air bronchograms?|silhouett(?:ing|e sign)",
     "atelectasis": r"\w*atelecta\w*|collaps\w+|loss of (?:\w+ )?volume|volume loss|plate-?like"
@@ -84,6 +84,16 @@ FINDINGS: dict[str, str] = {
     r"|surgery|surgical|clips?|sutur\w+|staple\w*|wires?|cerclage|resect\w+|transplant\w*"
     r"|anastomo\w+|emboli[sz]\w+|radiation|fixation|reconstruct\w+|amputat\w+|thoracentesis|mesh"
     r"|augmentation",
+    # Endings of diseases, and what no other rule names.
+    "other": r"(?!diagnos|prognos|anastomos|spondyl|\w*arthr|\w*phyt)"
+    r"\w++(?:(?<=itis)|(?<=osis)|(?<=oses)|(?<=....oma)"
+    r"|(?<=....omas)|(?<=omata)|(?<=cele)|(?<=celes)|(?<=plegia)|(?<=paresis)|(?<=genesis)"
+    r"|(?<=plasia)|(?<=plastic))|ards"
+    r"|\w+rrhag\w+|paralys\w+|infarct\w*|\w*thromb\w+|\w*embol\w+|syndrome"
+    r"|swell\w*|swollen|dehisc\w*|notch\w*|plugg\w*|loculat\w*|pleurisy|white-?out|mal-?position\w*"
+    r"|misplac\w*|kink\w*|leak\w*|ruptur\w*|perforat\w*|lacerat\w*"
+    r"|malform\w*|arteriovenous|tree-in-bud|crazy[ -]paving|miliary|spiculat\w*|ghon"
+    r"|mottl\w*|obliterat\w*|encas\w*|destr(?:oy|uct)\w*|osteo(?!phyt|arthr)\w+|strictur\w*|bulg\w*|vasculitic",
     # "No effusion on the right; moderate on the left."
     "unnamed": r"(?:trace|tiny|small|mild|moderate|severe|large|minimal|some)(?: (?:one|amount))?"
     r" (?:on|in|at) (?:the )?(?:left|right|other|bases?|apex|apices)",
@@ -111,6 +121,6 @@ DIVIDED: dict[str, str] = {
 
 # Rules whose findings may be of another part, where a report reads films of several.
 LIMB_RULES = frozenset(
-    "effusion edema fracture degenerative_spine bone curvature surgery foreign_body calcified"
-    " enlarged mediastinum chronic_changes device_other".split()
+    "effusion fracture degenerative_spine bone curvature surgery foreign_body calcified"
+    " enlarged mediastinum chronic_changes".split()
 )

@@ -34,7 +34,13 @@ REWRITES: dict[str, str] = {
     # "No change in the effusion": the effusion is there.
     r"\b(?:no|without|not) (?:\w+ ){0,3}?(?:changes?|changed|progression|improvement|increase"
     r"|decrease|worsening|clearing)\b": "stable",
-    r"\b(?:no|not|without) (?:\w+ ){0,2}?(?:excluded?|ruled out)\b": "possible",
+    r"\b(?:no|not|without) ((?:\w+ ){0,2}?)(?:excluded?|ruled out)\b": r"possible \1",
+    r"\bno (?:larger|smaller|bigger|worse|better)\b": "stable",
+    r"\bonly (?:on |in |at )?(?:the )?(?:left|right|one|upper|lower)\b": "unexplained",
+    # "A nodule not seen before": it is there now.
+    r"\bnot (?:\w+ )?(?:previously|formerly) (?:\w+ )?(?:seen|present|noted|visible)\b": "new",
+    r"\bnot (?:\w+ ){0,2}?(?:seen|present|noted|visible|there) (?:\w+ )?"
+    r"(?:before|previously|earlier|(?:19|20)\d\d)\b": "new",
     r"\b(?:cannot|can't|can not) (?:be )?(?:\w+ )?(?:be )?(?:excluded?|ruled? out)\b": "possible",
     # What is nearly gone is there.
     r"\b(?:near|nearly|almost|partial|partially|incomplete|incompletely|mostly|largely)[ -]"
@@ -50,7 +56,7 @@ _NORMAL = r"(?:normal|unremarkable|clear|intact|preserved|within (?:\w+ )?(?:nor
 _SOUND = (
     rf"(?:{_NORMAL}|normally|midline|sharp|(?:well|fully)[ -]?(?:expanded|inflated|aerated|\w+ed)"
     r"|expanded|inflated|aerated|aligned|symmetric\w*|maintained|satisfactory|adequate|negative"
-    r"|smooth|regular|patent|good|healthy|benign|stable|unchanged)"
+    r"|smooth|regular|patent|good|healthy|benign)"
 )
 # "The heart is not normal", "neither lung is clear", "larger than normal".
 _STOP = (
@@ -60,14 +66,18 @@ _STOP = (
 DENIED_NORMAL = (
     r"\b(?:(?:not|never|neither|none|nor|no longer|cannot|hardly|barely|scarcely|fails?|failed"
     r"|nothing like|nowhere near|by no means|false|untrue|wrong|doubt\w*|unlikely|lacks?|lost"
+    r"|nobody|no one|few|rarely|seldom"
     rf"|loss of|absen(?:t|ce of))(?P<between>(?: (?!{_STOP}\b)[\w'/-]+){{0,8}}?)"
     rf"|(?:no|without|non|far from|rather than|instead of|formerly|previously|once|used to be"
-    r"|mostly|partly|partially|incompletely|\w+er than|(?:more|less|other) than|outside|out of"
-    rf"|above|below|beyond|exceed\w*)(?P<near>(?: (?!{_STOP}\b)[\w'/-]+){{0,3}}?))[ -]{_SOUND}\b"
+    r"|almost|nearly|mostly"
+    r"|partly|partially|incompletely|\w+er than|(?:more|less|other) than|outside|out of"
+    rf"|above|below|beyond|exceed\w*)(?P<near>(?: (?!{_STOP}\b)[\w'/-]+){{0,3}}?))"
+    rf"[ -](?:{_SOUND}|stable|unchanged)\b"
+    rf"|\b{_NORMAL} no more\b"
     # "Clear lungs are not seen." "The left lung is clear; the right is not."
     rf"|\b{_NORMAL}(?: [\w/-]+){{0,5}}? (?:is|are|was|were|be) (?:not|never|no longer|absent|lost)"
     r"(?: (?:seen|shown|present|true|so|certain|confirmed|the case))?$"
-    r"|\b(?:is|are|was|were|do|does|did|has|have) not$|^(?:no|not so|false|untrue)$|^.+ not$"
+    r"|\b(?:is|are|was|were|do|does|did|has|have) not$|^(?:no|not|not so|false|untrue)$|^.+ not$"
 )
 PART = (  # has an abnormal sound, but can be normal
     r"(?:markings|vascul\w+|vessels|engorgement|volumes?|fissures?|\w*curvature|lordosis|kyphosis"
@@ -78,9 +88,10 @@ _WORD = r"(?:(?!no\b|not\b|without\b|of\b|with\b|and\b|present\b|noted\b|seen\b)
 _MORE = "".join(
     rf"(?<!{word} )" for word in ("increased", "prominent", "coarse", "coarsened", "hazy", "low")
 )
+_SUBJECT = r"(?!(?:the|heart|cardiac|both|bones?)\b)"  # with which another statement begins
 # Of what these meet, the names of parts tell of no finding.
 PART_NORMAL: tuple[str, ...] = (
-    rf"{_MORE}\b{PART} (?:{_WORD}{{0,2}}?and )?{_WORD}{{0,6}}?{_NORMAL}\b",
+    rf"{_MORE}\b{PART} (?!loss)(?:{_WORD}{{0,2}}?and )?(?:{_SUBJECT}{_WORD}){{0,6}}?{_NORMAL}\b",
     rf"\b{_NORMAL}(?<!intact)(?<!clear)(?<!limits) {_WORD}{{0,5}}?{PART}(?: {PART}){{0,2}}\b",
     rf"\b{_NORMAL} {_WORD}{{0,4}}?and {_WORD}{{0,3}}?{_MORE}(?:vascul\w+ )?"
     r"(?:markings|vascul\w+|volumes)\b",
@@ -211,15 +222,58 @@ USUALLY_DENIED = (
 # What a denial does not reach across.
 ENDS_REACH = frozenset(
     ", and with but due because given owing secondary despite attributable by under underlying"
-    " behind after following which who when while plus beside besides over superimposed status"
-    " where including".split()
+    " comparison comparisons behind after following which who when while plus beside besides"
+    " over superimposed status where including".split()
 )
 # An exception that is none: "but limited".
 NO_EXCEPTION = r"stable|unchanged|limited|technique|study|exam\w*|rotat\w+|recommend\w*|clinical\w*"
+# Something is said to be there, though no rule knows its name.
+STATED_UNNAMED = (
+    r"\b(?:there (?:is|are|has|have|remains?)|(?:is|are) (?:again )?(?:present|visible)|seen|noted"
+    r"|identified|visuali[sz]ed|demonstrated|suspect\w*|suspicion|concern|features of|compatible"
+    r"|consistent|stable|unchanged|likely|probabl[ey]|possibl[ey]|development of"
+    r"|increase in|new|developed|persists?"
+    r"|presence)\b"
+)
+# Said with one of these, nothing is found.
+SAID_NORMAL = rf"\b(?:no|not|nor|never|neither|without|free|resolved|cleared|{_SOUND})\b"
+# A few words of none but these name a part or the film, and no finding.
+NEUTRAL = frozenset(
+    "better multiple heart cardiac size silhouette silhouettes cardiomediastinal mediastinum"
+    " mediastinal hilum hila hilar contour contours lung lungs pulmonary pleura pleural space"
+    " spaces bone bones bony osseous structure structures thorax thoracic cage skeletal skeleton"
+    " rib ribs spine lumbar cervical soft tissue tissues trachea tracheal aorta aortic arch knob"
+    " diaphragm diaphragms hemidiaphragm hemidiaphragms costophrenic angle angles sulcus sulci"
+    " airway airways vasculature vascularity vessels vascular apex apices base bases lobe lobes"
+    " zone zones field fields abdomen upper lower middle mid left right bilateral bilaterally"
+    " both chest view views film films image images imaging radiograph radiographs x-ray x-rays"
+    " x- xray ray rays exam examination study studies technique portable pa ap lateral frontal"
+    " single two one three obtained submitted available comparison compared prior previous"
+    " limited projection upright supine erect semi semierect the a an and or of in on at to for"
+    " with by from as is are was were be been has have had this that these those it its there"
+    " here which also again otherwise visualized visualised imaged included remaining remainder"
+    " overall general appearance position configuration caliber course findings finding"
+    " impression report reports end section date time day days ago week month year years old no."
+    " i ii iii md above below note addendum but same similar patient overlapping visible"
+    " structural given hours hour am pm discussed telephone phone read reviewed signed"
+    " electronically results result none na n/a interval change changes recent per level levels"
+    " age follow-up follow up recommend recommended clinical clinically correlation suggested ct"
+    " obese shielded rotated more sensitive seen noted identified demonstrated slight slightly"
+    " rotation underpenetration underpenetrated overpenetrated penetration exposed motion"
+    " artifact artifacts body habitus quality technical allowing inspiration inspiratory"
+    " expiratory expiration effort evaluation interpretation assessment suspected compatible"
+    " consistent possible likely stable unchanged".split()
+)
+
+# What is of the trunk is not of a film of a knee, but may be of a film of the spine.
+OF_TRUNK = (
+    r"\b(?:spin(?:e|es|al)|clavic\w+|vertebra\w+|stern\w+|scapul\w+|shoulders?|neck|\w*scolio\w+"
+    r"|kypho\w+|lordo\w+)\b"
+)
 # On a film of another part, these tell of the chest.
 OF_CHEST = (
     r"\b(?:lungs?|pulmonary|pleural|ribs?|heart|cardi\w+|pericard\w+|mediast\w+|hil(?:a|ar|um)|chest"
-    r"|not_normal)\b"
+    r"|not_normal|unexplained)\b"
 )
 
 # Without a finding, any of these makes a report normal.
@@ -233,7 +287,7 @@ NORMAL = (
 # A clause of nothing but another part of the body heads the reading of another film.
 OTHER_FILM = (
     r"(?:(?:and |, )?(?:(?:left|right|bilateral|both) )?(?:knee|hip|ankle|elbow|forearm|wrist|hand"
-    r"|finger|shoulder|femur|femora|humerus|tibia|leg|arm|rib|clavicle|scapula|sternum|abdomen"
+    r"|finger|shoulder|femur|femora|humerus|tibia|leg|arm|clavicle|scapula|sternum|abdomen"
     r"|pelvis|foot|feet|neck|skull|(?:cervical|thoracic|lumbar|lumbosacral|sacral) spine)s? ?){1,3}"
 )
 THIS_FILM = r"(?:\w+[- ]views? )?chest"

@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from input_pipeline import report_clauses, report_phrases, report_sections
+from input_pipeline import report_clauses, report_sections
 from input_pipeline.report_clauses import SECTION_END
-from input_pipeline.report_findings import DIVIDED, FINDINGS
+from input_pipeline.report_findings import FINDINGS
 from input_pipeline.report_sections import READ, UNREAD
 
 MAX_CHARACTERS = 100_000  # ten times what a long report has
@@ -31,10 +31,6 @@ class Verdict(NamedTuple):
 
     label: str
     rule: str
-
-
-def _words(table: Mapping[str, str]) -> dict[str, re.Pattern]:
-    return {name: re.compile(rf"(?<!\w)(?:{pattern})(?!\w)") for name, pattern in table.items()}
 
 
 # Words by which English is told; no other language has them.
@@ -56,9 +52,6 @@ _FOREIGN = frozenset(
     " jest".split()
 ) - {"no", "do"}
 _REMOVED = re.compile(r"\bX{3,}\b|_{2,}", re.I)
-_FINDINGS = _words(FINDINGS)
-_DIVIDED = _words(DIVIDED)
-_NORMAL = re.compile(report_phrases.NORMAL)
 
 
 def label_report(text: str) -> Verdict:
@@ -91,7 +84,7 @@ def label_sections(sections: Mapping[str, str]) -> Verdict:
     if not _is_english(words):
         return Verdict("unknown", "not_english")
     clauses = report_clauses.read(text)
-    rules = {rule for clause in clauses if (rule := _rule(clause.affirmed))}
+    rules = {clause.rule for clause in clauses} - {""}
     for rule in FINDINGS:
         if rule in rules:
             return Verdict("abnormal", rule)
@@ -99,20 +92,12 @@ def label_sections(sections: Mapping[str, str]) -> Verdict:
         return Verdict("unknown", "unclear")
     if rules:
         return Verdict("unknown", rules.pop())
-    if not any(_NORMAL.search(clause.said) for clause in clauses):
+    if not any(clause.normal for clause in clauses):
         return Verdict("unknown", "no_statement")
     rest = _join([text for name, text in sections.items() if name not in (*READ, *UNREAD)])
-    elsewhere = report_clauses.read(rest[:MAX_CHARACTERS])
-    if any(_rule(clause.affirmed) for clause in elsewhere):
+    if any(clause.rule for clause in report_clauses.read(rest[:MAX_CHARACTERS])):
         return Verdict("unknown", "other_section")
     return Verdict("normal", "normal_statement")
-
-
-def _rule(affirmed: str) -> str:
-    """The first rule that fires on a clause; "" if none does."""
-    if not report_clauses.FINDING.search(affirmed):
-        return next((rule for rule, pattern in _DIVIDED.items() if pattern.search(affirmed)), "")
-    return next(rule for rule, pattern in _FINDINGS.items() if pattern.search(affirmed))
 
 
 def _join(texts: Iterable[str]) -> str:

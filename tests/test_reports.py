@@ -97,6 +97,7 @@ def test_no_finding(sentence):
         ("Clear lungs. No effusion, edema.", "unclear"),
         ("The lungs are clear, except on the left.", "unclear"),
         ("No lung is free of consolidation.", "unclear"),
+        ("Clear lungs. Something odd is present on the left.", "unclear"),
     ],
 )
 def test_undecided(sentence, rule):
