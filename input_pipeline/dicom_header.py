@@ -110,14 +110,15 @@ def _padding(header: Dataset, signed: bool) -> tuple[int, int] | None:
     Both are of the sign of Pixel Representation, whatever their VR. A value that is not one 16-bit
     number says nothing, and nor does a limit without a value.
     """
-    names = ("PixelPaddingValue", "PixelPaddingRangeLimit")
-    value, limit = (
-        get_words(header, name).view(np.int16 if signed else np.uint16) for name in names
-    )
-    if len(value) != 1:
+    ends = []
+    for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit"):
+        words = get_words(header, keyword).view(np.int16 if signed else np.uint16)
+        is_binary = len(words) == 1 and header.get_item(TAGS[keyword]).VR not in ("IS", "DS")
+        ends.append(words.item() if is_binary else None)
+    value, limit = ends
+    if value is None:
         return None
-    ends = [value.item(), limit.item() if len(limit) == 1 else value.item()]
-    return min(ends), max(ends)
+    return (value, value) if limit is None else (min(value, limit), max(value, limit))
 
 
 def _pixel_aspect(header: Dataset) -> float:
