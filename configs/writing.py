@@ -67,18 +67,10 @@ def whole_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         OSError: it cannot be made, or a folder that holds something stands there in the end.
     """
     path = os.path.abspath(path)
-    folder = os.path.dirname(path)
-    os.makedirs(folder, exist_ok=True)
-    _remove_leftovers(folder, path)
-    partial, lock = _begin(folder, path, _make_folder)
-    try:
-        yield pathlib.Path(partial)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with scratch_folder(path) as partial:
+        yield partial
         os.rename(partial, path)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    finally:
-        os.close(lock)
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 import ast
 import importlib.metadata
-import itertools
 import os
 import pathlib
 import re
@@ -83,10 +82,7 @@ def test_the_encoder_needs_little(source):
 def test_what_is_imported_is_declared():
     """Also what another library happens to bring, as TensorFlow does protobuf."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    needed = [
-        *project["dependencies"],
-        *itertools.chain(*project["optional-dependencies"].values()),
-    ]
+    needed = sum(project["optional-dependencies"].values(), project["dependencies"])
     declared = {re.match(r"[\w.-]+", name)[0].lower().replace("_", "-") for name in needed}
     known = {"configs", *SIBLINGS, "scripts", "weights", *sys.stdlib_module_names}
     distributions = importlib.metadata.packages_distributions()

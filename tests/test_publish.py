@@ -344,6 +344,4 @@ def test_names_of_any_characters_are_published_or_named(tmp_path, layout, made):
     assert sorted(rows(tmp_path / "copy", tmp_path / "cache")[0]) == sorted(fine)
     dropped = run_folder.read_dropped(str(tmp_path / "copy"), "rejected")
     assert {row["image_id"]: row["reason"] for row in dropped} == bad
-    check = ["sha256sum", "-c", "--strict", "--status", "SHA256SUMS.txt"]
-    assert subprocess.run(check, cwd=tmp_path / "copy").returncode == 0
     assert run(tmp_path / "copy", tmp_path / "again", layout) == 0

@@ -28,7 +28,6 @@ from input_pipeline import (
     mimic_cxr,
     pipeline,
     preprocess,
-    run_folder,
     shards,
     store,
     tfrecord,
@@ -434,16 +433,11 @@ def test_names_of_any_characters_from_films_to_embeddings(mimic, tmp_path):
     listed = mimic_cxr.list_films(str(tmp_path / "in::1"), views=None)
     outcome = make(tmp_path / "in::1", folder, listed, views=None)
     assert [row[:3] for row in outcome.dropped] == [["caf\udce9.dcm", "rejected", "name_not_utf8"]]
-    assert [r["image_id"] for r in run_folder.read_dropped(str(folder), "rejected")] == [
-        "caf\udce9.dcm"
-    ]
     opened = store.open_store(str(folder))
     films = {film for films in opened.shards.values() for film in films}
     assert sorted(film.path for film in films) == sorted(f"{name}.dcm" for name in names[:-1])
     (batch,) = store.batches(opened, list(opened.shards), 8, films)
     assert {*batch.films} == films
-    check = ["sha256sum", "-c", "--strict", "--status", "SHA256SUMS.txt"]
-    assert subprocess.run(check, cwd=folder).returncode == 0
 
 
 def test_the_progress_bar_survives_a_failing_file_system(mimic, tmp_path, monkeypatch):
