@@ -67,9 +67,10 @@ def get_meaning(header: Dataset, layout: Layout) -> dict[str, Any]:
 
 
 def _rescale(header: Dataset) -> tuple[float, float] | None:
-    slope, intercept = get_numbers(header, "RescaleSlope"), get_numbers(header, "RescaleIntercept")
-    if not slope or not intercept:
+    names = ("RescaleSlope", "RescaleIntercept")
+    if not all(get_text(header, name) for name in names):
         return None
+    slope, intercept = (get_numbers(header, name) for name in names)
     if len(slope) != 1 or len(intercept) != 1 or slope[0] == 0:
         reject("corrupt_header", "RescaleSlope and RescaleIntercept are no linear function")
     return slope[0], intercept[0]

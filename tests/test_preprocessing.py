@@ -374,6 +374,7 @@ HEADER, ONE_GREY = "corrupt_header", "constant"
         (None, None, WINDOW, (b"1234", rb"99\ ")),
         (None, None, {"WindowCenter": "1234", "WindowWidth": "43219"}, (b"43219 ", rb"432\n/")),
         (None, None, {"WindowCenter": "99", "WindowWidth": ""}, ()),
+        (None, None, {"RescaleSlope": "4321"}, (b"4321", b"n/a ")),
         (ONE_GREY, ONE_GREY, {"WindowCenter": "9999", "WindowWidth": "5"}, ()),
         (ONE_GREY, None, {"PixelPaddingValue": 0, "PixelPaddingRangeLimit": 4095}, ()),
         (None, None, {"PixelPaddingValue": [1, 2], "PixelAspectRatio": "1"}, ()),
