@@ -84,11 +84,12 @@ PART = (  # has an abnormal sound, but can be normal
     r"|retrocardiac|retrosternal|shadows?|parenchyma\w*|interstiti\w+|alveolar|lymph|nodes?|density"
     r"|thymic|fat|mineralization|lines|inflation|expansion|aeration)"
 )
-_WORD = r"(?:(?!no\b|not\b|without\b|of\b|with\b|and\b|present\b|noted\b|seen\b)[\w/-]+ )"
+_WORD = r"(?:(?!(?:no|not|without|of|with|and|present|noted|seen|again|demonstrated)\b)[\w/-]+ )"
 _MORE = "".join(
     rf"(?<!{word} )" for word in ("increased", "prominent", "coarse", "coarsened", "hazy", "low")
 )
-_SUBJECT = r"(?!(?:the|heart|cardiac|both|bones?)\b)"  # with which another statement begins
+# With one of these, another statement begins.
+_SUBJECT = r"(?!(?:the|heart|cardiac|mediastin\w+|lungs are|both|bones?)\b)"
 # Of what these meet, the names of parts tell of no finding.
 PART_NORMAL: tuple[str, ...] = (
     rf"{_MORE}\b{PART} (?!loss)(?:{_WORD}{{0,2}}?and )?(?:{_SUBJECT}{_WORD}){{0,6}}?{_NORMAL}\b",
