@@ -12,6 +12,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -97,7 +98,8 @@ def plan_pieces(
     """The outputs of an input that comes in pieces; `sharded` makes one of each, named after it.
 
     Raises:
-        ValueError: an unknown layout or format, or a combination that does not exist.
+        ValueError: an unknown layout or format, a combination that does not exist, or two outputs
+            of one place.
     """
     if layout not in LAYOUTS:
         raise ValueError(f"output.layout is {layout!r}; expected one of {', '.join(LAYOUTS)}")
@@ -111,11 +113,29 @@ def plan_pieces(
         ]
     if format == "parquet":
         raise ValueError("output.format parquet is a table of many films: use layout sharded")
-    return [
+    outputs = [
         Output(film.key + suffix, [film], even_empty=False, part=part)
         for part, films in enumerate(pieces.values())
         for film in films
     ]
+    _check_places({output.name: output.films[0].path for output in outputs}, len(outputs), suffix)
+    return outputs
+
+
+def _check_places(path_of: Mapping[str, str], count: int, suffix: str) -> None:
+    """Raises ValueError if two outputs would be one file, or one a folder of the other."""
+    if len(path_of) < count:
+        raise ValueError(
+            f"{count - len(path_of)} films would write an output that another one writes: rename "
+            "those whose names differ in their suffix alone, or choose layout sharded"
+        )
+    for name in path_of:
+        for end in re.finditer(re.escape(suffix) + "/", name):
+            if (folder := name[: end.end() - 1]) in path_of:
+                raise ValueError(
+                    f"{path_of[folder]} would write the file {folder}, which {path_of[name]} needs "
+                    "as a folder: rename one of them, or choose layout sharded"
+                )
 
 
 @contextlib.contextmanager

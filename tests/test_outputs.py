@@ -340,6 +340,16 @@ def test_there_are_no_more_shards_than_films():
     ]
 
 
+@pytest.mark.parametrize(
+    ("keys", "why"), [("aa", "1 films would write"), (("a", "a.npz/b"), "needs as a folder")]
+)
+def test_two_films_of_one_place_are_refused(keys, why):
+    films = [files.InputFile(f"/in/{i}.dcm", key) for i, key in enumerate(keys)]
+    with pytest.raises(ValueError, match=why):
+        outputs.plan(films, "per_image", "npz", shards=1)
+    assert outputs.plan(films, "sharded", "npz", shards=1)
+
+
 @pytest.mark.parametrize(("layout", "format"), [("per_image", "npz"), ("sharded", "parquet")])
 @pytest.mark.parametrize("fine", [["a", "new\nline", "back\\slash\r", "x" * 251, "y/" * 99], []])
 def test_names_that_no_output_can_hold_are_rejected_from_the_start(tmp_path, layout, format, fine):
