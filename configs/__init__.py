@@ -1,1 +1,1 @@
-"""Values only, typed by `configs.schema`."""
+"""Values, typed by `configs.schema`; and what all packages share: paths, writing, untrusted, machine."""

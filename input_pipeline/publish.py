@@ -14,7 +14,7 @@ from typing import IO, Any
 import numpy as np
 
 from configs import paths, writing
-from input_pipeline import files, outputs, run_folder
+from input_pipeline import files, output_plan, outputs, run_folder
 from input_pipeline.checked_embeddings import Progress, Source, read_checksums, read_file
 from input_pipeline.embedding_files import is_embedding_file
 
@@ -59,7 +59,7 @@ def write_per_image(
 ) -> tuple[int, int]:
     """Publishes one TFRecord a film; what is there already stays.
 
-    A film whose name the copy cannot hold (see `outputs.part_out`) is a row of its rejected.csv.
+    A film whose name the copy cannot hold (`output_plan.part_out`) is a row of its rejected.csv.
 
     Args:
         source: from `open_source`.
@@ -89,12 +89,12 @@ def write_per_image(
                 "one of them and embed it again, or publish a table by --layout parquet"
             )
     parted = {
-        name: outputs.part_out(films, folder, "per_image", "tfrecord")
+        name: output_plan.part_out(films, folder, "per_image", "tfrecord")
         for name, films in pieces.items()
     }
     refused = {film: why for _, some in parted.values() for film, why in some.items()}
     kept = {name: films for name, (films, _) in parted.items()}
-    planned = outputs.plan_pieces(kept, "per_image", "tfrecord")
+    planned = output_plan.plan_pieces(kept, "per_image", "tfrecord")
     identity, details = _identity(source, "per_image", "tfrecord"), _details(source, versions)
     with outputs.open_run(folder, planned, "tfrecord", identity, details, refused=refused) as run:
         todo = {film.path: film for film in run.todo}

@@ -20,7 +20,7 @@ import numpy as np
 from configs import machine
 from configs.schema import EmbedConfig, EncoderConfig, InputConfig
 from encoder.embed import films_that_fit
-from input_pipeline import dicom, files, outputs, pipeline
+from input_pipeline import dicom, files, output_plan, outputs, pipeline
 from input_pipeline.film import Film
 from input_pipeline.hosts import ALONE
 from input_pipeline.preprocessing import PRESETS, network_input
@@ -56,7 +56,7 @@ def load_network(config: EncoderConfig, batch_size: int) -> Network:
 
 
 @contextlib.contextmanager
-def opened_run(planned: Sequence[outputs.Output]) -> Any:
+def opened_run(planned: Sequence[output_plan.Output]) -> Any:
     """A run into a folder that goes when it ends."""
     with (
         tempfile.TemporaryDirectory() as folder,

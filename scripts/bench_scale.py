@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from input_pipeline import mimic_cxr, outputs, shards, store, tfrecord
+from input_pipeline import mimic_cxr, output_plan, outputs, shards, store, tfrecord
 from input_pipeline.synthetic.dicom_files import Technique, dicom_bytes
 from scripts import cli
 from scripts.bench_heads_memory import peak_gigabytes
@@ -210,7 +210,7 @@ def lead(films: str, made: str) -> None:
 
 def begin(made: str, folder: str) -> None:
     """What embed.py does with a store before its network starts."""
-    planned = outputs.plan_pieces(store.open_store(made).shards, "sharded", "tfrecord")
+    planned = output_plan.plan_pieces(store.open_store(made).shards, "sharded", "tfrecord")
     with outputs.open_run(folder, planned, "tfrecord", {}, {}):
         pass
 

@@ -57,7 +57,7 @@ def open_source(config: EmbedConfig, folder: str, say: Callable[..., object]) ->
 
 
 def films_source(config: EmbedConfig, path: str, say: Callable[..., object]) -> Source:
-    from input_pipeline import outputs, pipeline
+    from input_pipeline import output_plan, pipeline
     from input_pipeline.listing import list_inputs
 
     listing = list_inputs(path, config.input.limit)
@@ -68,9 +68,9 @@ def films_source(config: EmbedConfig, path: str, say: Callable[..., object]) -> 
         say(f"  {listing.repeated} entries of the list name a film once more")
     layout, views = config.output.layout or "per_image", config.input.views
     written = paths.typed(config.output.path), layout, config.output.format
-    films, refused = outputs.part_out(listing.files, *written)
+    films, refused = output_plan.part_out(listing.files, *written)
     report_refused(refused, say)
-    planned = outputs.plan(films, layout, config.output.format, config.output.shards)
+    planned = output_plan.plan(films, layout, config.output.format, config.output.shards)
 
     def batches(run: Any, card: Any, size: int, drop: Callable[..., None]) -> Iterator[Any]:
         workers = config.input.workers or machine.processors()
@@ -87,7 +87,7 @@ def report_refused(refused: Mapping[Any, Any], say: Callable[..., object]) -> No
 
 
 def store_source(config: EmbedConfig, opened: Any, say: Callable[..., object]) -> Source:
-    from input_pipeline import outputs, store
+    from input_pipeline import output_plan, store
 
     made = opened.identity
     films = sum(map(len, opened.shards.values()))
@@ -117,11 +117,11 @@ def store_source(config: EmbedConfig, opened: Any, say: Callable[..., object]) -
     written, refused = (paths.typed(config.output.path), layout, config.output.format), {}
     pieces = {}
     for name, films in opened.shards.items():
-        kept, others = outputs.part_out(films, *written)
+        kept, others = output_plan.part_out(films, *written)
         pieces[name.partition("-")[2].replace(".tfrecord", "")] = kept
         refused |= others
     report_refused(refused, say)
-    planned = outputs.plan_pieces(pieces, layout, config.output.format)
+    planned = output_plan.plan_pieces(pieces, layout, config.output.format)
 
     def batches(run: Any, card: Any, size: int, drop: Callable[..., None]) -> Iterator[Any]:
         parts = {run.output_of[film].part for film in run.todo}

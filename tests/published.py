@@ -6,7 +6,7 @@ import types
 
 import numpy as np
 
-from input_pipeline import files, outputs
+from input_pipeline import files, output_plan, outputs
 from input_pipeline.embedding_table import read_table
 from input_pipeline.embeddings import FORMATS, EmbeddingRecord
 from input_pipeline.film import Rejected
@@ -25,7 +25,7 @@ def make_source(
     """Writes a folder as `scripts/embed.py` does of a store; the film `failing` cannot be read."""
     films = [files.InputFile(i, files.key(i).lstrip("/")) for i in ids]
     pieces = {f"train-{j:05d}-of-{shards:05d}": films[j::shards] for j in range(shards)}
-    planned = outputs.plan_pieces(pieces, layout, format)
+    planned = output_plan.plan_pieces(pieces, layout, format)
     made = IDENTITY | {"layout": layout, "format": format} | identity
     with outputs.open_run(str(folder), planned, format, made, {"batch_size": 8}) as run:
         for film in run.todo:

@@ -13,14 +13,16 @@ import google_crc32c
 import numpy as np
 import pytest
 
-from input_pipeline import embedding_files, embedding_table, files, outputs
+from input_pipeline import embedding_files, embedding_table, files, output_plan, outputs
 from input_pipeline.embedding_table import read_table
 from input_pipeline.embeddings import FORMATS, EmbeddingRecord
 
 REPOSITORY = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 FILMS = [files.InputFile(f"/in/p{i % 3}/{i:02d}.dcm", f"p{i % 3}/{i:02d}") for i in range(10)]
 IDENTITY = {"weights_digest": "abc", "preset": "native", "trained": True}
-LAYOUTS = [(x, f) for x in outputs.LAYOUTS for f in FORMATS if (x, f) != ("per_image", "parquet")]
+LAYOUTS = [
+    (x, f) for x in output_plan.LAYOUTS for f in FORMATS if (x, f) != ("per_image", "parquet")
+]
 
 
 def vector(seed, dim=6):
@@ -29,7 +31,7 @@ def vector(seed, dim=6):
 
 def run(folder, layout="per_image", format="tfrecord", films=FILMS, stop_after=None, **identity):
     """Writes a folder as `scripts/embed.py` does."""
-    planned = outputs.plan(films, layout, format, shards=3)
+    planned = output_plan.plan(films, layout, format, shards=3)
     with outputs.open_run(str(folder), planned, format, IDENTITY | identity, {}) as opened:
         for film in opened.todo[:stop_after]:
             opened.add(film, vector(int(film.key[-2:])))

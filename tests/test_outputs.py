@@ -10,7 +10,7 @@ import fsspec
 import numpy as np
 import pytest
 
-from input_pipeline import files, outputs, run_folder
+from input_pipeline import files, output_plan, outputs, run_folder
 from input_pipeline.embeddings import FORMATS
 from input_pipeline.film import Rejected, Skipped
 
@@ -38,7 +38,7 @@ def run(
     **identity,
 ):
     """Plays a run; `stop_after` leaves it, as a crash would, after so many films."""
-    planned = outputs.plan(films, layout, format, shards=3)
+    planned = output_plan.plan(films, layout, format, shards=3)
     with outputs.open_run(
         str(folder), planned, format, IDENTITY | identity, details or {}
     ) as opened:
@@ -87,7 +87,7 @@ def test_shards_hold_their_films_in_order(tmp_path, format):
     assert ids == [f.path for f in FILMS if f.key[-1] not in "34"]
 
 
-@pytest.mark.parametrize("layout", outputs.LAYOUTS)
+@pytest.mark.parametrize("layout", output_plan.LAYOUTS)
 @pytest.mark.parametrize("stop_after", range(11))
 def test_stopped_anywhere_and_run_again_gives_the_same_folder(tmp_path, layout, stop_after):
     run(tmp_path / "whole", layout)
@@ -107,7 +107,7 @@ def test_a_film_that_can_be_read_at_last_joins_its_shard(tmp_path, monkeypatch):
     assert tree(tmp_path / "late") == tree(tmp_path / "once")
 
 
-@pytest.mark.parametrize("layout", outputs.LAYOUTS)
+@pytest.mark.parametrize("layout", output_plan.LAYOUTS)
 def test_damaged_outputs_are_made_again(tmp_path, layout):
     run(tmp_path, layout)
     whole = tree(tmp_path)
@@ -330,11 +330,11 @@ def test_remote_folders():
 )
 def test_plans_that_make_no_sense(layout, format, shards, message):
     with pytest.raises(ValueError, match=message):
-        outputs.plan(FILMS, layout, format, shards)
+        output_plan.plan(FILMS, layout, format, shards)
 
 
 def test_there_are_no_more_shards_than_films():
-    assert [o.name for o in outputs.plan(FILMS[:2], "sharded", "npz", 32)] == [
+    assert [o.name for o in output_plan.plan(FILMS[:2], "sharded", "npz", 32)] == [
         "embeddings-00000-of-00002.npz",
         "embeddings-00001-of-00002.npz",
     ]
@@ -346,8 +346,8 @@ def test_there_are_no_more_shards_than_films():
 def test_two_films_of_one_place_are_refused(keys, why):
     films = [files.InputFile(f"/in/{i}.dcm", key) for i, key in enumerate(keys)]
     with pytest.raises(ValueError, match=why):
-        outputs.plan(films, "per_image", "npz", shards=1)
-    assert outputs.plan(films, "sharded", "npz", shards=1)
+        output_plan.plan(films, "per_image", "npz", shards=1)
+    assert output_plan.plan(films, "sharded", "npz", shards=1)
 
 
 @pytest.mark.parametrize(("layout", "format"), [("per_image", "npz"), ("sharded", "parquet")])
@@ -357,9 +357,9 @@ def test_names_that_no_output_can_hold_are_rejected_from_the_start(tmp_path, lay
     expected |= {"x" * 252: "name_too_long"} if layout == "per_image" else {}
     names = [name.rstrip("/") for name in [*fine, *expected]]
     films = [files.InputFile(f"/in/{name}.dcm", name) for name in names]
-    kept, refused = outputs.part_out(films, str(tmp_path / "not" / "there"), layout, format)
+    kept, refused = output_plan.part_out(films, str(tmp_path / "not" / "there"), layout, format)
     assert {film.key: why.reason for film, why in refused.items()} == expected
-    planned, identity = outputs.plan(kept, layout, format, shards=1), {"input": "caf\udce9"}
+    planned, identity = output_plan.plan(kept, layout, format, shards=1), {"input": "caf\udce9"}
     for done in (0, len(fine)):
         with outputs.open_run(
             str(tmp_path), planned, format, identity, {}, refused=refused
