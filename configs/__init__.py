@@ -1,1 +1,4 @@
-"""Values, typed by `configs.schema`; and what all packages share: paths, writing, untrusted, machine."""
+"""Values, typed by `configs.schema`.
+
+Beside them stands what all packages share: `paths`, `writing`, `untrusted`, `machine`.
+"""
