@@ -35,7 +35,7 @@ REASONS = {
     "unsupported_depth": "not 8 or 16 bits allocated, or bits stored elsewhere than at the bottom",
     "constant": "its pixels differ, but its header makes one grey of them all",
     "corrupt_pixels": "pixel data that do not decode, or not to the size in the header",
-    "turned": "a PNG whose EXIF orientation says that it lies on its side or mirrored",
+    "turned": "its EXIF orientation says that it is displayed otherwise, which its preset ignores",
 }
 
 
@@ -94,6 +94,7 @@ class Film:
     presentation_lut_shape: str = ""  # "", IDENTITY or INVERSE
     padding: tuple[int, int] | None = None  # stored values from, to: background, no image
     pixel_aspect: float = 1.0  # height of a pixel by its width
+    turned: bool = False  # whether the pixels were turned from how the file stores them
     view_position: str | None = None  # a `known_view`; None: not said
     problems: Mapping[str, str] = dataclasses.field(default_factory=dict)  # field -> what is wrong
 

@@ -23,10 +23,13 @@ def toolkit_intensity(film: Film) -> UInt[np.ndarray, "height width"]:
     constant image becomes all 65535.
 
     Raises:
-        Rejection: an attribute that it uses is unusable, or pixels that differ become one grey.
+        Rejection: an attribute that it uses is unusable, pixels that differ become one grey, or the
+            film was turned, which that program does not do.
 
     Source: Google-Health/imaging-research, cxr-foundation, example_generator_lib.py, January 2023.
     """
+    if film.turned:
+        reject("turned", "an EXIF orientation; turn the pixels and save the film without it")
     values = _stored_values(film)
     gray = values
     if lut := film.get("modality_lut"):

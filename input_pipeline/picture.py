@@ -43,9 +43,13 @@ def _read_jpeg(data: bytes) -> Film:
         reject("colour", f"{head.components} components")
     exif = [data[a + 4 : b] for marker, a, b in head.segments if marker == 0xE1]
     exif = [segment for segment in exif if segment.startswith(b"Exif\0\0")]
-    turn = _TURNS[_orientation(exif[0]) if exif else 1]
     pixels = _grey(jpeg.decode(data, head))
-    return Film(np.ascontiguousarray(turn(pixels)), bits_stored=head.bits)
+    return _as_displayed(pixels, head.bits, _orientation(exif[0]) if exif else 1)
+
+
+def _as_displayed(pixels: UInt[np.ndarray, "h w"], bits: int, orientation: int) -> Film:
+    turned = np.ascontiguousarray(_TURNS[orientation](pixels))
+    return Film(turned, bits_stored=bits, turned=orientation != 1)
 
 
 def _orientation(exif: bytes) -> int:
@@ -87,7 +91,7 @@ def _read_png(data: bytes) -> Film:
     check_size(rows, columns)
     if (depth == 1 and colour == 0) or (depth == 16 and colour and interlaced):
         reject("unsupported_depth", f"{depth} bits{' of interlaced colour' if colour else ''}")
-    plain, ended = _plain_png(data, grey=colour == 0)
+    plain, orientation, ended = _plain_png(data, grey=colour == 0)
     try:
         picture = Image.open(io.BytesIO(plain), formats=("PNG",))
     except Exception as error:
@@ -96,7 +100,7 @@ def _read_png(data: bytes) -> Film:
         picture.load()  # raises where pixels are missing
         if colour == 0:
             pixels = np.asarray(picture)
-            return Film(pixels, bits_stored=8 * pixels.itemsize)
+            return _as_displayed(pixels, 8 * pixels.itemsize, orientation)
         if depth == 16:  # Pillow would cut it to 8 bits
             channels = imagecodecs.png_decode(plain)
         else:
@@ -106,16 +110,17 @@ def _read_png(data: bytes) -> Film:
     except Exception as error:
         reject("corrupt_pixels" if ended else "truncated", type(error).__name__)
     alpha = np.iinfo(channels.dtype).max if channels.shape[-1] in (2, 4) else None
-    return Film(_grey(channels, alpha), bits_stored=8 * channels.itemsize)
+    return _as_displayed(_grey(channels, alpha), 8 * channels.itemsize, orientation)
 
 
-def _plain_png(data: bytes, grey: bool) -> tuple[bytes, bool]:
-    """The chunks that make the image, and whether the file goes on to its end marker.
+def _plain_png(data: bytes, grey: bool) -> tuple[bytes, int, bool]:
+    """The chunks that make the image, its orientation, and whether its end marker is reached.
 
     Opacity of a grey value is left out: the film below it is as good. Without the end marker, or
     with a last chunk that is cut, the image may still be whole: its decoder knows.
     """
     parts, pixels, position, name = [PNG], [], len(PNG), b""
+    orientation = 1
     while position + 8 <= len(data) and name != b"IEND":
         length, name = struct.unpack_from(">I4s", data, position)
         if not name.isalpha():  # damage
@@ -123,8 +128,8 @@ def _plain_png(data: bytes, grey: bool) -> tuple[bytes, bool]:
         body = data[position + 8 : position + 8 + length]
         if name == b"acTL" and int.from_bytes(body[:4], "big") > 1:
             reject("multi_frame", f"{int.from_bytes(body[:4], 'big')} frames")
-        if name == b"eXIf" and _orientation(b"Exif\0\0" + body) != 1:
-            reject("turned", "a PNG with an EXIF orientation; turn its pixels and save it without")
+        if name == b"eXIf":
+            orientation = _orientation(b"Exif\0\0" + body)
         if name == b"IDAT":
             pixels.append(body)
         elif name in (b"IHDR", b"PLTE") or (name == b"tRNS" and not grey):
@@ -133,4 +138,4 @@ def _plain_png(data: bytes, grey: bool) -> tuple[bytes, bool]:
     stream = b"IDAT" + b"".join(pixels)
     stream = struct.pack(">I", len(stream) - 4) + stream + struct.pack(">I", zlib.crc32(stream))
     end = b"\0\0\0\0IEND\xae\x42\x60\x82"
-    return b"".join((*parts, stream, end)), name == b"IEND" or not name.isalpha()
+    return b"".join((*parts, stream, end)), orientation, name == b"IEND" or not name.isalpha()

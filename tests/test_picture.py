@@ -1,5 +1,6 @@
 """PNG and JPEG files: grey values exactly, as displayed, whatever else the file holds."""
 
+import contextlib
 import io
 import struct
 import zlib
@@ -11,7 +12,8 @@ from PIL import Image, ImageOps
 from test_dicom import dicom_file, exif, film_pixels, picture_file, read
 
 from input_pipeline.dicom import read_film
-from input_pipeline.film import Film
+from input_pipeline.film import Film, Rejection
+from input_pipeline.intensity import dicom_intensity, toolkit_intensity
 
 GREY = film_pixels(8)
 LONG = b"x\0\0" + zlib.compress(bytes(3 << 20))
@@ -70,12 +72,16 @@ def test_jpeg_of_other_processes(bits):
 
 
 @pytest.mark.parametrize("orientation", range(10))
-def test_jpeg_is_turned_as_displayed(orientation):
-    data = picture_file(GREY, "JPEG", exif=exif(orientation), quality=95)
-    displayed = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
-    np.testing.assert_array_equal(read(data).pixels, np.asarray(displayed))
-    png = read(picture_file(GREY, exif=exif(orientation)))
-    assert getattr(png, "reason", None) == ("turned" if 2 <= orientation <= 8 else None)
+def test_pictures_are_turned_as_displayed_unless_the_preset_does_not(orientation):
+    for kind in ("JPEG", "PNG"):
+        data = picture_file(GREY, kind, exif=exif(orientation))
+        displayed = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+        film = read(data)
+        np.testing.assert_array_equal(film.pixels, np.asarray(displayed))
+        assert dicom_intensity(film).shape == film.pixels.shape
+        expected = pytest.raises(Rejection) if 2 <= orientation <= 8 else contextlib.nullcontext()
+        with expected:
+            toolkit_intensity(film)
 
 
 def test_what_libjpeg_warns_of_without_need():
