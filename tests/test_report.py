@@ -416,6 +416,7 @@ def test_values_that_are_undefined_say_why(tmp_path):
     found = rest["results"]["findings"]["Edema"]
     found["auroc"] |= {"low": None, "high": None}
     found["temperature"] = None
+    rest["results"]["findings"]["Fracture"]["temperature_kept"] = "tune is separated: 1 is kept"
     found["calibration"]["after"]["slope"] = None
     found["calibration"]["undefined"] = "one threshold separates the classes"
     found["operating_points"][0] |= {"threshold": None, "tune": None, "test": None}
@@ -426,6 +427,7 @@ def test_values_that_are_undefined_say_why(tmp_path):
     for words in (
         "no interval",
         "tune could not give one",
+        "tune is separated: 1 is kept",
         "one threshold separates the classes",
         "tune could not give a threshold",
         "no film at or above the threshold",
