@@ -65,8 +65,9 @@ def restore(
         return manager.restore(step, args=arguments)["state"]
 
 
-def _check_identity(found: Mapping[str, Any], expected: Mapping[str, Any], what: str) -> None:
+def _check_identity(found: Any, expected: Mapping[str, Any], what: str) -> None:
     """Raises ValueError that names every setting in which a run differs from what was found."""
+    found = found if isinstance(found, dict) else {}
     names = sorted({*found, *expected})
     differ = [name for name in names if found.get(name) != expected.get(name)]
     if differ:

@@ -138,7 +138,7 @@ def open_store(folder: str) -> Store:
             size than the manifest says.
     """
     manifest = run_folder.read_manifest(folder)
-    if manifest is None or "storage" not in manifest["identity"]:
+    if manifest is None or not {"preset", "size", "storage", "views"} <= {*manifest["identity"]}:
         raise ValueError(
             f"{folder} holds no {run_folder.MANIFEST} that says by which preset its images were "
             "prepared; expected a store made by scripts/preprocess.py"
@@ -151,7 +151,12 @@ def open_store(folder: str) -> Store:
             f"expected version {PRESETS[preset].version}, which gives other pixels: have "
             "scripts/preprocess.py make the store anew in an empty folder"
         )
-    if "shards" not in manifest:
+    if identity["storage"] not in STORAGES:
+        raise ValueError(
+            f"the images of {folder} are stored as {identity['storage']!r}; expected one of "
+            f"{', '.join(STORAGES)}: update cxr-embeddings, or make the store anew"
+        )
+    if not {"shards", "retryable"} <= manifest.keys():
         raise ValueError(
             f"the store {folder} is not finished: run scripts/preprocess.py again, with the same "
             "options, and it goes on"

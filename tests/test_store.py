@@ -385,11 +385,13 @@ def test_stores_that_cannot_be_read_are_refused(copied, tmp_path):
     wanted = {film for films in opened.shards.values() for film in films}
     with pytest.raises(ValueError, match=r"a shard of .* cannot be read"):
         list(store.batches(opened, list(opened.shards), 8, wanted))
-    (copied / "manifest.json").write_text(
-        '{"identity": {"weights": 1}, "runs": [], "complete": true}'
-    )
-    with pytest.raises(ValueError, match="expected a store made by"):
-        store.open_store(str(copied))
+    made = '{"preset": "odd", "size": 9, "storage": "gif", "views": null}'
+    for identity, message in {'{"weights": 1}': "a store made by", made: "stored as 'gif'"}.items():
+        (copied / "manifest.json").write_text(
+            f'{{"identity": {identity}, "runs": [], "complete": true}}'
+        )
+        with pytest.raises(ValueError, match=message):
+            store.open_store(str(copied))
     assert not store.is_store(str(tmp_path)) and store.is_store(str(copied))
 
 
