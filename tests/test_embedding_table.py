@@ -550,14 +550,6 @@ def test_nothing_usable_is_an_error(tmp_path):
     assert tables(tmp_path / ".table") == []
 
 
-def test_a_stranger_manifest_is_an_error(tmp_path):
-    write_some(tmp_path)
-    for content in ("", "[]", '{"name": "web app"}', '{"identity": 3, "complete": true}'):
-        (tmp_path / "manifest.json").write_text(content)
-        with pytest.raises(ValueError, match=r"manifest\.json: .* is no manifest of this program"):
-            read_table(str(tmp_path))
-
-
 def test_a_run_goes_on_in_a_folder_with_a_table(tmp_path):
     run(tmp_path, stop_after=4)
     assert len(read_table(str(tmp_path)).image_id) == 4

@@ -8,11 +8,13 @@ import re
 import subprocess
 import sys
 
+import h5py
+import numpy as np
 import pytest
 
 from configs import untrusted
 from encoder.card import load_card
-from encoder.sources import timm
+from encoder.sources import keras, timm
 from heads import predictions, store
 from heads.labels import tables
 from input_pipeline import datasets, files, listing, mimic_tables, run_folder, shards
@@ -208,3 +210,26 @@ convert_weights.main()
     assert r"source            a\x1b[2J\nlicence b" in shown[0]
     assert r"licence           \u202egpl" in shown[0] and r"\x1b[31m\udc80" in shown[0]
     assert r"error: " in shown[1] and r"/\x1b[2Jno/card.json not found" in shown[1]
+
+
+@pytest.mark.parametrize(
+    "array",
+    [h5py.Empty("f4"), "text", np.zeros(3, [("a", "f4"), ("b", "i4")]), np.zeros(3, "V9")],
+    ids=["of no shape", "text", "compound", "opaque"],
+)
+def test_arrays_of_keras_that_hold_no_numbers(tmp_path, array):
+    path = tmp_path / "x.weights.h5"
+    with h5py.File(path, "w") as file:
+        variables = file.create_group("layers/conv2d/vars")
+        variables.attrs["name"] = "stem_conv"
+        variables.create_dataset("0", data=array)
+    with pytest.raises(ValueError, match="no dataset of numbers of this file itself"):
+        keras.read(path)
+
+
+def test_fields_of_safetensors_that_its_library_lets_pass(tmp_path):
+    fields = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8], "more": {}}
+    header = json.dumps({"a": fields}).encode()
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + np.ones(2, "f4").tobytes())
+    assert timm._safetensors(path)["a"].read().tolist() == [1, 1]

@@ -121,13 +121,17 @@ def _some(names: Iterable[str]) -> str:
 
 
 def _own(group: h5py.Group, name: str, kind: type) -> Any:
-    """A member of a group that lies in this file; HDF5 can refer to any file on the machine."""
+    """A group, or an array of numbers, that lies in this file; HDF5 can refer to any other file."""
     member = None
     if isinstance(group.get(name, getlink=True), h5py.HardLink):
         member = group[name]
-    elsewhere = isinstance(member, h5py.Dataset) and (member.external or member.is_virtual)
-    if not isinstance(member, kind) or elsewhere:
-        raise KeyError(f"{group.name}/{name} is missing, or no {kind.__name__} of this file itself")
+    if isinstance(member, h5py.Dataset):
+        elsewhere = member.external or member.is_virtual
+        if elsewhere or member.shape is None or member.dtype.kind not in "fiu":
+            member = None
+    if not isinstance(member, kind):
+        what = f"{kind.__name__.lower()} of numbers" if kind is h5py.Dataset else "group"
+        raise KeyError(f"{group.name}/{name} is missing, or no {what} of this file itself")
     return member
 
 

@@ -238,4 +238,5 @@ def _safetensors(file: pathlib.Path) -> dict[str, Leaf]:
 
         return Leaf(name, tuple(shape), read)
 
-    return {name: leaf(name, **fields) for name, fields in header.items()}
+    wanted = ("dtype", "shape", "data_offsets")  # the library lets others pass
+    return {name: leaf(name, *(one[key] for key in wanted)) for name, one in header.items()}
