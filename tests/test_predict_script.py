@@ -145,7 +145,7 @@ def test_other_weights_are_refused_before_anything_is_embedded(mimic, trained, t
     ("arguments", "message"),
     [
         ([], "error: expected --head, --output, and either --embeddings or --weights with --input"),
-        (["--head=x", "--output=p.csv", "--embeddings=y"], "error: no card.json in x"),
+        (["--head=x", "--output=p.csv", "--embeddings=y"], "/x; expected a folder of train_head"),
         (["--head=x", "--output=no/p.csv", "--embeddings=y"], "expected a file in a folder that"),
         (["--head=x", "--output=p.csv", "--weights=y"], "error: expected --head"),
         (["--head=x", "--head=y"], "error: --head is given 2 times; expected once"),
