@@ -79,7 +79,6 @@ class Experiment(NamedTuple):
             results, data_efficiency and comparison.
         predicted: a row for each film of tune and test.
         tested: the films that were measured.
-        logit: of them, before temperature scaling.
     """
 
     trained: Trained
@@ -87,8 +86,7 @@ class Experiment(NamedTuple):
     thresholds: dict[str, dict[str, float | None]]
     measured: dict[str, Any]
     predicted: pd.DataFrame
-    tested: Films
-    logit: Float[np.ndarray, "film finding"]
+    tested: metrics.Scored
 
 
 def films_of(examples: Examples) -> dict[str, Films]:
@@ -228,8 +226,7 @@ def run(
         thresholds,
         measured,
         predicted,
-        films[tested],
-        scored[tested].logit,
+        scored[tested],
     )
 
 
@@ -270,9 +267,10 @@ def write(
     (partial / "left_out.csv").write_bytes(writing.encode_table(("reason", "id"), left_out))
     drawn = figures.draw(
         findings,
-        experiment.logit,
+        experiment.tested.logit,
         experiment.tested.label,
         experiment.tested.mask,
+        experiment.tested.patient_id,
         measured["results"],
         measured["data_efficiency"],
     )

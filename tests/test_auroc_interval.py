@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 from scipy import stats
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import average_precision_score, roc_auc_score
 
-from heads.statistics import auroc_interval
+from heads.statistics import auprc_interval, auroc_interval, bootstrap
 
 
 def films(random, auroc, patients, most, prevalence, alike=0.5):
@@ -32,7 +32,8 @@ def test_rank_is_scikit_learns_auroc_with_pairwise_components():
 def test_the_modelled_variance_is_the_simulated_one(auroc, alike):
     random = np.random.default_rng(1)
     _, label, patient = films(random, auroc, 60, 5, 0.3)
-    groups = [np.unique(patient[label == y], return_counts=True)[1] for y in (1, 0)]
+    numbers = [np.unique(patient[label == y], return_counts=True)[1] for y in (1, 0)]
+    groups = [(float(films.sum()), float(np.square(films).sum())) for films in numbers]
     measured = []
     for _ in range(1500):
         shared, own = random.normal(size=60)[patient], random.normal(size=len(patient))
@@ -47,9 +48,9 @@ def test_films_of_a_patient_are_found_alike():
     random = np.random.default_rng(2)
     for alike in (0.0, 0.5, 0.9):
         score, label, patient = films(random, 0.9, 400, 6, 0.3, alike)
-        found = auroc_interval._correlation(score, label > 0, patient)
+        found = auroc_interval.correlation(score, label > 0, patient)
         assert found == pytest.approx(alike, abs=0.1)
-    assert auroc_interval._correlation(score[:9], label[:9] > 0, np.arange(9)) == 1
+    assert auroc_interval.correlation(score[:9], label[:9] > 0, np.arange(9)) == 1
 
 
 def test_the_interval_has_width_at_both_ends_and_mirrors():
@@ -90,3 +91,22 @@ def test_the_interval_covers_where_others_do_not(patients, most):
             low, high = auroc_interval.interval(score, label, patient)
             held.append(low <= 0.98 <= high)
     assert 0.92 <= np.mean(held) <= 0.995
+
+
+def test_the_interval_of_the_auprc_has_width_at_1_and_covers():
+    score, label, patient = np.arange(12.0), np.arange(12) // 6, np.arange(12)
+    low, high = auprc_interval.interval(1.0, np.ones(50), score, label, patient)
+    assert 0.5 < low < 0.9 and high == 1
+    few = np.array([0] * 11 + [1])
+    assert auprc_interval.interval(1.0, np.ones(50), score, few, patient) is None
+    every_score, every_label, _ = films(np.random.default_rng(0), 0.92, 500_000, 1, 0.1)
+    truth = average_precision_score(every_label, every_score)
+    random, held = np.random.default_rng(6), []
+    for seed in range(200):
+        score, label, patient = films(random, 0.92, 100, 4, 0.1)
+        draws, rows = bootstrap.draw(patient.astype(str), 60, seed), np.arange(len(label))
+        nothing = {"": np.zeros((len(label), 1))}
+        resamples = bootstrap.replicates(draws, rows, score, label, nothing)["auprc"]
+        found = bootstrap.interval(auprc_interval.measure(score, label, patient, resamples))
+        held.append(found["low"] <= truth <= found["high"])
+    assert np.mean(held) >= 0.91

@@ -102,15 +102,6 @@ def test_interval():
     assert bootstrap.interval(bootstrap.Measured(None, of_resamples)) is None
 
 
-def test_a_reflected_interval_holds_the_value_and_is_never_negative():
-    of_resamples = np.linspace(0.06, 0.12, 201)
-    found = bootstrap.interval(bootstrap.Measured(0.05, of_resamples, reflect=True))
-    assert (found["low"], found["high"]) == (0.0, 0.05)
-    found = bootstrap.interval(bootstrap.Measured(0.08, of_resamples, reflect=True))
-    assert found["low"] == pytest.approx(0.16 - np.quantile(of_resamples, 0.975))
-    assert found["high"] == pytest.approx(0.16 - np.quantile(of_resamples, 0.025))
-
-
 def test_mean_uses_the_findings_that_a_resample_defines():
     always = bootstrap.Measured(0.8, np.full(40, 0.7))
     rare = np.full(40, 0.9)

@@ -262,14 +262,15 @@ def test_two_films():
     assert found["patients"] == 1 and found["auroc"]["resamples"] == 100
 
 
-def test_a_rare_finding_has_no_bootstrap_interval():
+def test_a_rare_finding_has_no_bootstrap_interval_but_a_wide_one():
     test = scored()
     label = np.zeros(240)
     label[np.flatnonzero(test.mask[:, 0])[:2]] = 1
     found = evaluate(scored(seed=1), with_column(test, label=label))
-    edema = found["findings"]["Edema"]["auprc"]
-    assert edema["low"] is None and edema["resamples"] < 95
-    assert found["mean"]["auprc"]["low"] is not None
+    edema = found["findings"]["Edema"]
+    assert edema["auroc"]["bootstrap_low"] is None and edema["auprc"]["resamples"] < 95
+    assert is_interval(edema["auprc"]) and is_interval(edema["auroc"])
+    assert found["mean"]["brier"]["low"] is not None and is_interval(found["mean"]["auprc"])
 
 
 @pytest.mark.parametrize(

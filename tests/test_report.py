@@ -161,6 +161,7 @@ def made_up(findings, films=520, undefined=(), trained=True):
         "logit": 1.31 * logit,
         "label": label,
         "mask": mask,
+        "patient_id": np.full(films, ""),
         "results": results,
         "data_efficiency": efficiency,
     }

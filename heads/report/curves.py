@@ -9,11 +9,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import NullLocator
-from scipy import special, stats
+from scipy import special
 from sklearn import metrics
 
 from heads.report import panels
 from heads.report.panels import AMBER, BASELINE, BLACK, BLUE, GREY, Heading, Tested
+from heads.statistics import proportion
 
 FARTHEST = 16.0  # of the log-odds that are drawn, 1 in ten million: what is beyond lies there
 DOT = {"ls": "", "marker": "o", "ms": 4.5, "mfc": AMBER, "mec": BLACK, "mew": 0.7}
@@ -105,13 +106,10 @@ def calibration(tested: Sequence[Tested], foot: str) -> Figure:
             np.array([values[group].mean() for group in members])
             for values in (special.expit(one.logit), special.expit(one.scaled), one.label)
         )
-        sure = [
-            stats.binomtest(int(one.label[group].sum()), len(group)).proportion_ci(method="wilson")
-            for group in members
-        ]
+        sure = [proportion.interval(one.label[group], one.patient[group]) for group in members]
         ax.plot((0, 1), (0, 1), **BASELINE)
         ax.hlines(share, before, after, color=GREY, lw=0.6)
-        ax.vlines(after, [ci.low for ci in sure], [ci.high for ci in sure], color=BLUE, lw=0.8)
+        ax.vlines(after, *zip(*sure, strict=True), color=BLUE, lw=0.8)
         ax.plot(before, share, "o", mfc="white", mec=GREY, ms=4, clip_on=False)
         ax.plot(after, share, "o", color=BLUE, ms=4, clip_on=False)
         top = _top(max(before.max(), after.max(), share.max()))

@@ -11,11 +11,12 @@ from typing import Any
 
 import matplotlib.style
 import numpy as np
-from jaxtyping import Bool, Float, Num
+from jaxtyping import Bool, Float, Num, Shaped
 from matplotlib.figure import Figure
 
 from heads.report import curves, forests, panels
 from heads.report.panels import Tested
+from heads.statistics import bootstrap
 
 DPI = 200
 ROWS = 36  # of one forest at most
@@ -27,6 +28,7 @@ def draw(
     logit: Float[np.ndarray, "film finding"],
     label: Num[np.ndarray, "film finding"],
     mask: Bool[np.ndarray, "film finding"],
+    patient_id: Shaped[np.ndarray, " film"],
     results: Mapping[str, Any],
     data_efficiency: Mapping[str, Any] | None,
 ) -> dict[str, Figure]:
@@ -37,6 +39,7 @@ def draw(
         logit: before temperature scaling.
         label: 0 or 1, read where the mask is True.
         mask: whether the label is known.
+        patient_id: "" where unknown.
         results: of the same films, by `statistics.metrics`.
         data_efficiency: likewise, or None.
 
@@ -53,12 +56,12 @@ def draw(
             f"{logit.shape[1]} columns named {[*findings]}, but results of "
             f"{[*results['findings']]}: expected the same findings in both"
         )
-    tested = []
+    tested, patient = [], bootstrap.patients(patient_id)
     for j, name in enumerate(findings):
         result, known = results["findings"][name], mask[:, j]
         if result["undefined"] is None:
             exact = logit[known, j].astype(np.float64)
-            tested.append(Tested(name, exact, label[known, j] > 0, result))
+            tested.append(Tested(name, exact, label[known, j] > 0, patient[known], result))
 
     reasons = [(name, found["undefined"]) for name, found in results["findings"].items()]
     left_out = "; ".join(f"{name} ({reason})" for name, reason in reasons if reason)

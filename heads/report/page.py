@@ -23,7 +23,7 @@ CAPTIONS = {  # in the order of the page
     "each as a share of its class, with the threshold of the first operating point.",
     "calibration": "Calibration before and after temperature scaling. The films are sorted by "
     "probability and cut into groups of equal size; a dot is a group, a vertical line the 95 % "
-    "interval (Wilson) of its share of positives. Scales differ between panels.",
+    "interval (Wilson, by patient) of its share of positives. Scales differ between panels.",
     "data_efficiency": "AUROC by the number of labelled films that the head was trained on: mean "
     "and central 95 % of the draws. All of tune chose its settings; that the films of test are a "
     "sample is not in the band.",

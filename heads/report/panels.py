@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -55,12 +55,14 @@ class Tested(NamedTuple):
         name: of it.
         logit: before temperature scaling: films are ranked by it.
         label: whether a film has it.
+        patient: number of each film's patient.
         result: what `statistics.metrics` says of it.
     """
 
     name: str
     logit: Float[np.ndarray, " film"]
     label: Bool[np.ndarray, " film"]
+    patient: Int64[np.ndarray, " film"]
     result: Mapping[str, Any]
 
     @property

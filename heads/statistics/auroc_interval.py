@@ -10,13 +10,16 @@ how often it covers; docs/statistics.md has the table.
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Float64, Int64, Real
-from scipy import optimize, special, stats
+from jaxtyping import Bool, Float, Float64, Int64, Real
+from scipy import optimize, special
 
 CONFIDENCE = 0.95
 # Fewer patients with, or without, the finding say too little of how patients differ.
 MIN_PATIENTS = 2
 _TRUST = 5.0  # degrees of freedom that the modelled variance is worth beside the measured one
+
+
+Groups = list[tuple[float, float]]  # films, and the sum of squares of each patient's, by class
 
 
 class Ranked(NamedTuple):
@@ -34,17 +37,17 @@ class Ranked(NamedTuple):
 
 
 def rank(score: Float[np.ndarray, " n"], label: Real[np.ndarray, " n"]) -> Ranked:
-    """AUROC and components by ranks (Sun and Xu, IEEE Signal Processing Letters 2014;21:1389).
+    """AUROC and components, in the time that sorting takes.
 
     Args:
         score: any monotone score; ties count half.
         label: 0 or 1; both must occur.
     """
-    positive = label > 0
-    ranks, placement = stats.rankdata(score), np.empty(len(score))
+    positive, placement = label > 0, np.empty(len(score))
     for inside in (positive, ~positive):
-        others = len(score) - np.count_nonzero(inside)
-        placement[inside] = (ranks[inside] - stats.rankdata(score[inside])) / others
+        others = np.sort(score[~inside])
+        sides = (np.searchsorted(others, score[inside], side) for side in ("left", "right"))
+        placement[inside] = sum(sides) / (2 * len(others))
     placement[~positive] = 1 - placement[~positive]
     value = float(placement[positive].mean())
     films = np.where(positive, np.count_nonzero(positive), np.count_nonzero(~positive))
@@ -70,17 +73,23 @@ def by_patient(
         The variance, NaN with one patient of a class; and of how many patients it consists
         ((sum u²)² / sum u⁴: those that add nothing do not count).
     """
-    _, number = np.unique(patient, return_inverse=True)
-    sums, variance = [], 0.0
+    sums, films, variance, everyone = [], [], 0.0, int(patient.max()) + 1
     for inside in (label > 0, label <= 0):
-        count = np.bincount(number[inside], minlength=number.max() + 1)
-        sums.append(np.bincount(number[inside], share[inside], minlength=len(count)))
-        variance += _unbiased(int(np.count_nonzero(count))) * np.square(sums[-1]).sum()
-    variance += 2 * _unbiased(len(count)) * (sums[0] * sums[1]).sum()
+        films.append(np.bincount(patient[inside], minlength=everyone))
+        sums.append(np.bincount(patient[inside], share[inside], minlength=everyone))
+        variance += _unbiased(int(np.count_nonzero(films[-1]))) * np.square(sums[-1]).sum()
+    both = _unbiased(int(np.count_nonzero(films[0] + films[1])))
+    variance += 2 * both * (sums[0] * sums[1]).sum()
     squares = np.square(sums[0] + sums[1])
     top = squares.max(initial=0.0)
     patients = np.square((squares / top).sum()) / np.square(squares / top).sum() if top else 0.0
     return float(np.maximum(0.0, variance)), float(patients)
+
+
+def _films(patient: np.ndarray) -> np.ndarray:
+    """Number of films of each patient who has some."""
+    films = np.bincount(patient)
+    return films[films > 0]
 
 
 def _unbiased(patients: int) -> float:
@@ -91,7 +100,7 @@ def why_none(
     label: Real[np.ndarray, " n"], patient: Int64[np.ndarray, " n"], unit: str = "patient"
 ) -> str | None:
     """Why there is no interval; None where there is one. `unit`: what `patient` numbers."""
-    with_, without = (len(np.unique(patient[inside])) for inside in (label > 0, label <= 0))
+    with_, without = (len(_films(patient[inside])) for inside in (label > 0, label <= 0))
     if min(with_, without) >= MIN_PATIENTS:
         return None
     return (
@@ -128,25 +137,28 @@ def interval(
     value, share = rank(score, label)
     measured, patients = by_patient(share, label, patient)
     positive = label > 0
-    groups = [np.unique(patient[inside], return_counts=True)[1] for inside in (positive, ~positive)]
-    correlation = _correlation(score, positive, patient)
+    groups = [
+        (float(films.sum()), float(np.square(films).sum()))
+        for films in (_films(patient[inside]) for inside in (positive, ~positive))
+    ]
+    alike = correlation(score, positive, patient)
     pairs = 1 + np.count_nonzero(positive) * float(np.count_nonzero(~positive))
     inner = min(max(value, 0.5 / pairs), 1 - 0.5 / pairs)
-    ratio = measured / _model(inner, correlation, groups)
+    ratio = measured / _model(inner, alike, groups)
     factor = (_TRUST + patients * ratio) / (_TRUST + patients)
-    factor *= stats.t.ppf((1 + confidence) / 2, _TRUST + patients) ** 2
+    factor *= special.stdtrit(_TRUST + patients, (1 + confidence) / 2) ** 2  # of Student's t
 
     def refuted(auroc: float) -> float:
-        return (value - auroc) ** 2 - factor * _model(auroc, correlation, groups)
+        return (value - auroc) ** 2 - factor * _model(auroc, alike, groups)
 
     least = 1e-9  # there the model still has enough digits
     start = min(max(value, least), 1 - least)
-    low = 0.0 if refuted(least) <= 0 else optimize.brentq(refuted, least, start)
-    high = 1.0 if refuted(1 - least) <= 0 else optimize.brentq(refuted, start, 1 - least)
+    low = 0.0 if refuted(least) <= 0 else optimize.brentq(refuted, least, start, xtol=1e-8)
+    high = 1.0 if refuted(1 - least) <= 0 else optimize.brentq(refuted, start, 1 - least, xtol=1e-8)
     return float(min(low, value)), float(max(high, value))
 
 
-def _model(auroc: float, correlation: float, groups: list[np.ndarray]) -> float:
+def _model(auroc: float, correlation: float, groups: Groups) -> float:
     """Variance of the AUROC of normal scores whose films correlate within patients.
 
     Two films of a class have correlated placements: P(X > Y and X' > Y) - AUROC² for one film with
@@ -156,32 +168,39 @@ def _model(auroc: float, correlation: float, groups: list[np.ndarray]) -> float:
     Args:
         auroc: between 0 and 1, both excluded.
         correlation: of the scores of two films of a patient and class.
-        groups: films of each patient with the finding, and without.
+        groups: films with the finding, and the sum of the squares of their numbers of each patient;
+            and of those without.
     """
     at = special.ndtri(auroc)
     alone, together = (
         auroc - 2 * special.owens_t(at, np.sqrt((2 - c) / (2 + c))) - auroc**2
         for c in (1.0, correlation)
     )
-    with_, without = (float(films.sum()) for films in groups)
+    (with_, _), (without, _) = groups
     variance = max(0.0, auroc * (1 - auroc) - 2 * alone) / (with_ * without)
-    for films in groups:
-        total = float(films.sum())
-        variance += (total * alone + (np.square(films).sum() - total) * together) / total**2
+    for films, squares in groups:
+        variance += (films * alone + (squares - films) * together) / films**2
     return float(variance)
 
 
-def _correlation(score: np.ndarray, positive: np.ndarray, patient: np.ndarray) -> float:
+def correlation(
+    score: Float[np.ndarray, " n"],
+    positive: Bool[np.ndarray, " n"],
+    patient: Int64[np.ndarray, " n"],
+) -> float:
     """Of the normal scores of two films of one patient and class: ANOVA's, between 0 and 1.
 
     1 where no patient has two films that could show it: such films are taken for copies.
     """
-    normal = special.ndtri((stats.rankdata(score) - 0.5) / len(score))
+    ordered = np.sort(score)
+    ranks = sum(np.searchsorted(ordered, score, side) for side in ("left", "right")) / 2
+    normal = special.ndtri(ranks / len(score))
     between = within = groups = pairs = 0.0
     for inside in (positive, ~positive):
         deviation = normal[inside] - normal[inside].mean()
-        _, number, films = np.unique(patient[inside], return_inverse=True, return_counts=True)
-        of_patients = np.square(np.bincount(number, deviation)) / films
+        films = _films(patient[inside])
+        sums = np.bincount(patient[inside], deviation)[np.bincount(patient[inside]) > 0]
+        of_patients = np.square(sums) / films
         between += of_patients.sum()
         within += np.square(deviation).sum() - of_patients.sum()
         groups += len(films) - 1

@@ -36,23 +36,18 @@ class Measured(NamedTuple):
     Attributes:
         value: None where undefined.
         of_resamples: NaN where undefined.
-        reflect: for a metric of at least 0 that resampling itself raises, as it does the expected
-            calibration error: every resample holds the noise of the films and its own. The
-            percentiles are then mirrored at the value (the "basic" interval of Davison and
-            Hinkley, section 5.2.1), cut at 0, and the upper end is at least the value.
         limits: low and high of a metric between 0 and 1 that has a better interval than the
             percentiles; None and None where its films give none.
     """
 
     value: float | None
     of_resamples: Float64[np.ndarray, " resample"]
-    reflect: bool = False
     limits: tuple[float, float] | tuple[None, None] | None = None
 
     def times(self, factor: float) -> "Measured":
         """The same in another unit."""
         value = None if self.value is None else self.value * factor
-        return Measured(value, self.of_resamples * factor, self.reflect)
+        return Measured(value, self.of_resamples * factor)
 
 
 def patients(patient_id: Shaped[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
@@ -162,7 +157,7 @@ def interval(measured: Measured) -> dict[str, float | int | None] | None:
         high are None where the limits are, and percentiles where that number is less than 95 % of
         the resamples. None where the value is undefined.
     """
-    value, of_resamples, reflect, limits = measured
+    value, of_resamples, limits = measured
     if value is None:
         return None
     used = of_resamples[np.isfinite(of_resamples)]
@@ -170,8 +165,6 @@ def interval(measured: Measured) -> dict[str, float | int | None] | None:
     if not limits and len(used) >= USABLE * len(of_resamples):
         outside = 50 * (1 - CONFIDENCE)
         low, high = map(float, np.percentile(used, [outside, 100 - outside]))
-        if reflect:
-            low, high = max(0.0, 2 * value - high), max(value, 2 * value - low)
     return {"value": value, "low": low, "high": high, "resamples": len(used)}
 
 
@@ -192,7 +185,7 @@ def mean(measured: Sequence[Measured]) -> Measured:
     if defined.mean() < USABLE:
         means[:] = np.nan
     limits = _mean_limits(measured, table) if measured[0].limits else None
-    return Measured(float(np.mean(values)), means, measured[0].reflect, limits)
+    return Measured(float(np.mean(values)), means, limits)
 
 
 def _mean_limits(

@@ -4,7 +4,7 @@ import warnings
 
 import numpy as np
 from jaxtyping import Float, Float64, Int64, Real
-from scipy import optimize, special
+from scipy import optimize, special, stats
 from scipy.linalg import LinAlgWarning
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
@@ -83,14 +83,58 @@ def measure(
     probability: Float64[np.ndarray, " n"],
     label: Real[np.ndarray, " n"],
     sums: Float64[np.ndarray, "resample 17"],
+    patient: Int64[np.ndarray, " n"],
 ) -> dict[str, bootstrap.Measured]:
     """Brier score and expected calibration error; `sums` are those of `columns`, resampled."""
-    error = expected_error(columns(probability, label).sum(axis=0, keepdims=True))[0]
     brier = float(brier_score_loss(label, probability))
+    error = debiased(columns(probability, label), patient)
     return {
         "brier": bootstrap.Measured(brier, bootstrap.ratio(sums[:, 1], sums[:, 0])),
-        "ece": bootstrap.Measured(float(error), expected_error(sums), reflect=True),
+        "ece": error._replace(of_resamples=expected_error(sums)),
     }
+
+
+def debiased(
+    films: Float64[np.ndarray, "n 17"], patient: Int64[np.ndarray, " n"]
+) -> bootstrap.Measured:
+    """The expected calibration error less what chance adds, with limits, by patient.
+
+    The excess of a bin scatters normally, with the variance that its patients show. If the true
+    excesses were k times those seen, the error would have a known mean and variance (of folded
+    normal variables). The value is k times the error seen, for the k at which this mean is the
+    error seen; the limits are those where the error seen lies 1.96 deviations above and below. So
+    it is 0 where chance alone explains what is seen. It needs no resamples, whose own noise adds to
+    the bias.
+
+    Args:
+        films: `columns` of them.
+        patient: number of each film's patient.
+    """
+    _, number = np.unique(patient, return_inverse=True)
+    of_patients = np.zeros((number.max() + 1, films.shape[1] - 2))
+    np.add.at(of_patients, number, films[:, 2:])
+    excess = np.abs(films[:, 2:].sum(axis=0)) / len(films)
+    deviation = np.sqrt(np.square(of_patients).sum(axis=0)) / len(films)
+    seen, critical = float(excess.sum()), float(stats.norm.ppf((1 + bootstrap.CONFIDENCE) / 2))
+
+    def beyond(times: float, deviations: float) -> float:
+        mean, z = times * excess, bootstrap.ratio(times * excess, deviation)
+        z = np.where(deviation > 0, z, np.inf)
+        means = deviation * np.sqrt(2 / np.pi) * np.exp(-np.square(z) / 2)
+        means += mean * (1 - 2 * special.ndtr(-z))
+        scatter = np.square(mean) + np.square(deviation) - np.square(means)
+        return float(means.sum() + deviations * np.sqrt(max(0.0, scatter.sum())) - seen)
+
+    def solve(deviations: float) -> float:
+        if not seen or beyond(0.0, deviations) >= 0:
+            return 0.0
+        top = 1.0
+        while beyond(top, deviations) < 0:
+            top *= 2
+        return float(optimize.brentq(beyond, 0.0, top, args=(deviations,), xtol=1e-6)) * seen
+
+    value, low, high = (solve(deviations) for deviations in (0.0, critical, -critical))
+    return bootstrap.Measured(value, np.empty(0), (min(low, value), min(1.0, max(high, value))))
 
 
 def line(

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Real, Shaped
 from scipy import special
-from sklearn.metrics import average_precision_score
 
 from heads.statistics import (
+    auprc_interval,
     auroc_interval,
     bootstrap,
     calibration,
@@ -24,11 +24,10 @@ from heads.statistics.discrimination import why_undefined
 from heads.statistics.operating_points import thresholds
 
 _INTERVALS = (
-    "95 %, {by}. auroc: a score interval, which holds its level near 1; its mean: from the "
-    "intervals of the findings and the correlation of their resamples. All else: percentile "
-    "bootstrap (ece: reflected, because resampling raises it; rates of 0 or 1: Wilson), without "
-    "limits where fewer than 95 % of the resamples define the value. Temperature and thresholds "
-    "are held fixed."
+    "95 %, {by}. auroc: a score interval, which holds its level near 1; auprc and rates: Wilson's; "
+    "ece: what chance adds is taken off; their means: from the intervals of the findings and the "
+    "correlation of their resamples. All else: percentile bootstrap, without limits where fewer "
+    "than 95 % of the resamples define the value. Temperature and thresholds are held fixed."
 )
 
 _MEANS = {  # name in the results: metric, of probabilities after scaling
@@ -224,12 +223,11 @@ def _finding(
         "before": calibration.columns(before, label),
         "after": calibration.columns(after, label),
     }
-    sums = bootstrap.replicates(draws, rows, logit, label, columns | tables)
+    sums = bootstrap.replicates(draws, rows, logit, label, columns)
     patient, ranked = draws.patient[rows], auroc_interval.rank(logit, label)
-    auprc = float(average_precision_score(label, logit))
     measured = {
         "auroc": discrimination.measure(ranked, logit, label, patient, sums["auroc"]),
-        "auprc": bootstrap.Measured(auprc, sums["auprc"]),
+        "auprc": auprc_interval.measure(logit, label, patient, sums["auprc"]),
     }
     percentiles = bootstrap.interval(measured["auroc"]._replace(limits=None))
     result["auroc"] = (
@@ -252,7 +250,7 @@ def _finding(
         reason = "one threshold separates the classes, or almost: no line fits best"
         result["calibration"]["undefined"] = reason
     for time, probability, divisor in (("before", before, 1.0), ("after", after, scale)):
-        measured |= calibration.measure(probability, label, sums[time])
+        measured |= calibration.measure(probability, label, sums[time], patient)
         measured |= {"slope": slope.times(divisor), "intercept": intercept}
         result["calibration"][time] = {
             metric: bootstrap.interval(measured[metric])
@@ -267,6 +265,6 @@ def _finding(
         "undefined": tune_undefined,
     }
     result["operating_points"] = operating_points.measure(
-        limits, tune_probability, tune_label, tables, sums, draws.patient[rows]
+        limits, tune_probability, tune_label, tables, patient
     )
     return result, measured, films

@@ -5,10 +5,9 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float64, Int64, Real
-from scipy import stats
 from sklearn.metrics import roc_curve
 
-from heads.statistics import bootstrap
+from heads.statistics import proportion
 from heads.statistics.discrimination import why_undefined
 
 _CELLS = ("tp", "fp", "tn", "fn")
@@ -53,16 +52,19 @@ def thresholds(
         label: 0 or 1.
 
     Returns:
-        For each rule a probability that occurs on tune; None where a class is missing, or where no
-        threshold reaches the fixed value.
+        For each rule a probability half way between two neighbours on tune, so that no film lies on
+        it and the last bit decides nothing; below the lowest, half way from it to 0. None where a
+        class is missing, or where no threshold reaches the fixed value.
     """
     if why_undefined("tune", label):
         return dict.fromkeys(RULES)
     false, true, offered = roc_curve(label, probability, drop_intermediate=False)
     # The first point calls no film positive; its threshold is infinite and no use to anybody.
     false, true, offered = false[1:], true[1:], offered[1:]
+    middle = (offered + np.append(offered[1:], 0.0)) / 2
+    middle[:-1] = np.where(middle[:-1] > offered[1:], middle[:-1], offered[:-1])  # last bits
     picked = {rule: pick(true, 1 - false) for rule, pick in RULES.items()}
-    return {rule: None if at is None else float(offered[at]) for rule, at in picked.items()}
+    return {rule: None if at is None else float(middle[at]) for rule, at in picked.items()}
 
 
 def cells(
@@ -79,7 +81,6 @@ def measure(
     tune_probability: Float64[np.ndarray, " m"],
     tune_label: Real[np.ndarray, " m"],
     test_cells: Mapping[str, Float64[np.ndarray, "n 4"]],
-    sums: Mapping[str, Float64[np.ndarray, "resample ..."]],
     patient: Int64[np.ndarray, " n"],
 ) -> list[dict[str, Any]]:
     """Each operating point on tune and on test.
@@ -88,7 +89,6 @@ def measure(
         chosen: what `thresholds` gave for the films of tune.
         tune_probability, tune_label: these films.
         test_cells: `cells` of the films of test, for each rule that has a threshold.
-        sums: their weighted sums, under the same names.
         patient: number of each film's patient.
 
     Returns:
@@ -113,40 +113,32 @@ def measure(
                 "sensitivity": tune["tp"] / (tune["tp"] + tune["fn"]),
                 "specificity": tune["tn"] / (tune["tn"] + tune["fp"]),
             }
-            point["test"] = rates(test_cells[rule], sums[rule], patient) | _counts(test_cells[rule])
+            point["test"] = rates(test_cells[rule], patient) | _counts(test_cells[rule])
         points.append(point)
     return points
 
 
 def rates(
     cell: Float64[np.ndarray, "n 4"],
-    sums: Float64[np.ndarray, "resample 4"],
     patient: Int64[np.ndarray, " n"],
 ) -> dict[str, dict[str, Any] | None]:
     """Sensitivity, specificity, PPV and NPV with intervals; None where the denominator is 0.
 
-    All resamples of a rate of exactly 0 or 1 agree, which would give an interval without width. Its
-    limits are then Wilson's (JASA 1927;22:209-212), with each patient counted once.
+    The limits are Wilson's by patient (`proportion.interval`): resamples of few films cover too
+    little, and have no width where the rate is 0 or 1.
 
     Args:
         cell: `cells` of the films.
-        sums: their weighted sums, for each resample.
         patient: number of each film's patient.
     """
-    results = {}
-    table = _counts(cell)
+    results: dict[str, dict[str, Any] | None] = {}
     for rate, (hit, miss) in _RATES.items():
-        films = table[hit] + table[miss]
-        hits, misses = sums[:, _CELLS.index(hit)], sums[:, _CELLS.index(miss)]
-        value = table[hit] / films if films else None
-        found = bootstrap.interval(bootstrap.Measured(value, bootstrap.ratio(hits, hits + misses)))
-        if value in (0.0, 1.0):
-            counted = cell[:, [_CELLS.index(hit), _CELLS.index(miss)]].any(axis=1)
-            patients = len(np.unique(patient[counted]))
-            test = stats.binomtest(patients if value else 0, patients)
-            limits = test.proportion_ci(bootstrap.CONFIDENCE, method="wilson")
-            found |= {"low": float(limits.low), "high": float(limits.high)}
-        results[rate] = found
+        hits, misses = (cell[:, _CELLS.index(name)] > 0 for name in (hit, miss))
+        counted = hits | misses
+        results[rate] = None
+        if counted.any():
+            low, high = proportion.interval(hits[counted], patient[counted])
+            results[rate] = {"value": float(hits[counted].mean()), "low": low, "high": high}
     return results
 
 

@@ -1,13 +1,15 @@
 """The metrics within groups of films, such as women and men, and the gaps between groups."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float64, Int64, Shaped
-from sklearn.metrics import average_precision_score
+from scipy import stats
 
 from heads.statistics import (
+    auprc_interval,
     auroc_interval,
     bootstrap,
     calibration,
@@ -18,6 +20,9 @@ from heads.statistics import (
 # With fewer films of a class the interval is so wide that the AUROC says nothing, and the largest
 # and the smallest AUROC would most often be those of the smallest groups.
 MIN_OF_A_CLASS = 10
+
+
+Limits = Callable[[float], tuple[float, float] | None]  # of an AUROC, at a confidence
 
 
 class Films(NamedTuple):
@@ -53,12 +58,15 @@ def measure(
             that the group defines; their number is its `findings`. Compare it between groups only
             where these are the same.
         gaps: for each finding the groups of the largest and the smallest AUROC, and the difference
-            with its interval. The pair is held fixed in the resamples. As the two are picked among
-            all groups by their AUROC, the difference tends to be too large, the more so the more
-            groups there are.
+            with its interval. The two are picked by their AUROC, so that their difference is too
+            large on average, the more so the more groups there are; its interval allows for that:
+            it holds the gap between the true AUROCs, whichever groups these are of. A difference
+            of two groups has the limits that MOVER gives (Zou and Donner, Statistics in Medicine
+            2008;27:1693-1702) from the groups' own, at the level of Tukey's range for all pairs;
+            the gap lies between the largest lower and the largest upper one, and is at least 0.
     """
     groups: dict[str, Any] = {}
-    aurocs: dict[str, dict[str, bootstrap.Measured]] = {finding: {} for finding in films}
+    aurocs: dict[str, dict[str, tuple[float, Limits]]] = {finding: {} for finding in films}
     for value in map(str, np.unique(values)):
         if not value:
             continue
@@ -66,7 +74,10 @@ def measure(
         found = {finding: _group(one, inside[one.rows], draws) for finding, one in films.items()}
         defined = {finding: auroc for finding, (_, auroc) in found.items() if auroc}
         for finding, auroc in defined.items():
-            aurocs[finding][value] = auroc
+            one, rows = films[finding], inside[films[finding].rows]
+            known = one.logit[rows], one.label[rows], draws.patient[one.rows[rows]]
+            limits = functools.partial(auroc_interval.interval, *known)
+            aurocs[finding][value] = auroc.value, limits
         mean = bootstrap.interval(bootstrap.mean([*defined.values()]))
         groups[value] = {
             "n": int(np.count_nonzero(inside)),
@@ -94,12 +105,10 @@ def _group(
         )
         return result, None
     columns = {"calibration": calibration.columns(probability, label)}
-    if films.threshold is not None:
-        columns["cells"] = operating_points.cells(probability, label, films.threshold)
     sums = bootstrap.replicates(draws, rows, logit, label, columns)
-    auprc = bootstrap.Measured(float(average_precision_score(label, logit)), sums["auprc"])
-    brier = calibration.measure(probability, label, sums["calibration"])["brier"]
     ranked, patient = auroc_interval.rank(logit, label), draws.patient[rows]
+    brier = calibration.measure(probability, label, sums["calibration"], patient)["brier"]
+    auprc = auprc_interval.measure(logit, label, patient, sums["auprc"])
     auroc = discrimination.measure(ranked, logit, label, patient, sums["auroc"])
     result |= {
         "auroc": bootstrap.interval(auroc),
@@ -108,24 +117,38 @@ def _group(
         "sensitivity": None,
         "specificity": None,
     }
-    if "cells" in sums:
-        rates = operating_points.rates(columns["cells"], sums["cells"], draws.patient[rows])
+    if films.threshold is not None:
+        cells = operating_points.cells(probability, label, films.threshold)
+        rates = operating_points.rates(cells, patient)
         result |= {rate: rates[rate] for rate in ("sensitivity", "specificity")}
     return result, auroc
 
 
-def _gap(of_groups: Mapping[str, bootstrap.Measured]) -> dict[str, Any]:
-    if len(of_groups) < 2:
+def _gap(of_groups: Mapping[str, tuple[float, Limits]]) -> dict[str, Any]:
+    known = {value: one for value, one in of_groups.items() if one[1](bootstrap.CONFIDENCE)}
+    if len(known) < 2:
         reason = f"fewer than two groups with {MIN_OF_A_CLASS} films of each class"
         return {"undefined": reason, "largest": None, "smallest": None, "auroc": None}
-    ranked = sorted(of_groups, key=lambda value: of_groups[value].value)
-    large, small = of_groups[ranked[-1]], of_groups[ranked[0]]
-    difference = bootstrap.Measured(
-        large.value - small.value, large.of_resamples - small.of_resamples
-    )
+    aurocs = np.array([auroc for auroc, _ in known.values()])
+    confidence = _of_pairs(len(known))
+    limits = np.array([limits(confidence) for _, limits in known.values()])
+    down, up = np.square(limits - aurocs[:, None]).T
+    differences = aurocs[:, None] - aurocs
+    low = float((differences - np.sqrt(down[:, None] + up)).max())
+    upper = differences + np.sqrt(up[:, None] + down)
+    high = float(upper[~np.eye(len(aurocs), dtype=bool)].max())
+    names, largest, smallest = [*known], int(aurocs.argmax()), int(aurocs.argmin())
+    gap = {"value": float(differences.max()), "low": max(0.0, low), "high": min(1.0, high)}
     return {
         "undefined": None,
-        "largest": ranked[-1],
-        "smallest": ranked[0],
-        "auroc": bootstrap.interval(difference),
+        "largest": names[largest],
+        "smallest": names[smallest],
+        "auroc": gap,
     }
+
+
+@functools.cache
+def _of_pairs(groups: int) -> float:
+    """Confidence of each interval, so that 95 % of all pairs of groups hold theirs (Tukey)."""
+    critical = stats.studentized_range.ppf(bootstrap.CONFIDENCE, groups, np.inf) / np.sqrt(2)
+    return float(1 - 2 * stats.norm.sf(critical))
