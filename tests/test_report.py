@@ -259,7 +259,7 @@ def test_fourteen_findings_are_drawn_and_written_fast_and_small(fourteen):
     assert seconds < 20  # of processor time; alone on a machine it takes 8
     assert len(page) < 3e6
     assert [*drawn] == [
-        "roc", "precision_recall", "calibration", "scores", "forest", "subgroups",
+        "roc", "precision_recall", "scores", "calibration", "forest", "subgroups",
         "data_efficiency",
     ]  # fmt: skip
     files = {path.name for path in (folder / "figures").iterdir()}
