@@ -8,9 +8,8 @@ import math
 import os
 import pathlib
 import re
-from typing import Annotated, ClassVar, NotRequired
+from typing import ClassVar, NotRequired
 
-from annotated_types import Interval
 from typing_extensions import TypedDict
 
 from configs import untrusted
@@ -104,7 +103,7 @@ class _Versioned(TypedDict):
 
     __pydantic_config__ = untrusted.OPEN
 
-    format_version: NotRequired[Annotated[int, Interval(ge=0, le=1000)]]
+    format_version: NotRequired[int]
 
 
 def load_card(path: str | os.PathLike) -> Card:
@@ -126,7 +125,7 @@ def load_card(path: str | os.PathLike) -> Card:
     version = untrusted.read_json(data, _Versioned, str(file), advice).get("format_version", 0)
     if version > FORMAT_VERSION:
         raise ValueError(
-            f"{file} has format_version {version}, this program reads up to {FORMAT_VERSION}: "
-            "update cxr-embeddings"
+            f"{file} has format_version {str(version)[:20]}, this program reads up to "
+            f"{FORMAT_VERSION}: update cxr-embeddings"
         )
     return untrusted.read_json(data, Card, str(file), advice)

@@ -34,7 +34,7 @@ ALLOWED = {
 }
 ENCODER_MAY_IMPORT = {
     *("encoder", "flax", "jax", "jaxtyping", "numpy", "openvino", "optax", "orbax"),
-    *("annotated_types", "configs", "typing_extensions"),
+    *("configs", "typing_extensions"),
 }
 
 
