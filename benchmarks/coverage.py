@@ -278,7 +278,7 @@ def near(replications: int) -> Iterator[list[str]]:
     yield ["films a patient", "effect", "rejects before", "now", "no test"]
     for (name, pattern), effect in itertools.product(PATTERNS.items(), (0.0, 1.5)):
         random, p = np.random.default_rng(6), []
-        for _ in range(replications):
+        for _ in range(replications // 4 if effect else replications):
             patient = np.repeat(np.arange(40), pattern(random, 40))
             label = (random.random(40) < 0.3)[patient, None]
             embedding = 0.8 * random.normal(size=(40, 8))[patient]
@@ -304,10 +304,10 @@ TABLES: dict[str, tuple[Callable[[int], Iterator[list[str]]], int]] = {
     "auroc": (auroc, 2000),
     "auprc": (auprc, 2000),
     "rates": (rates, 2000),
-    "ece": (ece, 500),
-    "gap": (gap, 1000),
-    "compare": (compare, 1000),
-    "neighbours": (near, 2000),
+    "ece": (ece, 400),
+    "gap": (gap, 300),
+    "compare": (compare, 2000),
+    "neighbours": (near, 1000),
 }
 
 
