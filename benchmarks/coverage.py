@@ -11,7 +11,6 @@ import itertools
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 from scipy import special, stats
@@ -27,15 +26,15 @@ from heads.statistics import (
     subgroups,
 )
 
-AUROCS, PATIENTS, MOST_FILMS, PREVALENCES = (
-    (0.75, 0.86, 0.92, 0.98),
-    (40, 100, 300),
-    (1, 8),
-    (0.1, 0.3),
-)
+AUROCS, PATIENTS, PREVALENCES = (0.75, 0.86, 0.92, 0.98), (40, 100, 300), (0.1, 0.3)
+EACH = {1: "1", 8: "1 to 8"}  # films a patient at most, and how a table says it
 OF_AUPRC = ((0.75, 300, 8, 0.3), (0.86, 100, 1, 0.1), (0.92, 100, 8, 0.1), (0.98, 40, 1, 0.3))
+OF_COMPARE = ((0.86, 40, 8, 0.1), (0.86, 40, 1, 0.3), (0.98, 100, 8, 0.1), (0.86, 300, 8, 0.3))
 OLD, RESAMPLES = 10, 200  # every tenth sample is measured in the old way, too, on so many resamples
 Films = tuple[np.ndarray, np.ndarray, np.ndarray]  # score, label, patient
+Limits = Sequence[float] | tuple[None, None] | None
+Row = list[object]
+BEFORE_AND_NOW = "before, width, none, now, width, none"
 
 
 def sizes(random: np.random.Generator, patients: int, most: int) -> np.ndarray:
@@ -57,148 +56,130 @@ def films(
     return noise(random, patient) + np.sqrt(2) * stats.norm.ppf(auroc) * label, label, patient
 
 
-def percentiles(metric: str, score: np.ndarray, label: np.ndarray, patient: np.ndarray) -> Any:
+def draw(patient: np.ndarray, resamples: int = RESAMPLES) -> bootstrap.Draws:
+    return bootstrap.draw(patient.astype(str), resamples, 0)
+
+
+def resampled(
+    metric: str, draws: bootstrap.Draws, rows: np.ndarray, score: np.ndarray, label: np.ndarray
+) -> np.ndarray:
+    nothing = {"": np.zeros((len(rows), 1))}
+    return bootstrap.replicates(draws, rows, score[rows], label[rows], nothing)[metric]
+
+
+def percentiles(of_resamples: np.ndarray) -> Limits:
     """The bootstrap's limits, as they were."""
-    draws, rows = bootstrap.draw(patient.astype(str), RESAMPLES, 0), np.arange(len(label))
-    nothing = {"": np.zeros((len(label), 1))}
-    of_resamples = bootstrap.replicates(draws, rows, score, label, nothing)[metric]
     found = bootstrap.interval(bootstrap.Measured(0.5, of_resamples))
-    return None if found["low"] is None else (found["low"], found["high"])
+    return found["low"], found["high"]
 
 
-class Tally:
-    """Counts intervals that hold the truth, their widths, and samples without."""
-
-    def __init__(self) -> None:
-        self.held: list[bool] = []
-        self.width: list[float] = []
-        self.none = 0
-
-    def add(self, limits: Sequence[float] | None, truth: float) -> None:
-        if limits is None:
-            self.none += 1
-            return
-        self.held.append(bool(limits[0] <= truth <= limits[1]))
-        self.width.append(limits[1] - limits[0])
-
-    def cells(self) -> list[str]:
-        none = self.none / max(1, self.none + len(self.held))
-        return [f"{np.mean(self.held):.3f}", f"{np.mean(self.width):.3f}", f"{none:.3f}"]
+def three(*numbers: float) -> list[str]:
+    return [f"{number:.3f}" for number in numbers]
 
 
-def auroc(replications: int) -> Iterator[list[str]]:
-    yield (
-        "AUROC, patients, films each, prevalence, before, width, none, now, "
-        "width, none, 3.92 SD, one class"
-    ).split(", ")
-    for setting in itertools.product(AUROCS, PATIENTS, MOST_FILMS, PREVALENCES):
-        random, values, one_class = (
-            np.random.default_rng([int(100 * one) for one in setting]),
-            [],
-            0,
-        )
-        before, now = Tally(), Tally()
+def covered(intervals: Sequence[Limits], truth: float) -> list[str]:
+    """The share of intervals that hold the truth, their width, and the share of samples without."""
+    known = [one for one in intervals if one is not None and one[0] is not None]
+    low, high = np.reshape(known, (-1, 2)).T
+    none = 1 - len(known) / max(1, len(intervals))
+    return three(np.mean((low <= truth) & (truth <= high)), np.mean(high - low), none)
+
+
+def auroc(replications: int) -> Iterator[Row]:
+    heading = f"AUROC, patients, films each, prevalence, {BEFORE_AND_NOW}, 3.92 SD, one class"
+    yield heading.split(", ")
+    for setting in itertools.product(AUROCS, PATIENTS, EACH, PREVALENCES):
+        truth, patients, most, prevalence = setting
+        random = np.random.default_rng([int(100 * one) for one in setting])
+        values, before, now = [], [], []
         for i in range(replications):
             score, label, patient = films(random, *setting)
             if not 0 < label.sum() < len(label):
-                one_class += 1
                 continue
             ranked = auroc_interval.rank(score, label)
             values.append(ranked.value)
-            now.add(auroc_interval.interval(score, label, patient), setting[0])
-            if setting[2] == 1:
-                limits = tuple(discrimination.delong(ranked, label, patient).values())
-                before.add(None if limits[0] is None else limits, setting[0])
+            now.append(auroc_interval.interval(score, label, patient))
+            if most == 1:
+                before.append(tuple(discrimination.delong(ranked, label, patient).values()))
             elif i % OLD == 0:
-                before.add(percentiles("auroc", score, label, patient), setting[0])
-        given = [f"{setting[0]}", f"{setting[1]}", "1" if setting[2] == 1 else "1 to 8"]
-        scatter = f"{3.92 * np.std(values):.3f}"
-        yield [*given, f"{setting[3]}", *before.cells(), *now.cells(), scatter, f"{one_class}"]
+                rows = np.arange(len(label))
+                before.append(percentiles(resampled("auroc", draw(patient), rows, score, label)))
+        both = covered(before, truth) + covered(now, truth)
+        scatter, one_class = three(3.92 * np.std(values)), replications - len(values)
+        yield [truth, patients, EACH[most], prevalence, *both, *scatter, one_class]
 
 
-def auprc(replications: int) -> Iterator[list[str]]:
-    yield (
-        "AUROC, patients, films each, prevalence, AUPRC, before, width, none, now, width, none"
-    ).split(", ")
+def auprc(replications: int) -> Iterator[Row]:
+    heading = f"AUROC, patients, films each, prevalence, AUPRC, {BEFORE_AND_NOW}"
+    yield heading.split(", ")
     for setting in OF_AUPRC:
-        random, before, now = np.random.default_rng(1), Tally(), Tally()
-        many = 2_000_000 // (setting[2] + 1)  # patients of a million films
-        everyone = films(random, setting[0], many, *setting[2:])
-        truth = auprc_interval.average_precision_score(everyone[1], everyone[0])
+        value, patients, most, prevalence = setting
+        random, before, now = np.random.default_rng(1), [], []
+        many = 2_000_000 // (most + 1)  # patients of a million films
+        score, label, _ = films(random, value, many, most, prevalence)
+        truth = auprc_interval.average_precision_score(label, score)
         for _ in range(replications):
             score, label, patient = films(random, *setting)
             if not 0 < label.sum() < len(label):
                 continue
-            draws, rows = bootstrap.draw(patient.astype(str), RESAMPLES, 0), np.arange(len(label))
-            nothing = {"": np.zeros((len(label), 1))}
-            of_resamples = bootstrap.replicates(draws, rows, score, label, nothing)["auprc"]
-            measured = auprc_interval.measure(score, label, patient, of_resamples)
-            now.add(None if measured.limits[0] is None else measured.limits, truth)
-            old = bootstrap.interval(measured._replace(limits=None))
-            before.add(None if old["low"] is None else (old["low"], old["high"]), truth)
-        given = [f"{setting[0]}", f"{setting[1]}", "1" if setting[2] == 1 else "1 to 8"]
-        yield [*given, f"{setting[3]}", f"{truth:.3f}", *before.cells(), *now.cells()]
+            again = resampled("auprc", draw(patient), np.arange(len(label)), score, label)
+            now.append(auprc_interval.measure(score, label, patient, again).limits)
+            before.append(percentiles(again))
+        both = covered(before, truth) + covered(now, truth)
+        yield [value, patients, EACH[most], prevalence, *three(truth), *both]
 
 
-def rates(replications: int) -> Iterator[list[str]]:
-    yield ["patients", "films each", "share", "before", "width", "none", "now", "width", "none"]
-    for patients, most, share in itertools.product((10, 20, 60), MOST_FILMS, (0.5, 0.9, 0.98)):
-        random, before, now = np.random.default_rng(2), Tally(), Tally()
+def rates(replications: int) -> Iterator[Row]:
+    heading = f"patients, films each, share, {BEFORE_AND_NOW}"
+    yield heading.split(", ")
+    for patients, most, share in itertools.product((10, 20, 60), EACH, (0.5, 0.9, 0.98)):
+        random, before, now = np.random.default_rng(2), [], []
         for i in range(replications):
             patient = sizes(random, patients, most)
             hit = noise(random, patient) < stats.norm.ppf(share)
-            now.add(proportion.interval(hit, patient), share)
+            now.append(proportion.interval(hit, patient))
             if i % OLD == 0:
-                draws = bootstrap.draw(patient.astype(str), RESAMPLES, 0)
+                draws = draw(patient)
                 weight = draws.count[:, draws.patient].astype(float)
-                limits = np.percentile(weight @ hit / weight.sum(1), [2.5, 97.5])
-                if 0 < hit.sum() < len(hit):
-                    before.add(limits, share)
-                else:
-                    whole = proportion.wilson(float(hit.mean()), float(patients), 1.96)
-                    before.add(whole, share)
-        given = [f"{patients}", "1" if most == 1 else "1 to 8", f"{share}"]
-        yield [*given, *before.cells(), *now.cells()]
+                drawn = np.percentile(weight @ hit / weight.sum(1), [2.5, 97.5])
+                whole = proportion.wilson(float(hit.mean()), float(patients), 1.96)
+                before.append(drawn if 0 < hit.sum() < len(hit) else whole)
+        yield [patients, EACH[most], share, *covered(before, share), *covered(now, share)]
 
 
-def ece(replications: int) -> Iterator[list[str]]:
-    yield (
-        "films, films each, logits are times, ECE, mean before, mean now, "
-        "before, width, none, now, width, none"
-    ).split(", ")
+def calibrated(random: np.random.Generator, patient: np.ndarray, times: float) -> np.ndarray:
+    """`calibration.columns` of films whose logits are `times` those of perfect probabilities."""
+    true = 1.5 * noise(random, patient) - 1
+    label = special.ndtr(noise(random, patient)) < special.expit(true)
+    return calibration.columns(special.expit(times * true), label.astype(np.int64))
 
-    def calibrated(random: np.random.Generator, patient: np.ndarray, by: float) -> Any:
-        true = 1.5 * noise(random, patient) - 1
-        label = special.ndtr(noise(random, patient)) < special.expit(true)
-        return special.expit(by * true), label.astype(np.int64)
 
-    for n, most, by in itertools.product((60, 200, 1000), MOST_FILMS, (1.0, 1.2, 2.0)):
-        random, before, now, means = np.random.default_rng(3), Tally(), Tally(), []
-        columns = calibration.columns(*calibrated(random, np.arange(1_000_000), by))
+def ece(replications: int) -> Iterator[Row]:
+    heading = f"films, films each, logits are times, ECE, mean before, mean now, {BEFORE_AND_NOW}"
+    yield heading.split(", ")
+    for n, most, times in itertools.product((60, 200, 1000), EACH, (1.0, 1.2, 2.0)):
+        random, before, now, means = np.random.default_rng(3), [], [], []
+        columns = calibrated(random, np.arange(1_000_000), times)
         truth = float(calibration.expected_error(columns.sum(0, keepdims=True))[0])
         for i in range(replications):
             patient = sizes(random, n, most)[:n]
-            columns = calibration.columns(*calibrated(random, patient, by))
+            columns = calibrated(random, patient, times)
             found = calibration.debiased(columns, patient)
-            now.add(found.limits, truth)
+            now.append(found.limits)
             plain = float(calibration.expected_error(columns.sum(0, keepdims=True))[0])
             means.append((plain, found.value))
             if i % OLD == 0:
-                draws = bootstrap.draw(patient.astype(str), RESAMPLES, 0)
+                draws = draw(patient)
                 again = calibration.expected_error(draws.count[:, draws.patient] @ columns)
                 low, high = np.percentile(again, [2.5, 97.5])
-                before.add((max(0, 2 * plain - high), max(plain, 2 * plain - low)), truth)
-        given = [f"{n}", "1" if most == 1 else "1 to 8", f"{by}", f"{truth:.3f}"]
-        yield [
-            *given,
-            *(f"{mean:.3f}" for mean in np.mean(means, 0)),
-            *before.cells(),
-            *now.cells(),
-        ]
+                before.append((max(0, 2 * plain - high), max(plain, 2 * plain - low)))
+        both = covered(before, truth) + covered(now, truth)
+        yield [n, EACH[most], times, *three(truth, *np.mean(means, 0)), *both]
 
 
-def gap(replications: int) -> Iterator[list[str]]:
-    yield ["groups", "AUROC", "patients a group", "films each", "excluded 0 before", "now", "width"]
+def gap(replications: int) -> Iterator[Row]:
+    heading = "groups, AUROC, patients a group, films each, excluded 0 before, now, width"
+    yield heading.split(", ")
     for groups, (value, patients, most) in itertools.product(
         (2, 4, 8), ((0.8, 50, 1), (0.92, 60, 8), (0.98, 60, 1))
     ):
@@ -206,55 +187,45 @@ def gap(replications: int) -> Iterator[list[str]]:
         for i in range(replications):
             score, label, patient = films(random, value, groups * patients, most, 0.4)
             some = subgroups.Films(np.arange(len(label)), score, label, special.expit(score), None)
-            again = RESAMPLES if i % OLD == 0 else 1
-            draws, of = bootstrap.draw(patient.astype(str), again, 0), patient // patients
-            _, gaps = subgroups.measure({"": some}, of.astype(str), draws)
-            if not (found := gaps[""])["auroc"]:
+            old_too, group = i % OLD == 0, patient // patients
+            draws = draw(patient, RESAMPLES if old_too else 1)
+            found = subgroups.measure({"": some}, group.astype(str), draws)[1][""]
+            if not (limits := found["auroc"]):
                 continue
-            excluded.append(
-                (found["auroc"]["low"] > 0, found["auroc"]["high"] - found["auroc"]["low"])
-            )
-            if again > 1:
-                ends = []
-                for end in ("largest", "smallest"):
-                    rows = np.flatnonzero(of == int(found[end]))
-                    nothing = {"": np.zeros((len(rows), 1))}
-                    part = bootstrap.replicates(draws, rows, score[rows], label[rows], nothing)
-                    ends.append(part["auroc"])
-                old.append(np.nanpercentile(ends[0] - ends[1], 2.5) > 0)
-        given = [f"{groups}", f"{value}", f"{patients}", "1" if most == 1 else "1 to 8"]
-        yield [*given, f"{np.mean(old):.3f}", *(f"{mean:.3f}" for mean in np.mean(excluded, 0))]
+            excluded.append((limits["low"] > 0, limits["high"] - limits["low"]))
+            if old_too:
+                largest, smallest = (
+                    resampled(
+                        "auroc", draws, np.flatnonzero(group == int(found[end])), score, label
+                    )
+                    for end in ("largest", "smallest")
+                )
+                old.append(np.nanpercentile(largest - smallest, 2.5) > 0)
+        shares = three(np.mean(old), *np.mean(excluded, 0))
+        yield [groups, value, patients, EACH[most], *shares]
 
 
-def compare(replications: int) -> Iterator[list[str]]:
-    yield ["AUROC", "patients", "films each", "prevalence", "rejects before", "now"]
-    for setting in (
-        (0.86, 40, 8, 0.1),
-        (0.86, 40, 1, 0.3),
-        (0.98, 100, 8, 0.1),
-        (0.86, 300, 8, 0.3),
-    ):
-        random, now, before = np.random.default_rng(5), [], []
+def compare(replications: int) -> Iterator[Row]:
+    heading = "AUROC, patients, films each, prevalence, rejects before, now"
+    yield heading.split(", ")
+    for setting in OF_COMPARE:
+        value, patients, most, prevalence = setting
+        random, before, now = np.random.default_rng(5), [], []
         for i in range(replications):
             score, label, patient = films(random, *setting)
-            a, b = (score + 0.8 * noise(random, patient) for _ in range(2))
-            mask = np.ones((len(label), 1), bool)
-            found = discrimination.compare(
-                [""], label[:, None], mask, a[:, None], b[:, None], patient
-            )[""]
+            both = [score + 0.8 * noise(random, patient) for _ in range(2)]
+            of_one = label[:, None], np.ones((len(label), 1), bool), *(s[:, None] for s in both)
+            found = discrimination.compare([""], *of_one, patient)[""]
             if found["undefined"]:
                 continue
             now.append(found["p"] <= 0.05)
             if i % OLD == 0:
-                draws = bootstrap.draw(patient.astype(str), RESAMPLES, 0)
-                rows, nothing = np.arange(len(label)), {"": np.zeros((len(label), 1))}
-                again = [
-                    bootstrap.replicates(draws, rows, s, label, nothing)["auroc"] for s in (a, b)
-                ]
-                low, high = np.nanpercentile(again[1] - again[0], [2.5, 97.5])
+                draws, rows = draw(patient), np.arange(len(label))
+                a, b = (resampled("auroc", draws, rows, one, label) for one in both)
+                low, high = np.nanpercentile(b - a, [2.5, 97.5])
                 before.append(not low <= 0 <= high)
-        given = [f"{setting[0]}", f"{setting[1]}", "1" if setting[2] == 1 else "1 to 8"]
-        yield [*given, f"{setting[3]}", f"{np.mean(before):.3f}", f"{np.mean(now):.3f}"]
+        shares = three(np.mean(before), np.mean(now))
+        yield [value, patients, EACH[most], prevalence, *shares]
 
 
 PATTERNS: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
@@ -274,8 +245,9 @@ def old_permutation(random: np.random.Generator, patient: np.ndarray) -> np.ndar
     return order
 
 
-def near(replications: int) -> Iterator[list[str]]:
-    yield ["films a patient", "effect", "rejects before", "now", "no test"]
+def near(replications: int) -> Iterator[Row]:
+    heading = "films a patient, effect, rejects before, now, no test"
+    yield heading.split(", ")
     for (name, pattern), effect in itertools.product(PATTERNS.items(), (0.0, 1.5)):
         random, p = np.random.default_rng(6), []
         for _ in range(replications // 4 if effect else replications):
@@ -289,18 +261,16 @@ def near(replications: int) -> Iterator[list[str]]:
             known = np.ones(label.shape, bool)
             found, _ = neighbours.nearest(embedding, patient, 5)
             now, _ = neighbours.sharing(found, patient, [""], label * 1.0, known, 99, 0)
-            share, again = now[""].share, []
-            for _ in range(99):
-                other = label[old_permutation(random, patient)]
-                again.append(other[found].mean(1)[other].mean())
-            p.append((now[""].p, (1 + np.sum(np.array(again) >= share - 1e-12)) / 100))
+            others = (label[old_permutation(random, patient)] for _ in range(99))
+            again = np.array([other[found].mean(1)[other].mean() for other in others])
+            p.append((now[""].p, (1 + np.sum(again >= now[""].share - 1e-12)) / 100))
         new, old = np.array(p).T
         tested = ~np.isnan(new)
-        cells = np.mean(old <= 0.05), np.mean(new[tested] <= 0.05), 1 - tested.mean()
-        yield [name, f"{effect}", *(f"{cell:.3f}" for cell in cells)]
+        shares = np.mean(old <= 0.05), np.mean(new[tested] <= 0.05), 1 - tested.mean()
+        yield [name, effect, *three(*shares)]
 
 
-TABLES: dict[str, tuple[Callable[[int], Iterator[list[str]]], int]] = {
+TABLES: dict[str, tuple[Callable[[int], Iterator[Row]], int]] = {
     "auroc": (auroc, 2000),
     "auprc": (auprc, 2000),
     "rates": (rates, 2000),
@@ -320,7 +290,7 @@ def main() -> None:
     replications = int(sys.argv[2]) if len(sys.argv) > 2 else replications
     start = time.process_time()
     for i, row in enumerate(table(replications)):
-        print("| " + " | ".join(row) + " |", flush=True)
+        print("| " + " | ".join(map(str, row)) + " |", flush=True)
         if not i:
             print("|" + " --- |" * len(row))
     seconds = time.process_time() - start
