@@ -39,35 +39,13 @@ _NEW_LINE = re.compile(
     r" *\n\s*(?=[A-Z][a-z ])"
 )
 _REWRITES = [(re.compile(pattern), meaning) for pattern, meaning in phrases.REWRITES.items()]
-_PART_NORMAL = re.compile("|".join(phrases.PART_NORMAL))
 _PART = re.compile(rf"\b{phrases.PART}\b")
-_NOTHING = re.compile("|".join(phrases.NOTHING))
 _ABBREVIATION = re.compile(r"\b(?:e\.g\.|i\.e\.|vs\.|dr\.)")
-_SENTENCE_END = re.compile(phrases.SENTENCE_END)
 _SHORT = 400  # characters of a sentence that is kept
-_CLAUSE_END = re.compile(phrases.CLAUSE_END)
-_DENIED_NORMAL = re.compile(phrases.DENIED_NORMAL)
-_DENIED_AFTER = re.compile(phrases.DENIED_AFTER)
-_GONE = re.compile(phrases.GONE)
-_DENIED_BEFORE = re.compile(phrases.DENIED_BEFORE)
-_REACH_END = re.compile(phrases.REACH_END)
-_STATED = re.compile(phrases.STATED)
-_SIDED = re.compile(phrases.SIDED)
 _SEVERAL = re.compile(r"\b(?:are|were|have)\b")
 _ONE = re.compile(r"\b(?:is|was|has|unlikely)\b")
 _OR = re.compile(r"\b(?:or|nor)\b")
-_TAKEN = [re.compile(phrases.REMOVED_BEFORE), re.compile(phrases.REMOVED_AFTER)]
-_NAMED_REMOVED = re.compile(phrases.NAMED_REMOVED)
-_OTHER_FILM = re.compile(phrases.OTHER_FILM)
-_THIS_FILM = re.compile(phrases.THIS_FILM)
-_NORMAL = re.compile(phrases.NORMAL)
-_OF_TRUNK = re.compile(phrases.OF_TRUNK)
-_SAID_NORMAL = re.compile(phrases.SAID_NORMAL)
-_STATED_UNNAMED = re.compile(phrases.STATED_UNNAMED)
-_NO_EXCEPTION = re.compile(phrases.NO_EXCEPTION)
 _FEW = 4  # words: more are a sentence, whose verb tells
-_USUAL = re.compile(phrases.USUALLY_DENIED)
-_DESCRIBING = re.compile(phrases.DESCRIBING)
 
 
 def _words(table: Mapping[str, str]) -> dict[str, re.Pattern]:
@@ -77,8 +55,7 @@ def _words(table: Mapping[str, str]) -> dict[str, re.Pattern]:
 _FINDINGS = _words(FINDINGS)
 _DIVIDED = _words(DIVIDED)
 FINDING = re.compile("|".join(rf"(?<!\w)(?:{one})(?!\w)" for one in FINDINGS.values()))
-_UNNAMED = re.compile(phrases.UNNAMED)
-_ITEM = re.compile(rf"{FINDING.pattern}|{phrases.UNNAMED}")
+_ITEM = re.compile(rf"{FINDING.pattern}|{phrases.UNNAMED.pattern}")
 _OF_CHEST = re.compile(
     "|".join(
         [phrases.OF_CHEST]
@@ -99,18 +76,18 @@ def read(text: str) -> list[Clause]:
     """
     text = " ".join(_NEW_LINE.sub(" . ", _NEW_ITEM.sub(" . ", text)).lower().split())
     clauses: list[Clause] = []
-    for sentence in _SENTENCE_END.split(_ABBREVIATION.sub(" ", text)):
+    for sentence in phrases.SENTENCE_END.split(_ABBREVIATION.sub(" ", text)):
         clauses += (_known_sentence if len(sentence) < _SHORT else _sentence)(sentence.strip())
-    several = any(_THIS_FILM.fullmatch(clause.said) for clause in clauses)
+    several = any(phrases.THIS_FILM.fullmatch(clause.said) for clause in clauses)
     chest, elsewhere = [], ""  # the heading of a film of another part
     for clause in clauses:
-        if clause.said == SECTION_END or _THIS_FILM.fullmatch(clause.said):
+        if clause.said == SECTION_END or phrases.THIS_FILM.fullmatch(clause.said):
             elsewhere = ""
-        elif several and _OTHER_FILM.fullmatch(clause.said):
+        elif several and phrases.OTHER_FILM.fullmatch(clause.said):
             elsewhere = clause.said
         elif not elsewhere or _OF_CHEST.search(clause.said):
             chest.append(clause)
-        elif _OF_TRUNK.search(clause.said) and not _OF_TRUNK.search(elsewhere):
+        elif phrases.OF_TRUNK.search(clause.said) and not phrases.OF_TRUNK.search(elsewhere):
             chest.append(clause)
     return chest
 
@@ -118,16 +95,18 @@ def read(text: str) -> list[Clause]:
 def _sentence(text: str) -> tuple[Clause, ...]:
     for pattern, meaning in _REWRITES:
         text = pattern.sub(meaning, text)
-    return tuple(_clause(" ".join(clause.split())) for clause in _CLAUSE_END.split(text) if clause)
+    return tuple(
+        _clause(" ".join(clause.split())) for clause in phrases.CLAUSE_END.split(text) if clause
+    )
 
 
 _known_sentence = functools.lru_cache(20_000)(_sentence)  # most are said again and again
 
 
 def _clause(text: str) -> Clause:
-    text = _DENIED_NORMAL.sub(_not_normal, text).strip()
+    text = phrases.DENIED_NORMAL.sub(_not_normal, text).strip()
     affirmed, doubted = _denials(text)
-    rule, normal = _rule(affirmed), bool(_NORMAL.search(text))
+    rule, normal = _rule(affirmed), bool(phrases.NORMAL.search(text))
     untouched = affirmed.strip() == text  # nothing of it is denied or gone
     unclear = bool(FINDING.search(doubted)) or _is_unexplained(text, rule, normal, untouched)
     return Clause(text, rule, unclear, normal)
@@ -152,32 +131,32 @@ def _is_unexplained(clause: str, rule: str, normal: bool, untouched: bool) -> bo
     if rule in FINDINGS:
         return False
     if clause.startswith("but "):
-        return not (normal or FINDING.search(clause) or _NO_EXCEPTION.search(clause))
-    if not untouched or _SAID_NORMAL.search(clause):
+        return not (normal or FINDING.search(clause) or phrases.NO_EXCEPTION.search(clause))
+    if not untouched or phrases.SAID_NORMAL.search(clause):
         return False
     words = re.findall(r"[a-z][a-z/.-]*", clause)
     strange = not phrases.NEUTRAL.issuperset(words)
-    return strange and (len(words) <= _FEW or bool(_STATED_UNNAMED.search(clause)))
+    return strange and (len(words) <= _FEW or bool(phrases.STATED_UNNAMED.search(clause)))
 
 
 def _denials(clause: str) -> tuple[str, str]:
     """What a clause affirms, and what it may or may not deny."""
-    clause = _PART_NORMAL.sub(lambda found: _PART.sub(" ", found[0]), clause)
-    clause = _NOTHING.sub(" ", clause)
+    clause = phrases.PART_NORMAL.sub(lambda found: _PART.sub(" ", found[0]), clause)
+    clause = phrases.NOTHING.sub(" ", clause)
     if "remov" in clause or "discontinued" in clause:
-        for pattern in _TAKEN:
+        for pattern in (phrases.REMOVED_BEFORE, phrases.REMOVED_AFTER):
             clause = pattern.sub(_without_device, clause)
     start, kept = 0, []
-    for denial in _DENIED_BEFORE.finditer(clause):
+    for denial in phrases.DENIED_BEFORE.finditer(clause):
         kept.append(_before_reach(clause[start : denial.start()], denial))
         start = denial.end()
     clause = " , ".join([*kept, clause[start:]])
-    denials = [*_DENIED_AFTER.finditer(clause)]
+    denials = [*phrases.DENIED_AFTER.finditer(clause)]
     ends = [denial.start() for denial in denials] + [len(clause)]
     affirmed, doubted, again = [clause[: ends[0]]], [], False
     for i, denial in enumerate(denials):
         reach = clause[denial.end() : ends[i + 1]]
-        there, unclear = _list_end(reach, gone=bool(_GONE.fullmatch(denial[0])))
+        there, unclear = _list_end(reach, gone=bool(phrases.GONE.fullmatch(denial[0])))
         if i + 1 < len(denials) and denials[i + 1][0] == "nor":  # which ends the list as "or" does
             unclear = ""
         affirmed.append(there)
@@ -214,7 +193,7 @@ def _list_end(reach: str, *, gone: bool) -> tuple[str, str]:
     asserted = not phrases.IN_LISTS.union(phrases.SEEN).issuperset(tail.split())
     if asserted or (closed and links[loose[0]] == ","):
         return reach[starts[loose[0]] :], ""
-    usual = all(links[i] == "," and _USUAL.fullmatch(items[i]) for i in loose)
+    usual = all(links[i] == "," and phrases.USUALLY_DENIED.fullmatch(items[i]) for i in loose)
     if len(loose) > 1 and usual and not outside:
         return "", ""
     return outside, reach[starts[loose[0]] : end]
@@ -229,7 +208,7 @@ def _first(gap: Sequence[str]) -> str:
 
 def _link(gap: Sequence[str], beside: tuple[str, str], *, gone: bool) -> str:
     """How the second of two findings goes on the list of the first; "" if it is not of the list."""
-    if {"of", "for"}.intersection(gap[:2]) and _UNNAMED.fullmatch(beside[0]):
+    if {"of", "for"}.intersection(gap[:2]) and phrases.UNNAMED.fullmatch(beside[0]):
         return _first(gap)  # "no evidence of": the finding itself is yet to come
     known = phrases.IN_FIRST_ITEM if gone else phrases.IN_LISTS
     for i, word in enumerate(gap):
@@ -246,7 +225,7 @@ def _link(gap: Sequence[str], beside: tuple[str, str], *, gone: bool) -> str:
     if (
         beside[1] in phrases.EXPLAINS
         or phrases.EXPLAINS.intersection(gap)
-        or _DESCRIBING.search(beside[0])
+        or phrases.DESCRIBING.search(beside[0])
     ):
         return "same"
     return "next"  # with a comma forgotten, or a line's end without a full stop
@@ -260,12 +239,12 @@ def _before_reach(text: str, denial: re.Match) -> str:
     """
     verb = " ".join([*text.split()[-2:], denial[0]])
     one = bool(_ONE.search(verb)) and not (denial["seen"] or _SEVERAL.search(verb))
-    for end in reversed([*_REACH_END.finditer(text)][-8:]):  # so that time stays linear
+    for end in reversed([*phrases.REACH_END.finditer(text)][-8:]):  # so that time stays linear
         before, after = text[: end.start()], text[end.end() :]
-        if _STATED.search(before) and re.search(r"\w", after):
+        if phrases.STATED.search(before) and re.search(r"\w", after):
             return before
         nearest = one and end[0] in (",", "and", "with") and not _OR.search(after)
-        if (nearest or (denial["seen"] and _SIDED.search(before))) and FINDING.search(after):
+        if (nearest or (denial["seen"] and phrases.SIDED.search(before))) and FINDING.search(after):
             return before
     return ""
 
@@ -274,4 +253,4 @@ def _without_device(found: re.Match) -> str:
     """What is left of the words up to "removed", or from "removal of" on."""
     left = _DEVICE.sub(" ", found[0])
     # Where it was no device, it is what stands nearest: "the mass was removed".
-    return left if left != found[0] else _NAMED_REMOVED.sub(" ", left)
+    return left if left != found[0] else phrases.NAMED_REMOVED.sub(" ", left)

@@ -4,6 +4,8 @@ They meet lower-case text on one line, from which removed words (`___`) are gone
 as in `(?:\S+ ){0,4}`, so that time grows with the length of a report and no faster.
 """
 
+import re
+
 # Read before all else: pattern -> what it means. Most look like negations and are none.
 REWRITES: dict[str, str] = {
     r"n't\b|(?<=\bcan)not\b": " not",
@@ -63,7 +65,7 @@ _STOP = (
     rf"(?:no|not|never|nor|without|changed?|diseases?|process\w*|evidence|findings?"
     rf"|seen|visuali[sz]ed|identified|{_SOUND})"
 )
-DENIED_NORMAL = (
+DENIED_NORMAL = re.compile(
     r"\b(?:(?:not|never|neither|none|nor|no longer|cannot|hardly|barely|scarcely|fails?|failed"
     r"|nothing like|nowhere near|by no means|false|untrue|wrong|doubt\w*|unlikely|lacks?|lost"
     r"|nobody|no one|few|rarely|seldom"
@@ -91,21 +93,21 @@ _MORE = "".join(
 # With one of these, another statement begins.
 _SUBJECT = r"(?!(?:the|heart|cardiac|mediastin\w+|lungs are|both|bones?)\b)"
 # Of what these meet, the names of parts tell of no finding.
-PART_NORMAL: tuple[str, ...] = (
-    rf"{_MORE}\b{PART} (?!loss)(?:{_WORD}{{0,2}}?and )?(?:{_SUBJECT}{_WORD}){{0,6}}?{_NORMAL}\b",
-    rf"\b{_NORMAL}(?<!intact)(?<!clear)(?<!limits) {_WORD}{{0,5}}?{PART}(?: {PART}){{0,2}}\b",
-    rf"\b{_NORMAL} {_WORD}{{0,4}}?and {_WORD}{{0,3}}?{_MORE}(?:vascul\w+ )?"
-    r"(?:markings|vascul\w+|volumes)\b",
+PART_NORMAL = re.compile(
+    rf"{_MORE}\b{PART} (?!loss)(?:{_WORD}{{0,2}}?and )?(?:{_SUBJECT}{_WORD}){{0,6}}?{_NORMAL}\b"
+    rf"|\b{_NORMAL}(?<!intact)(?<!clear)(?<!limits) {_WORD}{{0,5}}?{PART}(?: {PART}){{0,2}}\b"
+    rf"|\b{_NORMAL} {_WORD}{{0,4}}?and {_WORD}{{0,3}}?{_MORE}(?:vascul\w+ )?"
+    r"(?:markings|vascul\w+|volumes)\b"
 )
 # Phrases that tell of no finding though they may hold the name of one.
-NOTHING: tuple[str, ...] = (
-    r"\bnormal variant\b",
+NOTHING = re.compile(
+    r"\bnormal variant\b"
     # What a film might miss, what was asked, what to look for.
-    r"\b(?:more sensitive|if (?:there|clinical\w*|symptom\w*|concern\w*|further|persist\w*))"
-    r"\b(?: (?!(?:and|with)\b)[^ ,]+)*",
-    r"\bplease note (?:that )?(?:\w+ ){1,4}?(?:may|might|can|could) not\b[^,]*",
-    r"\b(?:evaluat\w+|assess\w*|screen\w*|history|correlat\w+) (?:for|of)"
-    r"(?: (?!shows?\b|demonstrates?\b|reveals?\b|is\b|are\b|was\b|were\b)[^ ,]+)+",
+    r"|\b(?:more sensitive|if (?:there|clinical\w*|symptom\w*|concern\w*|further|persist\w*))"
+    r"\b(?: (?!(?:and|with)\b)[^ ,]+)*"
+    r"|\bplease note (?:that )?(?:\w+ ){1,4}?(?:may|might|can|could) not\b[^,]*"
+    r"|\b(?:evaluat\w+|assess\w*|screen\w*|history|correlat\w+) (?:for|of)"
+    r"(?: (?!shows?\b|demonstrates?\b|reveals?\b|is\b|are\b|was\b|were\b)[^ ,]+)+"
 )
 
 _SHOWN = (
@@ -132,9 +134,9 @@ _VERB = (
     r"|increas(?:ed|ing)|improv(?:ed|ing))\b)"
 )
 # Not "1.5" and "p.a."
-SENTENCE_END = r"\.(?= |$)|(?<!\b[a-z])\.(?!\d)|(?<!\d)\.(?=\d)"
+SENTENCE_END = re.compile(r"\.(?= |$)|(?<!\b[a-z])\.(?!\d)|(?<!\d)\.(?=\d)")
 # A clause ends here, and with it what a negation reaches.
-CLAUSE_END = (
+CLAUSE_END = re.compile(
     r"[.;!?*|]+(?!\d)|:(?!\d)| -+(?= ?\w)|--+"
     r"|\b(?:although|though|while|whereas|yet)\b"
     r"|(?:,|\band)? ?(?<!\bif )(?=\bthere (?:is|are|has|have)\b)"
@@ -150,36 +152,38 @@ CLAUSE_END = (
     r"|\b(?:after|following|since|status post|s/p) (?=(?:\w+ ){0,5}(?:placement|insertion)\b)"
 )
 # What follows in the clause is denied. "Clear airspace disease" is what dictation makes of "of".
-DENIED_AFTER = (
+DENIED_AFTER = re.compile(
     r"\b(?:no|not|without|w/o|never|negative(?= (?:for|of|acute)\b)|free (?:of|from)"
     r"|clear (?:of|from|(?:focal )?airspace)|absence of|neither|nor|rather than|instead of"
     r"|exclude|rule out|resolved|cleared"
     r"|(?:resolution|disappearance|clearing) of)\b"
 )
 # Those that tell what went, of all that they name.
-GONE = r"resolved|cleared|(?:resolution|disappearance|clearing) of"
+GONE = re.compile(r"resolved|cleared|(?:resolution|disappearance|clearing) of")
 # What precedes in the clause is denied, as far as `reports` reaches back.
-DENIED_BEFORE = (
+DENIED_BEFORE = re.compile(
     rf"\b(?P<seen>not) (?:definitely |currently )?{_SHOWN}\b|\bno longer (?:{_SHOWN}|in place)\b"
     rf"|\b(?:has|have|had|is|are|was|were|been) (?:been |{_LATELY})?{_LEFT}\b|\bunlikely\b"
     r"|\bwith (?:interval |complete )?resolution\b(?! of)"
 )
 # "Left pneumonia and an edema that has resolved": how far back a denial may reach.
-REACH_END = r",(?! ?(?:or|nor)\b)|\b(?:and|with|after|following|since|status post|s/p|which)\b"
+REACH_END = re.compile(
+    r",(?! ?(?:or|nor)\b)|\b(?:and|with|after|following|since|status post|s/p|which)\b"
+)
 # Ahead of such an end, these make a statement of their own, which is not denied.
-STATED = (
+STATED = re.compile(
     r"(?<!which )(?<!that )\b(?:is|are|was|were|has|have|may|shows?|demonstrates?|persists?"
     r"|remains?|appears?|continues?|stable|unchanged|persist\w+|residual|new|worse\w*"
     r"|increas(?:ed|ing)|improv(?:ed|ing))\b"
 )
-SIDED = rf"\b{_SIDE}\b"
+SIDED = re.compile(rf"\b{_SIDE}\b")
 # Of what was removed, devices alone are gone: a pneumothorax that is named beside them is there.
-REMOVED_BEFORE = (
+REMOVED_BEFORE = re.compile(
     r"\b(?:(?!(?:in|place|remains?|terminat\w*|tips?|ends?|lies|unchanged|stable|new|with)\b)"
     r"\S{1,40} ){1,12}?(?:removed|discontinued|removal(?! of))\b"
 )
-REMOVED_AFTER = r"\bremoval of(?: (?!with\b)\S{1,40}){1,12}"
-NAMED_REMOVED = (
+REMOVED_AFTER = re.compile(r"\bremoval of(?: (?!with\b)\S{1,40}){1,12}")
+NAMED_REMOVED = re.compile(
     r"^removal of.*|[\w-]+ (?:(?:is|are|was|were|has|have|been|now|since) )*(?:removed|removal)$"
 )
 REMOVABLE = r"clips?|surgical|wires?|staples?|sutur\w+|hardware|needle"
@@ -211,12 +215,12 @@ EXPLAINS = frozenset(
 )
 EXPLAINS |= {"compatible", "since", "like", "as", "concerning", "suspicious", "worrisome"}
 # A finding's first word, before its name: "interstitial edema", "suspicious nodule".
-DESCRIBING = (
+DESCRIBING = re.compile(
     r"(?:al|(?<!sc)ar|ic|ive|ous|ed|ary|dense|opaque|like|space|glass|haz[ey]|patchy|streaky)$"
 )
 # Names that a list may hold beside those of findings.
-UNNAMED = r"\b(?:diseases?|process(?:es)?|findings?|evidence|signs?)\b"
-USUALLY_DENIED = (
+UNNAMED = re.compile(r"\b(?:diseases?|process(?:es)?|findings?|evidence|signs?)\b")
+USUALLY_DENIED = re.compile(
     r"effusions?|\w*pneumothora\w+|consolidat\w+|pneumonia|o?edema|infiltrat\w+|\w*opacit\w+"
     r"|air ?-?space|\w*adenopathy|mass(?:es)?|nodules?|fractures?"
 )
@@ -227,9 +231,11 @@ ENDS_REACH = frozenset(
     " over superimposed status where including".split()
 )
 # An exception that is none: "but limited".
-NO_EXCEPTION = r"stable|unchanged|limited|technique|study|exam\w*|rotat\w+|recommend\w*|clinical\w*"
+NO_EXCEPTION = re.compile(
+    r"stable|unchanged|limited|technique|study|exam\w*|rotat\w+|recommend\w*|clinical\w*"
+)
 # Something is said to be there, though no rule knows its name.
-STATED_UNNAMED = (
+STATED_UNNAMED = re.compile(
     r"\b(?:there (?:is|are|has|have|remains?)|(?:is|are) (?:again )?(?:present|visible)|seen|noted"
     r"|identified|visuali[sz]ed|demonstrated|suspect\w*|suspicion|concern|features of|compatible"
     r"|consistent|stable|unchanged|likely|probabl[ey]|possibl[ey]|development of"
@@ -237,7 +243,9 @@ STATED_UNNAMED = (
     r"|presence)\b"
 )
 # Said with one of these, nothing is found.
-SAID_NORMAL = rf"\b(?:no|not|nor|never|neither|without|free|resolved|cleared|{_SOUND})\b"
+SAID_NORMAL = re.compile(
+    rf"\b(?:no|not|nor|never|neither|without|free|resolved|cleared|{_SOUND})\b"
+)
 # A few words of none but these name a part or the film, and no finding.
 NEUTRAL = frozenset(
     "better multiple heart cardiac size silhouette silhouettes cardiomediastinal mediastinum"
@@ -267,7 +275,7 @@ NEUTRAL = frozenset(
 )
 
 # What is of the trunk is not of a film of a knee, but may be of a film of the spine.
-OF_TRUNK = (
+OF_TRUNK = re.compile(
     r"\b(?:spin(?:e|es|al)|clavic\w+|vertebra\w+|stern\w+|scapul\w+|shoulders?|neck|\w*scolio\w+"
     r"|kypho\w+|lordo\w+)\b"
 )
@@ -278,7 +286,7 @@ OF_CHEST = (
 )
 
 # Without a finding, any of these makes a report normal.
-NORMAL = (
+NORMAL = re.compile(
     rf"\b{_NORMAL}\b|\bnegative\b|\b(?:no|without) (?:\w+ ){{0,3}}?(?:acute|active|abnormal\w*"
     r"|disease|findings?|evidence|focal|pleural|pneumothora\w+|effusions?|infiltrates?|edema"
     r"|consolidation\w*|pneumonia|cardiopulmonary|cardiomegaly|fractures?|mass(?:es)?"
@@ -286,9 +294,9 @@ NORMAL = (
 )
 
 # A clause of nothing but another part of the body heads the reading of another film.
-OTHER_FILM = (
+OTHER_FILM = re.compile(
     r"(?:(?:and |, )?(?:(?:left|right|bilateral|both) )?(?:knee|hip|ankle|elbow|forearm|wrist|hand"
     r"|finger|shoulder|femur|femora|humerus|tibia|leg|arm|clavicle|scapula|sternum|abdomen"
     r"|pelvis|foot|feet|neck|skull|(?:cervical|thoracic|lumbar|lumbosacral|sacral) spine)s? ?){1,3}"
 )
-THIS_FILM = r"(?:\w+[- ]views? )?chest"
+THIS_FILM = re.compile(r"(?:\w+[- ]views? )?chest")
