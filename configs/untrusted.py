@@ -3,10 +3,10 @@
 It stands here because the three packages import nothing in common but `configs`.
 """
 
-import dataclasses
 import functools
 import gzip
 import math
+import pathlib
 import re
 import tarfile
 from collections.abc import Iterator
@@ -46,11 +46,12 @@ def read_json(
 
     if len(data) > most:
         raise ValueError(f"{file} has more than {most:,} bytes, the most that is read: {advice}")
-    # Names of files need not be UTF-8: what of them is not is a lone surrogate in Python, which
-    # pydantic does not take. Behind another one it is a character of a private plane.
-    paired = _ESCAPE.sub(_pair, data) if re.search(rb"\\u[dD][cC]", data) else data
+    # Names of files need not be UTF-8: Python holds their odd bytes as lone surrogates, which
+    # pydantic refuses. Their escapes become plain text.
+    if re.search(rb"\\u[dD][cC]", data):
+        data = _ESCAPE.sub(lambda found: b"\\" * bool(found[1]) + found[0], data)
     try:
-        checked = _adapter(schema).validate_json(paired, strict=True)
+        checked = _adapter(schema).validate_json(data, strict=True)
     except ValidationError as error:
         problems = [_problem(found) for found in error.errors(include_url=False)]
         more = [f"{len(problems) - _MOST_PROBLEMS} more"] if problems[_MOST_PROBLEMS:] else []
@@ -58,32 +59,19 @@ def read_json(
         raise ValueError(f"{file}: {said}: {advice}") from None
     for field, value in _not_finite(checked):  # also where the schema leaves it open
         raise ValueError(f"{file}: {field} is {value}, expected a finite number: {advice}")
-    return checked if len(paired) == len(data) else _unpair(checked)
+    return checked
 
 
-# An escape of JSON: two surrogates that are a character, one alone as of `surrogateescape`, another
+# An escape in JSON: two surrogates that make a character; one alone (PEP 383); another escape
 _ESCAPE = re.compile(
     rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][cC][89a-fA-F])|.)"
 )
-_ALONE = {0x10FC00 + byte: 0xDC00 + byte for byte in range(128, 256)}
 
 
-def _pair(escape: re.Match[bytes]) -> bytes:
-    return rb"\udbff" * bool(escape[1]) + escape[0]
-
-
-def _unpair(value: Any) -> Any:
-    """Undoes `_pair` in whatever a schema makes."""
-    match value:
-        case str():
-            return value.translate(_ALONE)
-        case dict():
-            return {_unpair(name): _unpair(one) for name, one in value.items()}
-        case list() | tuple():
-            return type(value)(map(_unpair, value))
-    if dataclasses.is_dataclass(value):
-        return dataclasses.replace(value, **_unpair(vars(value)))
-    return value
+def load_json(file: pathlib.Path, schema: type[Checked], advice: str) -> Checked:
+    """The content of a local JSON file, as `read_json` has it. Raises OSError, too."""
+    with file.open("rb") as stream:
+        return read_json(stream.read(MAX_JSON_BYTES + 1), schema, str(file), advice)
 
 
 def _not_finite(value: Any, field: str = "") -> Iterator[tuple[str, float]]:

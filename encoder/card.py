@@ -119,13 +119,11 @@ def load_card(path: str | os.PathLike) -> Card:
         raise FileNotFoundError(
             f"{file} not found: expected a weights bundle, a folder with {CARD} and {CHECKPOINT}/"
         )
-    with file.open("rb") as stream:
-        data = stream.read(untrusted.MAX_JSON_BYTES + 1)
     advice = "make or fetch the bundle again"
-    version = untrusted.read_json(data, _Versioned, str(file), advice).get("format_version", 0)
+    version = untrusted.load_json(file, _Versioned, advice).get("format_version", 0)
     if version > FORMAT_VERSION:
         raise ValueError(
             f"{file} has format_version {str(version)[:20]}, this program reads up to "
             f"{FORMAT_VERSION}: update cxr-embeddings"
         )
-    return untrusted.read_json(data, Card, str(file), advice)
+    return untrusted.load_json(file, Card, advice)

@@ -112,10 +112,8 @@ def read_card(folder: str | os.PathLike) -> Card:
     path = pathlib.Path(folder).absolute() / CARD
     if not path.is_file():
         raise FileNotFoundError(f"no {CARD} in {folder}; expected a folder of train_head.py")
-    with path.open("rb") as stream:
-        data = stream.read(untrusted.MAX_JSON_BYTES + 1)
     advice = "this is no card of a head: train it again, or fetch it again"
-    card = untrusted.read_json(data, Card, str(path), advice)
+    card = untrusted.load_json(path, Card, advice)
     version, findings = card["card_version"], card["findings"]
     if version != CARD_VERSION:
         raise ValueError(

@@ -608,7 +608,7 @@ def test_names_that_are_not_utf8_are_left_out_and_named(tmp_path):
         table = read_table(str(tmp_path))
         assert len(table.image_id) == 5
         why = r"the image id '\udcff' is no UTF-8: rename the film"
-        assert table.rejected == [(os.fsdecode(odd), why)]
+        assert table.rejected == [(r"\udcff.npz", why)]
 
 
 def test_a_reader_that_is_broken_costs_no_file(tmp_path, monkeypatch):

@@ -58,7 +58,9 @@ def read(path: pathlib.Path) -> Checkpoint:
         raise FileNotFoundError(f"{file} not found: expected a file .weights.h5 or .keras of Keras")
     try:
         layers = _layers(h5py.File(file))
-        config = _config(path / "config.json") if packed else None
+        config = None
+        if packed:
+            config = untrusted.load_json(path / "config.json", dict[str, Any], "fetch it again")
         mean, std = _normalisation(layers, config)
     except _AnotherNetwork as error:
         raise ValueError(
@@ -87,12 +89,6 @@ def read(path: pathlib.Path) -> Checkpoint:
         resolution=None,
         training_data="As its maker says; Keras' own weights: photographs of ImageNet-1k.",
     )
-
-
-def _config(file: pathlib.Path) -> dict[str, Any]:
-    with file.open("rb") as stream:
-        data = stream.read(untrusted.MAX_JSON_BYTES + 1)
-    return untrusted.read_json(data, dict[str, Any], str(file), "fetch it again")
 
 
 def _layers(file: h5py.File) -> dict[str, list[h5py.Dataset]]:

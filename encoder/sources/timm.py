@@ -163,10 +163,8 @@ class _Config(_Pretrained):
 
 
 def _described(config: pathlib.Path) -> Published:
-    with config.open("rb") as stream:
-        data = stream.read(untrusted.MAX_JSON_BYTES + 1)
     try:
-        fields = untrusted.read_json(data, _Config, str(config), "fetch it again")
+        fields = untrusted.load_json(config, _Config, "fetch it again")
         given = fields.get("pretrained_cfg", fields)
         mean, std = (tuple(map(float, given[name])) for name in ("mean", "std"))
         sides = set(given["input_size"][1:])
