@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from configs import paths
 from input_pipeline import files, run_folder
 from input_pipeline.embedding_files import DECODE, is_embedding_file, list_files
 from input_pipeline.embeddings import EmbeddingRecord
@@ -54,7 +55,7 @@ def open_source(path: str) -> Source:
         FileNotFoundError: no embeddings are there.
         ValueError: it has no manifest, is not complete, or files are missing or of another run.
     """
-    folder = files.absolute(path)
+    folder = paths.typed(path)
     names = {file.name for file in list_files(folder)[1]}
     manifest = run_folder.read_manifest(folder)
     if manifest is None or "shape" not in manifest["identity"]:

@@ -47,7 +47,7 @@ class Rows(NamedTuple):
 
 def list_files(path: str) -> tuple[str, list[File]]:
     """The folder of the embedding files, and these, sorted by name."""
-    if files.is_remote(path):
+    if paths.is_remote(path):
         folder, listed = _list_remote(path)
     elif os.path.isdir(path):
         folder, listed = path, list(_walk(path, "", [os.path.realpath(path) + "/"]))
@@ -105,7 +105,7 @@ def read_ahead(
     todo = collections.deque(_blocks(found))
     waiting: collections.deque[tuple[_Block, Future[Any]]] = collections.deque()
     ahead = 0
-    count = _THREADS_REMOTE if files.is_remote(folder) else _THREADS_LOCAL
+    count = _THREADS_REMOTE if paths.is_remote(folder) else _THREADS_LOCAL
     threads = ThreadPoolExecutor(count, "reader")
     bar = tqdm(
         total=len(found),

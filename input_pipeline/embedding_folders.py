@@ -4,7 +4,8 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from input_pipeline import files, run_folder
+from configs import paths
+from input_pipeline import run_folder
 from input_pipeline.checked_embeddings import read_checksums
 from input_pipeline.embedding_files import File, list_files
 from input_pipeline.listing import read_list
@@ -43,17 +44,15 @@ def open_folders(path: str | Sequence[str]) -> list[Folder]:
         FileNotFoundError: one of them holds no embedding file.
         ValueError: a folder is there twice, or a manifest is a stranger's.
     """
-    paths = [one for asked in ([path] if isinstance(path, str) else path) for one in _listed(asked)]
-    if not paths:
+    places = [each for one in ([path] if isinstance(path, str) else path) for each in _listed(one)]
+    if not places:
         raise ValueError(f"found no folder of embeddings in {path}; expected at least one")
-    seen: dict[str, str] = {}
-    for one in paths:
-        place = one if files.is_remote(one) else os.path.realpath(one)
+    folders, seen = [], dict[str, str]()
+    for one in places:
+        place = one if paths.is_remote(one) else os.path.realpath(one)
         if place in seen:
             raise ValueError(f"the embeddings {one} and {seen[place]} are one place: name it once")
         seen[place] = one
-    folders = []
-    for one in paths:
         folder, found = list_files(one)
         manifest = run_folder.read_manifest(folder) or {}
         folders.append(Folder(one, folder, found, manifest, read_checksums(folder)))
@@ -61,8 +60,8 @@ def open_folders(path: str | Sequence[str]) -> list[Folder]:
 
 
 def _listed(path: str) -> list[str]:
-    path = files.absolute(path)
-    if files.is_remote(path) or not path.lower().endswith(".txt") or not os.path.isfile(path):
+    path = paths.typed(path)
+    if paths.is_remote(path) or not path.lower().endswith(".txt") or not os.path.isfile(path):
         return [path]
     return read_list(path)
 

@@ -21,7 +21,7 @@ from jaxtyping import Float, Shaped
 from typing_extensions import TypedDict
 
 from configs import paths, untrusted, writing
-from input_pipeline import files, run_folder
+from input_pipeline import run_folder
 from input_pipeline.embedding_files import Rows, is_embedding_file, read_ahead
 from input_pipeline.embedding_folders import Folder, open_folders, shared_manifest
 
@@ -94,14 +94,14 @@ def read_table(
         raise ValueError(f"dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")
     folders = open_folders(path)
     first = folders[0]
-    if cache is None and files.is_remote(first.path):
+    if cache is None and paths.is_remote(first.path):
         raise ValueError(
             f"{first.path} is remote: pass --config.embeddings.cache=FOLDER, a local one"
         )
-    if cache is not None and files.is_remote(files.absolute(cache)):
+    if cache is not None and paths.is_remote(paths.typed(cache)):
         raise ValueError(f"the cache {cache} is remote; expected a local folder")
     encoder, complete = shared_manifest(folders)
-    cache = _own_cache(first.folder) if cache is None else files.absolute(cache)
+    cache = _own_cache(first.folder) if cache is None else paths.typed(cache)
 
     state, sources = hashlib.sha256(), []
     for one in folders:
@@ -110,7 +110,7 @@ def read_table(
         for file in one.files:
             state.update(repr(tuple(file)).encode())
         # One cache may serve several folders, and a folder may move together with its own cache.
-        source = one.path if files.is_remote(one.path) else os.path.relpath(one.path, cache)
+        source = one.path if paths.is_remote(one.path) else os.path.relpath(one.path, cache)
         sources.append(source.encode("utf-8", "surrogateescape"))
     key = state.hexdigest()
     name = hashlib.sha256(b"\0".join(sources)).hexdigest()[:16]

@@ -16,8 +16,6 @@ from collections.abc import Callable, Iterator
 from typing import IO, TypeVar
 
 from configs import paths, untrusted
-from configs.paths import is_remote
-from configs.paths import typed as absolute  # noqa: F401  its name here
 from configs.writing import whole_file
 
 Result = TypeVar("Result")
@@ -77,41 +75,41 @@ def retry(read: Callable[[], Result]) -> Result:
     return read()
 
 
+def read_with(path: str, reader: Callable[[io.IOBase], Result]) -> Result:
+    """What a reader makes of a local or remote file; see `retry`. Raises OSError."""
+
+    def read() -> Result:
+        with open_input(path) as stream:
+            return reader(stream)
+
+    return retry(read)
+
+
 def read_bytes(path: str) -> bytes:
     """The whole of a local or remote file. Raises OSError."""
 
-    def read() -> bytes:
-        with open_input(path) as stream:
-            return stream.read()
-
-    return retry(read)
+    return read_with(path, lambda stream: stream.read())
 
 
 def read_table(path: str) -> bytes:
     """A table, unpacked if it ends in .gz; see `untrusted.read_table`. Raises OSError, too."""
 
-    def read() -> bytes:
-        with open_input(path) as stream:
-            return untrusted.read_table(stream, path.lower().endswith(".gz"), path)
-
-    return retry(read)
+    packed = path.lower().endswith(".gz")
+    return read_with(path, lambda stream: untrusted.read_table(stream, packed, path))
 
 
 def read_json(path: str, schema: type[Result], advice: str) -> Result:
     """The content of a JSON file; see `untrusted.read_json`. Raises OSError, too."""
 
-    def read() -> bytes:
-        with open_input(path) as stream:
-            return stream.read(untrusted.MAX_JSON_BYTES + 1)
-
-    return untrusted.read_json(retry(read), schema, path, advice)
+    data = read_with(path, lambda stream: stream.read(untrusted.MAX_JSON_BYTES + 1))
+    return untrusted.read_json(data, schema, path, advice)
 
 
 def read_range(path: str, start: int, length: int) -> bytes:
     """Some bytes of a local or remote file, fewer where it ends. Raises OSError."""
 
     def read() -> bytes:
-        if is_remote(path):
+        if paths.is_remote(path):
             fs, inner = paths.file_system(path)
             with _as_os_error("reading"):
                 return fs.cat_file(inner, start, start + length)
@@ -135,7 +133,7 @@ def bill(project: str | None) -> None:
 
 def walk(folder: str) -> Iterator[str]:
     """Files below `folder`, hidden ones left out; links are followed, each folder entered once."""
-    if is_remote(folder):
+    if paths.is_remote(folder):
         for name in paths.files_below(folder):
             if not any(p[:1] == "." and p not in (".", "..") for p in name.split("/")):
                 yield f"{folder}/{name}"
@@ -178,7 +176,7 @@ def writing(path: str, scratch: str | None = None) -> Iterator[IO[bytes]]:
     Raises:
         OSError: the folder is not writable, the disk is full, ...
     """
-    if not is_remote(path):
+    if not paths.is_remote(path):
         with whole_file(path, scratch) as stream:
             yield stream
         return

@@ -141,7 +141,7 @@ def _watched(
     folder: str, todo: Sequence[shards.Shard], advance: Callable[[int], object]
 ) -> Iterator[None]:
     """Tells `advance` of shards as their summaries appear, wherever the workers are."""
-    ended, seconds = threading.Event(), 10 if files.is_remote(folder) else 0.5
+    ended, seconds = threading.Event(), 10 if paths.is_remote(folder) else 0.5
 
     def watch() -> None:
         waiting = {shard.name: len(shard.films) for shard in todo}

@@ -10,7 +10,7 @@ import posixpath
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from input_pipeline import files
+from configs import paths
 from input_pipeline.film import Skipped, known_view
 from input_pipeline.mimic_counts import by_split, count
 from input_pipeline.mimic_listing import Listing, dicom_id_of, list_input, names_in
@@ -116,7 +116,7 @@ def list_films(
     ):
         raise ValueError(f"views are {views!r}; expected names in capitals, such as ('AP', 'PA')")
 
-    source = files.absolute(path)
+    source = paths.typed(path)
     names = names_in(source)
     metadata_path = find_table(source, names, "metadata", metadata_path)
     split_path = find_table(source, names, "split", split_path)

@@ -21,7 +21,8 @@ from collections.abc import Sequence
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
 
-from input_pipeline import files, mimic_counts, mimic_cxr, mimic_tables, store
+from configs import paths
+from input_pipeline import mimic_counts, mimic_cxr, mimic_tables, store
 from input_pipeline.preprocessing import PRESETS
 from input_pipeline.storage import STORAGES
 
@@ -135,8 +136,8 @@ class Builder(FileReaderBuilder):
             raise ImportError(f"{error}: pip install -e '.[beam]' brings Apache Beam") from error
 
         self._check(download_config)
-        source = files.absolute(os.fspath(dl_manager.manual_dir))
-        folder = files.absolute(os.fspath(self.data_path.parent / f"unfinished.{self.version}"))
+        source = paths.typed(os.fspath(dl_manager.manual_dir))
+        folder = paths.typed(os.fspath(self.data_path.parent / f"unfinished.{self.version}"))
         config = self.builder_config
         listed = _list_films(source, config)
         settings = preprocess.Settings(
@@ -178,7 +179,7 @@ class Builder(FileReaderBuilder):
 
     def _check(self, download_config: tfds.download.DownloadConfig) -> None:
         """Raises ValueError at what would be ignored, or cannot be done."""
-        if files.is_remote(self.data_dir):
+        if paths.is_remote(self.data_dir):
             raise ValueError(
                 f"data_dir is {self.data_dir_root}; expected a local folder: for others take "
                 "scripts/preprocess.py, which writes to them directly"

@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from configs import paths
 from input_pipeline import files
 
 SPLITS = ("train", "validate", "test")
@@ -54,7 +55,7 @@ def find_table(folder: str, names: set[str], kind: str, given: str | None) -> st
         ValueError: the folder has more than one.
     """
     if given:
-        return files.absolute(given)
+        return paths.typed(given)
     pattern = rf"mimic-cxr-2\.[0-9]+\.[0-9]+-{kind}\.csv(\.gz)?"
     found = sorted(name for name in names if re.fullmatch(pattern, name))
     if len(found) > 1:

@@ -9,6 +9,7 @@ import collections
 import concurrent.futures
 import contextlib
 import dataclasses
+import io
 import itertools
 import json
 import multiprocessing
@@ -77,15 +78,14 @@ def load(
         views: ViewPositions to keep; None keeps all.
     """
 
-    def read() -> Film | Skipped | Rejected:
-        with files.open_input(path) as stream:
-            film = read_film(stream, views=views)
+    def read(stream: io.IOBase) -> Film | Skipped | Rejected:
+        film = read_film(stream, views=views)
         if isinstance(film, Rejected) and film.reason == "unreadable":
             raise OSError(film.detail)
         return film
 
     try:
-        film = files.retry(read)
+        film = files.read_with(path, read)
     except NotAFile as error:
         return Rejected("not_a_file", error.strerror)
     except OSError as error:

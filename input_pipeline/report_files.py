@@ -13,7 +13,8 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
-from input_pipeline import files, report_sections, reports
+from configs import paths
+from input_pipeline import report_sections, reports
 from input_pipeline.report_sources import OPENI, Content, open_source
 from input_pipeline.reports import Verdict
 
@@ -54,7 +55,7 @@ def label_reports(path: str, workers: int, progress: Callable[[int], Any]) -> La
     """
     found: Labels = {}
     pending: collections.deque = collections.deque()
-    with open_source(files.absolute(path)) as source:
+    with open_source(paths.typed(path)) as source:
         pool = concurrent.futures.ProcessPoolExecutor(
             workers, multiprocessing.get_context("forkserver"), _leave_interrupts
         )

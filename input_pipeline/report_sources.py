@@ -88,7 +88,7 @@ def open_source(path: str) -> Iterator[Source]:
             )
             yield Source(columns, len(kept), len(names) - len(kept), contents)
     else:
-        yield _listed(files.walk(path), path, lambda name: files.retry(lambda: _start(name)))
+        yield _listed(files.walk(path), path, _start)
 
 
 @contextlib.contextmanager
@@ -144,8 +144,7 @@ def _stem(name: str) -> str:
 
 
 def _start(name: str) -> bytes:
-    with files.open_input(name) as stream:
-        return stream.read(MOST)
+    return files.read_with(name, lambda stream: stream.read(MOST))
 
 
 def _is_file(member: zipfile.ZipInfo) -> bool:

@@ -19,7 +19,7 @@ from typing import Annotated, Any, NotRequired
 from annotated_types import Interval, Len
 from typing_extensions import TypedDict
 
-from configs import untrusted
+from configs import paths, untrusted
 from input_pipeline import files
 
 REJECTED = ("image_id", "reason", "detail", "tries")  # columns of rejected.csv
@@ -91,7 +91,7 @@ def claim(folder: str) -> Iterator[str]:
         ValueError: a link in it leads out of it.
     """
     scratch = os.path.join(folder, SCRATCH)
-    if files.is_remote(folder):
+    if paths.is_remote(folder):
         yield scratch
         return
     os.makedirs(folder, exist_ok=True)

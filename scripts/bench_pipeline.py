@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from configs import machine
+from configs import machine, paths
 from configs.schema import EmbedConfig, EncoderConfig, InputConfig
 from encoder.embed import films_that_fit
 from input_pipeline import dicom, files, output_plan, outputs, pipeline
@@ -149,7 +149,7 @@ def run(
         if not input:
             drawn = {"films": int(films), "laterals": 0, "damaged": 0, "size_range": SIDES}
             mimic.write_mimic(scratch / "films", **drawn)
-        folder = files.absolute(input or str(scratch / "films"))
+        folder = paths.typed(input or str(scratch / "films"))
         source = sources.films_source(config, folder, say=lambda *_, **__: None)
         batches = read_batches(network, source)
         count = sum(len(batch.films) for batch in batches)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from configs import paths
 from configs.schema import EmbedConfig
 from scripts import cli, sources
 from scripts.load_encoder import load_encoder, make_infer, make_mesh
@@ -62,8 +63,8 @@ def embed_with(hosts: Any, config: EmbedConfig, place: Place | None = None) -> i
 
     say = (lambda *_, **__: None) if hosts.index else print
     files.bill(config.input.user_project)
-    folder = files.absolute(config.output.path)
-    source = sources.open_source(config, files.absolute(config.input.path), say)
+    folder = paths.typed(config.output.path)
+    source = sources.open_source(config, paths.typed(config.input.path), say)
 
     mesh = make_mesh(config.encoder)
     if config.batch_size < 0 or config.batch_size % mesh.shape["data"]:

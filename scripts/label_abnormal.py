@@ -18,7 +18,7 @@ import collections
 import os
 import sys
 
-from configs import machine, writing
+from configs import machine, paths, writing
 from scripts import cli
 
 FLAGS = {
@@ -46,9 +46,9 @@ def label_abnormal(
     devices = devices or "unknown"
     if devices not in datasets.DEVICES:
         raise ValueError(f"--devices is {devices!r}; expected {', '.join(datasets.DEVICES)}")
-    source, file = files.absolute(reports or findings), files.absolute(output)
+    source, file = paths.typed(reports or findings), paths.typed(output)
     folder = os.path.dirname(file)
-    if not files.is_remote(file) and (os.path.isdir(file) or not os.path.isdir(folder)):
+    if not paths.is_remote(file) and (os.path.isdir(file) or not os.path.isdir(folder)):
         raise ValueError(f"{file} cannot be written: expected a file in a folder that exists")
     if file == source:
         raise ValueError(f"{file} is what is read; expected another file to be written")

@@ -38,7 +38,7 @@ def preprocess(config: PreprocessConfig, beam_options: Sequence[str]) -> int:
     from input_pipeline import files, mimic_cxr
 
     files.bill(config.input.user_project)
-    source, folder = files.absolute(config.input.path), files.absolute(config.output.path)
+    source, folder = paths.typed(config.input.path), paths.typed(config.output.path)
     listed = mimic_cxr.list_films(
         source,
         metadata_path=config.input.metadata_path,

@@ -11,6 +11,7 @@ The same command again goes on where it ended.
 
 import importlib.metadata
 
+from configs import paths
 from scripts import cli
 
 FLAGS = {
@@ -28,10 +29,10 @@ def publish(embeddings: str | None, output: str | None, layout: str | None) -> i
             "expected --embeddings, --output, and --layout per_image or parquet\n\n"
             + (__doc__ or "")
         )
-    from input_pipeline import checked_embeddings, files
+    from input_pipeline import checked_embeddings
     from input_pipeline import publish as publishing
 
-    source, folder = checked_embeddings.open_source(embeddings), files.absolute(output)
+    source, folder = checked_embeddings.open_source(embeddings), paths.typed(output)
     if f"{folder}/".startswith(f"{source.folder}/"):
         raise ValueError(
             f"{folder} lies in the folder of the embeddings; expected another, so that they are "

@@ -89,7 +89,7 @@ def train_head(config: HeadConfig) -> int:
         "embeddings_dtype": config.embeddings.dtype,
         "embeddings_digest": table.digest,
         "tables_digests": {
-            path: hashlib.sha256(files.read_bytes(files.absolute(path))).hexdigest()
+            path: hashlib.sha256(files.read_bytes(paths.typed(path))).hexdigest()
             for path in (labels.path, labels.split_path, labels.metadata_path)
             if path
         },

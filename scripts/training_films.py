@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from configs import paths
 from configs.schema import TrainingFilmsConfig
 
 
@@ -39,7 +40,7 @@ def read(config: TrainingFilmsConfig, say: Callable[..., object]) -> TrainingFil
     from heads.labels.join import join
     from heads.labels.label_table import read_labels
     from heads.labels.splits import check_patients
-    from input_pipeline import files, store, training
+    from input_pipeline import store, training
 
     splits = config.splits or ("",) * len(config.stores)
     for name, given in (("labels", config.labels), ("splits", splits)):
@@ -48,7 +49,7 @@ def read(config: TrainingFilmsConfig, say: Callable[..., object]) -> TrainingFil
                 f"input.{name} names {len(given)} tables for {len(config.stores)} stores; expected "
                 "one for each store, in the same order"
             )
-    stores = [store.open_store(files.absolute(path)) for path in config.stores]
+    stores = [store.open_store(paths.typed(path)) for path in config.stores]
     places = training.find_films(stores)
     label = np.full(len(places.image_id), -1, np.int32)
     split, patient, study = (np.full(len(label), "", object) for _ in range(3))

@@ -9,7 +9,7 @@ import fsspec
 import fsspec.implementations.memory
 import pytest
 
-from configs import writing
+from configs import paths, writing
 from input_pipeline import files
 from input_pipeline.listing import list_inputs
 
@@ -74,7 +74,7 @@ def test_remote_addresses():
     listing = list_inputs("memory://films")
     assert [f.key for f in listing.files] == ["p10/a", "p11/b", "p::/f"]
     assert files.read_bytes(listing.files[2].path) == files.read_range(listing.files[2].path, 0, 9)
-    assert all(files.is_remote(f.path) for f in listing.files)
+    assert all(paths.is_remote(f.path) for f in listing.files)
     assert files.read_bytes(listing.files[0].path) == b"film"
     assert keys("memory://films/p1*/*.dcm") == ["p10/a", "p11/b"]
     fs.pipe_file("/films/list.txt", b"p11/b.dcm\np10/../p10/a.dcm\n")
