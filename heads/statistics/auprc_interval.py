@@ -7,7 +7,6 @@ from sklearn.metrics import average_precision_score
 
 from heads.statistics import auroc_interval, bootstrap, proportion
 
-_TRUST = 5.0  # degrees of freedom of the binomial variance beside the patients with the finding
 _LEAST = 0.5  # of the binomial variance: resamples of nearly separated films show almost none
 
 
@@ -57,7 +56,7 @@ def interval(
     worth = total**2 / (total + pairs * auroc_interval.correlation(score, positive, patient))
     inner = min(max(value, 0.5 / (total + 1)), 1 - 0.5 / (total + 1))
     ratio = float(defined.var()) / (inner * (1 - inner) / worth)
-    worth /= max(_LEAST, (_TRUST + patients * ratio) / (_TRUST + patients))
+    worth /= max(_LEAST, auroc_interval.moderated(ratio, patients))
     middle = (value * worth + chance / 2) / (worth + 0.5)
     low, high = proportion.wilson(middle, worth + 0.5, float(stats.t.ppf(0.975, patients)))
     return min(low, value), max(high, value)

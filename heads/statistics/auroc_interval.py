@@ -13,10 +13,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64, Real
 from scipy import optimize, special
 
-CONFIDENCE = 0.95
+from heads.statistics.bootstrap import CONFIDENCE
+
 # Fewer patients with, or without, the finding say too little of how patients differ.
 MIN_PATIENTS = 2
-_TRUST = 5.0  # degrees of freedom that the modelled variance is worth beside the measured one
+_TRUST = 5.0  # degrees of freedom that an assumed variance is worth beside the measured one
 
 
 Groups = list[tuple[float, float]]  # films, and the sum of squares of each patient's, by class
@@ -70,8 +71,8 @@ def by_patient(
         patient: number of each film's patient, from 0.
 
     Returns:
-        The variance, NaN with one patient of a class; and of how many patients it consists
-        ((sum u²)² / sum u⁴: those that add nothing do not count).
+        The variance, NaN with one patient of a class; and of how many patients it consists: those
+        that add nothing do not count.
     """
     sums, films, variance, everyone = [], [], 0.0, int(patient.max()) + 1
     for inside in (label > 0, label <= 0):
@@ -80,16 +81,18 @@ def by_patient(
         variance += _unbiased(int(np.count_nonzero(films[-1]))) * np.square(sums[-1]).sum()
     both = _unbiased(int(np.count_nonzero(films[0] + films[1])))
     variance += 2 * both * (sums[0] * sums[1]).sum()
-    squares = np.square(sums[0] + sums[1])
-    top = squares.max(initial=0.0)
-    patients = np.square((squares / top).sum()) / np.square(squares / top).sum() if top else 0.0
-    return float(np.maximum(0.0, variance)), float(patients)
+    return float(np.maximum(0.0, variance)), effective_patients(np.square(sums[0] + sums[1]))
 
 
-def _films(patient: np.ndarray) -> np.ndarray:
-    """Number of films of each patient who has some."""
-    films = np.bincount(patient)
-    return films[films > 0]
+def effective_patients(squares: Float64[np.ndarray, " patient"]) -> float:
+    """Of how many patients a variance consists, by what each adds: (sum)² / sum of squares."""
+    part = squares / (squares.max(initial=0.0) or 1.0)
+    return float(np.square(part.sum()) / (np.square(part).sum() or 1.0))
+
+
+def moderated(ratio: float, patients: float | int) -> float:
+    """The variance that so many patients show over the assumed one, drawn towards 1."""
+    return (_TRUST + patients * ratio) / (_TRUST + patients)
 
 
 def _unbiased(patients: int) -> float:
@@ -100,7 +103,7 @@ def why_none(
     label: Real[np.ndarray, " n"], patient: Int64[np.ndarray, " n"], unit: str = "patient"
 ) -> str | None:
     """Why there is no interval; None where there is one. `unit`: what `patient` numbers."""
-    with_, without = (len(_films(patient[inside])) for inside in (label > 0, label <= 0))
+    with_, without = (len(np.unique(patient[inside])) for inside in (label > 0, label <= 0))
     if min(with_, without) >= MIN_PATIENTS:
         return None
     return (
@@ -137,15 +140,14 @@ def interval(
     value, share = rank(score, label)
     measured, patients = by_patient(share, label, patient)
     positive = label > 0
-    groups = [
-        (float(films.sum()), float(np.square(films).sum()))
-        for films in (_films(patient[inside]) for inside in (positive, ~positive))
-    ]
+    groups = []
+    for inside in (positive, ~positive):
+        films = np.bincount(patient[inside])
+        groups.append((float(films.sum()), float(np.square(films).sum())))
     alike = correlation(score, positive, patient)
     pairs = 1 + np.count_nonzero(positive) * float(np.count_nonzero(~positive))
     inner = min(max(value, 0.5 / pairs), 1 - 0.5 / pairs)
-    ratio = measured / _model(inner, alike, groups)
-    factor = (_TRUST + patients * ratio) / (_TRUST + patients)
+    factor = moderated(measured / _model(inner, alike, groups), patients)
     factor *= special.stdtrit(_TRUST + patients, (1 + confidence) / 2) ** 2  # of Student's t
 
     def refuted(auroc: float) -> float:
@@ -198,9 +200,8 @@ def correlation(
     between = within = groups = pairs = 0.0
     for inside in (positive, ~positive):
         deviation = normal[inside] - normal[inside].mean()
-        films = _films(patient[inside])
-        sums = np.bincount(patient[inside], deviation)[np.bincount(patient[inside]) > 0]
-        of_patients = np.square(sums) / films
+        _, number, films = np.unique(patient[inside], return_inverse=True, return_counts=True)
+        of_patients = np.square(np.bincount(number, deviation)) / films
         between += of_patients.sum()
         within += np.square(deviation).sum() - of_patients.sum()
         groups += len(films) - 1

@@ -1,13 +1,13 @@
 """How well scores rank films: AUROC, DeLong's limits, and the paired test of two heads."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64, Real
 from scipy import stats
 
-from heads.statistics import auroc_interval, bootstrap
+from heads.statistics import auprc_interval, auroc_interval, bootstrap
 
 
 def auroc(
@@ -43,15 +43,18 @@ def why_undefined(split: str, label: Real[np.ndarray, " n"]) -> str | None:
 
 
 def measure(
-    ranked: auroc_interval.Ranked,
     score: Float[np.ndarray, " n"],
     label: Real[np.ndarray, " n"],
     patient: Int64[np.ndarray, " n"],
-    of_resamples: Float64[np.ndarray, " resample"],
-) -> bootstrap.Measured:
-    """The AUROC with the limits of `auroc_interval`; with its resamples, for means."""
+    resampled: Mapping[str, Float64[np.ndarray, "resample ..."]],
+) -> dict[str, bootstrap.Measured]:
+    """AUROC and AUPRC with their limits by patient; `resampled` is of `bootstrap.replicates`."""
+    value = auroc_interval.rank(score, label).value
     limits = auroc_interval.interval(score, label, patient) or (None, None)
-    return bootstrap.Measured(ranked.value, of_resamples, limits=limits)
+    return {
+        "auroc": bootstrap.Measured(value, resampled["auroc"], limits),
+        "auprc": auprc_interval.measure(score, label, patient, resampled["auprc"]),
+    }
 
 
 def delong(
@@ -69,7 +72,7 @@ def delong(
     variance, _ = auroc_interval.by_patient(ranked.share, label, patient)
     if not np.isfinite(variance):
         return {"delong_low": None, "delong_high": None}
-    half = stats.norm.ppf((1 + auroc_interval.CONFIDENCE) / 2) * np.sqrt(variance)
+    half = stats.norm.ppf((1 + bootstrap.CONFIDENCE) / 2) * np.sqrt(variance)
     low, high = max(0.0, ranked.value - half), min(1.0, ranked.value + half)
     return {"delong_low": float(low), "delong_high": float(high)}
 
@@ -139,7 +142,7 @@ def _compare_one(
     else:
         reason = f"AUROC {a.value:.3f} and {b.value:.3f}, without variance: no test is possible"
         return {"undefined": reason}
-    half = stats.t.ppf((1 + auroc_interval.CONFIDENCE) / 2, freedom) * deviation
+    half = stats.t.ppf((1 + bootstrap.CONFIDENCE) / 2, freedom) * deviation
     return {
         "auroc_a": a.value,
         "auroc_b": b.value,

@@ -11,7 +11,6 @@ from jaxtyping import Bool, Float, Real, Shaped
 from scipy import special
 
 from heads.statistics import (
-    auprc_interval,
     auroc_interval,
     bootstrap,
     calibration,
@@ -225,10 +224,7 @@ def _finding(
     }
     sums = bootstrap.replicates(draws, rows, logit, label, columns)
     patient, ranked = draws.patient[rows], auroc_interval.rank(logit, label)
-    measured = {
-        "auroc": discrimination.measure(ranked, logit, label, patient, sums["auroc"]),
-        "auprc": auprc_interval.measure(logit, label, patient, sums["auprc"]),
-    }
+    measured = discrimination.measure(logit, label, patient, sums)
     percentiles = bootstrap.interval(measured["auroc"]._replace(limits=None))
     result["auroc"] = (
         bootstrap.interval(measured["auroc"])

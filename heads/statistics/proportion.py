@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Int64
 from scipy import stats
 
-_TRUST = 5.0  # degrees of freedom of the assumption that films of a patient are copies
+from heads.statistics.auroc_interval import effective_patients, moderated
 
 
 def wilson(value: float, films: float, critical: float) -> tuple[float, float]:
@@ -38,12 +38,10 @@ def interval(hit: Bool[np.ndarray, " n"], patient: Int64[np.ndarray, " n"]) -> t
     _, number, films = np.unique(patient, return_inverse=True, return_counts=True)
     value, total = float(hit.mean()), len(hit)
     squares = np.square(np.bincount(number, hit - value))
-    copies = float(np.square(films).sum()) / total
-    weight, effect = 0.0, copies
+    effect = copies = float(np.square(films).sum()) / total
     if squares.sum() > 0 and len(films) > 1:
-        weight = float(squares.sum() ** 2 / np.square(squares).sum())
         between = squares.sum() * len(films) / (len(films) - 1) / total
-        effect = (_TRUST * copies + weight * between / (value * (1 - value))) / (_TRUST + weight)
+        effect *= moderated(between / (value * (1 - value)) / copies, effective_patients(squares))
     critical = float(stats.norm.ppf(0.975))
     low, high = wilson(value, total / effect, critical)
     return min(low, value), max(high, value)

@@ -8,21 +8,13 @@ import numpy as np
 from jaxtyping import Float64, Int64, Shaped
 from scipy import stats
 
-from heads.statistics import (
-    auprc_interval,
-    auroc_interval,
-    bootstrap,
-    calibration,
-    discrimination,
-    operating_points,
-)
+from heads.statistics import auroc_interval, bootstrap, calibration, discrimination
+from heads.statistics.operating_points import cells, rates
 
 # With fewer films of a class the interval is so wide that the AUROC says nothing, and the largest
 # and the smallest AUROC would most often be those of the smallest groups.
 MIN_OF_A_CLASS = 10
-
-
-Limits = Callable[[float], tuple[float, float] | None]  # of an AUROC, at a confidence
+Limits = Callable[[float], tuple[float, float]]  # of an AUROC, at a confidence
 
 
 class Films(NamedTuple):
@@ -74,6 +66,8 @@ def measure(
         found = {finding: _group(one, inside[one.rows], draws) for finding, one in films.items()}
         defined = {finding: auroc for finding, (_, auroc) in found.items() if auroc}
         for finding, auroc in defined.items():
+            if auroc.limits == (None, None):
+                continue
             one, rows = films[finding], inside[films[finding].rows]
             known = one.logit[rows], one.label[rows], draws.patient[one.rows[rows]]
             limits = functools.partial(auroc_interval.interval, *known)
@@ -106,45 +100,32 @@ def _group(
         return result, None
     columns = {"calibration": calibration.columns(probability, label)}
     sums = bootstrap.replicates(draws, rows, logit, label, columns)
-    ranked, patient = auroc_interval.rank(logit, label), draws.patient[rows]
-    brier = calibration.measure(probability, label, sums["calibration"], patient)["brier"]
-    auprc = auprc_interval.measure(logit, label, patient, sums["auprc"])
-    auroc = discrimination.measure(ranked, logit, label, patient, sums["auroc"])
-    result |= {
-        "auroc": bootstrap.interval(auroc),
-        "auprc": bootstrap.interval(auprc),
-        "brier": bootstrap.interval(brier),
-        "sensitivity": None,
-        "specificity": None,
-    }
+    patient = draws.patient[rows]
+    measured = discrimination.measure(logit, label, patient, sums)
+    measured |= calibration.measure(probability, label, sums["calibration"], patient)
+    result |= {name: bootstrap.interval(measured[name]) for name in ("auroc", "auprc", "brier")}
+    found = {}
     if films.threshold is not None:
-        cells = operating_points.cells(probability, label, films.threshold)
-        rates = operating_points.rates(cells, patient)
-        result |= {rate: rates[rate] for rate in ("sensitivity", "specificity")}
-    return result, auroc
+        found = rates(cells(probability, label, films.threshold), patient)
+    result |= {rate: found.get(rate) for rate in ("sensitivity", "specificity")}
+    return result, measured["auroc"]
 
 
 def _gap(of_groups: Mapping[str, tuple[float, Limits]]) -> dict[str, Any]:
-    known = {value: one for value, one in of_groups.items() if one[1](bootstrap.CONFIDENCE)}
-    if len(known) < 2:
+    if len(of_groups) < 2:
         reason = f"fewer than two groups with {MIN_OF_A_CLASS} films of each class"
         return {"undefined": reason, "largest": None, "smallest": None, "auroc": None}
-    aurocs = np.array([auroc for auroc, _ in known.values()])
-    confidence = _of_pairs(len(known))
-    limits = np.array([limits(confidence) for _, limits in known.values()])
+    aurocs = np.array([auroc for auroc, _ in of_groups.values()])
+    confidence = _of_pairs(len(of_groups))
+    limits = np.array([limits(confidence) for _, limits in of_groups.values()])
     down, up = np.square(limits - aurocs[:, None]).T
     differences = aurocs[:, None] - aurocs
     low = float((differences - np.sqrt(down[:, None] + up)).max())
     upper = differences + np.sqrt(up[:, None] + down)
     high = float(upper[~np.eye(len(aurocs), dtype=bool)].max())
-    names, largest, smallest = [*known], int(aurocs.argmax()), int(aurocs.argmin())
     gap = {"value": float(differences.max()), "low": max(0.0, low), "high": min(1.0, high)}
-    return {
-        "undefined": None,
-        "largest": names[largest],
-        "smallest": names[smallest],
-        "auroc": gap,
-    }
+    largest, smallest = ([*of_groups][at] for at in (aurocs.argmax(), aurocs.argmin()))
+    return {"undefined": None, "largest": largest, "smallest": smallest, "auroc": gap}
 
 
 @functools.cache
