@@ -19,12 +19,7 @@ def measure(probability, label, chosen, patient_id=None):
     """Films measured at thresholds that were chosen on themselves."""
     names = np.full(len(label), "") if patient_id is None else patient_id
     patient = bootstrap.patients(names)
-    cells = {
-        rule: operating_points.cells(probability, label, threshold)
-        for rule, threshold in chosen.items()
-        if threshold is not None
-    }
-    return operating_points.measure(chosen, probability, label, cells, patient)
+    return operating_points.measure(chosen, probability, label, probability, label, patient)
 
 
 @pytest.mark.parametrize("digits", [1, 2, 9])

@@ -213,11 +213,6 @@ def _finding(
     if result["undefined"]:
         return result, {}, films
 
-    tables = {
-        rule: operating_points.cells(after, label, threshold)
-        for rule, threshold in limits.items()
-        if threshold is not None
-    }
     columns = {
         "before": calibration.columns(before, label),
         "after": calibration.columns(after, label),
@@ -261,6 +256,6 @@ def _finding(
         "undefined": tune_undefined,
     }
     result["operating_points"] = operating_points.measure(
-        limits, tune_probability, tune_label, tables, patient
+        limits, tune_probability, tune_label, after, label, patient
     )
     return result, measured, films

@@ -80,7 +80,8 @@ def measure(
     chosen: Mapping[str, float | None],
     tune_probability: Float64[np.ndarray, " m"],
     tune_label: Real[np.ndarray, " m"],
-    test_cells: Mapping[str, Float64[np.ndarray, "n 4"]],
+    probability: Float64[np.ndarray, " n"],
+    label: Real[np.ndarray, " n"],
     patient: Int64[np.ndarray, " n"],
 ) -> list[dict[str, Any]]:
     """Each operating point on tune and on test.
@@ -88,8 +89,8 @@ def measure(
     Args:
         chosen: what `thresholds` gave for the films of tune.
         tune_probability, tune_label: these films.
-        test_cells: `cells` of the films of test, for each rule that has a threshold.
-        patient: number of each film's patient.
+        probability, label: of the films of test.
+        patient: number of each film's patient, of test.
 
     Returns:
         For each rule: rule, threshold, undefined (None, or why there is no threshold), tune and
@@ -97,13 +98,8 @@ def measure(
     """
     points = []
     for rule, threshold in chosen.items():
-        point = {
-            "rule": rule,
-            "threshold": threshold,
-            "undefined": None,
-            "tune": None,
-            "test": None,
-        }
+        point = {"rule": rule, "threshold": threshold}
+        point |= {"undefined": None, "tune": None, "test": None}
         if threshold is None:
             reason = why_undefined("tune", tune_label)
             point["undefined"] = reason or "no threshold reaches it on tune"
@@ -113,7 +109,8 @@ def measure(
                 "sensitivity": tune["tp"] / (tune["tp"] + tune["fn"]),
                 "specificity": tune["tn"] / (tune["tn"] + tune["fp"]),
             }
-            point["test"] = rates(test_cells[rule], patient) | _counts(test_cells[rule])
+            test = cells(probability, label, threshold)
+            point["test"] = rates(test, patient) | _counts(test)
         points.append(point)
     return points
 
