@@ -33,8 +33,7 @@ OF_COMPARE = ((0.86, 40, 8, 0.1), (0.86, 40, 1, 0.3), (0.98, 100, 8, 0.1), (0.86
 OLD, RESAMPLES = 10, 200  # every tenth sample is measured in the old way, too, on so many resamples
 Films = tuple[np.ndarray, np.ndarray, np.ndarray]  # score, label, patient
 Limits = Sequence[float] | tuple[None, None] | None
-Row = list[object]
-BEFORE_AND_NOW = "before, width, none, now, width, none"
+BEFORE_AND_NOW = "before | width | none | now | width | none"
 
 
 def sizes(random: np.random.Generator, patients: int, most: int) -> np.ndarray:
@@ -77,6 +76,10 @@ def three(*numbers: float) -> list[str]:
     return [f"{number:.3f}" for number in numbers]
 
 
+def row(*cells: object) -> str:
+    return " | ".join(map(str, cells))
+
+
 def covered(intervals: Sequence[Limits], truth: float) -> list[str]:
     """The share of intervals that hold the truth, their width, and the share of samples without."""
     known = [one for one in intervals if one is not None and one[0] is not None]
@@ -85,9 +88,8 @@ def covered(intervals: Sequence[Limits], truth: float) -> list[str]:
     return three(np.mean((low <= truth) & (truth <= high)), np.mean(high - low), none)
 
 
-def auroc(replications: int) -> Iterator[Row]:
-    heading = f"AUROC, patients, films each, prevalence, {BEFORE_AND_NOW}, 3.92 SD, one class"
-    yield heading.split(", ")
+def auroc(replications: int) -> Iterator[str]:
+    yield f"AUROC | patients | films each | prevalence | {BEFORE_AND_NOW} | 3.92 SD | one class"
     for setting in itertools.product(AUROCS, PATIENTS, EACH, PREVALENCES):
         truth, patients, most, prevalence = setting
         random = np.random.default_rng([int(100 * one) for one in setting])
@@ -106,12 +108,11 @@ def auroc(replications: int) -> Iterator[Row]:
                 before.append(percentiles(resampled("auroc", draw(patient), rows, score, label)))
         both = covered(before, truth) + covered(now, truth)
         scatter, one_class = three(3.92 * np.std(values)), replications - len(values)
-        yield [truth, patients, EACH[most], prevalence, *both, *scatter, one_class]
+        yield row(truth, patients, EACH[most], prevalence, *both, *scatter, one_class)
 
 
-def auprc(replications: int) -> Iterator[Row]:
-    heading = f"AUROC, patients, films each, prevalence, AUPRC, {BEFORE_AND_NOW}"
-    yield heading.split(", ")
+def auprc(replications: int) -> Iterator[str]:
+    yield f"AUROC | patients | films each | prevalence | AUPRC | {BEFORE_AND_NOW}"
     for setting in OF_AUPRC:
         value, patients, most, prevalence = setting
         random, before, now = np.random.default_rng(1), [], []
@@ -126,12 +127,11 @@ def auprc(replications: int) -> Iterator[Row]:
             now.append(auprc_interval.measure(score, label, patient, again).limits)
             before.append(percentiles(again))
         both = covered(before, truth) + covered(now, truth)
-        yield [value, patients, EACH[most], prevalence, *three(truth), *both]
+        yield row(value, patients, EACH[most], prevalence, *three(truth), *both)
 
 
-def rates(replications: int) -> Iterator[Row]:
-    heading = f"patients, films each, share, {BEFORE_AND_NOW}"
-    yield heading.split(", ")
+def rates(replications: int) -> Iterator[str]:
+    yield f"patients | films each | share | {BEFORE_AND_NOW}"
     for patients, most, share in itertools.product((10, 20, 60), EACH, (0.5, 0.9, 0.98)):
         random, before, now = np.random.default_rng(2), [], []
         for i in range(replications):
@@ -144,7 +144,7 @@ def rates(replications: int) -> Iterator[Row]:
                 drawn = np.percentile(weight @ hit / weight.sum(1), [2.5, 97.5])
                 whole = proportion.wilson(float(hit.mean()), float(patients), 1.96)
                 before.append(drawn if 0 < hit.sum() < len(hit) else whole)
-        yield [patients, EACH[most], share, *covered(before, share), *covered(now, share)]
+        yield row(patients, EACH[most], share, *covered(before, share), *covered(now, share))
 
 
 def calibrated(random: np.random.Generator, patient: np.ndarray, times: float) -> np.ndarray:
@@ -154,9 +154,8 @@ def calibrated(random: np.random.Generator, patient: np.ndarray, times: float) -
     return calibration.columns(special.expit(times * true), label.astype(np.int64))
 
 
-def ece(replications: int) -> Iterator[Row]:
-    heading = f"films, films each, logits are times, ECE, mean before, mean now, {BEFORE_AND_NOW}"
-    yield heading.split(", ")
+def ece(replications: int) -> Iterator[str]:
+    yield f"films | films each | logits are times | ECE | mean before | mean now | {BEFORE_AND_NOW}"
     for n, most, times in itertools.product((60, 200, 1000), EACH, (1.0, 1.2, 2.0)):
         random, before, now, means = np.random.default_rng(3), [], [], []
         columns = calibrated(random, np.arange(1_000_000), times)
@@ -174,12 +173,11 @@ def ece(replications: int) -> Iterator[Row]:
                 low, high = np.percentile(again, [2.5, 97.5])
                 before.append((max(0, 2 * plain - high), max(plain, 2 * plain - low)))
         both = covered(before, truth) + covered(now, truth)
-        yield [n, EACH[most], times, *three(truth, *np.mean(means, 0)), *both]
+        yield row(n, EACH[most], times, *three(truth, *np.mean(means, 0)), *both)
 
 
-def gap(replications: int) -> Iterator[Row]:
-    heading = "groups, AUROC, patients a group, films each, excluded 0 before, now, width"
-    yield heading.split(", ")
+def gap(replications: int) -> Iterator[str]:
+    yield "groups | AUROC | patients a group | films each | excluded 0 before | now | width"
     for groups, (value, patients, most) in itertools.product(
         (2, 4, 8), ((0.8, 50, 1), (0.92, 60, 8), (0.98, 60, 1))
     ):
@@ -202,12 +200,11 @@ def gap(replications: int) -> Iterator[Row]:
                 )
                 old.append(np.nanpercentile(largest - smallest, 2.5) > 0)
         shares = three(np.mean(old), *np.mean(excluded, 0))
-        yield [groups, value, patients, EACH[most], *shares]
+        yield row(groups, value, patients, EACH[most], *shares)
 
 
-def compare(replications: int) -> Iterator[Row]:
-    heading = "AUROC, patients, films each, prevalence, rejects before, now"
-    yield heading.split(", ")
+def compare(replications: int) -> Iterator[str]:
+    yield "AUROC | patients | films each | prevalence | rejects before | now"
     for setting in OF_COMPARE:
         value, patients, most, prevalence = setting
         random, before, now = np.random.default_rng(5), [], []
@@ -225,7 +222,7 @@ def compare(replications: int) -> Iterator[Row]:
                 low, high = np.nanpercentile(b - a, [2.5, 97.5])
                 before.append(not low <= 0 <= high)
         shares = three(np.mean(before), np.mean(now))
-        yield [value, patients, EACH[most], prevalence, *shares]
+        yield row(value, patients, EACH[most], prevalence, *shares)
 
 
 PATTERNS: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
@@ -245,9 +242,8 @@ def old_permutation(random: np.random.Generator, patient: np.ndarray) -> np.ndar
     return order
 
 
-def near(replications: int) -> Iterator[Row]:
-    heading = "films a patient, effect, rejects before, now, no test"
-    yield heading.split(", ")
+def near(replications: int) -> Iterator[str]:
+    yield "films a patient | effect | rejects before | now | no test"
     for (name, pattern), effect in itertools.product(PATTERNS.items(), (0.0, 1.5)):
         random, p = np.random.default_rng(6), []
         for _ in range(replications // 4 if effect else replications):
@@ -267,17 +263,17 @@ def near(replications: int) -> Iterator[Row]:
         new, old = np.array(p).T
         tested = ~np.isnan(new)
         shares = np.mean(old <= 0.05), np.mean(new[tested] <= 0.05), 1 - tested.mean()
-        yield [name, effect, *three(*shares)]
+        yield row(name, effect, *three(*shares))
 
 
-TABLES: dict[str, tuple[Callable[[int], Iterator[Row]], int]] = {
+TABLES: dict[str, tuple[Callable[[int], Iterator[str]], int]] = {
     "auroc": (auroc, 2000),
     "auprc": (auprc, 2000),
     "rates": (rates, 2000),
     "ece": (ece, 400),
-    "gap": (gap, 300),
+    "gap": (gap, 400),
     "compare": (compare, 2000),
-    "neighbours": (near, 1000),
+    "neighbours": (near, 2000),
 }
 
 
@@ -289,10 +285,10 @@ def main() -> None:
     table, replications = TABLES[sys.argv[1]]
     replications = int(sys.argv[2]) if len(sys.argv) > 2 else replications
     start = time.process_time()
-    for i, row in enumerate(table(replications)):
-        print("| " + " | ".join(map(str, row)) + " |", flush=True)
+    for i, line in enumerate(table(replications)):
+        print(f"| {line} |", flush=True)
         if not i:
-            print("|" + " --- |" * len(row))
+            print("|" + " --- |" * (line.count(" | ") + 1))
     seconds = time.process_time() - start
     print(f"\n{replications} replications a row, {seconds:,.0f} s of one core")
 

@@ -71,9 +71,8 @@ def mutate(data: bytes, choose: random.Random) -> bytes:
                 damaged[choose.randrange(min(128, head - 1), head)] = choose.randrange(256)
         case 7:  # the head of the codestream
             for _ in range(choose.randint(1, 3)):
-                damaged[min(start + choose.randrange(2, 120), len(data) - 1)] = choose.randrange(
-                    256
-                )
+                value = choose.randrange(256)
+                damaged[min(start + choose.randrange(2, 120), len(data) - 1)] = value
         case 8:  # a chosen field: sizes, depths, the transfer syntax
             field = choose.choice((0x02, 0x08, 0x10, 0x11, 0x0100, 0x0101, 0x0102, 0x0103))
             where = data.find(struct.pack("<HH", 0x28, field))
@@ -82,11 +81,8 @@ def mutate(data: bytes, choose: random.Random) -> bytes:
                 value = choose.choice((0, 1, 2, 3, 8, 12, 16, 255, 60_000, 65_535))
                 damaged[where + 8 : where + 10] = struct.pack("<H", value)
             elif syntax > 0:
-                damaged[syntax : syntax + 22] = (
-                    choose.choice((*NATIVE, *LOSSLESS))
-                    .encode()
-                    .ljust(22, b"\0")[: len(damaged[syntax : syntax + 22])]
-                )
+                other = choose.choice((*NATIVE, *LOSSLESS)).encode()
+                damaged[syntax : syntax + 22] = other.ljust(22, b"\0")[:22]
     return bytes(damaged)
 
 
@@ -154,12 +150,10 @@ def damage_rates(folder: pathlib.Path, seeds: int = 3) -> None:
             "",
             lambda grey: imagecodecs.jpeg8_encode(grey * np.uint16(16), bitspersample=12),
         ),
-        "DICOM, JPEG lossless": (f"{UID}.4.70", LOSSLESS[f"{UID}.4.70"]),
-        "DICOM, JPEG-LS": (f"{UID}.4.80", LOSSLESS[f"{UID}.4.80"]),
-        "DICOM, RLE": (f"{UID}.5", LOSSLESS[f"{UID}.5"]),
-        "DICOM, JPEG 2000": (f"{UID}.4.90", LOSSLESS[f"{UID}.4.90"]),
-        "DICOM, HTJ2K": (f"{UID}.4.201", LOSSLESS[f"{UID}.4.201"]),
     }
+    lossless = {"JPEG lossless": "4.70", "JPEG-LS": "4.80", "RLE": "5", "JPEG 2000": "4.90"}
+    for name, end in (lossless | {"HTJ2K": "4.201"}).items():
+        codecs[f"DICOM, {name}"] = f"{UID}.{end}", LOSSLESS[f"{UID}.{end}"]
     print("| of 100 with 1,500 bytes damaged, a film came of | removed | zeroed |\n|---|---|---|")
     for name, (syntax, encode) in {"the JPEG files themselves": ("", None), **codecs}.items():
         accepted = {True: [], False: []}

@@ -184,16 +184,8 @@ def run(
         "comparison": None,
     }
     if plan.compare:
-        test = films[tested]
         measured["comparison"] = predictions.compare(
-            *plan.compare,
-            tested,
-            examples.image_id[at],
-            examples.patient_id[at],
-            examples.findings,
-            scored[tested].logit,
-            test.label,
-            test.mask,
+            *plan.compare, tested, examples.image_id[at], examples.findings, scored[tested]
         )
     if sizes:
         trainings = sum(plan.draws if size < len(films["train"].row) else 1 for size in sizes)
@@ -220,14 +212,7 @@ def run(
         examples.label[rows],
         examples.mask[rows],
     )
-    return Experiment(
-        trained,
-        temperatures,
-        thresholds,
-        measured,
-        predicted,
-        scored[tested],
-    )
+    return Experiment(trained, temperatures, thresholds, measured, predicted, scored[tested])
 
 
 def write(
@@ -266,13 +251,7 @@ def write(
     (partial / "predictions.csv").write_bytes(predicted)
     (partial / "left_out.csv").write_bytes(writing.encode_table(("reason", "id"), left_out))
     drawn = figures.draw(
-        findings,
-        experiment.tested.logit,
-        experiment.tested.label,
-        experiment.tested.mask,
-        experiment.tested.patient_id,
-        measured["results"],
-        measured["data_efficiency"],
+        findings, experiment.tested, measured["results"], measured["data_efficiency"]
     )
     (partial / "figures").mkdir()
     figures.save(drawn, partial / "figures")

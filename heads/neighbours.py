@@ -94,7 +94,7 @@ def sharing(
     A permutation exchanges all labels of a patient with those of another who has as many films.
     Films of one patient are alike, so that labels dealt out film by film would differ too little;
     and patients with other numbers of films are not exchangeable: their films weigh differently in
-    the share, and to cut and join labels rejects a true null in up to 12 % of cases at 0.05.
+    the share, and a test that cuts and joins labels rejects a true null too often.
     `benchmarks/coverage.py` measures the size of the test.
 
     Args:

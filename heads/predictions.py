@@ -12,6 +12,7 @@ from scipy import special
 
 from configs import untrusted
 from heads.statistics import bootstrap, discrimination
+from heads.statistics.metrics import Scored
 
 IDS = ("image_id", "patient_id", "study_id", "split")
 
@@ -73,11 +74,8 @@ def compare(
     name: str,
     split: str,
     image_id: Shaped[np.ndarray, " n"],
-    patient_id: Shaped[np.ndarray, " n"],
     findings: Sequence[str],
-    logit: Float[np.ndarray, "n finding"],
-    label: Float32[np.ndarray, "n finding"],
-    mask: Bool[np.ndarray, "n finding"],
+    scored: Scored,
 ) -> dict[str, Any]:
     """A paired test between this head and another on the films that both are tested on.
 
@@ -87,8 +85,8 @@ def compare(
         other: what `read` gives.
         name: of the other head.
         split: the one that is measured.
-        image_id, patient_id: of this head's films of that split.
-        findings, logit, label, mask: of them.
+        image_id: of this head's films of that split.
+        findings, scored: of them.
 
     Returns:
         Plain JSON values: `other`, `test` (which), `n` films in both, and for each finding auroc,
@@ -116,14 +114,14 @@ def compare(
         )
     other, at = other[both], [findings.index(finding) for finding in common]
     theirs = other[[f"{finding}_label" for finding in common]].to_numpy(np.float64)
-    label, mask = label[both][:, at], mask[both][:, at] & np.isfinite(theirs)
+    label, mask = scored.label[both][:, at], scored.mask[both][:, at] & np.isfinite(theirs)
     if differing := int((mask & (label != theirs)).sum()):
         raise ValueError(
             f"{differing} labels of {name} differ from this head's: compare heads with one table "
             "of labels and the same policies"
         )
     theirs = _ranked(other, common, name)
-    mine, patients = logit[both][:, at].astype(np.float64), patient_id[both]
+    mine, patients = scored.logit[both][:, at].astype(np.float64), scored.patient_id[both]
     number = bootstrap.patients(patients)
     found = discrimination.compare(common, label, mask, theirs, mine, number)
     test = "DeLong" if len(np.unique(number)) == len(number) else "DeLong by patient"

@@ -22,19 +22,9 @@ CARD_VERSION = 1
 
 # What must be equal for two embeddings to come from one encoder: keys of a run's identity, and what
 # a run means that was made before there was the key
-ENCODER = {
-    "weights_digest": None,
-    "projection": None,
-    "variant": None,
-    "embedding": None,
-    "resolution": None,
-    "preset": None,
-    "preset_version": 1,
-    "mean": None,
-    "std": None,
-}
-
-
+ENCODER = dict.fromkeys(
+    ("weights_digest", "projection", "variant", "embedding", "resolution", "preset", "mean", "std")
+) | {"preset_version": 1}
 MAX_NUMBERS = 1 << 28  # of a head, by the shapes that its card says: 1 GB
 
 
@@ -183,11 +173,14 @@ def check_encoder(card: Mapping[str, Any], encoder: Mapping[str, Any] | None, wi
             f"{_with(encoder)}: whether one encoder made both cannot be told; expected both with "
             "or both without"
         )
-    differing = [
-        f"  {key}: {trained_on.get(key, old)!r} of the head, {encoder.get(key, old)!r} of the "
-        "embeddings"
+    both = {
+        key: [(one or {}).get(key, old) for one in (trained_on, encoder)]
         for key, old in ENCODER.items()
-        if encoder and trained_on and trained_on.get(key, old) != encoder.get(key, old)
+    }
+    differing = [
+        f"  {key}: {ours!r} of the head, {theirs!r} of the embeddings"
+        for key, (ours, theirs) in both.items()
+        if ours != theirs
     ]
     if differing:
         raise ValueError(

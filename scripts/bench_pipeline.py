@@ -12,7 +12,7 @@ import pathlib
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -56,7 +56,7 @@ def load_network(config: EncoderConfig, batch_size: int) -> Network:
 
 
 @contextlib.contextmanager
-def opened_run(planned: Sequence[output_plan.Output]) -> Any:
+def opened_run(planned: Sequence[output_plan.Output]) -> Iterator[outputs.Run]:
     """A run into a folder that goes when it ends."""
     with (
         tempfile.TemporaryDirectory() as folder,

@@ -1,6 +1,7 @@
 """What the commands share: a typed config from flags, its `--help`, and errors as sentences."""
 
 import collections
+import contextlib
 import dataclasses
 import difflib
 import functools
@@ -35,7 +36,7 @@ def unset(config: Any, required: Sequence[str], usage: str) -> bool:
     """Whether some required knob has no value; says which, and what to do."""
     missing = [(n, text) for n, value, text in fields(config) if n in required and not value]
     if missing:
-        print("error: still to be said:")
+        print("error: missing required options:")
         print("\n".join(f"  --{name}: {text}" for name, text in missing))
         print(f"\nFor example:\n{usage}")
     return bool(missing)
@@ -104,17 +105,11 @@ def run(
             sys.exit(0)
         return rest
 
-    def guarded(_: Sequence[str]) -> int:
-        _print_any_name()
-        try:
+    def command(_: Sequence[str]) -> int:
+        with _guarded(stopped):
             return main(flag.value, others) if passes_on else main(flag.value)
-        except KeyboardInterrupt:
-            sys.exit(f"\nstopped: {stopped}")
-        except (ValueError, OSError, ImportError) as error:
-            logging.debug("the error came from here", exc_info=True)
-            sys.exit(f"error: {sentence(error)}")
 
-    app.run(guarded, flags_parser=parse)
+    app.run(command, flags_parser=parse)
 
 
 def run_flags(
@@ -138,31 +133,34 @@ def run_flags(
         for name, text in (texts or {}).items()
     }
 
-    def guarded(arguments: Sequence[str]) -> int | None:
+    def command(arguments: Sequence[str]) -> int | None:
         logging.set_verbosity(logging.WARNING)  # JAX and Orbax inform at length
-        _print_any_name()
         if arguments[1:]:
             sys.exit(f"error: {arguments[1]!r} is no flag; --help lists them")
         said = [re.match(r"--?(\w+)", argument) for argument in sys.argv[1:]]
         counts = collections.Counter(name[1] for name in said if name)
         if twice := [n for n in given if counts[n] > 1 and n not in repeated]:
             sys.exit(f"error: --{twice[0]} is given {counts[twice[0]]} times; expected once")
-        try:
+        with _guarded(stopped):
             return main(**{name: flag.value for name, flag in given.items()})
-        except KeyboardInterrupt:
-            sys.exit(f"\nstopped: {stopped}")
-        except (ValueError, OSError, ImportError) as error:
-            sys.exit(f"error: {sentence(error)}")
 
-    app.run(guarded)
+    app.run(command)
 
 
-def _print_any_name() -> None:
-    """Has whatever a terminal would obey, or its encoding lacks, printed with backslashes."""
+@contextlib.contextmanager
+def _guarded(stopped: str) -> Iterator[None]:
+    """Has errors printed as sentences, and backslashes for what a terminal would obey or lacks."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
         write = sys.stdout.write
         sys.stdout.write = lambda text: write(untrusted.printable(text, keep="\n\t"))
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.exit(f"\nstopped: {stopped}")
+    except (ValueError, OSError, ImportError) as error:
+        logging.debug("the error came from here", exc_info=True)
+        sys.exit(f"error: {sentence(error)}")
 
 
 def on_hosts(command: Callable[[Any, Any], int], config: Any) -> int:

@@ -1,5 +1,7 @@
 """Chest X-ray films in, one embedding a film out: `python scripts/embed.py --config ...`."""
 
+from __future__ import annotations
+
 import collections
 import dataclasses
 import functools
@@ -7,13 +9,23 @@ import importlib.metadata
 import itertools
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from configs import paths
 from configs.schema import EmbedConfig
 from scripts import cli, sources
 from scripts.load_encoder import load_encoder, make_infer, make_mesh
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from encoder.card import Card
+    from input_pipeline.files import InputFile
+    from input_pipeline.film import Rejected, Skipped
+    from input_pipeline.hosts import Hosts
+    from input_pipeline.output_plan import Output
+    from input_pipeline.outputs import Run
 
 USAGE = """
 python scripts/embed.py --config configs/mimic.py \\
@@ -30,7 +42,7 @@ MAX_FILE_BYTES = 2_000_000_000  # a file is gathered in memory before it is writ
 
 
 # What is embedded and how (the manifest's identity), and the files of the run -> their folder
-Place = Callable[[Mapping[str, Any], Sequence[Any]], str]
+Place = Callable[[Mapping[str, Any], Sequence["Output"]], str]
 
 
 def embed(config: EmbedConfig, place: Place | None = None) -> int:
@@ -42,7 +54,7 @@ def embed(config: EmbedConfig, place: Place | None = None) -> int:
             `config.output.path`, which the user looks at.
 
     Returns:
-        The exit code: 0 if every film got what it deserves.
+        The exit code: 0 if nothing failed that a retry could fix, and some film was embedded.
     """
     if cli.unset(config, REQUIRED, USAGE):
         return 2
@@ -52,7 +64,7 @@ def embed(config: EmbedConfig, place: Place | None = None) -> int:
     return cli.on_hosts(functools.partial(embed_with, place=place), config)
 
 
-def embed_with(hosts: Any, config: EmbedConfig, place: Place | None = None) -> int:
+def embed_with(hosts: Hosts, config: EmbedConfig, place: Place | None = None) -> int:
     """The part of the job that is this host's; as `embed`."""
     import numpy as np
 
@@ -129,7 +141,7 @@ def embed_with(hosts: Any, config: EmbedConfig, place: Place | None = None) -> i
     return 1 if counts["retryable"] or not counts["embedded"] else 0
 
 
-def check_memory(shape: Sequence[int], planned: Sequence[Any]) -> None:
+def check_memory(shape: Sequence[int], planned: Sequence[Output]) -> None:
     """Raises ValueError where an output would be too large to be gathered in memory."""
     films = max((len(output.films) for output in planned), default=0)
     size = 4 * math.prod(shape)
@@ -141,12 +153,17 @@ def check_memory(shape: Sequence[int], planned: Sequence[Any]) -> None:
 
 
 def embed_films(
-    run: Any, batch_size: int, source: sources.Source, card: Any, infer: Any, hosts: Any
+    run: Run,
+    batch_size: int,
+    source: sources.Source,
+    card: Card,
+    infer: Callable[..., Iterator[tuple[Sequence[InputFile], np.ndarray]]],
+    hosts: Hosts,
 ) -> None:
     """Takes every film of `run.todo` from its file to its embedding, with a progress bar.
 
     Args:
-        run: an `outputs.Run`.
+        run: of the outputs.
         batch_size: films of this host a step.
         source: of the films.
         card: of the weights.
@@ -157,7 +174,7 @@ def embed_films(
 
     bar = cli.progress(run.done + len(run.todo), run.done, hidden=bool(hosts.index))
 
-    def drop(film: Any, why: Any) -> None:
+    def drop(film: InputFile, why: Skipped | Rejected) -> None:
         run.add(film, why)
         bar.update()
 
@@ -180,7 +197,7 @@ def embed_films(
             bar.update(len(films))
 
 
-def report_run(run: Any, counts: dict[str, int], seconds: float) -> None:
+def report_run(run: Run, counts: dict[str, int], seconds: float) -> None:
     """Says what became of the films."""
     from input_pipeline import run_folder
 

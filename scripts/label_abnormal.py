@@ -29,10 +29,7 @@ FLAGS = {
 }
 NUMBERS = {"abnormal": "1", "normal": "0", "unknown": ""}
 SHOWN = 10  # ids of what is to be looked at
-BROKEN = (
-    "failed",
-    "unreadable",
-)  # rules of reports that are to be got again, or of a fault of ours
+BROKEN = ("failed", "unreadable")  # rules of reports to be got again, or of a fault of ours
 
 
 def label_abnormal(

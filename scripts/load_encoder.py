@@ -1,18 +1,27 @@
 """The encoder that a command line asks for, on the devices, and what runs it."""
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 import importlib.util
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from configs import paths
 from configs.schema import EncoderConfig
 
+if TYPE_CHECKING:
+    import jax
+
+    from encoder.card import Card
+    from encoder.efficientnet import EfficientNet
+    from encoder.weights import Variables
+
 ENGINES = ("jax", "openvino", "pallas")
 
 
-def make_mesh(config: EncoderConfig) -> Any:
+def make_mesh(config: EncoderConfig) -> jax.sharding.Mesh:
     """The devices that share the films: all that JAX sees; of OpenVINO each host's CPU.
 
     Raises:
@@ -51,10 +60,10 @@ def make_mesh(config: EncoderConfig) -> Any:
 
 def make_infer(
     config: EncoderConfig,
-    card: Any,
-    model: Any,
-    variables: Any,
-    mesh: Any,
+    card: Card,
+    model: EfficientNet,
+    variables: Variables,
+    mesh: jax.sharding.Mesh,
     layer: str,
     films: int,
 ) -> Callable[..., Any]:
@@ -78,7 +87,7 @@ def make_infer(
     return functools.partial(embed.embed, forward, variables, mesh)
 
 
-def check_version(card: Any, say: Callable[..., object]) -> None:
+def check_version(card: Card, say: Callable[..., object]) -> None:
     """Notes that weights were made with films prepared by an older version of their preset.
 
     Raises:
@@ -100,8 +109,8 @@ def check_version(card: Any, say: Callable[..., object]) -> None:
 
 
 def load_encoder(
-    config: EncoderConfig, mesh: Any, say: Callable[..., object] = print
-) -> tuple[Any, Any, Any]:
+    config: EncoderConfig, mesh: jax.sharding.Mesh, say: Callable[..., object] = print
+) -> tuple[Card, EfficientNet, Variables]:
     """The weights' card, the network and its variables on the devices.
 
     Raises:

@@ -16,12 +16,19 @@ of all findings but No Finding.
 findings that most films have.
 """
 
+from __future__ import annotations
+
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from configs import paths
 from scripts import cli
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from heads.neighbours import Sharing
 
 FLAGS = {
     "embeddings": "folder of embeddings, from embed.py; of several: once for each, or a .txt list",
@@ -87,9 +94,8 @@ def neighbours(
         names = table.image_id[rows]
         has, lacks = (label > 0) & mask, (label == 0) & mask
         chosen = choose(has, [findings.index(name) for name in found])
-        shown = [(findings[j], i, *neighbour[i]) for j, i in chosen.items()]
-        paths = find_films(names, input)
-        draw(shown, paths, cosine, has, lacks, findings, output)
+        shown = [(j, i, *neighbour[i]) for j, i in chosen.items()]
+        draw(shown, find_films(names, input), cosine, has, lacks, findings, output)
         print(f"{output}: {len(shown)} films, drawn at random, and their neighbours")
 
 
@@ -101,7 +107,9 @@ def check_output(path: str) -> str:
     return path
 
 
-def labelled(image_id: Any, path: str) -> tuple[Any, Any, Any, Any, tuple[str, ...]]:
+def labelled(
+    image_id: np.ndarray, path: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, tuple[str, ...]]:
     """The films with labels: rows, patients, labels of 0 and 1, which are known; and findings."""
     import numpy as np
 
@@ -111,9 +119,7 @@ def labelled(image_id: Any, path: str) -> tuple[Any, Any, Any, Any, tuple[str, .
     table = label_table.read_labels(path)
     if all(alike(name, table.columns) for name in findings.CHEXPERT):  # whose labellers write no 0
         table = label_table.read_labels(path, not_mentioned="negative")
-    ids = {"image": table.image_id, "study": table.study_id, "patient": table.patient_id}
-    ids = {key: values for key, values in ids.items() if (values != "").any()}
-    facts, films = matching.Facts(table.path, ids, {}, {}), matching.film_ids(image_id)
+    facts, films = table.facts, matching.film_ids(image_id)
     position, _ = matching.place(films, facts)
     patient_id = matching.with_ids(films, facts, position).patient
     label, mask = table.label[position], table.mask[position]
@@ -121,7 +127,7 @@ def labelled(image_id: Any, path: str) -> tuple[Any, Any, Any, Any, tuple[str, .
     return rows, patient_id[rows], label[rows], mask[rows], table.findings
 
 
-def report(found: dict[str, Any], whole: Any, pooled: list[str]) -> None:
+def report(found: dict[str, Sharing], whole: Sharing, pooled: list[str]) -> None:
     """A line for each finding, and what those that are pooled say together."""
     lines = found | {f"{len(pooled)} pooled": whole}
     width = max(map(len, lines))
@@ -147,7 +153,7 @@ def report(found: dict[str, Any], whole: Any, pooled: list[str]) -> None:
     )
 
 
-def choose(has: Any, findings: list[int]) -> dict[int, int]:
+def choose(has: np.ndarray, findings: list[int]) -> dict[int, int]:
     """For each of the findings that most films have, one of these at random, each film once."""
     import numpy as np
 
@@ -159,7 +165,7 @@ def choose(has: Any, findings: list[int]) -> dict[int, int]:
     return chosen
 
 
-def find_films(image_id: Any, path: str) -> list[str]:
+def find_films(image_id: np.ndarray, path: str) -> list[str]:
     """Where each film lies; "" where it is not in the input."""
     import numpy as np
 
@@ -175,11 +181,11 @@ def find_films(image_id: Any, path: str) -> list[str]:
 
 
 def draw(
-    shown: list[tuple[Any, ...]],
+    shown: Sequence[tuple[int, ...]],
     paths: list[str],
-    cosine: Any,
-    has: Any,
-    lacks: Any,
+    cosine: np.ndarray,
+    has: np.ndarray,
+    lacks: np.ndarray,
     findings: tuple[str, ...],
     output: str,
 ) -> None:
@@ -188,7 +194,9 @@ def draw(
     from input_pipeline.film import Rejected
     from scripts import film_sheet
 
-    def tile(i: int, section: str, technique: list[str], frame: Any) -> film_sheet.Tile:
+    def tile(
+        i: int, section: str, technique: list[str], frame: film_sheet.Colour
+    ) -> film_sheet.Tile:
         picture = None
         if paths[i]:
             with files.open_input(paths[i]) as stream:
@@ -199,10 +207,9 @@ def draw(
         return film_sheet.Tile(section, names, technique, colour, picture, frame)
 
     tiles = []
-    for finding, i, *near in shown:
-        j = findings.index(finding)
+    for j, i, *near in shown:
         known = int((has | lacks)[near, j].sum())
-        section = f"{finding}: shared by {has[near, j].sum()} of {known} neighbours"
+        section = f"{findings[j]}: shared by {has[near, j].sum()} of {known} neighbours"
         tiles.append(tile(i, section, ["the film"], film_sheet.TEXT))
         for n, other in enumerate(near):
             frame = film_sheet.GREEN if has[other, j] else film_sheet.FRAME

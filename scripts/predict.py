@@ -11,8 +11,9 @@ A film without an embedding has NA in place of numbers, and its reason. The exit
 another run may read such a film: the same command goes on from the embeddings that it has.
 """
 
+from __future__ import annotations
+
 import collections
-import functools
 import hashlib
 import json
 import math
@@ -21,10 +22,16 @@ import pathlib
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from configs import paths, writing
 from scripts import cli
+
+if TYPE_CHECKING:
+    from heads.store import Card, Saved
+    from input_pipeline.embedding_table import EmbeddingTable
+    from input_pipeline.files import InputFile
+    from input_pipeline.output_plan import Output
 
 FLAGS = {
     "head": "folder of a head, from train_head.py",
@@ -47,9 +54,8 @@ def predict(
     input: str | None = None,
 ) -> int:
     """Writes the predictions; the arguments are `FLAGS`. Returns the exit code."""
-    films = bool(weights and input)
-    halves = bool(weights or input) and not films
-    if not head or not output or halves or films == bool(embeddings):
+    two_sources = bool(input) == bool(embeddings)
+    if not head or not output or bool(weights) != bool(input) or two_sources:
         raise ValueError(
             "expected --head, --output, and either --embeddings or --weights with --input\n\n"
             + (__doc__ or "")
@@ -67,7 +73,7 @@ def predict(
             "the head was trained on studies that a table told, and of films alone it cannot be "
             "told which are of one study: train it with labels.per_study=none"
         )
-    if films:
+    if weights and input:
         return predict_films(saved, weights, input, file)
     table = read_table(embeddings, cache, saved.card["embeddings_dtype"])
     store.check_encoder(saved.card, table.encoder, table.embedding.shape[1])
@@ -77,7 +83,7 @@ def predict(
     return 0
 
 
-def predict_films(saved: Any, weights: str, input: str, output: pathlib.Path) -> int:
+def predict_films(saved: Saved, weights: str, input: str, output: pathlib.Path) -> int:
     """Embeds films as those that the head was trained on, of the same views, and predicts.
 
     The embeddings lie in a hidden folder beside the output until no film is to be tried again.
@@ -110,7 +116,11 @@ def predict_films(saved: Any, weights: str, input: str, output: pathlib.Path) ->
         OutputConfig(str(output.parent), layout="sharded", shards=SHARDS),
     )
     folders: list[str] = []
-    place = functools.partial(choose_folder, saved.card, weights, output, folders)
+
+    def place(identity: Mapping[str, Any], planned: Sequence[Output]) -> str:
+        folders.append(choose_folder(saved.card, weights, output, identity, planned))
+        return folders[0]
+
     code = embed.embed(config, place)
     manifest, table = run_folder.read_manifest(folders[0]), None
     if manifest["embedded"]:
@@ -125,12 +135,11 @@ def predict_films(saved: Any, weights: str, input: str, output: pathlib.Path) ->
 
 
 def choose_folder(
-    card: Mapping[str, Any],
+    card: Card,
     weights: str,
     output: pathlib.Path,
-    chosen: list[str],
     identity: Mapping[str, Any],
-    planned: Sequence[Any],
+    planned: Sequence[Output],
 ) -> str:
     """The folder for the embeddings of `output`: that of an earlier attempt, if it was the same.
 
@@ -138,7 +147,6 @@ def choose_folder(
         card: of the head.
         weights: for errors.
         output: the CSV.
-        chosen: the folder is appended.
         identity: what makes the embeddings.
         planned: files of the run.
 
@@ -155,12 +163,10 @@ def choose_folder(
     try:
         store.check_encoder(card, identity, math.prod(identity["shape"]))
     except ValueError as error:
-        raise ValueError(f"nothing was embedded, for with the weights {weights} {error}") from None
+        raise ValueError(f"nothing was embedded: with the weights {weights} {error}") from None
     films = [film.path for one in planned for film in one.films]
     if films and card["per_study"] != "none":  # what would be refused in the end is refused now
-        studies.merge_by_path(
-            np.zeros((len(films), 1), np.float32), np.array(films, object), "mean"
-        )
+        studies.names_by_path(np.array(films, object))
     made_of = hashlib.sha256(json.dumps([identity, films]).encode()).hexdigest()[:16]
     name = f".{output.name}.embeddings-"
     folder = output.with_name(name + made_of)
@@ -171,11 +177,10 @@ def choose_folder(
         kept = folder / one.name
         if kept.exists() and changed_since(kept.stat().st_mtime_ns, one.films):
             kept.unlink()
-    chosen.append(str(folder))
     return str(folder)
 
 
-def changed_since(time: int, films: Sequence[Any]) -> bool:
+def changed_since(time: int, films: Sequence[InputFile]) -> bool:
     """Whether a film has changed since a time in ns; remote films and those of stores may have."""
     for film in films:
         try:
@@ -186,7 +191,9 @@ def changed_since(time: int, films: Sequence[Any]) -> bool:
     return False
 
 
-def write(saved: Any, table: Any, folders: Sequence[str], output: pathlib.Path) -> None:
+def write(
+    saved: Saved, table: EmbeddingTable | None, folders: Sequence[str], output: pathlib.Path
+) -> None:
     """Writes a row for every film.
 
     Args:
@@ -223,7 +230,7 @@ def write(saved: Any, table: Any, folders: Sequence[str], output: pathlib.Path) 
         print(f"warning: {len(without)} films have no prediction ({said}): their rows say why")
 
 
-def predicted(saved: Any, table: Any) -> list[list[Any]]:
+def predicted(saved: Saved, table: EmbeddingTable) -> list[list[object]]:
     """A row for each embedding, or each study where the head is of studies."""
     import numpy as np
 

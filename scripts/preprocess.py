@@ -29,7 +29,7 @@ REQUIRED = ("config.input.path", "config.output.path")
 
 
 def preprocess(config: PreprocessConfig, beam_options: Sequence[str]) -> int:
-    """Runs the whole job. Returns the exit code: 0 if every film got what it deserves."""
+    """Runs the whole job. Returns the exit code: 0 if nothing failed that a retry could fix."""
     if cli.unset(config, REQUIRED, USAGE):
         return 2
     views = cli.kept_views(config.input.views)

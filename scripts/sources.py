@@ -1,12 +1,24 @@
 """What embed.py reads: films, decoded by processes of their own, or a store of prepared ones."""
 
+from __future__ import annotations
+
 import collections
+import itertools
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from configs import machine, paths
 from configs.schema import EmbedConfig
+
+if TYPE_CHECKING:
+    from encoder.card import Card
+    from input_pipeline.files import InputFile
+    from input_pipeline.film import Rejected
+    from input_pipeline.output_plan import Output
+    from input_pipeline.outputs import Run
+    from input_pipeline.pipeline import Batch
+    from input_pipeline.store import Store
 
 
 class Source(NamedTuple):
@@ -23,13 +35,13 @@ class Source(NamedTuple):
         refused: film -> why its embedding could not be written; `planned` leaves it out.
     """
 
-    planned: Sequence[Any]
+    planned: Sequence[Output]
     layout: str
     identity: Mapping[str, Any]
-    batches: Callable[..., Iterator[Any]]
+    batches: Callable[..., Iterator[Batch]]
     missing: int = 0
     given_up: int = 0
-    refused: Mapping[Any, Any] = types.MappingProxyType({})
+    refused: Mapping[InputFile, Rejected] = types.MappingProxyType({})
 
 
 def open_source(config: EmbedConfig, folder: str, say: Callable[..., object]) -> Source:
@@ -67,12 +79,10 @@ def films_source(config: EmbedConfig, path: str, say: Callable[..., object]) -> 
     if listing.repeated:
         say(f"  {listing.repeated} entries of the list name a film once more")
     layout, views = config.output.layout or "per_image", config.input.views
-    written = paths.typed(config.output.path), layout, config.output.format
-    films, refused = output_plan.part_out(listing.files, *written)
-    report_refused(refused, say)
+    films, refused = part_out(listing.files, layout, config, say)
     planned = output_plan.plan(films, layout, config.output.format, config.output.shards)
 
-    def batches(run: Any, card: Any, size: int, drop: Callable[..., None]) -> Iterator[Any]:
+    def batches(run: Run, card: Card, size: int, drop: Callable[..., None]) -> Iterator[Batch]:
         workers = config.input.workers or machine.processors()
         with pipeline.decoders(card.preset, card.resolution, views, workers) as decoders:
             decoded = pipeline.decode(run.todo, decoders, ahead=2 * max(size, workers))
@@ -81,12 +91,20 @@ def films_source(config: EmbedConfig, path: str, say: Callable[..., object]) -> 
     return Source(planned, layout, {"input": path, "views": views}, batches, refused=refused)
 
 
-def report_refused(refused: Mapping[Any, Any], say: Callable[..., object]) -> None:
+def part_out(
+    films: Iterable[InputFile], layout: str, config: EmbedConfig, say: Callable[..., object]
+) -> tuple[Sequence[InputFile], Mapping[InputFile, Rejected]]:
+    """As `output_plan.part_out`; says how many cannot be written."""
+    from input_pipeline import output_plan
+
+    folder = paths.typed(config.output.path)
+    kept, refused = output_plan.part_out(films, folder, layout, config.output.format)
     for reason, count in collections.Counter(why.reason for why in refused.values()).items():
         say(f"  {count} are rejected from the start ({reason}): rejected.csv names them")
+    return kept, refused
 
 
-def store_source(config: EmbedConfig, opened: Any, say: Callable[..., object]) -> Source:
+def store_source(config: EmbedConfig, opened: Store, say: Callable[..., object]) -> Source:
     from input_pipeline import output_plan, store
 
     made = opened.identity
@@ -113,17 +131,15 @@ def store_source(config: EmbedConfig, opened: Any, say: Callable[..., object]) -
         config.encoder.resolution = config.encoder.resolution or made["size"]
     layout = config.output.layout or "sharded"
     names = list(opened.shards)
+    _, refused = part_out(itertools.chain(*opened.shards.values()), layout, config, say)
     # mimic_cxr-train.tfrecord-00000-of-00010 -> embeddings-train-00000-of-00010
-    written, refused = (paths.typed(config.output.path), layout, config.output.format), {}
-    pieces = {}
-    for name, films in opened.shards.items():
-        kept, others = output_plan.part_out(films, *written)
-        pieces[name.partition("-")[2].replace(".tfrecord", "")] = kept
-        refused |= others
-    report_refused(refused, say)
+    pieces = {
+        name.partition("-")[2].replace(".tfrecord", ""): [f for f in films if f not in refused]
+        for name, films in opened.shards.items()
+    }
     planned = output_plan.plan_pieces(pieces, layout, config.output.format)
 
-    def batches(run: Any, card: Any, size: int, drop: Callable[..., None]) -> Iterator[Any]:
+    def batches(run: Run, card: Card, size: int, drop: Callable[..., None]) -> Iterator[Batch]:
         parts = {run.output_of[film].part for film in run.todo}
         with_work = [names[part] for part in sorted(parts)]
         yield from store.batches(opened, with_work, size, wanted=set(run.todo))
@@ -136,7 +152,7 @@ def store_source(config: EmbedConfig, opened: Any, say: Callable[..., object]) -
     return Source(planned, layout, identity, batches, opened.retryable, opened.given_up, refused)
 
 
-def check_store(identity: Mapping[str, Any], card: Any) -> None:
+def check_store(identity: Mapping[str, Any], card: Card) -> None:
     """Raises ValueError where a store's images are not those that the weights expect."""
     made = identity.get("store")
     if made and (made["preset"], made["size"]) != (card.preset, card.resolution):

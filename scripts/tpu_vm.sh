@@ -73,7 +73,7 @@ create() {
     v5p-*:) version=v2-alpha-tpuv5 ;;
     v5litepod-*:) version=v2-alpha-tpuv5-lite ;;
     ?*:?*) ;;
-    *) fail 2 "--type is '$type'; expected such as v5litepod-8. Of another kind say --version, too" ;;
+    *) fail 2 "--type is '$type'; expected such as v5litepod-8. Give --version for another kind" ;;
   esac
   new=(queued-resources create "$name" --node-id="$name" --runtime-version="$version")
   [[ -n $queued ]] || new=(tpu-vm create "$name" --version="$version")

@@ -1,5 +1,7 @@
 """Labels and embeddings in, a head and its statistics out: `python scripts/train_head.py ...`."""
 
+from __future__ import annotations
+
 import contextlib
 import dataclasses
 import hashlib
@@ -9,11 +11,18 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from configs import paths
 from configs.schema import HeadConfig
 from scripts import cli
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from heads.candidates import Trained
+    from heads.labels.label_table import Examples, Note
+    from input_pipeline.embedding_table import EmbeddingTable
 
 USAGE = """
 python scripts/train_head.py --config configs/head.py \\
@@ -106,7 +115,7 @@ def train_head(config: HeadConfig) -> int:
     return 0
 
 
-def read_examples(config: HeadConfig, image_id: Any) -> Any:
+def read_examples(config: HeadConfig, image_id: np.ndarray) -> Examples:
     """The labels, joined to the embeddings; findings of one class only are refused or left out."""
     from heads.labels.join import join
     from heads.labels.label_table import read_labels
@@ -155,7 +164,7 @@ def progress(what: str, total: int, unit: str, shown: bool) -> Iterator[Callable
         yield advance
 
 
-def report_table(path: str | Sequence[str], table: Any) -> None:
+def report_table(path: str | Sequence[str], table: EmbeddingTable) -> None:
     """Says which embeddings were read."""
     encoder, places = table.encoder or {}, path if isinstance(path, str) else ", ".join(path)
     print(f"{len(table.image_id)} embeddings of {table.embedding.shape[1]:,} numbers in {places}")
@@ -170,12 +179,12 @@ def report_table(path: str | Sequence[str], table: Any) -> None:
         print(f"warning: {len(table.rejected)} left out, such as {name}: {reason}")
 
 
-def report_counts(counts: dict[str, Any], notes: Any) -> None:
+def report_counts(counts: dict[str, Any], notes: Sequence[Note]) -> None:
     """Says how many films each split has, and what was left out."""
     from heads.report.panels import patients
 
-    for what, number, examples, _ in notes:
-        print(f"  {number:8} {what}{': ' + ', '.join(examples[:2]) if examples else ''}")
+    for note in notes:
+        print(f"  {note}")
     for split, one in counts.items():
         positives = ", ".join(f"{name} {n}" for name, n in one["positives"].items())
         print(f"{split:5} {one['films']:8} films; patients: {patients(one)}; with {positives}")
@@ -198,7 +207,7 @@ def report_counts(counts: dict[str, Any], notes: Any) -> None:
         )
 
 
-def report_results(trained: Any, measured: dict[str, Any]) -> None:
+def report_results(trained: Trained, measured: dict[str, Any]) -> None:
     """Says what was chosen, and how good it is."""
     chosen = trained.candidates[trained.chosen]
     said = ", ".join(f"{name} {v:.4g}" for name, v in chosen.items() if v is not None)

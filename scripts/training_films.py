@@ -70,8 +70,8 @@ def read(config: TrainingFilmsConfig, say: Callable[..., object]) -> TrainingFil
         label[rows], split[rows] = found.label[:, 0].astype(np.int32), found.split
         patient[rows], study[rows] = found.patient_id, found.study_id
         say(f"{len(mine)} films in {opened.folder}, {len(rows)} of them with label and split")
-        for what, count, examples, _ in found.notes:
-            say(f"  {count:8} {what}{': ' + ', '.join(examples[:2]) if examples else ''}")
+        for note in found.notes:
+            say(f"  {note}")
     used = label >= 0
     try:
         check_patients(patient[used], study[used], split[used])

@@ -95,10 +95,10 @@ def test_the_interval_covers_where_others_do_not(patients, most):
 
 def test_the_interval_of_the_auprc_has_width_at_1_and_covers():
     score, label, patient = np.arange(12.0), np.arange(12) // 6, np.arange(12)
-    low, high = auprc_interval.interval(1.0, np.ones(50), score, label, patient)
+    low, high = auprc_interval.measure(score, label, patient, np.ones(50)).limits
     assert 0.5 < low < 0.9 and high == 1
     few = np.array([0] * 11 + [1])
-    assert auprc_interval.interval(1.0, np.ones(50), score, few, patient) is None
+    assert auprc_interval.measure(score, few, patient, np.ones(50)).limits == (None, None)
     every_score, every_label, _ = films(np.random.default_rng(0), 0.92, 500_000, 1, 0.1)
     truth = average_precision_score(every_label, every_score)
     random, held = np.random.default_rng(6), []

@@ -271,7 +271,7 @@ def test_what_is_wrong_is_said(data, tmp_path, changes, message):
 
 def test_what_is_missing_is_said(data, tmp_path, capsys):
     assert pretrain.pretrain(config(data, tmp_path / "run", {"input.labels": ()})) == 2
-    assert "still to be said" in capsys.readouterr().out
+    assert "error: missing required options" in capsys.readouterr().out
 
 
 def test_one_finding_is_trained_on(data, tmp_path):

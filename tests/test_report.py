@@ -13,6 +13,7 @@ from sklearn import metrics
 
 from heads.report import figures, panels
 from heads.report.page import write_report
+from heads.statistics.metrics import Scored
 
 NAMES = (
     "Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Enlarged Cardiomediastinum",
@@ -158,10 +159,7 @@ def made_up(findings, films=520, undefined=(), trained=True):
     efficiency = made_up_efficiency(results) if each(whole) else None
     drawn = {
         "findings": findings,
-        "logit": 1.31 * logit,
-        "label": label,
-        "mask": mask,
-        "patient_id": np.full(films, ""),
+        "films": Scored(1.31 * logit, label, mask, np.full(films, "")),
         "results": results,
         "data_efficiency": efficiency,
     }

@@ -15,6 +15,7 @@ from sklearn.metrics import roc_auc_score
 from configs import head as presets
 from configs.schema import EmbeddingsConfig, HeadConfig, HeadOutputConfig, LabelsConfig
 from heads import predictions, store
+from heads.statistics.metrics import Scored
 from input_pipeline.embeddings import FORMATS, EmbeddingRecord
 from scripts import predict, train_head
 
@@ -240,7 +241,7 @@ def test_saturated_heads_are_compared_by_their_logits(tmp_path):
     assert (written["x_probability"] == 1).sum() == 7
     written.to_csv(tmp_path / "predictions.csv", index=False)
     other = predictions.read(tmp_path)
-    arguments = ("out", "test", names, names, ["x"], logit, label, mask)
+    arguments = ("out", "test", names, ["x"], Scored(logit, label, mask, names))
     found = predictions.compare(other, *arguments)["findings"]["x"]
     assert found["difference"] == 0 and found["auroc"] == pytest.approx(0.75)
     with pytest.raises(ValueError, match="out has no logits, and probabilities of 0 or 1"):

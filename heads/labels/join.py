@@ -83,7 +83,6 @@ def join(
     leave_out("label rows without a film", keys[left])
 
     mask = labels.mask[position["labels"][row]]
-    known = mask.any(axis=1)
     if fractions is None:
         source = "split" if split_path else "labels"
         names = take(tables[source].values["split"], position[source][row])
@@ -151,9 +150,7 @@ def _read_tables(
     elsewhere = [name for name in labels.subgroups if name not in labels.groups]
     if elsewhere and not metadata_path:  # the error names the columns there are
         find(elsewhere[0], labels.columns, f"{labels.path} (and no metadata_path is given)")
-    ids = {"image": labels.image_id, "study": labels.study_id, "patient": labels.patient_id}
-    ids = {key: values for key, values in ids.items() if (values != "").any()}
-    tables = {"labels": Facts(labels.path, ids, {"split": labels.split, **labels.groups}, {})}
+    tables = {"labels": labels.facts}
     if split_path:
         tables["split"] = read_facts(os.fspath(split_path), ["split"])
         ids, differ = tables["split"].ids[tables["split"].key], tables["split"].disagree["split"]

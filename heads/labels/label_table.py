@@ -10,7 +10,7 @@ import pandas as pd
 from jaxtyping import Bool, Float32, Int64, Shaped
 
 from heads.labels.findings import decide, read_findings, split_finding_labels
-from heads.labels.matching import Films
+from heads.labels.matching import Facts, Films
 from heads.labels.tables import alike, find, read_table, role_columns
 
 UNCERTAIN = {"ignore": "unknown", "zeros": "negative", "ones": "positive"}
@@ -25,10 +25,15 @@ class Note(NamedTuple):
     examples: list[str]
     used: bool = False
 
+    def __str__(self) -> str:
+        """A line for the terminal."""
+        some = ": " + ", ".join(self.examples[:2]) if self.examples else ""
+        return f"{self.count:8} {self.what}{some}"
 
-def note(what: str, ids: Sequence[str] | np.ndarray) -> list[Note]:
+
+def note(what: str, ids: Sequence[str] | np.ndarray, used: bool = False) -> list[Note]:
     """One note of these ids; none if there are none."""
-    return [Note(what, len(ids), [str(one) for one in ids[:5]])] if len(ids) else []
+    return [Note(what, len(ids), [str(one) for one in ids[:5]], used)] if len(ids) else []
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +99,13 @@ class LabelTable:
     subgroups: tuple[str, ...]
     groups: dict[str, Shaped[np.ndarray, " row"]]
     notes: list[Note]
+
+    @property
+    def facts(self) -> Facts:
+        """What it says of films: their ids, splits and groups."""
+        ids = {"image": self.image_id, "study": self.study_id, "patient": self.patient_id}
+        ids = {key: values for key, values in ids.items() if (values != "").any()}
+        return Facts(self.path, ids, {"split": self.split, **self.groups}, {})
 
 
 def read_labels(
@@ -214,8 +226,8 @@ def _one_row_an_id(
     notes = note(
         "label rows without an id, left out", [f"row {n + 2}" for n in np.flatnonzero(without)]
     )
-    again = note("repeated label rows that say the same, taken once", ids[repeated & ~without])
-    notes += [one._replace(used=True) for one in again]
+    again = ids[repeated & ~without]
+    notes += note("repeated label rows that say the same, taken once", again, used=True)
     keep = ~without & ~repeated
     if not keep.any():
         raise ValueError(f"found no id in {path}, column {key.columns[0]}; expected one a row")

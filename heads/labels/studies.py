@@ -100,7 +100,13 @@ def merge(
 def merge_by_path(
     embedding: Float[np.ndarray, "table dim"], image_id: Shaped[np.ndarray, " table"], how: str
 ) -> tuple[Float[np.ndarray, "study dim"], Shaped[np.ndarray, " study"]]:
-    """Embeddings of studies, and their patients and studies as p10000032/s50414267 in the paths.
+    """Embeddings of studies, and their `names_by_path`, which may raise."""
+    names, study = np.unique(names_by_path(image_id), return_inverse=True)
+    return merge_embeddings(embedding, np.arange(len(embedding)), study, how), names
+
+
+def names_by_path(image_id: Shaped[np.ndarray, " film"]) -> Shaped[np.ndarray, " film"]:
+    """Patients and studies as p10000032/s50414267 in the paths.
 
     Raises:
         ValueError: a path tells no study.
@@ -112,9 +118,7 @@ def merge_by_path(
             f"{image_id[unknown][0]}; expected p10000032/s50414267 in their paths, since this head "
             "judges studies"
         )
-    key = np.array([f"p{p}/s{s}" for p, s in zip(films.patient, films.study, strict=True)])
-    names, study = np.unique(key, return_inverse=True)
-    return merge_embeddings(embedding, np.arange(len(embedding)), study, how), names
+    return np.array([f"p{p}/s{s}" for p, s in zip(films.patient, films.study, strict=True)])
 
 
 def _agreed(

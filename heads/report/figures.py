@@ -11,12 +11,12 @@ from typing import Any
 
 import matplotlib.style
 import numpy as np
-from jaxtyping import Bool, Float, Num, Shaped
 from matplotlib.figure import Figure
 
 from heads.report import curves, forests, panels
 from heads.report.panels import Tested
 from heads.statistics import bootstrap
+from heads.statistics.metrics import Scored
 
 DPI = 200
 ROWS = 36  # of one forest at most
@@ -25,10 +25,7 @@ FEWEST = 20  # films of a class, for groups to show calibration by: five of four
 
 def draw(
     findings: Sequence[str],
-    logit: Float[np.ndarray, "film finding"],
-    label: Num[np.ndarray, "film finding"],
-    mask: Bool[np.ndarray, "film finding"],
-    patient_id: Shaped[np.ndarray, " film"],
+    films: Scored,
     results: Mapping[str, Any],
     data_efficiency: Mapping[str, Any] | None,
 ) -> dict[str, Figure]:
@@ -36,10 +33,7 @@ def draw(
 
     Args:
         findings: their names, one a column.
-        logit: before temperature scaling.
-        label: 0 or 1, read where the mask is True.
-        mask: whether the label is known.
-        patient_id: "" where unknown.
+        films: their logits before temperature scaling, and labels.
         results: of the same films, by `statistics.metrics`.
         data_efficiency: likewise, or None.
 
@@ -51,17 +45,17 @@ def draw(
     Raises:
         ValueError: the columns and the results are of different findings.
     """
-    if logit.shape[1] != len(findings) or {*findings} != {*results["findings"]}:
+    if films.logit.shape[1] != len(findings) or {*findings} != {*results["findings"]}:
         raise ValueError(
-            f"{logit.shape[1]} columns named {[*findings]}, but results of "
+            f"{films.logit.shape[1]} columns named {[*findings]}, but results of "
             f"{[*results['findings']]}: expected the same findings in both"
         )
-    tested, patient = [], bootstrap.patients(patient_id)
+    tested, patient = [], bootstrap.patients(films.patient_id)
     for j, name in enumerate(findings):
-        result, known = results["findings"][name], mask[:, j]
+        result, known = results["findings"][name], films.mask[:, j]
         if result["undefined"] is None:
-            exact = logit[known, j].astype(np.float64)
-            tested.append(Tested(name, exact, label[known, j] > 0, patient[known], result))
+            logit, label = films.logit[known, j].astype(np.float64), films.label[known, j] > 0
+            tested.append(Tested(name, logit, label, patient[known], result))
 
     reasons = [(name, found["undefined"]) for name, found in results["findings"].items()]
     left_out = "; ".join(f"{name} ({reason})" for name, reason in reasons if reason)
@@ -69,13 +63,9 @@ def draw(
 
     figures: dict[str, Figure] = {}
     with matplotlib.style.context(["default", panels.STYLE]):  # whatever a matplotlibrc says
-        painters = {
-            "roc": curves.roc,
-            "precision_recall": curves.precision_recall,
-            "scores": curves.scores,
-        }
-        for name, paint in painters.items():
-            figures |= _numbered(name, (paint(some, foot) for some in panels.parts(tested)))
+        for paint in (curves.roc, curves.precision_recall, curves.scores):
+            drawn = (paint(some, foot) for some in panels.parts(tested))
+            figures |= _numbered(paint.__name__, drawn)
         enough = [one for one in tested if min(one.label.sum(), (~one.label).sum()) >= FEWEST]
         names = {one.name for one in enough}
         if few := [one.name for one in tested if one.name not in names]:

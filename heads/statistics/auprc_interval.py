@@ -16,20 +16,7 @@ def measure(
     patient: Int64[np.ndarray, " n"],
     of_resamples: Float64[np.ndarray, " resample"],
 ) -> bootstrap.Measured:
-    """Average precision, as scikit-learn has it, with `interval` and its resamples."""
-    value = float(average_precision_score(label, score))
-    limits = interval(value, of_resamples, score, label, patient) or (None, None)
-    return bootstrap.Measured(value, of_resamples, limits=limits)
-
-
-def interval(
-    value: float,
-    of_resamples: Float64[np.ndarray, " resample"],
-    score: Float[np.ndarray, " n"],
-    label: Real[np.ndarray, " n"],
-    patient: Int64[np.ndarray, " n"],
-) -> tuple[float, float] | None:
-    """Wilson's limits of the AUPRC as a mean over positive films (compare Boyd et al., ECML 2013).
+    """The AUPRC, as scikit-learn has it, and Wilson's limits of it (see Boyd et al., ECML 2013).
 
     The AUPRC is the mean precision at the positive films, and its variance at most that of a share.
     How many independent films it is worth follows from the films of each patient, the correlation
@@ -37,18 +24,18 @@ def interval(
     positive films it is too large on average: half a film with the precision of chance is added.
 
     Args:
-        value: of the films as they are.
-        of_resamples: of resampled patients, NaN where undefined.
         score: any monotone score.
         label: 0 or 1; both must occur.
         patient: number of each film's patient.
+        of_resamples: AUPRC of resampled patients, NaN where undefined.
 
     Returns:
-        low and high; None with fewer than two patients of a class, as for the AUROC.
+        The limits are None with fewer than two patients of a class, as for the AUROC.
     """
+    value = float(average_precision_score(label, score))
     defined = of_resamples[np.isfinite(of_resamples)]
     if auroc_interval.why_none(label, patient) or not len(defined):
-        return None
+        return bootstrap.Measured(value, of_resamples, (None, None))
     positive = label > 0
     films = np.unique(patient[positive], return_counts=True)[1]
     total, patients, chance = int(films.sum()), len(films), float(positive.mean())
@@ -59,4 +46,4 @@ def interval(
     worth /= max(_LEAST, auroc_interval.moderated(ratio, patients))
     middle = (value * worth + chance / 2) / (worth + 0.5)
     low, high = proportion.wilson(middle, worth + 0.5, float(stats.t.ppf(0.975, patients)))
-    return min(low, value), max(high, value)
+    return bootstrap.Measured(value, of_resamples, (min(low, value), max(high, value)))
