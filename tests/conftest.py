@@ -38,3 +38,14 @@ def environment(tmp_path_factory):
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "XLA_FLAGS": "",
     }
+
+
+@pytest.fixture
+def table(tmp_path):
+    """Writes a table of labels, given with `;` between its rows."""
+
+    def write(text, name="labels.csv"):
+        (tmp_path / name).write_text(text.replace("; ", "\n") + "\n")
+        return tmp_path / name
+
+    return write

@@ -5,7 +5,7 @@ and wrong networks agree on nothing. So the weights are calibrated on data first
 must give different embeddings, and deliberate mistakes must be found.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -66,6 +66,32 @@ def difference(found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.max(np.abs(found - expected)) / np.max(np.abs(expected)))
 
 
+def assert_close(found, expected, tolerance):
+    """Arrays in turn: dtypes, shapes, and values within a share of the largest."""
+    for a, b in zip(found, expected, strict=True):
+        assert a.dtype == b.dtype and a.shape == b.shape
+        assert difference(*(np.asarray(one, np.float64) for one in (a, b))) < tolerance
+
+
+def assert_same_leaves(found: dict, expected: dict) -> None:
+    """The very same numbers under the very same names."""
+    found, expected = (flatten_dict(tree, sep="/") for tree in (found, expected))
+    assert found.keys() == expected.keys()
+    for path, leaf in expected.items():
+        assert found[path].dtype == leaf.dtype and np.array_equal(found[path], leaf), path
+
+
+def assert_stages_agree(ours: dict, theirs: dict, what: str, record_property: Callable) -> None:
+    """Every stage is the same, and the signal is alive."""
+    differences = {name: difference(ours[name], theirs[name]) for name in STAGES}
+    numbers = " ".join(f"{name}={value:.1e}" for name, value in differences.items())
+    record_property(f"parity with {what}", numbers)
+    print(f"\nparity with {what}: {numbers}")
+    assert max(differences.values()) < TOLERANCE, numbers
+    for name in ("pooled", "own_head"):
+        assert difference(ours[name][0], ours[name][1]) > 0.1
+
+
 def swap_two_leaves(variables: dict) -> dict:
     """Exchanges two kernels of equal shape: the mistake that no check of shapes can find."""
     leaves = flatten_dict(variables, sep="/")
@@ -79,3 +105,16 @@ def symmetric_conv(lhs, rhs, window_strides, padding, **options):
     if tuple(window_strides) == (2, 2):
         padding = [(side // 2, side // 2) for side in rhs.shape[:2]]
     return depthwise.conv_general_dilated(lhs, rhs, window_strides, padding, **options)
+
+
+def mistakes(
+    model: EfficientNet, forward: Callable, variables: dict, images: jax.Array
+) -> Iterator[tuple[str, dict[str, jax.Array]]]:
+    """What a wrong port would say: name of the mistake and all intermediates."""
+    yield "one leaf swapped", forward(swap_two_leaves(variables), images)
+    symmetric = model.clone(conv_general_dilated=symmetric_conv)
+    yield "symmetric padding", compiled(symmetric)(variables, images)
+    plain = model.clone(conv_general_dilated=jax.lax.conv_general_dilated)  # compiles sooner
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(efficientnet, "BATCH_NORM_EPSILON", 1e-5)
+        yield "epsilon 1e-5", compiled(plain)(variables, images)

@@ -62,11 +62,6 @@ def rows(folder, cache):
     return table.image_id[order].tolist(), np.array(table.embedding)[order]
 
 
-def tree(folder):
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*.*")
-            if p.is_file()}  # fmt: skip
-
-
 class Stopped(Exception):
     """Stands in for a crash."""
 

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from parity import assert_close
 
 from encoder import batch_norm
 from encoder.efficientnet import BatchNorm, swish
@@ -34,13 +35,6 @@ def results(function, activation, dtype, arguments):
     out, pull_back = jax.vjp(lambda *a: function(*a, EPSILON, activation, dtype), *arguments)
     random = np.random.default_rng(1)
     return [*out, *pull_back(tuple(jnp.asarray(random.normal(size=a.shape), a.dtype) for a in out))]
-
-
-def assert_close(found, expected, tolerance):
-    for a, b in zip(found, expected, strict=True):
-        assert a.dtype == b.dtype and a.shape == b.shape
-        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-        assert np.max(np.abs(a - b)) < tolerance * np.max(np.abs(b))
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 3e-2)])

@@ -10,6 +10,7 @@ import pytest
 from flax import linen as nn
 from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from parity import assert_close
 
 from encoder import depthwise
 
@@ -36,13 +37,6 @@ def both(images, kernel, strides, padding="SAME", groups=1):
         run(conv, images, kernel)
         for conv in (depthwise.conv_general_dilated, lax.conv_general_dilated)
     ]
-
-
-def assert_close(found, expected, tolerance):
-    for a, b in zip(found, expected, strict=True):
-        assert a.dtype == b.dtype and a.shape == b.shape
-        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-        assert np.max(np.abs(a - b)) < tolerance * np.max(np.abs(b))
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 5e-2)])

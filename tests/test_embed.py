@@ -84,21 +84,16 @@ def test_padding_changes_nothing(network, images, single):
     np.testing.assert_array_equal(run(network, padded, devices=1)[:5], single[:5])
 
 
-def test_channels_are_normalised_on_the_device(network, images, single):
+def test_channels_are_normalised_on_the_device_and_maps_flattened_row_by_row(
+    network, images, single
+):
     model, variables = network
     normalised = (np.repeat(images, 3, axis=-1) - np.float32(MEAN)) / np.float32(STD)
     expected, out = jax.jit(model.apply)(variables, normalised)
     assert relative(single, np.asarray(expected)) < 1e-5
-    pooled = run(network, images, devices=1, layer="pooled")
-    assert relative(pooled, np.asarray(out["pooled"])) < 1e-5
-
-
-def test_feature_maps_are_flattened_row_by_row(network, images):
-    model, variables = network
-    normalised = (np.repeat(images, 3, axis=-1) - np.float32(MEAN)) / np.float32(STD)
-    _, out = jax.jit(model.apply)(variables, normalised)
-    found = run(network, images, devices=1, layer="feature_map")
-    assert relative(found, np.asarray(out["feature_map"]).reshape(16, -1)) < 1e-5
+    for layer in ("pooled", "feature_map"):
+        found = run(network, images, devices=1, layer=layer)
+        assert relative(found, np.asarray(out[layer]).reshape(16, -1)) < 1e-5
 
 
 def test_the_loop_keeps_order_and_prepares_ahead():

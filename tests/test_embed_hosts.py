@@ -5,7 +5,6 @@ import pathlib
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ import time
 import mimic_store
 import numpy as np
 import pytest
+import running
 
 from encoder import random_weights, weights
 from input_pipeline.embedding_table import read_table
@@ -50,35 +50,14 @@ def command(store, output, *options):
 
 
 def run(store, output, *options, environment):
-    return subprocess.run(
-        command(store, output, *options),
-        capture_output=True,
-        text=True,
-        env=environment,
-        timeout=120,
-    )
+    both = {"capture_output": True, "text": True, "timeout": 120}
+    return subprocess.run(command(store, output, *options), env=environment, **both)
 
 
 def start_hosts(store, output, *options, environment, second=()):
     """Starts two processes of four devices each; the second one with further options."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    environment = environment | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
-        "JAX_COORDINATOR_ADDRESS": address,
-        "JAX_NUM_PROCESSES": "2",
-    }
-    return [
-        subprocess.Popen(
-            command(store, output, "--config.distributed=true", *options, *(second * index)),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment | {"JAX_PROCESS_ID": str(index)},
-        )
-        for index in range(2)
-    ]
+    one = command(store, output, "--config.distributed=true", *options)
+    return running.start_hosts([one, [*one, *second]], environment, devices=4)
 
 
 def run_hosts(*args, **options):
@@ -122,8 +101,7 @@ def assert_equal(folder, alone, tmp_path):
         assert manifests[0][name] == manifests[1][name]
     listed = {line.split()[1] for line in (folder / "SHA256SUMS.txt").read_text().splitlines()}
     assert listed == shards(folder) | {"manifest.json", "skipped.csv", "rejected.csv"}
-    check = subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS.txt"], cwd=folder)
-    assert check.returncode == 0
+    assert running.is_intact(folder)
 
 
 def test_a_store_gives_one_shard_for_each_of_its_own(store, alone):

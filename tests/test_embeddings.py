@@ -6,7 +6,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from input_pipeline import embeddings
 from input_pipeline.embeddings import FORMATS, EmbeddingRecord
 
 
@@ -112,21 +111,6 @@ def header(descr, shape):
     fields = {"descr": descr, "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_2_0(stream, fields)
     return stream.getvalue()
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_tfrecords_without_an_image_id_are_read():
-    import tensorflow as tf
-
-    features = {
-        "embedding": tf.train.Feature(float_list=tf.train.FloatList(value=[1.0, 2.5])),
-        "image/format": tf.train.Feature(bytes_list=tf.train.BytesList(value=[b"png"])),
-    }
-    for image_id in ({}, {"image/id": tf.train.Feature()}):
-        example = tf.train.Example(features=tf.train.Features(feature=features | image_id))
-        record = embeddings.decode_example(example.SerializeToString())
-        assert record.image_id == ""
-        np.testing.assert_array_equal(record.embedding, np.array([1, 2.5], np.float32))
 
 
 @pytest.mark.parametrize(

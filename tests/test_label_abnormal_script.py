@@ -2,12 +2,12 @@
 
 import collections
 import csv
+import functools
 import gzip
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+import running
 
 from heads.labels.join import join
 from heads.labels.label_table import read_labels
@@ -16,6 +16,7 @@ from input_pipeline.synthetic.reports import LABELS, report_text
 from scripts import label_abnormal
 
 COUNT = 90
+run = functools.partial(running.run, "label_abnormal")
 
 
 @pytest.fixture(scope="module")
@@ -34,13 +35,6 @@ def mimic(tmp_path_factory):
             ids = {"subject_id": study.subject_id, "study_id": study.study_id}
             writer.writerow(ids | {label: f"{value:.1f}" for label, value in study.labels.items()})
     return root, studies
-
-
-def run(*arguments):
-    return subprocess.run(
-        [sys.executable, "scripts/label_abnormal.py", *map(str, arguments)],
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
 
 
 def rows(path):

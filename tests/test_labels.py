@@ -9,16 +9,8 @@ from heads.labels.join import join
 from heads.labels.label_table import read_labels
 from heads.labels.matching import clean
 from heads.labels.tables import read_table
-from input_pipeline.synthetic import mimic as stand_in
 
 FRACTIONS = (0.6, 0.2, 0.2)
-SPLIT_TABLE = "mimic-cxr-2.0.0-split.csv.gz"
-
-
-def write(path, text):
-    """A table with `;` between its rows."""
-    path.write_text(text.replace("; ", "\n") + "\n")
-    return path
 
 
 def ids(*names):
@@ -40,11 +32,6 @@ def the_note(holder, part):
     found = [note for note in holder.notes if part in note.what]
     assert len(found) == 1, holder.notes
     return found[0]
-
-
-@pytest.fixture
-def table(tmp_path):
-    return lambda text, name="labels.csv": write(tmp_path / name, text)
 
 
 def four(table):
@@ -597,36 +584,7 @@ def test_the_order_of_rows_and_embeddings_changes_nothing(tmp_path, seed):
         assert outcome(rng.permutation) == expected
 
 
-# ---- the stand-in of MIMIC-CXR, and Kermany's films
-
-
-def test_the_stand_in_of_mimic(tmp_path):
-    root = tmp_path / "mimic"
-    stand_in.write_mimic(root, films=24, laterals=4, damaged=1, size_range=(32, 40))
-    names = np.array([str(path) for path in sorted(root.rglob("*.dcm"))], object)
-    for kind in ("chexpert", "negbio"):
-        path = root / f"mimic-cxr-2.0.0-{kind}.csv.gz"
-        found = read_labels(path, not_mentioned="negative", subgroups=("ViewPosition",))
-        examples = join(
-            names,
-            found,
-            split_path=root / SPLIT_TABLE,
-            metadata_path=root / "mimic-cxr-2.0.0-metadata.csv.gz",
-        )
-        text = pd.read_csv(path, dtype=str).set_index("study_id")
-        metadata = pd.read_csv(root / "mimic-cxr-2.0.0-metadata.csv.gz", dtype=str)
-        metadata = metadata.fillna("").set_index("dicom_id")
-        splits = pd.read_csv(root / SPLIT_TABLE, dtype=str).set_index("dicom_id")["split"]
-        assert set(examples.split) == {"train", "tune", "test"}
-        assert len(examples.row) + len(examples.unmatched) == len(names)
-        for n, image_id in enumerate(examples.image_id):
-            *_, subject, study, dicom = clean(image_id).split("/")
-            assert (f"p{examples.patient_id[n]}", f"s{examples.study_id[n]}") == (subject, study)
-            assert examples.groups["ViewPosition"][n] == metadata["ViewPosition"][dicom]
-            assert examples.split[n] == splits[dicom].replace("validate", "tune")
-            values = text.loc[study[1:], list(CHEXPERT)].to_numpy()
-            assert np.array_equal(examples.label[n] == 1, values == "1.0")
-            assert np.array_equal(examples.mask[n], values != "-1.0")
+# ---- Kermany's films
 
 
 def test_the_real_table_of_kermany(shared_data):

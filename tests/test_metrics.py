@@ -7,7 +7,7 @@ import pytest
 from scipy import special
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from heads.statistics import bootstrap, metrics
+from heads.statistics import metrics
 
 FINDINGS = ("Edema", "Fracture", "Pneumonia")
 
@@ -156,16 +156,6 @@ def test_test_labels_choose_nothing(results):
             assert point["test"]["tp"] == point_was["test"]["fp"]
 
 
-def test_thresholds_are_those_that_a_script_would_save(results):
-    tune = scored(400, seed=1)
-    known = tune.mask[:, 0]
-    logit, label = tune.logit[known, 0].astype(float), tune.label[known, 0]
-    probability = special.expit(logit / metrics.temperature(logit, label)[0])
-    points = results["findings"]["Edema"]["operating_points"]
-    chosen = {point["rule"]: point["threshold"] for point in points}
-    assert chosen == metrics.thresholds(probability, label)
-
-
 def with_column(split: metrics.Scored, label=None, logit=None, mask=None) -> metrics.Scored:
     """The split with other values in the first column."""
     fields = {"label": label, "logit": logit, "mask": mask}
@@ -308,10 +298,3 @@ def test_the_bootstrap_is_by_patient():
     alone = evaluate(tune, ten._replace(patient_id=np.full(1000, "")))["findings"]["Edema"]["auroc"]
     assert alone["high"] - alone["low"] < 0.5 * (many["auroc"]["high"] - many["auroc"]["low"])
     assert many["patients"] == few["patients"] and many["n"] == 10 * few["n"]
-
-
-def test_memory_of_the_bootstrap_is_bounded():
-    split = np.arange(100_000)
-    draws = bootstrap.draw((split // 50).astype(str), 20, seed=0)
-    assert draws.count.nbytes == 20 * 2000
-    assert max(block.nbytes for block in bootstrap.weights(draws, split)) <= 4_000_000

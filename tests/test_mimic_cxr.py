@@ -492,17 +492,6 @@ def test_tables_that_contradict_themselves_or_the_list(tmp_path, edit, message):
         list_films(str(tmp_path))
 
 
-def test_a_film_whose_folders_contradict_a_table(tmp_path):
-    write(tmp_path / "data", records=False, tables=False)
-    write(tmp_path / "tables")
-    path = tmp_path / "tables" / METADATA
-    change(tmp_path / "tables", METADATA, lambda text: text.replace("e5,10000002", "e5,10000001"))
-    with pytest.raises(
-        ValueError, match=r"'10000001' for e5, but the list of films has '10000002'"
-    ):
-        list_films(f"{tmp_path}/data", metadata_path=str(path))
-
-
 @pytest.mark.parametrize(
     "path",
     [

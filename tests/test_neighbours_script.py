@@ -1,18 +1,19 @@
 """`scripts/neighbours.py` on a few films of MIMIC-CXR's form."""
 
 import csv
-import subprocess
-import sys
+import functools
 
 import numpy as np
 import published
 import pytest
+import running
 from PIL import Image
 
 from heads.labels.findings import CHEXPERT
 from scripts import film_sheet, neighbours
 
 COUNT = 16
+run = functools.partial(running.run, "neighbours")
 
 
 @pytest.fixture
@@ -41,13 +42,6 @@ def folder(tmp_path, monkeypatch):
             row = (found.get(name, "") for name in CHEXPERT)
             writer.writerow([10000000 + i // 2, 50000000 + i, *row])
     return tmp_path
-
-
-def run(*arguments):
-    return subprocess.run(
-        [sys.executable, "scripts/neighbours.py", *map(str, arguments)],
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
 
 
 def test_what_is_printed_and_drawn(folder):

@@ -4,11 +4,11 @@ import errno
 import fcntl
 import json
 import shutil
-import subprocess
 
 import fsspec
 import numpy as np
 import pytest
+from running import is_intact, tree
 
 from input_pipeline import files, output_plan, outputs, run_folder
 from input_pipeline.embeddings import FORMATS
@@ -49,10 +49,6 @@ def run(
         return opened
 
 
-def tree(folder):
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-
-
 def test_one_file_a_film_beside_manifest_tables_and_checksums(tmp_path):
     run(tmp_path)
     written = tree(tmp_path)
@@ -72,8 +68,7 @@ def test_one_file_a_film_beside_manifest_tables_and_checksums(tmp_path):
     manifest = json.loads(written["manifest.json"])
     counts = {k: manifest[k] for k in ("complete", "embedded", "skipped", "rejected")}
     assert counts == {"complete": True, "embedded": 8, "skipped": 1, "rejected": 1}
-    check = subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS.txt"], cwd=tmp_path)
-    assert check.returncode == 0
+    assert is_intact(tmp_path)
     assert len(written["SHA256SUMS.txt"].splitlines()) == len(written) - 1
 
 
@@ -354,7 +349,8 @@ def test_two_films_of_one_place_are_refused(keys, why):
 @pytest.mark.parametrize("fine", [["a", "new\nline", "back\\slash\r", "x" * 251, "y/" * 99], []])
 def test_names_that_no_output_can_hold_are_rejected_from_the_start(tmp_path, layout, format, fine):
     expected = {"caf\udce9": "name_not_utf8"}
-    expected |= {"x" * 252: "name_too_long"} if layout == "per_image" else {}
+    if layout == "per_image":
+        expected |= dict.fromkeys(("x" * 252, "z/" * 2100 + "z"), "name_too_long")
     names = [name.rstrip("/") for name in [*fine, *expected]]
     films = [files.InputFile(f"/in/{name}.dcm", name) for name in names]
     kept, refused = output_plan.part_out(films, str(tmp_path / "not" / "there"), layout, format)
@@ -372,5 +368,4 @@ def test_names_that_no_output_can_hold_are_rejected_from_the_start(tmp_path, lay
         assert said == [len(fine), len(refused), 0]
     rejected = run_folder.read_dropped(str(tmp_path), "rejected")
     assert {r["image_id"][4:-4]: r["reason"] for r in rejected} == expected
-    check = ["sha256sum", "-c", "--strict", "--status", "SHA256SUMS.txt"]
-    assert subprocess.run(check, cwd=tmp_path).returncode == 0
+    assert is_intact(tmp_path)

@@ -124,7 +124,8 @@ def test_remote_folders_that_cannot_be_read_are_an_error(monkeypatch):
 
 
 def test_globs_of_local_names(tmp_path):
-    for name in ("f [1]/x.dcm", "f 1/x.dcm", "g::h/p/y.dcm", "g::h/.z/y.dcm", "g::h/p/.w.dcm"):
+    for name in ("f [1]/x.dcm", "f 1/x.dcm", "g::h/p/y.dcm", "g::h/.z/y.dcm", "g::h/p/.w.dcm",
+                 "g::h/q/[z].dcm", "g::h/q/z.dcm"):  # fmt: skip
         files.write_whole(f"{tmp_path}/{name}", b"")
     (tmp_path / "g::h/p/loop").symlink_to(tmp_path / "g::h")
     (tmp_path / "g::h/p/round").symlink_to(tmp_path / "g::h/p")
@@ -135,7 +136,8 @@ def test_globs_of_local_names(tmp_path):
 
     assert found("f [1]/*.dcm") == [("f [1]/x.dcm", "x")]
     assert found("f ?/*.dcm") == [("f 1/x.dcm", "f 1/x")]
-    assert found("g::h/**/*.dcm") == found("g::h/**") == [("g::h/p/y.dcm", "p/y")]
+    assert found("g::h/**/y*.dcm") == found("g::h/**/y*") == [("g::h/p/y.dcm", "p/y")]
+    assert found("*/q/[z].dcm") == [("g::h/q/[z].dcm", "g::h/q/[z]")]
     assert found("*/**/[xy].dcm")[-1] == ("g::h/p/y.dcm", "g::h/p/y")
 
 

@@ -4,12 +4,11 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
 import pytest
+import running
 
 from input_pipeline.synthetic.mimic import write_mimic
 
@@ -51,11 +50,7 @@ def trained(mimic):
 
 
 def run(script, *arguments):
-    return subprocess.run(
-        [sys.executable, "-m", f"scripts.{script}", *arguments],
-        capture_output=True, text=True, timeout=200,
-        env=ENVIRONMENT or os.environ,
-    )  # fmt: skip
+    return running.run(script, *arguments, env=ENVIRONMENT or os.environ)
 
 
 def test_labels_of_studies_reach_their_own_films(mimic, trained):

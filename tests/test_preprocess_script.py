@@ -2,13 +2,13 @@
 
 import json
 import os
-import pathlib
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
+from running import tree
 
 from configs.schema import ImageConfig
 from input_pipeline.synthetic.mimic import write_mimic
@@ -42,11 +42,6 @@ def command(mimic, output, *options, config="configs/mimic.py"):
 
 def run(*args, **options):
     return subprocess.run(command(*args, **options), capture_output=True, text=True, timeout=200)
-
-
-def tree(folder):
-    paths = (path for path in pathlib.Path(folder).rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,6 @@ from pydicom.dataset import Dataset
 from pydicom.pixels import apply_modality_lut, apply_voi_lut
 from test_dicom import EXPLICIT, UID, dicom_file, film_pixels, read
 
-from input_pipeline.dicom import read_film
 from input_pipeline.film import Film, Lut, Rejected, Rejection
 from input_pipeline.pipeline import load
 from input_pipeline.preprocessing import (
@@ -120,13 +119,6 @@ def test_toolkit_rule_on_a_constant_film(bits, white):
     pixels = np.full((4, 5), 7, np.uint8 if bits == 8 else np.uint16)
     assert (toolkit_intensity(Film(pixels, bits)) == white).all()
     assert (network_input(Film(pixels, bits), PRESETS["cxr_foundation"], 8) == 0).all()
-
-
-def test_toolkit_rule_on_pictures():
-    eight, sixteen = film_pixels(8), film_pixels(16) // 2
-    np.testing.assert_array_equal(toolkit_intensity(Film(eight, 8)), eight)
-    stretched = toolkit_intensity(Film(sixteen, 16))
-    assert (stretched.dtype, stretched.min(), stretched.max()) == (np.uint16, 0, 65535)
 
 
 @pytest.mark.parametrize("bits", [8, 12, 16])
@@ -517,12 +509,3 @@ def test_stretching_fills_the_square():
     film = Film(np.tile(np.arange(50, dtype=np.uint8), (100, 1)), 8)
     image = network_input(film, PRESETS["cxr_foundation"], 40)[..., 0]
     np.testing.assert_allclose(image[7], np.arange(40) * 1.25 / (39 * 1.25), rtol=1e-6)
-
-
-def test_real_pictures_through_every_preset(shared_data):
-    for folder in ("nih", "kermany"):
-        path = sorted((shared_data / folder / "images").rglob("*.jp*g"))[0]
-        with path.open("rb") as stream:
-            film = read_film(stream)
-        for preset in PRESETS.values():
-            assert 0.1 < network_input(film, preset, 224).mean() < 0.9

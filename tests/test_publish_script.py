@@ -1,17 +1,14 @@
 """`scripts/publish.py` as its user runs it: in a process of its own."""
 
+import functools
 import subprocess
-import sys
 
 import pytest
-from published import make_source, rows, tree
+import running
+from published import make_source, rows
+from running import tree
 
-
-def run(*arguments):
-    return subprocess.run(
-        [sys.executable, "scripts/publish.py", *map(str, arguments)],
-        capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+run = functools.partial(running.run, "publish")
 
 
 @pytest.mark.parametrize("layout", ["per_image", "parquet"])

@@ -128,15 +128,6 @@ def test_only_some_reports_are_in_memory(tmp_path, monkeypatch):
     assert len(read) == len(done) == 60 and 2 < max(most) <= 2 * 4
 
 
-def test_reports_that_cannot_be_read_are_named_and_the_others_done(tmp_path):
-    write(tmp_path, {name(50000001): NORMAL, name(50000002): ABNORMAL})
-    os.unlink(tmp_path / name(50000002))
-    os.symlink(tmp_path / "nowhere", tmp_path / name(50000002))
-    found, _ = label(str(tmp_path))
-    assert found["50000001"] == ("normal", "normal_statement")
-    assert found["50000002"] == ("unknown", "unreadable")
-
-
 def test_a_damaged_member_of_an_archive_is_unreadable(tmp_path):
     path = write_zip(tmp_path / "r.zip", {name(50000001): NORMAL, name(50000002): ABNORMAL * 20})
     with zipfile.ZipFile(path) as archive:

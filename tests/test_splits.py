@@ -13,17 +13,6 @@ def ids(*names):
     return np.array(names, object)
 
 
-@pytest.fixture
-def table(tmp_path):
-    """Writes a table given with `;` between its rows."""
-
-    def write(text, name="labels.csv"):
-        (tmp_path / name).write_text(text.replace("; ", "\n") + "\n")
-        return tmp_path / name
-
-    return write
-
-
 def notes_of(examples):
     return [note.what for note in examples.notes]
 
@@ -66,11 +55,6 @@ def test_an_empty_train_or_tune_is_refused_and_lists_the_splits(table):
     found = read_labels(table("image_id,split,x; a,train,1; b,val,0; c,test,0"))
     with pytest.raises(ValueError, match=r"no film in the split 'train'"):
         join(ids("b", "c"), found)
-
-
-def test_there_need_be_no_test_split(table):
-    found = read_labels(table("image_id,split,x; a,train,1; b,val,0"))
-    assert join(ids(*"ab"), found).split.tolist() == ["train", "tune"]
 
 
 def test_a_split_has_to_come_from_somewhere(table):

@@ -60,13 +60,6 @@ def test_hand_worked():
     assert loss(views, [0, 0, 1, 1], 0.5) == pytest.approx(0.5 * (math.log(e**2 + 2) - 2), rel=1e-6)
 
 
-def test_the_sum_stands_outside_the_logarithm():
-    """L_in, the other form of the paper, differs where positives are unlike."""
-    views = np.array([[1.0, 0], [1, 0], [0, 1], [0, 1]])
-    inside = -math.log((math.e + 2) / 3 / (math.e + 2))
-    assert abs(loss(views, [0, 0, 0, 0], 1.0) - inside) > 0.1
-
-
 def test_the_projections_length_does_not_count():
     projection, label = RNG.normal(size=(12, 8)), RNG.integers(0, 2, 12)
     scaled = projection * RNG.uniform(0.1, 50, (12, 1))
@@ -80,13 +73,6 @@ def test_an_anchor_without_positives_is_none():
         double_loop(projection, np.array(label), 0.1), rel=1e-5
     )
     assert loss(projection, [0, 1, 2, 3, 4], 0.1) == 0
-
-
-def test_a_batch_of_one_class_is_finite():
-    value, gradient = jax.value_and_grad(
-        lambda z: supcon.supervised_contrastive_loss(z, jnp.zeros(8, jnp.int32), 0.1)
-    )(jnp.asarray(RNG.normal(size=(8, 4)), jnp.float32))
-    assert np.isfinite(value) and np.isfinite(gradient).all()
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])

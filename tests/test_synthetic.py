@@ -2,9 +2,6 @@ import csv
 import gzip
 import hashlib
 import io
-import pathlib
-import subprocess
-import sys
 
 import imagecodecs
 import numpy as np
@@ -12,11 +9,11 @@ import pydicom
 import pytest
 from PIL import Image
 from pydicom import encaps, pixels, uid
+from running import run
 
 from input_pipeline.synthetic import anatomy, dicom_files, drawing, reports
 from input_pipeline.synthetic import mimic as stand_in
 
-REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 MIMIC = {"films": 56, "laterals": 9, "damaged": 2, "size_range": (72, 104)}
 COLUMNS = {
     "cxr-record-list": "subject_id study_id dicom_id path",
@@ -249,11 +246,6 @@ def test_bad_arguments_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"found films=3, laterals=9"):
         stand_in.write_mimic(tmp_path / "new", films=3, laterals=9)
     assert [p.name for p in tmp_path.iterdir()] == ["note.txt"]
-
-
-def run(script, *arguments):
-    command = [sys.executable, f"scripts/{script}.py", *arguments]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
 
 
 def test_the_command_can_be_repeated_but_never_mixes(tmp_path):

@@ -15,16 +15,18 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from parity import (
     STAGES,
     TOLERANCE,
+    assert_same_leaves,
+    assert_stages_agree,
     calibrate,
     compiled,
     difference,
+    mistakes,
     random_images,
     swap_two_leaves,
-    symmetric_conv,
 )
 from safetensors.numpy import save_file
 
-from encoder import convert, efficientnet, weights
+from encoder import convert, weights
 from encoder.card import Card
 from encoder.efficientnet import EfficientNet
 from encoder.random_weights import random_variables
@@ -106,11 +108,7 @@ def case(request, tmp_path_factory) -> Iterator[Case]:
 
 
 def test_every_leaf_arrives(case):
-    expected = flatten_dict(case.calibrated, sep="/")
-    found = flatten_dict(case.converted, sep="/")
-    assert found.keys() == expected.keys()
-    for path, leaf in expected.items():
-        assert np.array_equal(found[path], leaf), path
+    assert_same_leaves(case.converted, case.calibrated)
 
 
 @pytest.mark.parametrize("zip_format", [True, False], ids=["zip", "legacy"])
@@ -119,11 +117,8 @@ def test_every_leaf_arrives_from_files_of_torch(case, zip_format):
 
     file = case.folder / f"tf_efficientnet_{case.variant}_ns-00000000.pth"
     torch.save(case.network.state_dict(), file, _use_new_zipfile_serialization=zip_format)
-    leaves = timm.read(file).leaves
-    expected = flatten_dict(case.calibrated, sep="/")
-    assert leaves.keys() == expected.keys()
-    for path, leaf in leaves.items():
-        assert np.array_equal(leaf.read(), expected[path]), path
+    found = {path: leaf.read() for path, leaf in timm.read(file).leaves.items()}
+    assert_same_leaves(found, case.calibrated)
     file.unlink()
 
 
@@ -132,28 +127,10 @@ def test_every_stage_agrees_with_timm(case, parity, record_property):
     images = random_images(SIZES[case.variant][parity], batch=2, seed=2)
     ours = case.forward(case.converted, images)
     theirs = timm_forward(case.network, images)
-    differences = {name: difference(ours[name], theirs[name]) for name in STAGES}
-    numbers = " ".join(f"{name}={value:.1e}" for name, value in differences.items())
-    record_property(f"parity {case.variant} {images.shape[1]}", numbers)
-    print(f"\nparity with timm, {case.variant} at {images.shape[1]}: {numbers}")
-    assert max(differences.values()) < TOLERANCE, numbers
-    for name in ("pooled", "own_head"):  # the signal is alive
-        assert difference(ours[name][0], ours[name][1]) > 0.1
+    what = f"timm, {case.variant} at {images.shape[1]}"
+    assert_stages_agree(ours, theirs, what, record_property)
     wrong = case.forward(swap_two_leaves(case.converted), images)
     assert difference(wrong["head_map"], theirs["head_map"]) > 1000 * TOLERANCE
-
-
-def mistakes(
-    model: EfficientNet, forward: Forward, variables: weights.Variables, images: jax.Array
-) -> Iterator[tuple[str, dict[str, jax.Array]]]:
-    """What a wrong port would say: name of the mistake and all intermediates."""
-    yield "one leaf swapped", forward(swap_two_leaves(variables), images)
-    symmetric = model.clone(conv_general_dilated=symmetric_conv)
-    yield "symmetric padding", compiled(symmetric)(variables, images)
-    plain = model.clone(conv_general_dilated=jax.lax.conv_general_dilated)  # compiles sooner
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(efficientnet, "BATCH_NORM_EPSILON", 1e-5)
-        yield "epsilon 1e-5", compiled(plain)(variables, images)
 
 
 @pytest.mark.parametrize("case", ["b0"], indirect=True)

@@ -70,14 +70,6 @@ def test_a_seed_gives_the_same_head_again(data):
     assert np.abs(one["params"]["dense_0"]["kernel"] - kernel).max() > 0, "dropout did nothing"
 
 
-def test_dropout_leaves_units_out_of_training_only(data):
-    films, _ = data
-    head = Head(FINDINGS, (8, 4), dropout=0.5)
-    variables = head.init(jax.random.key(0), jnp.zeros((1, DIM)))
-    one, other = (np.asarray(logits(head, variables, films)) for _ in range(2))
-    np.testing.assert_array_equal(one, other)
-
-
 def test_unknown_labels_never_matter(data):
     films, label = data
     weight = np.float32(np.random.default_rng(1).random(label.shape) < 0.6)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from parity import assert_same_leaves
 
 from configs import demo
 from encoder import random_weights, weights
@@ -45,13 +46,6 @@ def bundle(tmp_path, variables, card):
 @pytest.fixture
 def mesh() -> jax.sharding.Mesh:
     return jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
-
-
-def assert_equal(found, expected):
-    found, expected = flatten_dict(found, sep="/"), flatten_dict(expected, sep="/")
-    assert found.keys() == expected.keys()
-    for path, leaf in expected.items():
-        assert found[path].dtype == leaf.dtype and np.array_equal(found[path], leaf), path
 
 
 def test_random_weights_are_the_same_on_every_machine(variables):
@@ -108,13 +102,13 @@ def test_a_bundle_comes_back_as_it_was(bundle, variables, card, tmp_path):
     assert found == dataclasses.replace(
         card, digest=weights.digest(variables), checkpoint_bytes=size
     )
-    assert_equal(weights.load_variables(bundle, found), variables)
+    assert_same_leaves(weights.load_variables(bundle, found), variables)
     assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
 
 
 def test_bfloat16_is_for_kernels_only(bundle, variables):
     found = weights.load_variables(bundle, load_card(bundle), dtype=jnp.bfloat16)
-    assert_equal(found, weights.cast_kernels(variables, jnp.bfloat16))
+    assert_same_leaves(found, weights.cast_kernels(variables, jnp.bfloat16))
     uncast = weights.cast_kernels(variables, jnp.float32)
     assert all(map(operator.is_, jax.tree.leaves(uncast), jax.tree.leaves(variables))), "no copies"
     kinds = {path[-1]: leaf.dtype for path, leaf in flatten_dict(found).items()}
@@ -128,7 +122,7 @@ def test_leaves_go_straight_to_their_shardings(bundle, variables, mesh):
     shardings = jax.tree.map(lambda _: whole, variables)
     shardings["params"]["head_conv"]["kernel"] = columns
     found = weights.load_variables(bundle, load_card(bundle), place=lambda _: shardings)
-    assert_equal(found, variables)
+    assert_same_leaves(found, variables)
     for leaf, sharding in zip(jax.tree.leaves(found), jax.tree.leaves(shardings), strict=True):
         assert leaf.sharding == sharding
     found = weights.load_variables(bundle, load_card(bundle), place=lambda _: whole)

@@ -1,0 +1,44 @@
+"""Commands as their users run them, in processes of their own, and what they leave."""
+
+import pathlib
+import socket
+import subprocess
+import sys
+
+from conftest import REPOSITORY
+
+
+def run(script, *arguments, **options):
+    """Runs a command of `scripts`; `options` are those of `subprocess.run`."""
+    options = {"cwd": REPOSITORY, "capture_output": True, "text": True, "timeout": 200} | options
+    command = [sys.executable, f"scripts/{script}.py", *map(str, arguments)]
+    return subprocess.run(command, **options)
+
+
+def start_hosts(commands, environment, devices):
+    """Starts two processes as the two hosts of one run, of so many devices each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    environment = environment | {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_COORDINATOR_ADDRESS": address,
+        "JAX_NUM_PROCESSES": "2",
+    }
+    both = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return [
+        subprocess.Popen(command, env=environment | {"JAX_PROCESS_ID": str(i)}, **both)
+        for i, command in enumerate(commands)
+    ]
+
+
+def is_intact(folder):
+    """Whether the checksums of a folder are those of its files."""
+    check = ["sha256sum", "-c", "--strict", "--status", "SHA256SUMS.txt"]
+    return subprocess.run(check, cwd=folder).returncode == 0
+
+
+def tree(folder):
+    """Every file below a folder: its name there -> its bytes."""
+    paths = (path for path in pathlib.Path(folder).rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
