@@ -124,15 +124,17 @@ def test_the_manifest_names_every_kind_of_run_that_made_something(tmp_path, monk
     def runs():
         return json.loads((tmp_path / "manifest.json").read_text())["runs"]
 
-    run(tmp_path, stop_after=4, details={"version": 1})
-    run(tmp_path, stop_after=1, details={"version": 1})
+    first = {"version": 1, "input": "caf\udce9"}
+    run(tmp_path, stop_after=4, details=first)
+    run(tmp_path, stop_after=1, details=first)
     run(tmp_path, details={"version": 2})
-    assert runs() == [{"version": 1}, {"version": 2}]
+    made = [{"version": 1, "input": r"caf\udce9"}, {"version": 2}]
+    assert runs() == made
     run(tmp_path, details={"version": 3})
-    assert runs() == [{"version": 1}, {"version": 2}], "the third run made nothing"
+    assert runs() == made, "the third run made nothing"
     monkeypatch.setitem(globals(), "outcome", lambda film: Rejected("unreadable", ""))
     run(tmp_path, details={"version": 4})
-    assert runs() == [{"version": 1}, {"version": 2}], "nor did the fourth, which is incomplete"
+    assert runs() == made, "nor did the fourth, which is incomplete"
 
 
 @pytest.mark.parametrize("failure", [ImportError("pyarrow is broken"), MemoryError()])
