@@ -121,7 +121,7 @@ def test_an_unreadable_folder_is_an_error(tmp_path, monkeypatch):
 
 
 def test_what_is_not_there_is_not_waited_for(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "RETRY_SECONDS", (1000.0,))
+    monkeypatch.setattr(files.time, "sleep", lambda _: pytest.fail("it is"))
     for path in ("memory://none", str(tmp_path / "none")):
         with pytest.raises(FileNotFoundError):
             files.read_bytes(path)

@@ -141,7 +141,8 @@ def test_globs_of_local_names(tmp_path):
     assert found("*/**/[xy].dcm")[-1] == ("g::h/p/y.dcm", "g::h/p/y")
 
 
-def test_pipes_sockets_and_devices_are_not_waited_for(tmp_path):
+def test_pipes_sockets_and_devices_are_not_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(files.time, "sleep", lambda _: pytest.fail("they are"))
     os.mkfifo(tmp_path / "pipe.dcm")
     with socket.socket(socket.AF_UNIX) as bound:
         bound.bind(os.path.relpath(tmp_path / "socket.dcm"))

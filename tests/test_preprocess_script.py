@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+import running
 from running import tree
 
 from configs.schema import ImageConfig
@@ -44,6 +45,15 @@ def run(*args, **options):
     return subprocess.run(command(*args, **options), capture_output=True, text=True, timeout=200)
 
 
+def started(mimic, folder):
+    """A run in the middle of its work."""
+    both = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process, deadline = subprocess.Popen(command(mimic, folder), **both), time.monotonic() + 60
+    while len(list(folder.glob(".shards/*.json"))) < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return process
+
+
 @pytest.fixture(scope="module")
 def whole(mimic, tmp_path_factory):
     """The folder of an uninterrupted run, and what the run printed."""
@@ -76,12 +86,7 @@ def test_a_run_says_what_it_did(whole):
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
 def test_stopped_in_the_middle_it_goes_on(mimic, whole, tmp_path, stop):
     folder, summaries = tmp_path / "store", tmp_path / "store/.shards"
-    process = subprocess.Popen(
-        command(mimic, folder), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    deadline = time.monotonic() + 60
-    while len(list(summaries.glob("*.json"))) < 3 and time.monotonic() < deadline:
-        time.sleep(0.01)
+    process = started(mimic, folder)
     process.send_signal(stop)
     _, errors = process.communicate(timeout=60)
     assert process.returncode != 0, "it was stopped too late for this test to mean anything"
@@ -129,13 +134,7 @@ def test_what_is_wrong_is_said(mimic, tmp_path, options, code, message):
 
 
 def test_the_config_of_every_value_s_default_can_be_said():
-    arguments = [
-        sys.executable,
-        "scripts/preprocess.py",
-        "--config=configs/preprocess.py",
-        "--help",
-    ]
-    result = subprocess.run(arguments, capture_output=True, text=True)
+    result = running.run("preprocess", "--config=configs/preprocess.py", "--help")
     assert "--config.input.views=None" in result.stdout and not result.returncode
 
 
@@ -187,12 +186,7 @@ def test_the_card_of_the_weights_says_how(mimic, tmp_path):
 
 def test_a_worker_that_dies_is_not_waited_for(mimic, tmp_path):
     folder = tmp_path / "store"
-    process = subprocess.Popen(
-        command(mimic, folder), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    deadline = time.monotonic() + 60
-    while len(list((folder / ".shards").glob("*.json"))) < 3 and time.monotonic() < deadline:
-        time.sleep(0.01)
+    process = started(mimic, folder)
     workers = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True)
     found = [int(pid) for pid in workers.stdout.split()]
     assert len(found) == 2, "as many as asked for"
