@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from scipy import special, stats
 
-from heads import neighbours
-from heads.statistics import (
+from cxr_embeddings.heads import neighbours
+from cxr_embeddings.heads.statistics import (
     auprc_interval,
     auroc_interval,
     bootstrap,

@@ -15,8 +15,8 @@ import numpy as np
 import pydicom
 from pydicom.data.data_manager import DATA_ROOT
 
-from input_pipeline.dicom import read_film
-from input_pipeline.film import Film
+from cxr_embeddings.input_pipeline.films.dicom import read_film
+from cxr_embeddings.input_pipeline.films.film import Film
 
 
 def compare(path: pathlib.Path) -> tuple[str, str]:

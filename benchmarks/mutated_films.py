@@ -26,9 +26,9 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "tests"))
 
 from test_dicom import LOSSLESS, NATIVE, UID, dicom_file, film_pixels, picture_file
 
-from input_pipeline.dicom import read_film
-from input_pipeline.film import REASONS, Film, Rejected, Rejection, Skipped
-from input_pipeline.preprocessing import PRESETS, network_input
+from cxr_embeddings.input_pipeline.films.dicom import read_film
+from cxr_embeddings.input_pipeline.films.film import REASONS, Film, Rejected, Rejection, Skipped
+from cxr_embeddings.input_pipeline.films.presets import PRESETS, network_input
 
 
 class Broken(io.BytesIO):

@@ -2,7 +2,7 @@
 
     python benchmarks/probe_optimum.py [--films 1000] [--positives 5] [--dim 1376] [--draws 3]
 
-Embeddings are drawn as in scripts/bench_heads.py. scikit-learn goes on to a gradient of 1e-10 in
+Embeddings are drawn as in benchmarks/heads.py. scikit-learn goes on to a gradient of 1e-10 in
 float64. A row: both AUROCs on 4,000 other films, and how far our kernel is from theirs, in lengths
 of theirs; the mean of the draws for the AUROCs, the largest for the differences.
 """
@@ -15,9 +15,9 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from heads import linear_probe
-from heads.features import select, standardisation
-from heads.statistics.discrimination import auroc
+from cxr_embeddings.heads import logistic
+from cxr_embeddings.heads.features import select, standardisation
+from cxr_embeddings.heads.statistics.discrimination import auroc
 
 PENALTIES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 TEST, FACTORS = 4000, 256
@@ -65,7 +65,7 @@ def main() -> None:
         zero, one = np.zeros(given.dim, np.float32), np.ones(given.dim, np.float32)
         features, weight = select(x, np.arange(len(x)), zero, one), np.ones_like(label)[:, None]
         start = time.process_time()
-        probe = linear_probe.fit(features, label[:, None], weight, PENALTIES)
+        probe = logistic.fit(features, label[:, None], weight, PENALTIES)
         seconds.append(time.process_time() - start)
         steps.append(probe.steps)
         for ours, penalty in zip(np.asarray(probe.kernel)[:, 0], PENALTIES, strict=True):

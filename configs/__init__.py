@@ -1,4 +1,1 @@
-"""Values, typed by `configs.schema`.
-
-Beside them stands what all packages share: `paths`, `writing`, `untrusted`, `machine`.
-"""
+"""Values, typed by `schema`: every setting once, with its help."""

@@ -2,9 +2,9 @@
 
 import pathlib
 
-from configs.schema import EmbedConfig, EncoderConfig
+from cxr_embeddings.configs.schema import EmbedConfig, EncoderConfig
 
-WEIGHTS = pathlib.Path(__file__).parents[1] / "weights/b0"
+WEIGHTS = pathlib.Path(__file__).parents[1] / "weights/demo"
 
 
 def get_config() -> EmbedConfig:

@@ -1,6 +1,6 @@
 """Heads: `configs/head.py` is a linear probe; `:mlp`; `:toolkit`, the CXR Foundation toolkit's."""
 
-from configs.schema import HeadConfig, TrainingConfig
+from cxr_embeddings.configs.schema import HeadConfig, TrainingConfig
 
 PRESETS = {
     "linear": TrainingConfig(),

@@ -1,6 +1,12 @@
 """MIMIC-CXR as it was for the published embeddings: frontal films only."""
 
-from configs.schema import EmbedConfig, FilmsConfig, InputConfig, PreprocessConfig, StoreConfig
+from cxr_embeddings.configs.schema import (
+    EmbedConfig,
+    FilmsConfig,
+    InputConfig,
+    PreprocessConfig,
+    StoreConfig,
+)
 
 VIEWS = ("AP", "PA")
 

@@ -1,6 +1,6 @@
 """Pretraining: `configs/pretrain.py` is B0 for one machine; `:l2`, L2 for a slice or many GPUs."""
 
-from configs.schema import NetworkConfig, PretrainConfig, PretrainingConfig
+from cxr_embeddings.configs.schema import NetworkConfig, PretrainConfig, PretrainingConfig
 
 PRESETS = {
     "b0": PretrainConfig(),

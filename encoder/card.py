@@ -12,8 +12,9 @@ from typing import ClassVar, NotRequired
 
 from typing_extensions import TypedDict
 
-from configs import untrusted
-from encoder.efficientnet import VARIANTS, embedding_widths
+from cxr_embeddings.common import untrusted
+
+from .efficientnet import VARIANTS, embedding_widths
 
 FORMAT_VERSION = 1
 MAX_RESOLUTION, MAX_HEAD_WIDTH = 4096, 1 << 16  # of what memory holds, whatever a card says

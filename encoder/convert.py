@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from encoder.card import Card
-from encoder.efficientnet import (
+from .card import Card
+from .efficientnet import (
     EMBEDDING_WIDTH,
     STAGES,
     VARIANTS,
@@ -22,9 +22,9 @@ from encoder.efficientnet import (
     stage_blocks,
     stage_widths,
 )
-from encoder.sources import elixr_c, keras, tf, timm
-from encoder.sources.checkpoint import Checkpoint
-from encoder.weights import Variables, abstract_variables, merge, model_for
+from .sources import elixr_c, keras, tf, timm
+from .sources.checkpoint import Checkpoint
+from .weights import Variables, abstract_variables, merge, model_for
 
 
 class Source(NamedTuple):

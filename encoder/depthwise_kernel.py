@@ -17,8 +17,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array, Float, Float32
 
-from encoder import depthwise
-from encoder.efficientnet import DepthwiseKernel, EfficientNet, swish
+from . import depthwise
+from .efficientnet import DepthwiseKernel, EfficientNet, swish
 
 CHANNELS = 64  # of a program, at most: a warp reads two of each lane, 128 bytes of bfloat16
 ELEMENTS = 128  # of a tensor in a program: two for each thread

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32
 
-from encoder import batch_norm, depthwise
+from . import batch_norm, depthwise
 
 BATCH_NORM_EPSILON = 1e-3
 BATCH_NORM_MOMENTUM = 0.99  # TensorFlow's sense: the share of the old value that stays

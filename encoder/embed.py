@@ -13,8 +13,8 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Float32
 
-from encoder import depthwise, efficientnet, sharding
-from encoder.card import Card
+from . import depthwise, efficientnet, sharding
+from .card import Card
 
 Tag = TypeVar("Tag")
 Forward = Callable[[Any, Float32[Array, "b h w 1"]], Float32[Array, "b dim"]]

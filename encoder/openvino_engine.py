@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Float32
 
-from encoder import efficientnet
-from encoder.card import Card
+from . import efficientnet
+from .card import Card
 
 # Else every import of OpenVINO is reported to its maker, unasked, by a fork of this process.
 sys.modules.setdefault("openvino_telemetry", None)

@@ -20,9 +20,9 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float32, Int32
 
-from encoder import augment, sharding, supcon
-from encoder.efficientnet import EfficientNet
-from encoder.recipe import OBJECTIVES, Recipe, learning_rate, optimizer
+from . import augment, sharding, supcon
+from .efficientnet import EfficientNet
+from .recipe import OBJECTIVES, Recipe, learning_rate, optimizer
 
 VIEWS = 2  # of each film
 

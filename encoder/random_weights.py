@@ -10,9 +10,9 @@ import zlib
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from encoder.card import Card
-from encoder.efficientnet import EMBEDDING_WIDTH, VARIANTS, EfficientNet, embedding_widths
-from encoder.weights import Variables, abstract_variables
+from .card import Card
+from .efficientnet import EMBEDDING_WIDTH, VARIANTS, EfficientNet, embedding_widths
+from .weights import Variables, abstract_variables
 
 # What multiplies 1 / fan_in in the variance of random kernels, by layer; `random_variables` has the
 # reasons. 0.3557 is E[swish(z)^2] for z ~ N(0, 1), 0.25 the square of a half-open gate.

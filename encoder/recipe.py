@@ -8,8 +8,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Float32, Int32
 
-from encoder import augment, supcon
-from encoder.augment import Augmentation
+from . import augment, supcon
+from .augment import Augmentation
 
 PROJECTION_HIDDEN, PROJECTION_WIDTH = 2048, 128  # arXiv 2004.11362: ReLU between, no BatchNorm
 CLASSES = 2

@@ -19,10 +19,11 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import lax
 
-from configs.writing import by_orbax, whole_folder
-from encoder import sharding
-from encoder.card import CARD, CHECKPOINT, Card
-from encoder.efficientnet import EfficientNet
+from cxr_embeddings.common.writing import by_orbax, whole_folder
+
+from . import sharding
+from .card import CARD, CHECKPOINT, Card
+from .efficientnet import EfficientNet
 
 Variables = dict[str, Any]  # {"params": ..., "batch_stats": ...}, nested dicts of arrays
 

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from heads import candidates
-from heads.candidates import Films
-from heads.statistics import discrimination, metrics
-from heads.train import Recipe
+from . import select
+from .select import Films
+from .sgd import Recipe
+from .statistics import discrimination, metrics
 
 ELLIPSIS, ALL = "...", "all"
 FEWEST_DRAWS = 5  # with an interval
@@ -69,8 +69,8 @@ def score_draw(
     if not (usable & _both_classes(tune)).any():  # nothing to choose by
         return np.zeros(test.label.shape, np.float32), np.empty(0, np.int64)
     drawn, judge = (part._replace(mask=part.mask & usable) for part in (some, tune))
-    trained = candidates.fit(embedding, drawn, judge, recipe)
-    logit = candidates.score(trained, embedding, test.row)
+    trained = select.fit(embedding, drawn, judge, recipe)
+    logit = select.score(trained, embedding, test.row)
     return logit, np.flatnonzero(usable & _both_classes(test))
 
 

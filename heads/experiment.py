@@ -12,15 +12,16 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from configs import writing
-from heads import candidates, data_efficiency, predictions, store, train
-from heads.candidates import Films, Trained
-from heads.labels.label_table import Examples
-from heads.labels.matching import film_ids
-from heads.labels.splits import SPLITS
-from heads.report import figures, page
-from heads.statistics import metrics
-from heads.train import Recipe
+from cxr_embeddings.common import writing
+
+from . import data_efficiency, predictions, saved, select, sgd
+from .labels.label_table import Examples
+from .labels.matching import film_ids
+from .labels.splits import SPLITS
+from .report import figures, page
+from .select import Films, Trained
+from .sgd import Recipe
+from .statistics import metrics
 
 # what is done, how many steps, their unit, whether to show it -> a bar, to call after each step
 Progress = Callable[[str, int, str, bool], AbstractContextManager[Callable[..., None]]]
@@ -59,7 +60,7 @@ def plan(
         FileNotFoundError: the other head has no predictions.
         ValueError: something cannot be followed.
     """
-    candidates.check(recipe)
+    select.check(recipe)
     for name, value, least in (("draws", draws, 1), ("resamples", resamples, 1), ("seed", seed, 0)):
         if not least <= value < 2**32:
             raise ValueError(f"{name} is {value}; expected {least} or more, below 2^32")
@@ -139,14 +140,14 @@ def run(
     tested = "test" if len(films["test"].row) else "tune"
     sizes = data_efficiency.parse_sizes(plan.sizes, len(films["train"].row))
     tune = films["tune"]
-    if np.isnan(train.mean_auroc(tune.label, tune.label, tune.mask)):
+    if np.isnan(sgd.mean_auroc(tune.label, tune.label, tune.mask)):
         raise ValueError(
             "tune has both classes of no finding, so nothing can be chosen on it: give it more "
             "films, or draw the splits with labels.fractions"
         )
     recipe = plan.recipe
     with progress("training", recipe.epochs, "epochs", recipe.optimizer != "lbfgs") as advance:
-        trained = candidates.fit(
+        trained = select.fit(
             embedding,
             films["train"],
             tune,
@@ -155,7 +156,7 @@ def run(
         )
     scored = {
         split: metrics.Scored(
-            candidates.score(trained, embedding, films[split].row),
+            select.score(trained, embedding, films[split].row),
             films[split].label,
             films[split].mask,
             examples.patient_id[examples.split == split],
@@ -243,7 +244,7 @@ def write(
         **training,
         **provenance,
     }
-    store.save(partial, trained, card)
+    saved.save(partial, trained, card)
     (partial / "metrics.json").write_text(json.dumps(measured, indent=2, allow_nan=False))
     table = experiment.predicted.astype(object)
     rows = table.where(table.notna(), None).itertuples(index=False)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float32
 
-from heads.features import Features, positions, take
+from .features import Features, positions, take
 
 Variables = dict[str, Any]
 

@@ -10,9 +10,10 @@ import pandas as pd
 from jaxtyping import Bool, Float, Float32, Float64, Shaped
 from scipy import special
 
-from configs import untrusted
-from heads.statistics import bootstrap, discrimination
-from heads.statistics.metrics import Scored
+from cxr_embeddings.common import untrusted
+
+from .statistics import bootstrap, discrimination
+from .statistics.metrics import Scored
 
 IDS = ("image_id", "patient_id", "study_id", "split")
 

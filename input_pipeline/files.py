@@ -1,6 +1,6 @@
 """Reading and writing of local and remote files, with patience for what fails and may not again.
 
-What is local and what is remote (`gs://`, `s3://`, `memory://`) `configs.paths` decides.
+What is local and what is remote (`gs://`, `s3://`, `memory://`) `common.paths` decides.
 """
 
 import contextlib
@@ -15,8 +15,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import IO, TypeVar
 
-from configs import paths, untrusted
-from configs.writing import whole_file
+from cxr_embeddings.common import paths, untrusted
+from cxr_embeddings.common.writing import whole_file
 
 Result = TypeVar("Result")
 

@@ -21,10 +21,11 @@ from collections.abc import Sequence
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
 
-from configs import paths
-from input_pipeline import mimic_counts, mimic_cxr, mimic_tables, store
-from input_pipeline.preprocessing import PRESETS
-from input_pipeline.storage import STORAGES
+from cxr_embeddings.common import paths
+from cxr_embeddings.input_pipeline.films.presets import PRESETS
+from cxr_embeddings.input_pipeline.mimic import counts, selection, tables
+from cxr_embeddings.input_pipeline.store import dataset
+from cxr_embeddings.input_pipeline.store.codecs import STORAGES
 
 # Of TFDS's own writers, which are not used here
 _FOREIGN = (
@@ -109,7 +110,7 @@ class Builder(FileReaderBuilder):
             builder=self,
             description="Chest X-ray films of MIMIC-CXR, prepared as network input, with ids and "
             "views. Like their source, they must not be passed on.",
-            features=store.features(config.size, config.storage),
+            features=dataset.features(config.size, config.storage),
             homepage="https://physionet.org/content/mimic-cxr/",
             citation="""\
             @article{johnson2019mimic,
@@ -131,7 +132,7 @@ class Builder(FileReaderBuilder):
         TFDS removes its own folder when anything fails, so nothing would be there to go on from.
         """
         try:
-            from input_pipeline import make_store, preprocess
+            from .store import beam_job, build
         except ModuleNotFoundError as error:
             raise ImportError(f"{error}: pip install -e '.[beam]' brings Apache Beam") from error
 
@@ -140,7 +141,7 @@ class Builder(FileReaderBuilder):
         folder = paths.typed(os.fspath(self.data_path.parent / f"unfinished.{self.version}"))
         config = self.builder_config
         listed = _list_films(source, config)
-        settings = preprocess.Settings(
+        settings = beam_job.Settings(
             folder=folder,
             preset=config.preset,
             size=config.size,
@@ -150,12 +151,12 @@ class Builder(FileReaderBuilder):
             has_views=listed.has_views,
             user_project=None,
         )
-        details = {"config": dataclasses.asdict(config), "versions": preprocess.versions()}
+        details = {"config": dataclasses.asdict(config), "versions": beam_job.versions()}
         options = download_config.beam_options
         if options is None:
             logging.getLogger("apache_beam").setLevel(logging.CRITICAL)  # failures are exceptions
-            options = preprocess.parse_options(preprocess.runner_options(()))
-        outcome = make_store.make_store(
+            options = beam_job.parse_options(beam_job.runner_options(()))
+        outcome = build.make_store(
             listed,
             settings,
             self.name,
@@ -194,7 +195,7 @@ class Builder(FileReaderBuilder):
             )
 
 
-def _list_films(source: str, config: MimicCxrConfig) -> mimic_cxr.FilmList:
+def _list_films(source: str, config: MimicCxrConfig) -> selection.FilmList:
     """The films of `manual_dir`; says what was found beside what MIMIC-CXR has.
 
     Raises:
@@ -203,13 +204,13 @@ def _list_films(source: str, config: MimicCxrConfig) -> mimic_cxr.FilmList:
     """
     names = {path.name for path in tfds.core.Path(source).iterdir()}
     for kind in ("metadata", "split"):
-        if not mimic_tables.find_table(source, names, kind, None):
+        if not tables.find_table(source, names, kind, None):
             raise FileNotFoundError(
                 f"found no mimic-cxr-2.0.0-{kind}.csv.gz in {source}; expected it there, as a file "
                 "or a link: MIMIC-CXR-JPG has it"
             )
-    listed = mimic_cxr.list_films(source, views=config.views, no_view=config.no_view)
+    listed = selection.list_films(source, views=config.views, no_view=config.no_view)
     for note in listed.notes:
         print(note)
-    print(mimic_counts.counts_table(listed.counts), flush=True)
+    print(counts.counts_table(listed.counts), flush=True)
     return listed

@@ -19,8 +19,9 @@ from typing import Annotated, Any, NotRequired
 from annotated_types import Interval, Len
 from typing_extensions import TypedDict
 
-from configs import paths, untrusted
-from input_pipeline import files
+from cxr_embeddings.common import paths, untrusted
+
+from . import files
 
 REJECTED = ("image_id", "reason", "detail", "tries")  # columns of rejected.csv
 MANIFEST, CHECKSUMS = "manifest.json", "SHA256SUMS.txt"

@@ -14,7 +14,7 @@ import sys
 
 from absl import app, flags
 
-from scripts.film_sheet import AMBER, GREEN, RED, Tile, draw_film, draw_sheet
+from cxr_embeddings.film_sheet import AMBER, GREEN, RED, Tile, draw_film, draw_sheet
 
 INPUT = flags.DEFINE_string("input", None, "folder, glob or list of films", required=True)
 OUTPUT = flags.DEFINE_string("output", None, "PNG to write", required=True)
@@ -30,7 +30,7 @@ LEGEND = "view · photometric · bits · syntax · id; findings from the label t
 
 def read_labels(path: str) -> dict[str, dict[str, float]]:
     """study_id -> the labels that are present (1) or uncertain (-1)."""
-    from input_pipeline import files
+    from cxr_embeddings.input_pipeline import files
 
     text = files.read_table(path).decode()
     table = {}
@@ -43,9 +43,10 @@ def read_labels(path: str) -> dict[str, dict[str, float]]:
 
 def make_tile(path: str, labels: dict[str, dict[str, float]], side: int) -> Tile:
     """Reads one film."""
-    from input_pipeline import dicom, files
-    from input_pipeline.film import Rejected
-    from input_pipeline.synthetic import dicom_files
+    from cxr_embeddings.input_pipeline import files
+    from cxr_embeddings.input_pipeline.films import dicom
+    from cxr_embeddings.input_pipeline.films.film import Rejected
+    from cxr_embeddings.input_pipeline.synthetic import dicom_files
 
     name = pathlib.PurePosixPath(path).stem[:8]
     with files.open_input(path) as stream:
@@ -75,7 +76,7 @@ def make_tile(path: str, labels: dict[str, dict[str, float]], side: int) -> Tile
 
 def write(_: list[str]) -> None:
     """Reads the films and writes the sheet."""
-    from input_pipeline.listing import list_inputs
+    from cxr_embeddings.input_pipeline.films.listing import list_inputs
 
     try:
         listing = list_inputs(INPUT.value, LIMIT.value)

@@ -14,8 +14,8 @@ from typing import Any
 
 from absl import flags
 
-from configs import paths, untrusted
-from scripts import cli
+from cxr_embeddings import cli
+from cxr_embeddings.common import paths, untrusted
 
 FROM = flags.DEFINE_string(
     "from", None, "timm, keras, tf, elixr_c, hf:ORG/NAME, or orbax for a bundle"
@@ -41,8 +41,8 @@ def convert() -> None:
     """Does what the flags say."""
     import jax
 
-    from encoder import convert, weights
-    from encoder.card import load_card
+    from cxr_embeddings.encoder import convert, weights
+    from cxr_embeddings.encoder.card import load_card
 
     if DESCRIBE.value:
         return print(table(load_card(DESCRIBE.value)))
@@ -76,11 +76,11 @@ def convert() -> None:
 
 def find_source() -> tuple[str, pathlib.Path, str]:
     """Name of a reader, local path, and where that was downloaded from ("" if it was not)."""
-    from encoder import convert
+    from cxr_embeddings.encoder import convert
 
     known = (*convert.SOURCES, "orbax")
     if FROM.value and FROM.value.startswith("hf:"):
-        from encoder.sources import hub
+        from cxr_embeddings.encoder.sources import hub
 
         found = hub.download(FROM.value.removeprefix("hf:"), INPUT.value or "")
         return found.source, found.path, found.origin
@@ -99,11 +99,11 @@ def read(source: str, path: pathlib.Path, output: pathlib.Path | None) -> tuple[
     """The card and the variables of a checkpoint or bundle, in memory once."""
     from tqdm import tqdm
 
-    from encoder import convert, weights
-    from encoder.card import load_card
-    from encoder.sources import archive, elixr_c
-    from input_pipeline.preprocessing import PRESETS
-    from scripts import elixr_c_check
+    from cxr_embeddings import elixr_c_check
+    from cxr_embeddings.encoder import convert, weights
+    from cxr_embeddings.encoder.card import load_card
+    from cxr_embeddings.encoder.sources import archive, elixr_c
+    from cxr_embeddings.input_pipeline.films.presets import PRESETS
 
     if source == "orbax":
         card = load_card(path)

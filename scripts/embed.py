@@ -12,20 +12,20 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from configs import paths
-from configs.schema import EmbedConfig
-from scripts import cli, sources
-from scripts.load_encoder import load_encoder, make_infer, make_mesh
+from cxr_embeddings import cli, film_sources
+from cxr_embeddings.common import paths
+from cxr_embeddings.configs.schema import EmbedConfig
+from cxr_embeddings.loading import load_encoder, make_infer, make_mesh
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from encoder.card import Card
-    from input_pipeline.files import InputFile
-    from input_pipeline.film import Rejected, Skipped
-    from input_pipeline.hosts import Hosts
-    from input_pipeline.output_plan import Output
-    from input_pipeline.outputs import Run
+    from cxr_embeddings.encoder.card import Card
+    from cxr_embeddings.input_pipeline.embeddings.output_plan import Output
+    from cxr_embeddings.input_pipeline.embeddings.writer import Run
+    from cxr_embeddings.input_pipeline.files import InputFile
+    from cxr_embeddings.input_pipeline.films.film import Rejected, Skipped
+    from cxr_embeddings.input_pipeline.hosts import Hosts
 
 USAGE = """
 python scripts/embed.py --config configs/mimic.py \\
@@ -68,15 +68,16 @@ def embed_with(hosts: Hosts, config: EmbedConfig, place: Place | None = None) ->
     """The part of the job that is this host's; as `embed`."""
     import numpy as np
 
-    from encoder import efficientnet
-    from encoder.embed import films_that_fit
-    from input_pipeline import files, outputs
-    from input_pipeline.preprocessing import PRESETS
+    from cxr_embeddings.encoder import efficientnet
+    from cxr_embeddings.encoder.embed import films_that_fit
+    from cxr_embeddings.input_pipeline import files
+    from cxr_embeddings.input_pipeline.embeddings import writer
+    from cxr_embeddings.input_pipeline.films.presets import PRESETS
 
     say = (lambda *_, **__: None) if hosts.index else print
     files.bill(config.input.user_project)
     folder = paths.typed(config.output.path)
-    source = sources.open_source(config, paths.typed(config.input.path), say)
+    source = film_sources.open_source(config, paths.typed(config.input.path), say)
 
     mesh = make_mesh(config.encoder)
     if config.batch_size < 0 or config.batch_size % mesh.shape["data"]:
@@ -85,7 +86,7 @@ def embed_with(hosts: Hosts, config: EmbedConfig, place: Place | None = None) ->
             f"{mesh.shape['data']}, the number of devices that share a batch, or 0"
         )
     card, model, variables = load_encoder(config.encoder, mesh, say)
-    sources.check_store(source.identity, card)
+    film_sources.check_store(source.identity, card)
     asked = hosts.gather(np.array([config.batch_size])).ravel().tolist()
     if len({*asked}) > 1:
         raise ValueError(f"batch_size differs between the hosts, {asked}; expected one for all")
@@ -124,7 +125,7 @@ def embed_with(hosts: Hosts, config: EmbedConfig, place: Place | None = None) ->
         "devices": [device.device_kind for device in mesh.devices.flat],
         "batch_size": batch_size,
     }
-    with outputs.open_run(
+    with writer.open_run(
         folder, source.planned, config.output.format, identity, details, hosts, source.refused
     ) as run:
         start = time.monotonic()
@@ -155,7 +156,7 @@ def check_memory(shape: Sequence[int], planned: Sequence[Output]) -> None:
 def embed_films(
     run: Run,
     batch_size: int,
-    source: sources.Source,
+    source: film_sources.Source,
     card: Card,
     infer: Callable[..., Iterator[tuple[Sequence[InputFile], np.ndarray]]],
     hosts: Hosts,
@@ -199,7 +200,7 @@ def embed_films(
 
 def report_run(run: Run, counts: dict[str, int], seconds: float) -> None:
     """Says what became of the films."""
-    from input_pipeline import run_folder
+    from cxr_embeddings.input_pipeline import run_folder
 
     new = counts["embedded"] - counts["before"]
     notes = {

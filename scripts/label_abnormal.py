@@ -18,8 +18,8 @@ import collections
 import os
 import sys
 
-from configs import machine, paths, writing
-from scripts import cli
+from cxr_embeddings import cli
+from cxr_embeddings.common import machine, paths, writing
 
 FLAGS = {
     "reports": "folder, archive (.zip, .tar, .tgz) or CSV of reports",
@@ -38,11 +38,12 @@ def label_abnormal(
     """Writes the labels; the arguments are `FLAGS`. Returns the exit code."""
     if bool(reports) == bool(findings) or not output:
         raise ValueError("expected --output, and --reports or --findings\n\n" + (__doc__ or ""))
-    from input_pipeline import datasets, files, report_files
+    from cxr_embeddings.input_pipeline import files
+    from cxr_embeddings.input_pipeline.reports import abnormal, corpus
 
     devices = devices or "unknown"
-    if devices not in datasets.DEVICES:
-        raise ValueError(f"--devices is {devices!r}; expected {', '.join(datasets.DEVICES)}")
+    if devices not in abnormal.DEVICES:
+        raise ValueError(f"--devices is {devices!r}; expected {', '.join(abnormal.DEVICES)}")
     source, file = paths.typed(reports or findings), paths.typed(output)
     folder = os.path.dirname(file)
     if not paths.is_remote(file) and (os.path.isdir(file) or not os.path.isdir(folder)):
@@ -52,15 +53,15 @@ def label_abnormal(
 
     if reports:
         workers = machine.processors()
-        columns, rows, ignored = report_files.label_reports(
+        columns, rows, ignored = corpus.label_reports(
             source, workers, lambda total: cli.progress(total, what="reports")
         )
         counted = "films of reports" if columns[0] == "image_id" else "reports"
         print(f"{len(rows)} {counted} in {source}; {ignored} other files there were ignored")
     else:
-        dataset, columns, rows = datasets.read_labels(source)
+        dataset, columns, rows = abnormal.read_labels(source)
         print(f"{len(rows)} rows in {source}, a table as {dataset} has it")
-    rows = {ids: datasets.with_devices(verdict, devices) for ids, verdict in sorted(rows.items())}
+    rows = {ids: abnormal.with_devices(verdict, devices) for ids, verdict in sorted(rows.items())}
     table = [[*ids, NUMBERS[label], rule] for ids, (label, rule) in rows.items()]
     data = writing.encode_table([*columns, "abnormal", "rule"], table)
     files.write_whole(file, data)
@@ -70,7 +71,7 @@ def label_abnormal(
         for verdict, count in counts.most_common():
             if verdict.label == label:
                 print(f"    {verdict.rule:32} {count:9}")
-    for rule in ("contradiction", *report_files.REJECTED):
+    for rule in ("contradiction", *corpus.REJECTED):
         some = [" ".join(ids) for ids, verdict in rows.items() if verdict.rule == rule]
         if some:
             more = ", ..." if len(some) > SHOWN else ""

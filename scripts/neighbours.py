@@ -22,13 +22,13 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from configs import paths
-from scripts import cli
+from cxr_embeddings import cli
+from cxr_embeddings.common import paths
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from heads.neighbours import Sharing
+    from cxr_embeddings.heads.neighbours import Sharing
 
 FLAGS = {
     "embeddings": "folder of embeddings, from embed.py; of several: once for each, or a .txt list",
@@ -54,11 +54,11 @@ def neighbours(
             + (__doc__ or "")
         )
     output = check_output(output) if output else None
-    from heads import neighbours as near
-    from heads.labels.findings import NO_FINDING
-    from heads.labels.tables import plain
-    from heads.statistics import bootstrap
-    from input_pipeline.embedding_table import read_table
+    from cxr_embeddings.heads import neighbours as near
+    from cxr_embeddings.heads.labels.columns import plain
+    from cxr_embeddings.heads.labels.findings import NO_FINDING
+    from cxr_embeddings.heads.statistics import bootstrap
+    from cxr_embeddings.input_pipeline.embeddings.table import read_table
 
     table = read_table(embeddings)
     rows, patient_id, label, mask, findings = labelled(table.image_id, labels)
@@ -113,8 +113,8 @@ def labelled(
     """The films with labels: rows, patients, labels of 0 and 1, which are known; and findings."""
     import numpy as np
 
-    from heads.labels import findings, label_table, matching
-    from heads.labels.tables import alike
+    from cxr_embeddings.heads.labels import findings, label_table, matching
+    from cxr_embeddings.heads.labels.columns import alike
 
     table = label_table.read_labels(path)
     if all(alike(name, table.columns) for name in findings.CHEXPERT):  # whose labellers write no 0
@@ -169,8 +169,8 @@ def find_films(image_id: np.ndarray, path: str) -> list[str]:
     """Where each film lies; "" where it is not in the input."""
     import numpy as np
 
-    from heads.labels import matching
-    from input_pipeline.listing import list_inputs
+    from cxr_embeddings.heads.labels import matching
+    from cxr_embeddings.input_pipeline.films.listing import list_inputs
 
     listed = list_inputs(path).files
     below = np.array([file.key for file in listed], object)  # the folder itself may have moved
@@ -190,9 +190,10 @@ def draw(
     output: str,
 ) -> None:
     """A row for each film shown: itself and its neighbours, framed where they share the finding."""
-    from input_pipeline import dicom, files
-    from input_pipeline.film import Rejected
-    from scripts import film_sheet
+    from cxr_embeddings import film_sheet
+    from cxr_embeddings.input_pipeline import files
+    from cxr_embeddings.input_pipeline.films import dicom
+    from cxr_embeddings.input_pipeline.films.film import Rejected
 
     def tile(
         i: int, section: str, technique: list[str], frame: film_sheet.Colour

@@ -24,14 +24,14 @@ import shutil
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from configs import paths, writing
-from scripts import cli
+from cxr_embeddings import cli
+from cxr_embeddings.common import paths, writing
 
 if TYPE_CHECKING:
-    from heads.store import Card, Saved
-    from input_pipeline.embedding_table import EmbeddingTable
-    from input_pipeline.files import InputFile
-    from input_pipeline.output_plan import Output
+    from cxr_embeddings.heads.saved import Card, Saved
+    from cxr_embeddings.input_pipeline.embeddings.output_plan import Output
+    from cxr_embeddings.input_pipeline.embeddings.table import EmbeddingTable
+    from cxr_embeddings.input_pipeline.files import InputFile
 
 FLAGS = {
     "head": "folder of a head, from train_head.py",
@@ -64,8 +64,8 @@ def predict(
     if file.is_dir() or not file.parent.is_dir():
         raise ValueError(f"{file} cannot be written: expected a file in a folder that exists")
 
-    from heads import store
-    from input_pipeline.embedding_table import read_table
+    from cxr_embeddings.heads import saved as store
+    from cxr_embeddings.input_pipeline.embeddings.table import read_table
 
     saved = store.load(paths.typed_local(head, "--head"))
     if saved.card["per_study"] != "none" and not saved.card["studies_from_paths"]:
@@ -88,10 +88,10 @@ def predict_films(saved: Saved, weights: str, input: str, output: pathlib.Path) 
 
     The embeddings lie in a hidden folder beside the output until no film is to be tried again.
     """
-    from configs.schema import EmbedConfig, EncoderConfig, InputConfig, OutputConfig
-    from input_pipeline import run_folder
-    from input_pipeline.embedding_table import read_table
-    from scripts import embed
+    from cxr_embeddings.configs.schema import EmbedConfig, EncoderConfig, InputConfig, OutputConfig
+    from cxr_embeddings.input_pipeline import run_folder
+    from cxr_embeddings.input_pipeline.embeddings.table import read_table
+    from cxr_embeddings.scripts import embed
 
     encoder = saved.card["encoder"]
     if encoder is None:
@@ -156,8 +156,8 @@ def choose_folder(
     """
     import numpy as np
 
-    from heads import store
-    from heads.labels import studies
+    from cxr_embeddings.heads import saved as store
+    from cxr_embeddings.heads.labels import studies
 
     identity = json.loads(json.dumps(identity))  # with lists for tuples, as cards have them
     try:
@@ -202,7 +202,7 @@ def write(
         folders: of the runs that made them, which say what films have none.
         output: the CSV.
     """
-    from input_pipeline import run_folder
+    from cxr_embeddings.input_pipeline import run_folder
 
     columns = [
         f"{finding}_{what}"
@@ -234,14 +234,14 @@ def predicted(saved: Saved, table: EmbeddingTable) -> list[list[object]]:
     """A row for each embedding, or each study where the head is of studies."""
     import numpy as np
 
-    from heads import candidates, predictions
-    from heads.labels import studies
+    from cxr_embeddings.heads import predictions, select
+    from cxr_embeddings.heads.labels import studies
 
     card = saved.card
     embedding, image_id = table.embedding, table.image_id
     if card["per_study"] != "none":
         embedding, image_id = studies.merge_by_path(embedding, image_id, card["per_study"])
-    logit = candidates.score(saved.trained, embedding, np.arange(len(embedding)))
+    logit = select.score(saved.trained, embedding, np.arange(len(embedding)))
     columns = [image_id.tolist()]
     for j, finding in enumerate(card["findings"]):
         found = predictions.scores(finding, logit[:, j], card["temperatures"][finding])

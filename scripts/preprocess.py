@@ -8,9 +8,9 @@ from typing import Any
 
 from absl import logging
 
-from configs import paths
-from configs.schema import ImageConfig, PreprocessConfig
-from scripts import cli
+from cxr_embeddings import cli
+from cxr_embeddings.common import paths
+from cxr_embeddings.configs.schema import ImageConfig, PreprocessConfig
 
 USAGE = """
 python scripts/preprocess.py --config configs/mimic.py \\
@@ -35,11 +35,12 @@ def preprocess(config: PreprocessConfig, beam_options: Sequence[str]) -> int:
     views = cli.kept_views(config.input.views)
     preset, size = image_rule(config.image)
 
-    from input_pipeline import files, mimic_cxr
+    from cxr_embeddings.input_pipeline import files
+    from cxr_embeddings.input_pipeline.mimic import selection
 
     files.bill(config.input.user_project)
     source, folder = paths.typed(config.input.path), paths.typed(config.output.path)
-    listed = mimic_cxr.list_films(
+    listed = selection.list_films(
         source,
         metadata_path=config.input.metadata_path,
         split_path=config.input.split_path,
@@ -52,12 +53,12 @@ def preprocess(config: PreprocessConfig, beam_options: Sequence[str]) -> int:
     if logging.get_verbosity() == logging.WARNING:
         logging.set_verbosity(logging.FATAL)  # Beam is loud; its failures come as exceptions
     try:
-        from input_pipeline import make_store, preprocess
+        from cxr_embeddings.input_pipeline.store import beam_job, build
     except ModuleNotFoundError as error:
         raise ImportError(f"{error}: pip install -e '.[beam]' brings Apache Beam") from error
 
-    options = preprocess.parse_options(preprocess.runner_options(beam_options))
-    settings = preprocess.Settings(
+    options = beam_job.parse_options(beam_job.runner_options(beam_options))
+    settings = beam_job.Settings(
         folder,
         preset,
         size,
@@ -70,10 +71,10 @@ def preprocess(config: PreprocessConfig, beam_options: Sequence[str]) -> int:
     details = {
         "config": dataclasses.asdict(config),
         "beam": [shown(option) for option in beam_options],
-        "versions": preprocess.versions(),
+        "versions": beam_job.versions(),
     }
     start = time.monotonic()
-    outcome = make_store.make_store(
+    outcome = build.make_store(
         listed,
         settings,
         config.output.name,
@@ -93,13 +94,13 @@ def image_rule(config: ImageConfig) -> tuple[str, int]:
     Raises:
         ValueError: they are unknown or contradict the card.
     """
-    from input_pipeline.preprocessing import PRESETS
-    from input_pipeline.storage import STORAGES
-    from scripts.load_encoder import check_version
+    from cxr_embeddings.input_pipeline.films.presets import PRESETS
+    from cxr_embeddings.input_pipeline.store.codecs import STORAGES
+    from cxr_embeddings.loading import check_version
 
     preset, size, card = config.preset, config.size, None
     if config.weights:
-        from encoder.card import load_card
+        from cxr_embeddings.encoder.card import load_card
 
         card = load_card(paths.typed_local(config.weights, "image.weights"))
         asked, given = (preset, size), (card.preset, card.resolution)
@@ -127,12 +128,12 @@ def image_rule(config: ImageConfig) -> tuple[str, int]:
 
 def report_list(source: str, listed: Any) -> None:
     """Says what was found and chosen, beside what MIMIC-CXR has."""
-    from input_pipeline import mimic_counts
+    from cxr_embeddings.input_pipeline.mimic import counts
 
     print(f"{len(listed.films)} of {len(listed.films) + len(listed.skipped)} films in {source}")
     for note in listed.notes:
         print(f"  {note}")
-    print(mimic_counts.counts_table(listed.counts), flush=True)
+    print(counts.counts_table(listed.counts), flush=True)
 
 
 def report_outcome(folder: str, outcome: Any, seconds: float) -> None:
@@ -170,7 +171,7 @@ def report_outcome(folder: str, outcome: Any, seconds: float) -> None:
 
 def main() -> None:
     cli.run(
-        preprocess,
+        beam_job,
         PreprocessConfig,
         "configs/preprocess.py",
         USAGE,

@@ -6,9 +6,16 @@ import hashlib
 import time
 from typing import Any
 
-from configs import machine, paths
-from configs.schema import PretrainConfig
-from scripts import cli, first_weights, training_films, training_folder, training_log, tune_look
+from cxr_embeddings import cli
+from cxr_embeddings.common import machine, paths
+from cxr_embeddings.configs.schema import PretrainConfig
+from cxr_embeddings.pretraining import (
+    first_weights,
+    training_films,
+    training_folder,
+    training_log,
+    tune_look,
+)
 
 USAGE = """
 python scripts/pretrain.py --config configs/pretrain.py \\
@@ -46,9 +53,9 @@ def pretrain_with(hosts: Any, config: PretrainConfig) -> int:
     """The part of the job that is this host's; as `pretrain`."""
     import jax
 
-    from encoder import checkpoints, sharding
-    from encoder import pretrain as trainer
-    from input_pipeline import training
+    from cxr_embeddings.encoder import checkpoints, sharding
+    from cxr_embeddings.encoder import pretrain as trainer
+    from cxr_embeddings.input_pipeline.store import random_access
 
     say = (lambda *_, **__: None) if hosts.index else functools.partial(print, flush=True)
     folder = paths.typed_local(config.output.path, "output.path")
@@ -56,7 +63,7 @@ def pretrain_with(hosts: Any, config: PretrainConfig) -> int:
     recipe = make_recipe(config, mesh.shape["data"])
     films = training_films.read(config.input, say)
     rows, workers = films.rows("train"), config.input.workers or machine.processors()
-    schedule = training.make_schedule(films.label[rows], recipe.batch_size, config.seed)
+    schedule = random_access.make_schedule(films.label[rows], recipe.batch_size, config.seed)
     made = films.stores[0].identity
     card, model, variables = first_weights.load(config.network, config.seed, made, say)
     identity = {
@@ -97,7 +104,7 @@ def pretrain_with(hosts: Any, config: PretrainConfig) -> int:
         def rows_of_step(number: int) -> Any:
             return rows[schedule(number)][mine]
 
-        batches = training.batches(
+        batches = random_access.batches(
             films.stores, films.places, rows_of_step, first, recipe.steps, workers
         )
         labelled = ((images, films.label[rows_of_step(number)]) for number, images in batches)
@@ -141,8 +148,8 @@ def pretrain_with(hosts: Any, config: PretrainConfig) -> int:
 
 def make_recipe(config: PretrainConfig, rows_on: int) -> Any:
     """The settings of the training as the encoder takes them, checked for `rows_on` devices."""
-    from encoder.augment import Augmentation
-    from encoder.recipe import Recipe, check
+    from cxr_embeddings.encoder.augment import Augmentation
+    from cxr_embeddings.encoder.recipe import Recipe, check
 
     given = vars(config.training) | {
         "micro_batch": config.training.micro_batch or config.training.batch_size,

@@ -11,8 +11,8 @@ The same command again goes on where it ended.
 
 import importlib.metadata
 
-from configs import paths
-from scripts import cli
+from cxr_embeddings import cli
+from cxr_embeddings.common import paths
 
 FLAGS = {
     "embeddings": "folder of embeddings, from embed.py",
@@ -29,10 +29,10 @@ def publish(embeddings: str | None, output: str | None, layout: str | None) -> i
             "expected --embeddings, --output, and --layout per_image or parquet\n\n"
             + (__doc__ or "")
         )
-    from input_pipeline import checked_embeddings
-    from input_pipeline import publish as publishing
+    from cxr_embeddings.input_pipeline.embeddings import publish as publishing
+    from cxr_embeddings.input_pipeline.embeddings import verified
 
-    source, folder = checked_embeddings.open_source(embeddings), paths.typed(output)
+    source, folder = verified.open_source(embeddings), paths.typed(output)
     if f"{folder}/".startswith(f"{source.folder}/"):
         raise ValueError(
             f"{folder} lies in the folder of the embeddings; expected another, so that they are "
@@ -45,7 +45,7 @@ def publish(embeddings: str | None, output: str | None, layout: str | None) -> i
         )
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
     print(f"{source.count} embeddings in {len(source.sums)} files: checking them", flush=True)
-    ids = checked_embeddings.read_ids(source, cli.progress)
+    ids = verified.read_ids(source, cli.progress)
     print("writing them", flush=True)
     if layout == "per_image":
         before, refused = publishing.write_per_image(source, ids, folder, versions, cli.progress)

@@ -17,7 +17,7 @@ SIZES = flags.DEFINE_list("size_range", ["420", "1100"], "shortest and longest s
 
 def write(_: list[str]) -> None:
     """Writes the stand-in, or says that just this one is there already."""
-    from input_pipeline.synthetic import mimic
+    from cxr_embeddings.input_pipeline.synthetic import mimic_folder
 
     parameters = {
         "films": FILMS.value,
@@ -26,7 +26,7 @@ def write(_: list[str]) -> None:
         "seed": SEED.value,
         "size_range": [int(side) for side in SIZES.value],
     }
-    stamp = pathlib.Path(OUTPUT.value) / mimic.STAMP
+    stamp = pathlib.Path(OUTPUT.value) / mimic_folder.STAMP
     if stamp.is_file():
         found = json.loads(stamp.read_text())
         if found == parameters:
@@ -37,7 +37,7 @@ def write(_: list[str]) -> None:
         )
     start = time.monotonic()
     try:
-        counts = mimic.write_mimic(OUTPUT.value, **parameters)
+        counts = mimic_folder.write_mimic(OUTPUT.value, **parameters)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     size = counts.pop("bytes") / 1e6

@@ -13,16 +13,16 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from configs import paths
-from configs.schema import HeadConfig
-from scripts import cli
+from cxr_embeddings import cli
+from cxr_embeddings.common import paths
+from cxr_embeddings.configs.schema import HeadConfig
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from heads.candidates import Trained
-    from heads.labels.label_table import Examples, Note
-    from input_pipeline.embedding_table import EmbeddingTable
+    from cxr_embeddings.heads.labels.label_table import Examples, Note
+    from cxr_embeddings.heads.select import Trained
+    from cxr_embeddings.input_pipeline.embeddings.table import EmbeddingTable
 
 USAGE = """
 python scripts/train_head.py --config configs/head.py \\
@@ -68,14 +68,14 @@ def train_head(config: HeadConfig) -> int:
 
     import jax
 
-    from heads import experiment, train
-    from heads.labels import studies
-    from input_pipeline import files
-    from input_pipeline.embedding_table import read_table
+    from cxr_embeddings.heads import experiment, sgd
+    from cxr_embeddings.heads.labels import studies
+    from cxr_embeddings.input_pipeline import files
+    from cxr_embeddings.input_pipeline.embeddings.table import read_table
 
     jax.config.update("jax_platforms", "cpu")  # fast enough, and everywhere the same numbers
     plan = experiment.plan(
-        train.Recipe(**dataclasses.asdict(config.training)),
+        sgd.Recipe(**dataclasses.asdict(config.training)),
         config.sizes,
         config.draws,
         config.resamples,
@@ -117,9 +117,9 @@ def train_head(config: HeadConfig) -> int:
 
 def read_examples(config: HeadConfig, image_id: np.ndarray) -> Examples:
     """The labels, joined to the embeddings; findings of one class only are refused or left out."""
-    from heads.labels.join import join
-    from heads.labels.label_table import read_labels
-    from heads.labels.splits import SPLITS, check_classes
+    from cxr_embeddings.heads.labels.join import join
+    from cxr_embeddings.heads.labels.label_table import read_labels
+    from cxr_embeddings.heads.labels.splits import SPLITS, check_classes
 
     labels = config.labels
     table = read_labels(
@@ -181,7 +181,7 @@ def report_table(path: str | Sequence[str], table: EmbeddingTable) -> None:
 
 def report_counts(counts: dict[str, Any], notes: Sequence[Note]) -> None:
     """Says how many films each split has, and what was left out."""
-    from heads.report.panels import patients
+    from cxr_embeddings.heads.report.panels import patients
 
     for note in notes:
         print(f"  {note}")

@@ -11,7 +11,8 @@ os.environ["KERAS_BACKEND"] = "tensorflow"
 import jaxtyping
 import pytest
 
-jaxtyping.install_import_hook(("encoder", "heads", "input_pipeline"), "beartype.beartype")
+SIBLINGS = [f"cxr_embeddings.{name}" for name in ("common", "encoder", "heads", "input_pipeline")]
+jaxtyping.install_import_hook(SIBLINGS, "beartype.beartype")
 
 import jax  # noqa: E402  after the flags and the hook
 

@@ -4,23 +4,24 @@ import dataclasses
 
 import tqdm
 
-from input_pipeline import make_store, mimic_cxr, preprocess
+from cxr_embeddings.input_pipeline.mimic import selection
+from cxr_embeddings.input_pipeline.store import beam_job, build
 
 IN_PROCESS = ("--runner=FnApiRunner",)
 
 
 def make(mimic, folder, listed=None, *, size, films_per_shard, details=None, **changes):
-    listed = listed or mimic_cxr.list_films(str(mimic))
-    settings = preprocess.Settings(
+    listed = listed or selection.list_films(str(mimic))
+    settings = beam_job.Settings(
         str(folder), "native", size, "png16", ("AP", "PA"), "keep", listed.has_views, None
     )
-    return make_store.make_store(
+    return build.make_store(
         listed,
         dataclasses.replace(settings, **changes),
         "mimic_cxr",
         films_per_shard,
         str(mimic),
         details or {},
-        preprocess.parse_options(IN_PROCESS),
+        beam_job.parse_options(IN_PROCESS),
         lambda films, done: tqdm.tqdm(total=films, initial=done, disable=True),
     )

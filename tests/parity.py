@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from encoder import depthwise, efficientnet
-from encoder.efficientnet import EfficientNet
+from cxr_embeddings.encoder import depthwise, efficientnet
+from cxr_embeddings.encoder.efficientnet import EfficientNet
 
 TOLERANCE = 2e-5  # of the largest value of each stage, float32
 STAGES = ["stem", *(f"stage{i}" for i in range(1, 8)), "head_map"]

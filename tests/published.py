@@ -6,10 +6,11 @@ import types
 
 import numpy as np
 
-from input_pipeline import files, output_plan, outputs
-from input_pipeline.embedding_table import read_table
-from input_pipeline.embeddings import FORMATS, EmbeddingRecord
-from input_pipeline.film import Rejected
+from cxr_embeddings.input_pipeline import files
+from cxr_embeddings.input_pipeline.embeddings import output_plan, writer
+from cxr_embeddings.input_pipeline.embeddings.formats import FORMATS, EmbeddingRecord
+from cxr_embeddings.input_pipeline.embeddings.table import read_table
+from cxr_embeddings.input_pipeline.films.film import Rejected
 
 IDS = [f"files/p1{i % 3}/p1{i % 3}00000{i}/s5{i}/{i:04x}-{7 * i:04x}.dcm" for i in range(10)]
 IDENTITY = {
@@ -27,7 +28,7 @@ def make_source(
     pieces = {f"train-{j:05d}-of-{shards:05d}": films[j::shards] for j in range(shards)}
     planned = output_plan.plan_pieces(pieces, layout, format)
     made = IDENTITY | {"layout": layout, "format": format} | identity
-    with outputs.open_run(str(folder), planned, format, made, {"batch_size": 8}) as run:
+    with writer.open_run(str(folder), planned, format, made, {"batch_size": 8}) as run:
         for film in run.todo:
             bad = film.path == failing
             run.add(film, Rejected("unreadable", "No such file") if bad else vector(film.path))

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from encoder import augment
-from encoder.augment import Augmentation
+from cxr_embeddings.encoder import augment
+from cxr_embeddings.encoder.augment import Augmentation
 
 NOTHING = Augmentation(1.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 RNG = np.random.default_rng(0)

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from heads.statistics import auprc_interval, auroc_interval, bootstrap
+from cxr_embeddings.heads.statistics import auprc_interval, auroc_interval, bootstrap
 
 
 def films(random, auroc, patients, most, prevalence, alike=0.5):

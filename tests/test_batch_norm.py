@@ -8,8 +8,8 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from parity import assert_close
 
-from encoder import batch_norm
-from encoder.efficientnet import BatchNorm, swish
+from cxr_embeddings.encoder import batch_norm
+from cxr_embeddings.encoder.efficientnet import BatchNorm, swish
 
 EPSILON = 1e-3
 ACTIVATIONS = [(swish, jax.nn.silu), (jax.nn.identity, jax.nn.identity)]

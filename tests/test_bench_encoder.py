@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from encoder import efficientnet
-from encoder.efficientnet import VARIANTS, EfficientNet, Variant
-from scripts import bench_encoder, peer_engines, peers, roofline, timing
+from benchmarks import encoder, peer_engines, peers, roofline, timing
+from cxr_embeddings.encoder import efficientnet
+from cxr_embeddings.encoder.efficientnet import VARIANTS, EfficientNet, Variant
 
 ROUNDS = 3
 
@@ -48,11 +48,11 @@ def written(folder):
 
 
 def test_what_is_measured_fits(tmp_path, capsys):
-    bench_encoder.run(ROUNDS, "tiny:32:2", output=str(tmp_path))
+    encoder.run(ROUNDS, "tiny:32:2", output=str(tmp_path))
     assert "without broken: no card\n" in capsys.readouterr().out
     found = {one["engine"]: one for one in written(tmp_path)}
-    ours = found[bench_encoder.OURS]
-    assert [*found] == [bench_encoder.OURS, bench_encoder.ENGINE, bench_encoder.PLAIN, "doubled"]
+    ours = found[encoder.OURS]
+    assert [*found] == [encoder.OURS, encoder.ENGINE, encoder.PLAIN, "doubled"]
     for one in found.values():
         median = statistics.median(one["seconds"])
         ratios = [a / b for a, b in zip(ours["seconds"], one["seconds"], strict=True)]
@@ -88,7 +88,7 @@ def seconds_of(monkeypatch):
     rounds = [0.5, 1.0, 2.0]
 
     def ready(model, variables, images, dtype, others):
-        names = (bench_encoder.OURS, "other") if len(images) in seconds else ("other",)
+        names = (encoder.OURS, "other") if len(images) in seconds else ("other",)
         return {name: lambda: np.ones(3) for name in names}, dict.fromkeys(names, 1.0)
 
     def interleave(forms, repeats, **settings):
@@ -96,13 +96,13 @@ def seconds_of(monkeypatch):
         return {name: [seconds[batch] * r for r in rounds] for name in forms}
 
     batches = iter([1, 2, 4])
-    monkeypatch.setattr(bench_encoder, "_ready", ready)
-    monkeypatch.setattr(bench_encoder, "interleave", interleave)
+    monkeypatch.setattr(encoder, "_ready", ready)
+    monkeypatch.setattr(encoder, "interleave", interleave)
     return seconds
 
 
 def test_the_best_batch_is_named_and_a_case_that_fails_left_out(tmp_path, seconds_of, capsys):
-    bench_encoder.run(3, "tiny:32:8,tiny:32:1,tiny:32:2,tiny:32:4", output=str(tmp_path))
+    encoder.run(3, "tiny:32:8,tiny:32:1,tiny:32:2,tiny:32:4", output=str(tmp_path))
     assert [one["case"]["batch"] for one in written(tmp_path)] == [1, 1, 2, 2, 4, 4]
     for text in (capsys.readouterr().out, (tmp_path / "encoder.md").read_text()):
         assert "\ntiny at 32 px, this project: at best 2 images/s, with batch 2\n" in text
@@ -111,22 +111,22 @@ def test_the_best_batch_is_named_and_a_case_that_fails_left_out(tmp_path, second
 
 def test_without_any_case_it_fails(tmp_path, seconds_of):
     with pytest.raises(SystemExit, match="no case could be measured"):
-        bench_encoder.run(3, "tiny:32:8", output=str(tmp_path))
+        encoder.run(3, "tiny:32:8", output=str(tmp_path))
 
 
 def test_what_was_measured_is_kept_when_the_next_case_is_stopped(tmp_path, seconds_of):
     del seconds_of[2]  # then the second case has no times
     with pytest.raises(KeyError):
-        bench_encoder.run(3, "tiny:32:1,tiny:32:4", output=str(tmp_path))
+        encoder.run(3, "tiny:32:1,tiny:32:4", output=str(tmp_path))
     assert len(written(tmp_path)) == 2
 
 
 @pytest.mark.parametrize("case", ["l2", "l9:224:1", "l2:224:0", "l2:224:-1", "l2:224:1:2"])
 def test_a_wrong_case_is_named(case):
     with pytest.raises(SystemExit, match=f"found the case '{case}'; expected VARIANT"):
-        bench_encoder.run(1, case)
+        encoder.run(1, case)
 
 
 def test_a_wrong_engine_is_named():
     with pytest.raises(SystemExit, match="no such engine: nope; expected plain Flax, doubled"):
-        bench_encoder.run(1, engines="nope")
+        encoder.run(1, engines="nope")

@@ -7,7 +7,7 @@ import sys
 
 
 def test_a_tenth_of_mimic_fits_in_little_memory():
-    program = "from scripts import bench_heads_memory\nbench_heads_memory.run(1, 36_896)"
+    program = "from benchmarks import heads_memory\nheads_memory.run(1, 36_896)"
     run = subprocess.run(
         [sys.executable, "-c", program],
         capture_output=True, text=True, env={**os.environ, "XLA_FLAGS": ""},

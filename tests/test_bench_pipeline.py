@@ -5,8 +5,8 @@ import re
 import jax
 import pytest
 
-from encoder import sharding
-from scripts import bench_pipeline
+from benchmarks import pipeline
+from cxr_embeddings.encoder import sharding
 
 STAGES = (
     "read the file",
@@ -23,9 +23,9 @@ def one_device():
 
 
 def test_stages_and_ratio_are_printed_and_plausible(monkeypatch, capsys):
-    monkeypatch.setattr(bench_pipeline, "SIDES", (64, 96))
-    monkeypatch.setattr(bench_pipeline, "make_mesh", lambda _: one_device())
-    bench_pipeline.run(1, resolution="32", batch_size="8", films="5", records="12")
+    monkeypatch.setattr(pipeline, "SIDES", (64, 96))
+    monkeypatch.setattr(pipeline, "make_mesh", lambda _: one_device())
+    pipeline.run(1, resolution="32", batch_size="8", films="5", records="12")
     printed = capsys.readouterr().out
     assert printed.startswith("5 drawn films; b0 at 32 px by jax in float32, batches of 8\n")
     rows = {
@@ -48,4 +48,4 @@ def test_stages_and_ratio_are_printed_and_plausible(monkeypatch, capsys):
 def test_a_folder_without_films_is_named(tmp_path):
     (tmp_path / "no_film.dcm").write_bytes(b"no film")
     with pytest.raises(SystemExit, match=f"no film in {tmp_path} gives an image"):
-        bench_pipeline.run(1, resolution="32", batch_size="8", input=str(tmp_path))
+        pipeline.run(1, resolution="32", batch_size="8", input=str(tmp_path))

@@ -4,14 +4,14 @@ import pathlib
 
 import pytest
 
-from input_pipeline import mimic_cxr
-from input_pipeline.dicom import read_film
-from scripts import bench_scale, watching
+from benchmarks import scale, watching
+from cxr_embeddings.input_pipeline.films.dicom import read_film
+from cxr_embeddings.input_pipeline.mimic import selection
 
 
 def test_the_films_are_listed_with_views_and_splits_and_can_be_read(tmp_path):
-    bench_scale.write_films(tmp_path / "films", 20, (40, 30), distinct=7)
-    listed = mimic_cxr.list_films(str(tmp_path / "films"))
+    scale.write_films(tmp_path / "films", 20, (40, 30), distinct=7)
+    listed = selection.list_films(str(tmp_path / "films"))
     assert len(listed.films) == 20 and not listed.skipped and listed.has_views
     assert {film.split for film in listed.films} == {"train", "validate", "test"}
     assert {(film.view, film.size) for film in listed.films} == {("PA", (40, 30))}

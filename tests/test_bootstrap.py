@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from heads.statistics import bootstrap
+from cxr_embeddings.heads.statistics import bootstrap
 
 
 def films(n: int, seed: int = 0, values: int | None = None) -> tuple[np.ndarray, np.ndarray]:

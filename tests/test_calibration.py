@@ -7,7 +7,7 @@ from sklearn.calibration import calibration_curve
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss, log_loss
 
-from heads.statistics import bootstrap, calibration
+from cxr_embeddings.heads.statistics import bootstrap, calibration
 
 
 def films(n: int, seed: int = 0, confidence: float = 2.0) -> tuple[np.ndarray, np.ndarray]:

@@ -5,7 +5,7 @@ import published
 import pytest
 from published import IDS, make_source, put, put_bytes, vector
 
-from input_pipeline.checked_embeddings import open_source, read_ids
+from cxr_embeddings.input_pipeline.embeddings.verified import open_source, read_ids
 
 SHARD = "embeddings-train-00001-of-00003.tfrecord"
 

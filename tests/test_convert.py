@@ -14,12 +14,12 @@ import pytest
 from flax.traverse_util import flatten_dict
 from parity import with_statistics
 
-from encoder import convert, weights
-from encoder.card import Card, load_card
-from encoder.efficientnet import VARIANTS, EfficientNet, Variant
-from encoder.random_weights import random_variables
-from encoder.sources import archive
-from encoder.sources.checkpoint import IMAGENET_MEAN, IMAGENET_STD, Checkpoint, Leaf
+from cxr_embeddings.encoder import convert, weights
+from cxr_embeddings.encoder.card import Card, load_card
+from cxr_embeddings.encoder.efficientnet import VARIANTS, EfficientNet, Variant
+from cxr_embeddings.encoder.random_weights import random_variables
+from cxr_embeddings.encoder.sources import archive
+from cxr_embeddings.encoder.sources.checkpoint import IMAGENET_MEAN, IMAGENET_STD, Checkpoint, Leaf
 
 ORTHONORMAL = {  # (inputs, outputs) -> SHA-256 of the map of seed 0, on every machine
     (80, 4096): "2b6f93a3a366b57756c818ee00b683833e2e8d7d34265b6cc4db8a636505b2ea",

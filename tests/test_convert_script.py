@@ -17,13 +17,13 @@ from test_hub import Hub
 from test_tf import stored
 from test_tf import write as write_tensorflow
 
-from encoder import weights
-from encoder.card import load_card
-from encoder.efficientnet import EfficientNet
-from encoder.random_weights import random_variables
-from encoder.sources.checkpoint import IMAGENET_MEAN, IMAGENET_STD
-from input_pipeline.synthetic.mimic import write_mimic
-from scripts.peers import timm_tensors
+from benchmarks.peers import timm_tensors
+from cxr_embeddings.encoder import weights
+from cxr_embeddings.encoder.card import load_card
+from cxr_embeddings.encoder.efficientnet import EfficientNet
+from cxr_embeddings.encoder.random_weights import random_variables
+from cxr_embeddings.encoder.sources.checkpoint import IMAGENET_MEAN, IMAGENET_STD
+from cxr_embeddings.input_pipeline.synthetic.mimic_folder import write_mimic
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 NAME = "tf_efficientnet_b0.ns_jft_in1k.safetensors"

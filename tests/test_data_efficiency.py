@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from heads import candidates, data_efficiency, train
-from heads.candidates import Films
+from cxr_embeddings.heads import data_efficiency, select, sgd
+from cxr_embeddings.heads.select import Films
 
-RECIPE = train.Recipe("lbfgs", 1e-3, (0.1,), (0,), 32, 1, 0, True)
+RECIPE = sgd.Recipe("lbfgs", 1e-3, (0.1,), (0,), 32, 1, 0, True)
 
 
 @pytest.mark.parametrize(
@@ -65,11 +65,11 @@ def data():
 
 
 def measure(data, **more):
-    embedding, train, tune, test = data
+    embedding, sgd, tune, test = data
     patients = np.array([f"p{i // 2}" for i in range(120)])
     arguments = dict(sizes=[8, 32, 120], draws=5, seed=0) | more
     return data_efficiency.measure(
-        embedding, train, patients, tune, test, ["a", "b", "rare"], RECIPE, **arguments
+        embedding, sgd, patients, tune, test, ["a", "b", "rare"], RECIPE, **arguments
     )
 
 
@@ -91,10 +91,10 @@ def test_all_findings_are_measured_at_every_size(data):
 
 
 def test_the_last_point_is_the_whole_training(data):
-    embedding, train, tune, test = data
+    embedding, sgd, tune, test = data
     found = measure(data, sizes=[120])
-    trained = candidates.fit(embedding, train, tune, RECIPE)
-    logit = candidates.score(trained, embedding, test.row)[:, 0]
+    trained = select.fit(embedding, sgd, tune, RECIPE)
+    logit = select.score(trained, embedding, test.row)[:, 0]
     known = test.mask[:, 0]
     from sklearn.metrics import roc_auc_score
 

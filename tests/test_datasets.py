@@ -6,9 +6,14 @@ import gzip
 
 import pytest
 
-from input_pipeline import datasets
-from input_pipeline.datasets import DATASETS, judge, read_labels, with_devices
-from input_pipeline.reports import Verdict
+from cxr_embeddings.input_pipeline.reports import abnormal
+from cxr_embeddings.input_pipeline.reports.abnormal import (
+    DATASETS,
+    judge,
+    read_labels,
+    with_devices,
+)
+from cxr_embeddings.input_pipeline.reports.label import Verdict
 
 MIMIC = DATASETS["mimic_cxr"]
 NAMES = (*MIMIC.findings, *MIMIC.devices, MIMIC.normal)
@@ -54,7 +59,7 @@ def test_each_finding_makes_abnormal(finding):
     assert judge({finding: 1}, MIMIC).label == "abnormal"
 
 
-@pytest.mark.parametrize("devices", datasets.DEVICES)
+@pytest.mark.parametrize("devices", abnormal.DEVICES)
 def test_devices_alone_are_what_is_asked_for(devices):
     for rule in ("device_only", "device_tube"):
         assert with_devices(Verdict("abnormal", rule), devices) == (devices, rule)

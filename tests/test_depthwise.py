@@ -12,7 +12,7 @@ from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from parity import assert_close
 
-from encoder import depthwise
+from cxr_embeddings.encoder import depthwise
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 

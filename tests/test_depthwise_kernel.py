@@ -12,9 +12,9 @@ import pytest
 from jax import lax
 from parity import TOLERANCE, calibrate, compiled, difference, random_images
 
-from encoder import batch_norm, depthwise_kernel, embed, sharding
-from encoder.efficientnet import BATCH_NORM_EPSILON, EfficientNet, MBConv, swish
-from encoder.random_weights import random_variables
+from cxr_embeddings.encoder import batch_norm, depthwise_kernel, embed, sharding
+from cxr_embeddings.encoder.efficientnet import BATCH_NORM_EPSILON, EfficientNet, MBConv, swish
+from cxr_embeddings.encoder.random_weights import random_variables
 
 # kernel, stride, height, width, channels, dtype: odd and even sizes, channels that fill no block
 CASES = [

@@ -19,9 +19,9 @@ from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 
-from input_pipeline import dicom, jpeg2000
-from input_pipeline.dicom import read_film
-from input_pipeline.film import REASONS, Film, Rejected, Skipped
+from cxr_embeddings.input_pipeline.films import dicom, jpeg2000
+from cxr_embeddings.input_pipeline.films.dicom import read_film
+from cxr_embeddings.input_pipeline.films.film import REASONS, Film, Rejected, Skipped
 
 UID = "1.2.840.10008.1.2"
 EXPLICIT = f"{UID}.1"

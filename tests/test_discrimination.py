@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from heads.statistics import auroc_interval, discrimination
+from cxr_embeddings.heads.statistics import auroc_interval, discrimination
 
 
 def films(n: int, seed: int = 0, values: float = 4) -> tuple[np.ndarray, np.ndarray]:

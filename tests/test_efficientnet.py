@@ -10,7 +10,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 from parity import compiled, difference, random_images
 
-from encoder.efficientnet import (
+from cxr_embeddings.encoder.efficientnet import (
     VARIANTS,
     EfficientNet,
     Variant,
@@ -18,8 +18,8 @@ from encoder.efficientnet import (
     embedding_widths,
     swish,
 )
-from encoder.random_weights import random_variables
-from encoder.weights import abstract_variables
+from cxr_embeddings.encoder.random_weights import random_variables
+from cxr_embeddings.encoder.weights import abstract_variables
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "efficientnet_l2_leaves.txt"
 

@@ -25,14 +25,14 @@ from PIL import Image
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow.python.framework import function
 
-from encoder.efficientnet import STAGES, VARIANTS, EfficientNet, Variant
-from encoder.random_weights import random_variables
-from encoder.sources import elixr_c, saved_model
-from encoder.weights import abstract_variables, merge
-from input_pipeline.film import Film
-from input_pipeline.preprocessing import PRESETS, network_input, toolkit_intensity
-from input_pipeline.synthetic.anatomy import Patient
-from input_pipeline.synthetic.drawing import draw_film
+from cxr_embeddings.encoder.efficientnet import STAGES, VARIANTS, EfficientNet, Variant
+from cxr_embeddings.encoder.random_weights import random_variables
+from cxr_embeddings.encoder.sources import elixr_c, saved_model
+from cxr_embeddings.encoder.weights import abstract_variables, merge
+from cxr_embeddings.input_pipeline.films.film import Film
+from cxr_embeddings.input_pipeline.films.presets import PRESETS, network_input, toolkit_intensity
+from cxr_embeddings.input_pipeline.synthetic.anatomy import Patient
+from cxr_embeddings.input_pipeline.synthetic.drawing import draw_film
 
 TINY = Variant(0.25, 0.26, 1280)  # eight blocks, two of them residual
 SEVEN = Variant(0.25, 0.1, 1280)

@@ -13,17 +13,18 @@ from parity import calibrate, difference, random_images
 from PIL import Image
 from test_elixr_c import Style, save_1, save_2
 
-from configs.schema import EmbedConfig, EncoderConfig, InputConfig, OutputConfig
-from encoder import weights
-from encoder.card import Card, load_card
-from encoder.efficientnet import VARIANTS, EfficientNet, Variant
-from encoder.random_weights import random_variables
-from encoder.sources import elixr_c, saved_model
-from input_pipeline.dicom import read_film
-from input_pipeline.embeddings import FORMATS
-from input_pipeline.preprocessing import toolkit_intensity
-from input_pipeline.synthetic.mimic import write_mimic
-from scripts import convert_weights, elixr_c_check, embed
+from cxr_embeddings import elixr_c_check
+from cxr_embeddings.configs.schema import EmbedConfig, EncoderConfig, InputConfig, OutputConfig
+from cxr_embeddings.encoder import weights
+from cxr_embeddings.encoder.card import Card, load_card
+from cxr_embeddings.encoder.efficientnet import VARIANTS, EfficientNet, Variant
+from cxr_embeddings.encoder.random_weights import random_variables
+from cxr_embeddings.encoder.sources import elixr_c, saved_model
+from cxr_embeddings.input_pipeline.embeddings.formats import FORMATS
+from cxr_embeddings.input_pipeline.films.dicom import read_film
+from cxr_embeddings.input_pipeline.films.presets import toolkit_intensity
+from cxr_embeddings.input_pipeline.synthetic.mimic_folder import write_mimic
+from cxr_embeddings.scripts import convert_weights, embed
 
 TOLERANCE = 1e-4  # of the largest value
 

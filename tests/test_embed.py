@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from encoder import embed, random_weights, sharding
-from encoder.efficientnet import EfficientNet
+from cxr_embeddings.encoder import embed, random_weights, sharding
+from cxr_embeddings.encoder.efficientnet import EfficientNet
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
 

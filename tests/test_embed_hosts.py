@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import running
 
-from encoder import random_weights, weights
-from input_pipeline.embedding_table import read_table
-from input_pipeline.synthetic.mimic import write_mimic
+from cxr_embeddings.encoder import random_weights, weights
+from cxr_embeddings.input_pipeline.embeddings.table import read_table
+from cxr_embeddings.input_pipeline.synthetic.mimic_folder import write_mimic
 
 SIZE, FILMS = 32, 160
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from running import tree
 
-from encoder import random_weights, weights
-from input_pipeline.embeddings import FORMATS
-from input_pipeline.synthetic.mimic import write_mimic
+from cxr_embeddings.encoder import random_weights, weights
+from cxr_embeddings.input_pipeline.embeddings.formats import FORMATS
+from cxr_embeddings.input_pipeline.synthetic.mimic_folder import write_mimic
 
 KILLS = 6
 

@@ -13,9 +13,12 @@ import google_crc32c
 import numpy as np
 import pytest
 
-from input_pipeline import embedding_files, embedding_table, files, output_plan, outputs
-from input_pipeline.embedding_table import read_table
-from input_pipeline.embeddings import FORMATS, EmbeddingRecord
+from cxr_embeddings.input_pipeline import files
+from cxr_embeddings.input_pipeline.embeddings import output_plan, writer
+from cxr_embeddings.input_pipeline.embeddings import reader as embedding_files
+from cxr_embeddings.input_pipeline.embeddings import table as embedding_table
+from cxr_embeddings.input_pipeline.embeddings.formats import FORMATS, EmbeddingRecord
+from cxr_embeddings.input_pipeline.embeddings.table import read_table
 
 REPOSITORY = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 FILMS = [files.InputFile(f"/in/p{i % 3}/{i:02d}.dcm", f"p{i % 3}/{i:02d}") for i in range(10)]
@@ -32,7 +35,7 @@ def vector(seed, dim=6):
 def run(folder, layout="per_image", format="tfrecord", films=FILMS, stop_after=None, **identity):
     """Writes a folder as `scripts/embed.py` does."""
     planned = output_plan.plan(films, layout, format, shards=3)
-    with outputs.open_run(str(folder), planned, format, IDENTITY | identity, {}) as opened:
+    with writer.open_run(str(folder), planned, format, IDENTITY | identity, {}) as opened:
         for film in opened.todo[:stop_after]:
             opened.add(film, vector(int(film.key[-2:])))
         if stop_after is None:

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from input_pipeline.embeddings import FORMATS, EmbeddingRecord
+from cxr_embeddings.input_pipeline.embeddings.formats import FORMATS, EmbeddingRecord
 
 
 def records(count, dim=5):

@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from heads import features
+from cxr_embeddings.heads import features
 
 
 @pytest.fixture

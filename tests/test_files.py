@@ -6,9 +6,9 @@ import fsspec
 import fsspec.implementations.memory
 import pytest
 
-from configs import paths, writing
-from input_pipeline import files
-from input_pipeline.listing import list_inputs
+from cxr_embeddings.common import paths, writing
+from cxr_embeddings.input_pipeline import files
+from cxr_embeddings.input_pipeline.films.listing import list_inputs
 
 
 def touch(folder, *names):

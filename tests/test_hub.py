@@ -15,10 +15,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from encoder import random_weights, weights
-from encoder.card import load_card
-from encoder.efficientnet import VARIANTS, Variant
-from encoder.sources import hub
+from cxr_embeddings.encoder import random_weights, weights
+from cxr_embeddings.encoder.card import load_card
+from cxr_embeddings.encoder.efficientnet import VARIANTS, Variant
+from cxr_embeddings.encoder.sources import hub
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 SAVED_MODEL = ("saved_model.pb", "variables/variables.index", "variables/variables.data-0-of-1")

@@ -23,14 +23,14 @@ from parity import (
     with_statistics,
 )
 
-from encoder import convert, weights
-from encoder.card import Card, load_card
-from encoder.efficientnet import EfficientNet
-from encoder.random_weights import random_variables
-from encoder.sources import archive
-from encoder.sources import keras as keras_source
-from encoder.sources.checkpoint import IMAGENET_MEAN, IMAGENET_STD
-from scripts import peers
+from benchmarks import peers
+from cxr_embeddings.encoder import convert, weights
+from cxr_embeddings.encoder.card import Card, load_card
+from cxr_embeddings.encoder.efficientnet import EfficientNet
+from cxr_embeddings.encoder.random_weights import random_variables
+from cxr_embeddings.encoder.sources import archive
+from cxr_embeddings.encoder.sources import keras as keras_source
+from cxr_embeddings.encoder.sources.checkpoint import IMAGENET_MEAN, IMAGENET_STD
 
 # Keras' own, while it saves.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import running
 
-from heads.labels.join import join
-from heads.labels.label_table import read_labels
-from input_pipeline.synthetic.mimic import draw_studies
-from input_pipeline.synthetic.reports import LABELS, report_text
-from scripts import label_abnormal
+from cxr_embeddings.heads.labels.join import join
+from cxr_embeddings.heads.labels.label_table import read_labels
+from cxr_embeddings.input_pipeline.synthetic.mimic_folder import draw_studies
+from cxr_embeddings.input_pipeline.synthetic.report_text import LABELS, report_text
+from cxr_embeddings.scripts import label_abnormal
 
 COUNT = 90
 run = functools.partial(running.run, "label_abnormal")

@@ -4,11 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from heads.labels.findings import CHEXPERT, NIH
-from heads.labels.join import join
-from heads.labels.label_table import read_labels
-from heads.labels.matching import clean
-from heads.labels.tables import read_table
+from cxr_embeddings.heads.labels.columns import read_table
+from cxr_embeddings.heads.labels.findings import CHEXPERT, NIH
+from cxr_embeddings.heads.labels.join import join
+from cxr_embeddings.heads.labels.label_table import read_labels
+from cxr_embeddings.heads.labels.matching import clean
 
 FRACTIONS = (0.6, 0.2, 0.2)
 

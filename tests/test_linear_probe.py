@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from heads import features, linear_probe
-from heads.statistics.discrimination import auroc
+from cxr_embeddings.heads import features, logistic
+from cxr_embeddings.heads.statistics.discrimination import auroc
 
 FILMS, DIM, FINDINGS = 300, 40, 3
 
@@ -43,9 +43,7 @@ def test_the_optimum_is_scikit_learns(data, in_memory, monkeypatch):
     generator = np.random.default_rng(1)
     weight = (generator.random(label.shape) < 0.8) * (1 + 2 * label)  # some unknown, some heavy
     penalties = [1e-3, 1e-1]
-    probe = linear_probe.fit(
-        select(embedding), label, np.float32(weight), penalties, tolerance=2e-4
-    )
+    probe = logistic.fit(select(embedding), label, np.float32(weight), penalties, tolerance=2e-4)
     assert float(probe.distance.max()) <= 2e-4
     for i, penalty in enumerate(penalties):
         for j in range(FINDINGS):
@@ -58,20 +56,20 @@ def test_unknown_labels_never_matter(data):
     embedding, label = data
     weight = np.float32(np.random.default_rng(1).random(label.shape) < 0.5)
     penalty = [1e-2]
-    one = linear_probe.fit(select(embedding), label, weight, penalty)
-    other = linear_probe.fit(
+    one = logistic.fit(select(embedding), label, weight, penalty)
+    other = logistic.fit(
         select(embedding), np.float32(np.where(weight > 0, label, 1 - label)), weight, penalty
     )
     np.testing.assert_array_equal(one.kernel, other.kernel)
-    third = linear_probe.fit(select(embedding), 1 - label, weight, penalty)
+    third = logistic.fit(select(embedding), 1 - label, weight, penalty)
     assert np.abs(third.kernel - one.kernel).max() > 0.01
 
 
 def test_problems_do_not_disturb_each_other(data):
     embedding, label = data
     weight = np.ones_like(label)
-    many = linear_probe.fit(select(embedding), label, weight, [1e-3, 1.0], 1e-4)
-    alone = linear_probe.fit(select(embedding), label[:, 1:2], weight[:, 1:2], [1.0], 1e-4)
+    many = logistic.fit(select(embedding), label, weight, [1e-3, 1.0], 1e-4)
+    alone = logistic.fit(select(embedding), label[:, 1:2], weight[:, 1:2], [1.0], 1e-4)
     np.testing.assert_allclose(many.kernel[1, 1], alone.kernel[0, 0], atol=1e-4)
 
 
@@ -85,10 +83,10 @@ def test_the_sketch_saves_steps(monkeypatch):
     )
     label = (embedding[:, :1] + generator.standard_normal((1000, 1)) > 0).astype(np.float32)
     films, ones, penalty = select(embedding), np.ones_like(label), [1e-4]
-    with_sketch = linear_probe.fit(films, label, ones, penalty, 1e-4)
-    flat = linear_probe.Sketch(jnp.zeros((1, 200)), jnp.ones(1), jnp.float32(1))
-    monkeypatch.setattr(linear_probe, "_sketch", lambda features: flat)
-    without = linear_probe.fit(films, label, ones, penalty, 1e-4)
+    with_sketch = logistic.fit(films, label, ones, penalty, 1e-4)
+    flat = logistic.Sketch(jnp.zeros((1, 200)), jnp.ones(1), jnp.float32(1))
+    monkeypatch.setattr(logistic, "_sketch", lambda features: flat)
+    without = logistic.fit(films, label, ones, penalty, 1e-4)
     assert with_sketch.steps < 0.6 * without.steps
     largest = np.abs(without.kernel).max()
     np.testing.assert_allclose(with_sketch.kernel, without.kernel, atol=3e-3 * largest)
@@ -97,7 +95,7 @@ def test_the_sketch_saves_steps(monkeypatch):
 def test_separable_labels_and_few_films_end(data):
     embedding, label = data
     label = np.float32(embedding[:8, :1] > 0)
-    probe = linear_probe.fit(
+    probe = logistic.fit(
         select(embedding[:8]), label, np.ones_like(label), [1e-6, 1.0], max_steps=200
     )
     assert np.isfinite(probe.kernel).all()
@@ -107,8 +105,8 @@ def test_separable_labels_and_few_films_end(data):
 
 def test_what_has_not_converged_says_so(data):
     embedding, label = data
-    probe = linear_probe.fit(select(embedding), label, np.ones_like(label), [1e-4], max_steps=2)
-    assert probe.steps == 2 and float(probe.distance.max()) > linear_probe.TOLERANCE
+    probe = logistic.fit(select(embedding), label, np.ones_like(label), [1e-4], max_steps=2)
+    assert probe.steps == 2 and float(probe.distance.max()) > logistic.TOLERANCE
 
 
 def test_rare_findings_and_weak_penalties_are_at_scikit_learns_optimum():
@@ -122,7 +120,7 @@ def test_rare_findings_and_weak_penalties_are_at_scikit_learns_optimum():
     label[:1000, 0] = score[:1000] >= np.sort(score[:1000])[-5]
     penalties = [1e-6, 1e-4, 1e-2, 1.0]
     ones = np.ones((1000, 1), np.float32)
-    probe = linear_probe.fit(select(embedding[:1000]), label[:1000], ones, penalties)
+    probe = logistic.fit(select(embedding[:1000]), label[:1000], ones, penalties)
     for kernel, penalty in zip(np.asarray(probe.kernel)[:, 0], penalties, strict=True):
         theirs, _ = scikit_learn(embedding[:1000], label[:1000, 0], ones[:, 0], penalty)
         aurocs = [auroc(embedding[1000:] @ k, label[1000:, 0]) for k in (kernel, theirs)]

@@ -7,7 +7,7 @@ import pytest
 from scipy import special
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from heads.statistics import metrics
+from cxr_embeddings.heads.statistics import metrics
 
 FINDINGS = ("Edema", "Fracture", "Pneumonia")
 

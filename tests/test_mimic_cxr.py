@@ -8,17 +8,22 @@ import shutil
 import fsspec
 import pytest
 
-from input_pipeline import mimic_cxr
-from input_pipeline.film import Skipped
-from input_pipeline.mimic_counts import APPROXIMATE, PUBLISHED, counts_rows, counts_table
-from input_pipeline.mimic_cxr import FilmRecord, list_films
-from input_pipeline.mimic_tables import film_size
-from input_pipeline.synthetic.mimic import write_mimic
+from cxr_embeddings.input_pipeline.films.film import Skipped
+from cxr_embeddings.input_pipeline.mimic import selection
+from cxr_embeddings.input_pipeline.mimic.counts import (
+    APPROXIMATE,
+    PUBLISHED,
+    counts_rows,
+    counts_table,
+)
+from cxr_embeddings.input_pipeline.mimic.selection import FilmRecord, list_films
+from cxr_embeddings.input_pipeline.mimic.tables import film_size
+from cxr_embeddings.input_pipeline.synthetic.mimic_folder import write_mimic
 
 METADATA = "mimic-cxr-2.0.0-metadata.csv.gz"
 SPLIT = "mimic-cxr-2.0.0-split.csv.gz"
 RECORDS = "cxr-record-list.csv.gz"
-CODE, DONE, ORDERED = mimic_cxr.VIEW_COLUMNS
+CODE, DONE, ORDERED = selection.VIEW_COLUMNS
 
 # dicom_id, subject_id, study_id, split, ViewPosition, Rows, Columns, and what tells the view
 FILMS = [
@@ -152,7 +157,7 @@ def test_the_list_holds_what_the_tables_say(tmp_path):
     assert pickle.loads(pickle.dumps(listed.films)) == listed.films
 
 
-@pytest.mark.parametrize("no_view", mimic_cxr.NO_VIEW)
+@pytest.mark.parametrize("no_view", selection.NO_VIEW)
 @pytest.mark.parametrize("views", [("AP", "PA"), ("LATERAL",), None])
 def test_the_stand_in_agrees_with_its_own_tables(stand_in, views, no_view):
     folder, counts = stand_in
@@ -597,8 +602,8 @@ def test_sizes(rows, columns, size):
 
 
 def test_the_published_counts_add_up():
-    assert sum(PUBLISHED[f"split {split}"] for split in mimic_cxr.SPLITS) == 377_110
-    assert sum(PUBLISHED[f"patients {split}"] for split in mimic_cxr.SPLITS) == 65_379
+    assert sum(PUBLISHED[f"split {split}"] for split in selection.SPLITS) == 377_110
+    assert sum(PUBLISHED[f"patients {split}"] for split in selection.SPLITS) == 65_379
 
 
 def test_counts_stand_beside_the_published_ones(tmp_path):

@@ -15,14 +15,17 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from conftest import REPOSITORY
 from running import is_intact
 
-from input_pipeline import make_store, preprocess, store
-from input_pipeline.synthetic.mimic import write_mimic
+from cxr_embeddings.input_pipeline.store import beam_job, dataset
+from cxr_embeddings.input_pipeline.store import build as make_store
+from cxr_embeddings.input_pipeline.synthetic.mimic_folder import write_mimic
 
 # TFDS 4.9.10 asks protobuf for what is deprecated.
 pytestmark = pytest.mark.filterwarnings(r"ignore:label\(\) is deprecated:DeprecationWarning")
 
 # As `tfds build` imports it. An import would register the name mimic_cxr for tfds.load.
-Builder = tfds.core.community.builder_cls_from_module("input_pipeline.mimic_cxr_dataset_builder")
+Builder = tfds.core.community.builder_cls_from_module(
+    "cxr_embeddings.input_pipeline.mimic_cxr_dataset_builder"
+)
 SIZE = 32
 BY_TFDS = {"dataset_info.json", "features.json"}
 
@@ -118,13 +121,13 @@ def test_tfds_reads_it_with_and_without_this_class(built):
 
 
 def test_a_build_that_was_stopped_goes_on(mimic, tmp_path, monkeypatch, built):
-    whole, asked = preprocess.run, []
+    whole, asked = beam_job.run, []
 
     def stop_after_two(settings, places, options):
         whole(settings, places[:2], options)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(preprocess, "run", stop_after_two)
+    monkeypatch.setattr(beam_job, "run", stop_after_two)
     with pytest.raises(KeyboardInterrupt):
         build(mimic, tmp_path, config())
     unfinished = tmp_path / "mimic_cxr" / "tiny" / "unfinished.1.0.0"
@@ -135,7 +138,7 @@ def test_a_build_that_was_stopped_goes_on(mimic, tmp_path, monkeypatch, built):
         asked.extend(places)
         whole(settings, places, options)
 
-    monkeypatch.setattr(preprocess, "run", count)
+    monkeypatch.setattr(beam_job, "run", count)
     again = build(mimic, tmp_path, config())
     assert len(asked) == len(shards_in(pathlib.Path(built.data_dir))) - 2
     assert shards_in(pathlib.Path(again.data_dir)) == shards_in(pathlib.Path(built.data_dir))
@@ -165,7 +168,7 @@ def test_films_that_may_be_readable_another_time_are_told(mimic, tmp_path, capsy
     film.rename(tmp_path / "elsewhere.dcm")
     builder = build(tmp_path / "mimic", tmp_path / "data", config(views=None))
     assert "warning: 1 films failed for reasons that may pass" in capsys.readouterr().out
-    assert store.open_store(str(pathlib.Path(builder.data_dir))).retryable == 1
+    assert dataset.open_store(str(pathlib.Path(builder.data_dir))).retryable == 1
 
 
 @pytest.mark.parametrize("kind", ["metadata", "split"])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from heads import neighbours
+from cxr_embeddings.heads import neighbours
 
 
 def random(films, dim=6, seed=0):

@@ -9,8 +9,9 @@ import pytest
 import running
 from PIL import Image
 
-from heads.labels.findings import CHEXPERT
-from scripts import film_sheet, neighbours
+from cxr_embeddings import film_sheet
+from cxr_embeddings.heads.labels.findings import CHEXPERT
+from cxr_embeddings.scripts import neighbours
 
 COUNT = 16
 run = functools.partial(running.run, "neighbours")

@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 from parity import calibrate, compiled, difference, random_images, swap_two_leaves
 
-from encoder import convert, efficientnet, random_weights, weights
+from cxr_embeddings.encoder import convert, efficientnet, random_weights, weights
 
 engine = pytest.importorskip(
-    "encoder.openvino_engine", reason="openvino is not installed", exc_type=ImportError
+    "cxr_embeddings.encoder.openvino_engine",
+    reason="openvino is not installed",
+    exc_type=ImportError,
 )
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix, precision_score, recall_score
 
-from heads.statistics import bootstrap, operating_points, proportion
+from cxr_embeddings.heads.statistics import bootstrap, operating_points, proportion
 
 YOUDEN, SENSITIVITY, SPECIFICITY = operating_points.RULES
 

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from running import is_intact, tree
 
-from input_pipeline import files, output_plan, outputs, run_folder
-from input_pipeline.embeddings import FORMATS
-from input_pipeline.film import Rejected, Skipped
+from cxr_embeddings.input_pipeline import files, run_folder
+from cxr_embeddings.input_pipeline.embeddings import output_plan, writer
+from cxr_embeddings.input_pipeline.embeddings.formats import FORMATS
+from cxr_embeddings.input_pipeline.films.film import Rejected, Skipped
 
 FILMS = [files.InputFile(f"/in/p{i % 3}/{i:02d}.dcm", f"p{i % 3}/{i:02d}") for i in range(10)]
 IDENTITY = {"weights": "abc", "preset": "native", "views": ("AP", "PA")}
@@ -39,7 +40,7 @@ def run(
 ):
     """Plays a run; `stop_after` leaves it, as a crash would, after so many films."""
     planned = output_plan.plan(films, layout, format, shards=3)
-    with outputs.open_run(
+    with writer.open_run(
         str(folder), planned, format, IDENTITY | identity, details or {}
     ) as opened:
         for film in opened.todo[:stop_after]:
@@ -359,7 +360,7 @@ def test_names_that_no_output_can_hold_are_rejected_from_the_start(tmp_path, lay
     assert {film.key: why.reason for film, why in refused.items()} == expected
     planned, identity = output_plan.plan(kept, layout, format, shards=1), {"input": "caf\udce9"}
     for done in (0, len(fine)):
-        with outputs.open_run(
+        with writer.open_run(
             str(tmp_path), planned, format, identity, {}, refused=refused
         ) as opened:
             assert opened.done == done

@@ -6,11 +6,11 @@ import socket
 import fsspec
 import pytest
 
-from configs import paths
-from input_pipeline import files
-from input_pipeline.film import Rejected
-from input_pipeline.listing import list_inputs
-from input_pipeline.pipeline import load
+from cxr_embeddings.common import paths
+from cxr_embeddings.input_pipeline import files
+from cxr_embeddings.input_pipeline.films.decode import load
+from cxr_embeddings.input_pipeline.films.film import Rejected
+from cxr_embeddings.input_pipeline.films.listing import list_inputs
 
 ODD = [
     "a::b",

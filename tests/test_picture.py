@@ -11,9 +11,9 @@ import pytest
 from PIL import Image, ImageOps
 from test_dicom import dicom_file, exif, film_pixels, picture_file, read
 
-from input_pipeline.dicom import read_film
-from input_pipeline.film import Film, Rejection
-from input_pipeline.intensity import dicom_intensity, toolkit_intensity
+from cxr_embeddings.input_pipeline.films.dicom import read_film
+from cxr_embeddings.input_pipeline.films.film import Film, Rejection
+from cxr_embeddings.input_pipeline.films.intensity import dicom_intensity, toolkit_intensity
 
 GREY = film_pixels(8)
 LONG = b"x\0\0" + zlib.compress(bytes(3 << 20))

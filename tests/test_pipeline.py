@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from input_pipeline import pipeline
-from input_pipeline.files import InputFile
-from input_pipeline.film import Rejected
-from input_pipeline.pipeline import Prepared
+from cxr_embeddings.input_pipeline.files import InputFile
+from cxr_embeddings.input_pipeline.films import decode as pipeline
+from cxr_embeddings.input_pipeline.films.decode import Prepared
+from cxr_embeddings.input_pipeline.films.film import Rejected
 
 
 def film(folder, name, value):

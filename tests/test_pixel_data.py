@@ -11,8 +11,8 @@ import test_dicom
 from PIL import Image
 from test_dicom import EXPLICIT, LOSSLESS, NATIVE, UID, dicom_file, film_pixels, read, rgb_file
 
-from input_pipeline.dicom import read_film
-from input_pipeline.film import Film
+from cxr_embeddings.input_pipeline.films.dicom import read_film
+from cxr_embeddings.input_pipeline.films.film import Film
 
 PIXELS, GREY = film_pixels(12), film_pixels(8)
 BASELINE = f"{UID}.4.50"

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import running
 
-from input_pipeline.synthetic.mimic import write_mimic
+from cxr_embeddings.input_pipeline.synthetic.mimic_folder import write_mimic
 
 ENVIRONMENT = {}
 

@@ -11,9 +11,9 @@ import pytest
 import running
 from running import tree
 
-from configs.schema import ImageConfig
-from input_pipeline.synthetic.mimic import write_mimic
-from scripts import preprocess
+from cxr_embeddings.configs.schema import ImageConfig
+from cxr_embeddings.input_pipeline.synthetic.mimic_folder import write_mimic
+from cxr_embeddings.scripts import preprocess
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +165,7 @@ def test_a_store_of_no_film_is_no_success(mimic, tmp_path):
 
 
 def test_the_card_of_the_weights_says_how(mimic, tmp_path):
-    from encoder import random_weights, weights
+    from cxr_embeddings.encoder import random_weights, weights
 
     card = random_weights.random_card("b0", 32, "imagenet", (0.0,) * 3, (1.0,) * 3)
     variables = random_weights.random_variables(weights.model_for(card), seed=5)

@@ -15,9 +15,9 @@ from pydicom.dataset import Dataset
 from pydicom.pixels import apply_modality_lut, apply_voi_lut
 from test_dicom import EXPLICIT, UID, dicom_file, film_pixels, read
 
-from input_pipeline.film import Film, Lut, Rejected, Rejection
-from input_pipeline.pipeline import load
-from input_pipeline.preprocessing import (
+from cxr_embeddings.input_pipeline.films.decode import load
+from cxr_embeddings.input_pipeline.films.film import Film, Lut, Rejected, Rejection
+from cxr_embeddings.input_pipeline.films.presets import (
     PRESETS,
     antialias_bilinear,
     bicubic,

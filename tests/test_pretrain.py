@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from encoder import efficientnet, pretrain, sharding
-from encoder.augment import Augmentation
-from encoder.efficientnet import VARIANTS, EfficientNet, Variant
-from encoder.random_weights import random_variables
-from encoder.recipe import OPTIMIZERS, Projection, Recipe, check
-from encoder.supcon import supervised_contrastive_loss
+from cxr_embeddings.encoder import efficientnet, pretrain, sharding
+from cxr_embeddings.encoder.augment import Augmentation
+from cxr_embeddings.encoder.efficientnet import VARIANTS, EfficientNet, Variant
+from cxr_embeddings.encoder.random_weights import random_variables
+from cxr_embeddings.encoder.recipe import OPTIMIZERS, Projection, Recipe, check
+from cxr_embeddings.encoder.supcon import supervised_contrastive_loss
 
 SIZE, FILMS = 32, 16
 VIEWS_OF = jax.jit(pretrain.views, static_argnums=0)

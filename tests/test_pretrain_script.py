@@ -17,12 +17,13 @@ import numpy as np
 import pytest
 import running
 
-from configs.schema import NetworkConfig, PretrainConfig
-from encoder import efficientnet, random_weights, weights
-from encoder.card import load_card
-from input_pipeline import run_folder
-from input_pipeline.synthetic.mimic import write_mimic
-from scripts import first_weights, label_abnormal, pretrain
+from cxr_embeddings.configs.schema import NetworkConfig, PretrainConfig
+from cxr_embeddings.encoder import efficientnet, random_weights, weights
+from cxr_embeddings.encoder.card import load_card
+from cxr_embeddings.input_pipeline import run_folder
+from cxr_embeddings.input_pipeline.synthetic.mimic_folder import write_mimic
+from cxr_embeddings.pretraining import first_weights
+from cxr_embeddings.scripts import label_abnormal, pretrain
 
 SIZE, FILMS, BATCH, STEPS = 32, 120, 16, 12
 # A network of two stages, since a whole one takes a minute to compile.
@@ -30,7 +31,7 @@ PROGRAM = """
 from encoder import efficientnet
 efficientnet.VARIANTS["tiny"] = efficientnet.Variant(0.25, 0.1, 32)
 efficientnet.STAGES = efficientnet.STAGES[:2]
-from scripts import pretrain
+from cxr_embeddings.scripts import pretrain
 pretrain.main()
 """
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from heads.statistics import proportion
+from cxr_embeddings.heads.statistics import proportion
 
 
 @pytest.mark.parametrize(("hits", "films"), [(0, 7), (3, 10), (10, 10)])

@@ -8,11 +8,12 @@ import pytest
 from published import IDENTITY, IDS, Stopped, make_source, rows, vector
 from running import is_intact, tree
 
-from heads import store
-from input_pipeline import files, publish, run_folder
-from input_pipeline.checked_embeddings import open_source, read_ids
-from input_pipeline.embedding_table import read_table
-from input_pipeline.embeddings import FORMATS
+from cxr_embeddings.heads import saved
+from cxr_embeddings.input_pipeline import files, run_folder
+from cxr_embeddings.input_pipeline.embeddings import publish
+from cxr_embeddings.input_pipeline.embeddings.formats import FORMATS
+from cxr_embeddings.input_pipeline.embeddings.table import read_table
+from cxr_embeddings.input_pipeline.embeddings.verified import open_source, read_ids
 
 LAYOUTS = ("per_image", "parquet")
 BESIDE = {"manifest.json", "SHA256SUMS.txt"}
@@ -117,7 +118,7 @@ def test_the_manifest_carries_what_made_the_embeddings(tmp_path, layout):
     before |= {"runs": [{"batch_size": 8}]}
     assert made_by["source"] == before
     table = read_table(str(tmp_path / "copy"))
-    store.check_encoder({"width": 6, "encoder": IDENTITY}, table.encoder, 6)
+    saved.check_encoder({"width": 6, "encoder": IDENTITY}, table.encoder, 6)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -9,9 +9,9 @@ import matplotlib
 import numpy as np
 import pytest
 
-from heads.report import figures, panels
-from heads.report.page import write_report
-from heads.statistics import metrics
+from cxr_embeddings.heads.report import figures, panels
+from cxr_embeddings.heads.report.page import write_report
+from cxr_embeddings.heads.statistics import metrics
 
 NAMES = (
     "Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Enlarged Cardiomediastinum",

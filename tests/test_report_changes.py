@@ -14,7 +14,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from input_pipeline import reports
+from cxr_embeddings.input_pipeline.reports import label
 
 INVENTED = (
     "FINDINGS: The heart is normal in size. The lungs are clear. No effusion or pneumothorax.\n\n"
@@ -49,7 +49,7 @@ def normal(request):
     if request.param == "invented":
         return list(INVENTED)
     folder = request.getfixturevalue("shared_data") / "openi"
-    texts = [text for text in _corpus(folder) if reports.label_report(text).label == "normal"]
+    texts = [text for text in _corpus(folder) if label.label_report(text).label == "normal"]
     assert len(texts) > 600
     return texts[:500]
 
@@ -94,7 +94,7 @@ def test_denied_normality_is_never_normal(normal):
             denied = denied[count % 3 :: 3] if len(normal) > 10 else denied
             for one in denied:
                 changed = text[:start] + one + text[end:]
-                assert reports.label_report(changed).label != "normal", one
+                assert label.label_report(changed).label != "normal", one
             count += 1
     assert count >= 3 * len(normal) - 1
 
@@ -108,9 +108,9 @@ def test_an_added_finding_is_never_normal(normal):
             added = phrase.format(finding)
             new = place.format(text[start:end], added, added[0].upper() + added[1:])
             changed = text[:start] + new + text[end:].removeprefix(".")
-            assert reports.label_report(changed).label != "normal", new
+            assert label.label_report(changed).label != "normal", new
         last = f"{text}\n\nADDENDUM: {added}."
-        assert reports.label_report(last).label != "normal", last
+        assert label.label_report(last).label != "normal", last
 
 
 @pytest.mark.parametrize(
@@ -133,5 +133,5 @@ def test_an_added_finding_is_never_normal(normal):
 def test_spelling_changes_no_label(normal, change):
     abnormal = [text.replace(" normal", " enlarged") for text in normal[:60]]
     for text in normal[:100] + abnormal:
-        expected = reports.label_report(text).label
-        assert reports.label_report(change(text)).label == expected, change(text)
+        expected = label.label_report(text).label
+        assert label.label_report(change(text)).label == expected, change(text)

@@ -11,8 +11,9 @@ import zipfile
 import fsspec
 import pytest
 
-from input_pipeline import report_files, report_sources, reports
-from input_pipeline.report_files import label_reports
+from cxr_embeddings.input_pipeline.reports import collections, corpus
+from cxr_embeddings.input_pipeline.reports import label as reports
+from cxr_embeddings.input_pipeline.reports.corpus import label_reports
 
 NORMAL = b"FINAL REPORT\n FINDINGS:  The lungs are clear. No pleural effusion.\n"
 ABNORMAL = b"FINAL REPORT\n IMPRESSION:  Large right pleural effusion.\n"
@@ -111,17 +112,17 @@ def test_many_reports_keep_their_verdicts(tmp_path):
 
 def test_only_some_reports_are_in_memory(tmp_path, monkeypatch):
     """Those that are read wait in the queue of the workers or are done."""
-    monkeypatch.setattr(report_files, "_CHUNK", 2)
+    monkeypatch.setattr(corpus, "_CHUNK", 2)
     contents = {name(50_000_000 + i): NORMAL for i in range(60)}
     read, most, done = [], [], []
-    attempt = report_sources._try
+    attempt = collections._try
 
     def counted(*arguments):
         read.append(arguments)
         most.append(len(read) - len(done))
         return attempt(*arguments)
 
-    monkeypatch.setattr(report_sources, "_try", counted)
+    monkeypatch.setattr(collections, "_try", counted)
     bar = types.SimpleNamespace(update=lambda count: done.extend([None] * count))
     path = write(tmp_path, contents)
     label_reports(path, 1, lambda total: contextlib.nullcontext(bar))
@@ -156,7 +157,7 @@ def test_an_error_of_ours_tells_nothing_of_the_report(monkeypatch):
         raise RuntimeError(f"no idea what {text} is")
 
     monkeypatch.setattr(reports, "label_report", failing)
-    assert report_files._verdict(SECRET.encode()) == ("unknown", "failed")
+    assert corpus._verdict(SECRET.encode()) == ("unknown", "failed")
 
 
 @pytest.mark.parametrize(
@@ -196,7 +197,7 @@ def kill(*_):
 
 
 def test_a_process_that_dies_ends_the_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(report_files, "_label", kill)
+    monkeypatch.setattr(corpus, "_label", kill)
     with pytest.raises(OSError, match="a process that labels reports was ended"):
         label(write(tmp_path, {name(50000001): NORMAL}))
 

@@ -13,18 +13,18 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from input_pipeline import report_findings, report_sections, reports
+from cxr_embeddings.input_pipeline.reports import label, sections, vocabulary
 
 
 def _label(findings):
-    return reports.label_sections({"findings": findings})
+    return label.label_sections({"findings": findings})
 
 
 def test_rules_are_told_apart_by_name():
-    names = [*report_findings.FINDINGS]
+    names = [*vocabulary.FINDINGS]
     devices = [name for name in names if name.startswith("device_")]
     assert names[-len(devices) :] == devices
-    assert not set(names) & set(report_findings.DIVIDED)
+    assert not set(names) & set(vocabulary.DIVIDED)
 
 
 # rule -> findings that stand beside what is denied, gone or removed and are not denied with it.
@@ -205,8 +205,8 @@ def test_sample_reports(shared_data):
         rows = list(csv.DictReader(file))
     for row in rows:
         expected = "normal" if row["No Finding"] == "1.0" else "abnormal"
-        assert reports.label_report(row["Reports"]).label == expected
-    assert [reports.label_report(row["Reports"]).rule for row in rows] == [
+        assert label.label_report(row["Reports"]).label == expected
+    assert [label.label_report(row["Reports"]).rule for row in rows] == [
         "normal_statement",
         "effusion",
         "consolidation",
@@ -216,12 +216,12 @@ def test_sample_reports(shared_data):
 
 def test_negbio_samples(shared_data):
     folder = shared_data / "report_tools" / "NegBio" / "examples"
-    texts = [report_sections.decode(path.read_bytes()) for path in sorted(folder.glob("0*.txt"))]
-    assert [reports.label_report(text) for text in texts] == [
+    texts = [sections.decode(path.read_bytes()) for path in sorted(folder.glob("0*.txt"))]
+    assert [label.label_report(text) for text in texts] == [
         ("abnormal", "nodule"),
         ("abnormal", "cardiomegaly"),
     ]
-    assert report_sections.sections(texts[0])["impression"].startswith("stable chest.")
+    assert sections.sections(texts[0])["impression"].startswith("stable chest.")
 
 
 def _bucket(report_id):
@@ -244,7 +244,7 @@ def test_human_coded_reports(shared_data):
                 part.get("Label").lower(): part.text or "" for part in report.iter("AbstractText")
             }
             coded = "normal" if rows[member.name]["mesh_normal"] == "1" else "abnormal"
-            counts[coded, reports.label_sections(found).label] += 1
+            counts[coded, label.label_sections(found).label] += 1
     hit, missed = counts["abnormal", "abnormal"], counts["abnormal", "normal"]
     false, right = counts["normal", "abnormal"], counts["normal", "normal"]
     assert counts.total() > 900

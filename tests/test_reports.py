@@ -5,8 +5,9 @@ import time
 import numpy as np
 import pytest
 
-from input_pipeline import report_sections, reports
-from input_pipeline.synthetic import reports as synthetic
+from cxr_embeddings.input_pipeline.reports import label as reports
+from cxr_embeddings.input_pipeline.reports import sections
+from cxr_embeddings.input_pipeline.synthetic import report_text as synthetic
 
 MIMIC = """                                 FINAL REPORT
  EXAMINATION:  CHEST (PA AND LAT)
@@ -114,7 +115,7 @@ def test_only_findings_and_impression_count():
     assert reports.label_report(MIMIC) == ("normal", "normal_statement")
     changed = MIMIC.replace("The heart size is normal.", "The heart is enlarged.")
     assert reports.label_report(changed).label == "abnormal"
-    found = report_sections.sections(MIMIC)
+    found = sections.sections(MIMIC)
     assert " ".join(found) == "examination indication technique comparison findings impression"
     assert found["impression"] == "No acute cardiopulmonary process."
     assert found["findings"].startswith("The lungs") and found["findings"].endswith("normal.")
@@ -168,7 +169,7 @@ def test_only_findings_and_impression_count():
     ],
 )
 def test_sections(text, expected):
-    found = report_sections.sections(text)
+    found = sections.sections(text)
     if expected == "no headings":
         assert (found["findings"], found["impression"]) == ("Clear.\n\nThe heart.", "Normal chest.")
     else:
@@ -203,18 +204,18 @@ def test_not_english(text):
 
 
 def test_binary_and_text():
-    assert report_sections.decode("Größe ±2".encode()) == "Größe ±2"
-    assert report_sections.decode("\ufeffClear".encode()) == "Clear"
-    assert report_sections.decode("Größe ±2".encode("latin-1")) == "Größe ±2"
-    assert report_sections.decode(b"") == ""
-    assert report_sections.decode(b"Clear\x07 lungs." + b" " * 200).startswith("Clear")
+    assert sections.decode("Größe ±2".encode()) == "Größe ±2"
+    assert sections.decode("\ufeffClear".encode()) == "Clear"
+    assert sections.decode("Größe ±2".encode("latin-1")) == "Größe ±2"
+    assert sections.decode(b"") == ""
+    assert sections.decode(b"Clear\x07 lungs." + b" " * 200).startswith("Clear")
     for binary in (
         b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR",
         b"\x1f\x8b\x08\x08" + bytes(range(1, 256)),
         "Clear lungs".encode("utf-16"),
     ):
         with pytest.raises(ValueError, match=r"binary.*plain text"):
-            report_sections.decode(binary)
+            sections.decode(binary)
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from encoder.efficientnet import EfficientNet
-from scripts import roofline
+from benchmarks import roofline
+from cxr_embeddings.encoder.efficientnet import EfficientNet
 
 
 def dense(x, w):

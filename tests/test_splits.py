@@ -1,10 +1,15 @@
 import numpy as np
 import pytest
 
-from heads.labels.categories import group_values
-from heads.labels.join import join
-from heads.labels.label_table import read_labels
-from heads.labels.splits import check_classes, check_patients, named_splits, random_splits
+from cxr_embeddings.heads.labels.categories import group_values
+from cxr_embeddings.heads.labels.join import join
+from cxr_embeddings.heads.labels.label_table import read_labels
+from cxr_embeddings.heads.labels.splits import (
+    check_classes,
+    check_patients,
+    named_splits,
+    random_splits,
+)
 
 FRACTIONS = (0.7, 0.1, 0.2)
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from input_pipeline import dicom, preprocessing, storage
-from input_pipeline.storage import STORAGES
+from cxr_embeddings.input_pipeline.films import dicom, presets
+from cxr_embeddings.input_pipeline.store import codecs
+from cxr_embeddings.input_pipeline.store.codecs import STORAGES
 
 PNGS = [name for name, each in STORAGES.items() if each.format == "png"]
 
@@ -35,7 +36,7 @@ def test_a_png_keeps_the_nearest_step_exactly(name, shape):
     data = STORAGES[name].encode(image)
     found = tensorflow(name, data)
     assert found.dtype == dtype
-    np.testing.assert_array_equal(found[..., 0], storage.quantise(image, dtype))
+    np.testing.assert_array_equal(found[..., 0], codecs.quantise(image, dtype))
     decoded = tf.io.decode_png(data, channels=1, dtype=tf.as_dtype(dtype)).numpy()
     np.testing.assert_array_equal(decoded, found)
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(data))), found[..., 0])
@@ -110,7 +111,7 @@ def test_noise_that_cannot_be_compressed_is_stored_too(name, size):
 def test_our_own_reader_reads_them_back(name):
     data = STORAGES[name].encode(film(64, 64))
     found = dicom.read_film(io.BytesIO(data))
-    again = preprocessing.network_input(found, preprocessing.PRESETS["native"], 64)
+    again = presets.network_input(found, presets.PRESETS["native"], 64)
     assert STORAGES[name].encode(again) == data
 
 

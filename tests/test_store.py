@@ -21,19 +21,14 @@ import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 from running import is_intact, tree
 
-from input_pipeline import (
-    files,
-    make_store,
-    mimic_cxr,
-    pipeline,
-    preprocess,
-    shards,
-    store,
-    tfrecord,
-)
-from input_pipeline.film import Rejected
-from input_pipeline.pipeline import load
-from input_pipeline.synthetic.mimic import write_mimic
+from cxr_embeddings.input_pipeline import files, tfrecord
+from cxr_embeddings.input_pipeline.films import decode as pipeline
+from cxr_embeddings.input_pipeline.films.decode import load
+from cxr_embeddings.input_pipeline.films.film import Rejected
+from cxr_embeddings.input_pipeline.mimic import selection
+from cxr_embeddings.input_pipeline.store import beam_job, build, shards
+from cxr_embeddings.input_pipeline.store import dataset as store
+from cxr_embeddings.input_pipeline.synthetic.mimic_folder import write_mimic
 
 SIZE = 24
 
@@ -162,7 +157,7 @@ def test_no_tuner_outlives_the_last_batch(mimic, tmp_path, monkeypatch):
 
 def test_shards_are_cut_by_a_hash_and_evenly():
     films = [
-        mimic_cxr.FilmRecord(f"/in/{i}.dcm", f"{i}.dcm", str(i // 4), "", split, None, None)
+        selection.FilmRecord(f"/in/{i}.dcm", f"{i}.dcm", str(i // 4), "", split, None, None)
         for split, count in (("train", 50), ("test", 3))
         for i in range(count)
     ]
@@ -255,7 +250,7 @@ def test_what_is_damaged_is_made_again_and_nothing_else(mimic, whole, copied, ha
 
 
 def test_films_that_may_come_back_are_tried_again_and_given_up_in_the_end(mimic, tmp_path):
-    listed = mimic_cxr.list_films(str(mimic))
+    listed = selection.list_films(str(mimic))
     gone = listed.films[3]
     shutil.copytree(mimic, tmp_path / "in")
     os.rename(tmp_path / "in" / gone.image_id, tmp_path / "elsewhere")
@@ -279,7 +274,7 @@ def test_films_that_may_come_back_are_tried_again_and_given_up_in_the_end(mimic,
 
 
 def test_files_that_contradict_the_tables_are_named_and_kept(mimic, tmp_path):
-    listed = mimic_cxr.list_films(str(mimic))
+    listed = selection.list_films(str(mimic))
     seen = next(film for film in listed.films if film.view == "PA")
     films = [
         film._replace(view="AP", size=(1, 2)) if film == seen else film for film in listed.films
@@ -295,7 +290,7 @@ def test_files_that_contradict_the_tables_are_named_and_kept(mimic, tmp_path):
 
 @pytest.mark.parametrize("no_view", ["keep", "drop"])
 def test_without_tables_the_headers_say_the_view(mimic, tmp_path, no_view):
-    listed = mimic_cxr.list_films(str(mimic / "files"), views=("AP", "PA"))
+    listed = selection.list_films(str(mimic / "files"), views=("AP", "PA"))
     unsaid = sum(
         not r["ViewPosition"] for r in read_csv_gz(mimic / "mimic-cxr-2.0.0-metadata.csv.gz")
     )
@@ -312,7 +307,7 @@ def test_without_tables_the_headers_say_the_view(mimic, tmp_path, no_view):
 
 @pytest.mark.filterwarnings(r"ignore:label\(\) is deprecated:DeprecationWarning")  # TFDS'
 def test_a_shard_of_nothing_but_damage_is_empty_and_reads(mimic, tmp_path):
-    listed = mimic_cxr.list_films(str(mimic))
+    listed = selection.list_films(str(mimic))
     bad = [f for f in listed.films if load(f.path, "native", SIZE, None).__class__ is Rejected]
     good = [f for f in listed.films if f not in bad]
     films = [f._replace(split="test") for f in bad] + [f._replace(split="train") for f in good]
@@ -347,7 +342,7 @@ def test_another_store_is_refused(mimic, copied):
     }.values():
         with pytest.raises(ValueError, match=message):
             make(mimic, copied, **changes)
-    listed = mimic_cxr.list_films(str(mimic), limit=30)
+    listed = selection.list_films(str(mimic), limit=30)
     with pytest.raises(ValueError, match="films, or their splits and views: the input, a table"):
         make(mimic, copied, listed)
     (copied / "other-train.tfrecord-00000-of-00001").write_bytes(b"")
@@ -425,7 +420,7 @@ def test_names_of_any_characters_from_films_to_embeddings(mimic, tmp_path):
     for name in names:
         shutil.copy(source, tmp_path / "in::1" / f"{name}.dcm")
     folder = tmp_path / "out::2"
-    listed = mimic_cxr.list_films(str(tmp_path / "in::1"), views=None)
+    listed = selection.list_films(str(tmp_path / "in::1"), views=None)
     outcome = make(tmp_path / "in::1", folder, listed, views=None)
     assert [row[:3] for row in outcome.dropped] == [["caf\udce9.dcm", "rejected", "name_not_utf8"]]
     opened = store.open_store(str(folder))
@@ -445,11 +440,11 @@ def test_the_progress_bar_survives_a_failing_file_system(mimic, tmp_path, monkey
         return summarised(folder)
 
     monkeypatch.setattr(shards, "summarised", failing)
-    with make_store._watched(str(tmp_path), [], shown.append):
+    with build._watched(str(tmp_path), [], shown.append):
         pass
     (tmp_path / ".shards").mkdir()
     waiting = [shards.Shard("a", "train", range(5)), shards.Shard("b", "train", range(7))]
-    with make_store._watched(str(tmp_path), waiting, shown.append):
+    with build._watched(str(tmp_path), waiting, shown.append):
         (tmp_path / ".shards/a.json").touch()
         (tmp_path / ".shards/b.json").touch()
         deadline = time.monotonic() + 30
@@ -469,8 +464,8 @@ def test_a_shard_in_the_place_of_another_is_noticed(copied):
 
 def test_options_that_beam_would_ignore_are_refused():
     with pytest.raises(ValueError, match="Beam knows no option --direct_num_wrkers"):
-        preprocess.parse_options(["--runner=FnApiRunner", "--direct_num_wrkers=2"])
-    assert isinstance(preprocess.parse_options(["--direct_num_workers=2"]), PipelineOptions)
+        beam_job.parse_options(["--runner=FnApiRunner", "--direct_num_wrkers=2"])
+    assert isinstance(beam_job.parse_options(["--direct_num_workers=2"]), PipelineOptions)
 
 
 def test_a_store_in_another_file_system(mimic, whole, monkeypatch):

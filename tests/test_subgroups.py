@@ -7,7 +7,7 @@ import pytest
 from scipy import special
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 
-from heads.statistics import auroc_interval, bootstrap, subgroups
+from cxr_embeddings.heads.statistics import auroc_interval, bootstrap, subgroups
 
 
 def films(rows: np.ndarray, seed: int = 0, threshold: float | None = 0.3) -> subgroups.Films:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from encoder import sharding, supcon
+from cxr_embeddings.encoder import sharding, supcon
 
 RNG = np.random.default_rng(0)
 

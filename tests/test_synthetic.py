@@ -11,8 +11,8 @@ from PIL import Image
 from pydicom import encaps, pixels, uid
 from running import run
 
-from input_pipeline.synthetic import anatomy, dicom_files, drawing, reports
-from input_pipeline.synthetic import mimic as stand_in
+from cxr_embeddings.input_pipeline.synthetic import anatomy, dicom_files, drawing, report_text
+from cxr_embeddings.input_pipeline.synthetic import mimic_folder as stand_in
 
 MIMIC = {"films": 56, "laterals": 9, "damaged": 2, "size_range": (72, 104)}
 COLUMNS = {
@@ -94,7 +94,7 @@ def test_tables_have_the_columns_of_mimic(mimic):
         assert list(table(mimic, f"{name}.csv.gz")[0]) == columns.split()
     for name in ("chexpert", "negbio"):
         first = table(mimic, f"mimic-cxr-2.0.0-{name}.csv.gz")[0]
-        assert tuple(first) == ("subject_id", "study_id", *reports.LABELS)
+        assert tuple(first) == ("subject_id", "study_id", *report_text.LABELS)
 
 
 def test_tables_and_files_name_each_other(mimic):
@@ -141,12 +141,12 @@ def test_a_patient_is_in_one_split(mimic):
 
 def test_labels_follow_the_conventions(mimic):
     rows = table(mimic, "mimic-cxr-2.0.0-chexpert.csv.gz")
-    for label in reports.LABELS:
+    for label in report_text.LABELS:
         values = {row[label] for row in rows}
         assert "1.0" in values and values <= {"1.0", "0.0", "-1.0", ""}
     assert {row["No Finding"] for row in rows} == {"1.0", ""}
     for row in rows:
-        findings = set(reports.LABELS) - {"No Finding", "Support Devices"}
+        findings = set(report_text.LABELS) - {"No Finding", "Support Devices"}
         assert not row["No Finding"] or {row[label] for label in findings} <= {"0.0", ""}
     assert 0.3 < np.mean([row["No Finding"] == "1.0" for row in rows]) < 0.5
 
@@ -154,11 +154,11 @@ def test_labels_follow_the_conventions(mimic):
 def test_reports_say_what_the_labels_say():
     rng = np.random.default_rng(0)
     labels = {"Edema": 0, "Pleural Effusion": 1, "Pneumonia": -1}
-    text = reports.report_text(rng, labels, "left", "CHEST (PORTABLE AP)", earlier=False)
+    text = report_text.report_text(rng, labels, "left", "CHEST (PORTABLE AP)", earlier=False)
     findings, impression = " ".join(text.split()).split("FINDINGS:")[1].split("IMPRESSION:")
     assert impression.strip() == "Left pleural effusion. Possible left pneumonia."
     assert "no pulmonary edema" in findings.lower() or "no evidence of pulm" in findings.lower()
-    normal = reports.report_text(rng, {"No Finding": 1}, "left", "CHEST", earlier=True)
+    normal = report_text.report_text(rng, {"No Finding": 1}, "left", "CHEST", earlier=True)
     assert "No acute cardiopulmonary process." in normal
     assert text.splitlines()[0].strip() == "FINAL REPORT"
 
@@ -218,7 +218,7 @@ def test_damaged_files_are_damaged(mimic):
     assert len(garbage) == len(cut) == 1
 
 
-@pytest.mark.parametrize("finding", sorted(set(reports.LABELS) - {"No Finding"}))
+@pytest.mark.parametrize("finding", sorted(set(report_text.LABELS) - {"No Finding"}))
 def test_findings_show(finding):
     """Against the same film without it, a finding changes a part of the chest, and only a part."""
     for seed in range(3):

@@ -11,12 +11,18 @@ import pytest
 from flax.traverse_util import flatten_dict
 from parity import assert_same_leaves, calibrate, compiled, difference, random_images
 
-from encoder import convert, weights
-from encoder.card import Card
-from encoder.efficientnet import STAGES, VARIANTS, EfficientNet, Variant, stage_blocks
-from encoder.random_weights import random_variables
-from encoder.sources import archive, tf
-from encoder.weights import abstract_variables
+from cxr_embeddings.encoder import convert, weights
+from cxr_embeddings.encoder.card import Card
+from cxr_embeddings.encoder.efficientnet import (
+    STAGES,
+    VARIANTS,
+    EfficientNet,
+    Variant,
+    stage_blocks,
+)
+from cxr_embeddings.encoder.random_weights import random_variables
+from cxr_embeddings.encoder.sources import archive, tf
+from cxr_embeddings.encoder.weights import abstract_variables
 
 FOLDER = "noisy_student_efficientnet-b0"
 AVERAGE = "/ExponentialMovingAverage"

@@ -26,13 +26,13 @@ from parity import (
 )
 from safetensors.numpy import save_file
 
-from encoder import convert, weights
-from encoder.card import Card
-from encoder.efficientnet import EfficientNet
-from encoder.random_weights import random_variables
-from encoder.sources import timm
-from encoder.sources.checkpoint import IMAGENET_MEAN, IMAGENET_STD
-from scripts import peers
+from benchmarks import peers
+from cxr_embeddings.encoder import convert, weights
+from cxr_embeddings.encoder.card import Card
+from cxr_embeddings.encoder.efficientnet import EfficientNet
+from cxr_embeddings.encoder.random_weights import random_variables
+from cxr_embeddings.encoder.sources import timm
+from cxr_embeddings.encoder.sources.checkpoint import IMAGENET_MEAN, IMAGENET_STD
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "timm_b0.json"
 SIZES = {"b0": (96, 97), "l2": (64, 65)}  # even and odd, near the size of the calibration

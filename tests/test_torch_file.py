@@ -12,7 +12,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from encoder.sources.torch_file import LEGACY_MAGIC, LEGACY_PROTOCOL, tensors
+from cxr_embeddings.encoder.sources.torch_file import LEGACY_MAGIC, LEGACY_PROTOCOL, tensors
 
 STORAGES = {
     "float32": "FloatStorage",

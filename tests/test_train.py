@@ -3,12 +3,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from heads import features, train
-from heads.head import Head, logits
+from cxr_embeddings.heads import features, sgd
+from cxr_embeddings.heads.head import Head, logits
 
 FILMS, DIM, FINDINGS = 90, 12, 2
-ADAMW = train.Recipe("adamw", 0.01, (0.0,), (0,), 30, 4, 0, True)
-TOOLKIT = train.Recipe("lars", 0.1, (0.0,), (0,), 32, 4, 0, False)
+ADAMW = sgd.Recipe("adamw", 0.01, (0.0,), (0,), 30, 4, 0, True)
+TOOLKIT = sgd.Recipe("lars", 0.1, (0.0,), (0,), 32, 4, 0, False)
 
 
 @pytest.fixture
@@ -28,9 +28,9 @@ def fit(data, settings, head=None, weight=None, **more):
     mask = weight > 0
 
     def tune_auroc(variables):
-        return train.mean_auroc(np.asarray(logits(head, variables, films)), label, mask)
+        return sgd.mean_auroc(np.asarray(logits(head, variables, films)), label, mask)
 
-    return train.fit(head, films, label, weight, settings, more.pop("score", tune_auroc), **more)
+    return sgd.fit(head, films, label, weight, settings, more.pop("score", tune_auroc), **more)
 
 
 def run(variables, i):
@@ -142,10 +142,10 @@ def test_mean_auroc_is_over_findings_with_both_classes():
     label = np.float32([[1, 0], [0, 0], [1, 0], [0, 0]])
     logit = np.array([[4.0, 1], [3, 1], [2, 1], [1, 1]])
     mask = np.ones((4, 2), bool)
-    assert train.mean_auroc(logit, label, mask) == 0.75
-    assert np.isnan(train.mean_auroc(logit, label * 0, mask))
+    assert sgd.mean_auroc(logit, label, mask) == 0.75
+    assert np.isnan(sgd.mean_auroc(logit, label * 0, mask))
     mask[1, 0] = False
-    assert train.mean_auroc(np.stack([logit, -logit]), label, mask).tolist() == [1.0, 0.0]
+    assert sgd.mean_auroc(np.stack([logit, -logit]), label, mask).tolist() == [1.0, 0.0]
 
 
 def toolkit_in_keras(keras, params, embedding, label, settings):
@@ -189,7 +189,7 @@ def test_the_toolkit_preset_is_the_toolkits_training(data):
     # ten times the preset's rate, so that four epochs move something
     settings = TOOLKIT._replace(learning_rate=1.0)
     keys = jax.vmap(jax.random.key)(jnp.array([0]))
-    start = train._start(head, DIM, settings, 12, jnp.zeros(1), keys)
+    start = sgd._start(head, DIM, settings, 12, jnp.zeros(1), keys)
     params = run(start.params, 0)
     before = np.asarray(logits(head, {"params": params, **head_stats(start)}, films))
     runs = fit((films, label), settings, head)

@@ -12,12 +12,17 @@ from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from configs import head as presets
-from configs.schema import EmbeddingsConfig, HeadConfig, HeadOutputConfig, LabelsConfig
-from heads import predictions, store
-from heads.statistics.metrics import Scored
-from input_pipeline.embeddings import FORMATS, EmbeddingRecord
-from scripts import predict, train_head
+from cxr_embeddings.configs import head as presets
+from cxr_embeddings.configs.schema import (
+    EmbeddingsConfig,
+    HeadConfig,
+    HeadOutputConfig,
+    LabelsConfig,
+)
+from cxr_embeddings.heads import predictions, saved
+from cxr_embeddings.heads.statistics.metrics import Scored
+from cxr_embeddings.input_pipeline.embeddings.formats import FORMATS, EmbeddingRecord
+from cxr_embeddings.scripts import predict, train_head
 
 FILMS, DIM = 180, 24
 IDENTITY = {
@@ -195,7 +200,7 @@ def test_predict_refuses_another_width_and_damaged_heads(data):
         run_predict(embeddings=folder / "embeddings", **arguments)
     (folder / "out" / "card.json").write_text("{}")
     with pytest.raises(ValueError, match="is no card of a head: train"):
-        store.load(folder / "out")
+        saved.load(folder / "out")
 
 
 def test_two_heads_are_compared_on_the_same_films(data, capsys):
@@ -460,7 +465,7 @@ def test_a_folder_that_cannot_be_written(data, step, monkeypatch):
         def full(*_):
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        monkeypatch.setattr(store, "save", full)
+        monkeypatch.setattr(saved, "save", full)
     with pytest.raises(OSError, match=r"out cannot be written \(.*\): choose another output.path"):
         train_head.train_head(settings)
     assert not list(folder.glob(".out*")) and not (folder / "out").exists()
@@ -476,7 +481,7 @@ def test_the_toolkits_command_line(data):
         "--head_name EFFUSION --data_dir ./embeddings/ --num_epochs 3"
     )
     run = subprocess.run(
-        [sys.executable, "-m", "scripts.train_head", *command.split()],
+        [sys.executable, "-m", "cxr_embeddings.scripts.train_head", *command.split()],
         cwd=folder, capture_output=True, text=True,
         env={**os.environ, "PYTHONPATH": os.getcwd(), "XLA_FLAGS": ""},
     )  # fmt: skip
@@ -509,7 +514,7 @@ COMMANDS = [
 @pytest.mark.parametrize(("arguments", "said"), COMMANDS)
 def test_command_lines(arguments, said):
     run = subprocess.run(
-        [sys.executable, "-m", "scripts.train_head", "--help", *arguments],
+        [sys.executable, "-m", "cxr_embeddings.scripts.train_head", "--help", *arguments],
         capture_output=True, text=True,
     )  # fmt: skip
     assert said in run.stdout + run.stderr and "Traceback" not in run.stderr

@@ -12,18 +12,11 @@ import numpy as np
 import pytest
 import tqdm
 
-from input_pipeline import (
-    files,
-    make_store,
-    mimic_cxr,
-    preprocess,
-    shards,
-    store,
-    tfrecord,
-    training,
-)
-from input_pipeline.pipeline import Prepared
-from input_pipeline.storage import STORAGES
+from cxr_embeddings.input_pipeline import files, tfrecord
+from cxr_embeddings.input_pipeline.films.decode import Prepared
+from cxr_embeddings.input_pipeline.mimic import selection
+from cxr_embeddings.input_pipeline.store import beam_job, build, dataset, random_access, shards
+from cxr_embeddings.input_pipeline.store.codecs import STORAGES
 
 SIZE = 24
 
@@ -37,12 +30,10 @@ def picture(image_id):
 def write_store(folder, ids, storage="png16", **changes):
     """A store of `picture`s, made by the real code but for Apache Beam."""
     films = [
-        mimic_cxr.FilmRecord(f"/in/{name}", name, name, "s", "train", "PA", None) for name in ids
+        selection.FilmRecord(f"/in/{name}", name, name, "s", "train", "PA", None) for name in ids
     ]
-    listed = mimic_cxr.FilmList(films, [], [], collections.Counter(), [], True)
-    settings = preprocess.Settings(
-        str(folder), "native", SIZE, storage, ("PA",), "keep", True, None
-    )
+    listed = selection.FilmList(films, [], [], collections.Counter(), [], True)
+    settings = beam_job.Settings(str(folder), "native", SIZE, storage, ("PA",), "keep", True, None)
     settings = dataclasses.replace(settings, **changes)
 
     def write(settings, places, _):
@@ -56,18 +47,18 @@ def write_store(folder, ids, storage="png16", **changes):
             shards.write_shard(settings.folder, scratch, shard, drawn, kept, ("PA",), "keep")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(preprocess, "run", write)
-        make_store.make_store(
+        patch.setattr(beam_job, "run", write)
+        build.make_store(
             listed,
             settings,
             "films",
             8,
             "/in",
             {},
-            preprocess.parse_options([]),
+            beam_job.parse_options([]),
             lambda films, done: tqdm.tqdm(disable=True),
         )
-    return store.open_store(str(folder))
+    return dataset.open_store(str(folder))
 
 
 def ids(letter, count):
@@ -88,13 +79,13 @@ def stores(tmp_path_factory):
 def read(stores, rows, workers=2):
     """Images of films, in batches of 7 and less."""
     chunks = np.split(np.array(rows), range(7, len(rows), 7))
-    places = training.find_films(stores)
-    found = training.batches(stores, places, chunks.__getitem__, 0, len(chunks), workers)
+    places = random_access.find_films(stores)
+    found = random_access.batches(stores, places, chunks.__getitem__, 0, len(chunks), workers)
     return np.concatenate([image for _, image in found])
 
 
 def test_every_film_is_found_once_where_it_lies(stores):
-    places = training.find_films(stores)
+    places = random_access.find_films(stores)
     assert len(places.image_id) == 50
     assert sorted(places.image_id) == ids("a", 30) + ids("b", 11) + ids("c", 9)
     assert np.bincount(places.store).tolist() == [30, 11, 9]
@@ -109,11 +100,11 @@ def test_every_film_is_found_once_where_it_lies(stores):
 
 
 def test_films_are_bit_for_bit_those_that_whole_stores_give(stores):
-    places = training.find_films(stores)
+    places = random_access.find_films(stores)
     expected = {}
     for one in stores:
         wanted = {film for films in one.shards.values() for film in films}
-        for batch in store.batches(one, list(one.shards), 5, wanted):
+        for batch in dataset.batches(one, list(one.shards), 5, wanted):
             pairs = zip(batch.films, batch.image, strict=False)
             expected |= {film.path: image for film, image in pairs}
     rows = np.random.default_rng(0).permutation(50).tolist()
@@ -130,34 +121,34 @@ def test_films_are_bit_for_bit_those_that_whole_stores_give(stores):
 def test_a_store_in_another_file_system(stores):
     fs = fsspec.filesystem("memory")
     fs.put(stores[0].folder, "/training", recursive=True)
-    there = store.open_store("memory://training")
+    there = dataset.open_store("memory://training")
     np.testing.assert_array_equal(read([there], [29, 3, 11]), read(stores, [29, 3, 11]))
     fs.rm("/training", recursive=True)
 
 
 def test_steps_come_in_order_from_any_of_them_on(stores):
-    places = training.find_films(stores)
+    places = random_access.find_films(stores)
     label = np.int32(np.arange(50) % 3 == 0)
-    schedule = training.make_schedule(label, 6, seed=5)
+    schedule = random_access.make_schedule(label, 6, seed=5)
     arguments = stores, places, schedule
-    whole = list(training.batches(*arguments, 0, 20, 2))
+    whole = list(random_access.batches(*arguments, 0, 20, 2))
     assert [step for step, _ in whole] == list(range(20))
-    later = list(training.batches(*arguments, 13, 20, 3))
+    later = list(random_access.batches(*arguments, 13, 20, 3))
     assert [step for step, _ in later] == list(range(13, 20))
     for (_, expected), (_, found) in zip(whole[13:], later, strict=True):
         np.testing.assert_array_equal(found, expected)
     assert not np.array_equal(whole[12][1], whole[13][1])
-    assert list(training.batches(*arguments, 7, 7, 1)) == []
+    assert list(random_access.batches(*arguments, 7, 7, 1)) == []
 
 
 def test_only_so_many_batches_are_read_ahead_and_threads_end(stores):
-    asked, places = [], training.find_films(stores)
+    asked, places = [], random_access.find_films(stores)
 
     def rows_of_step(step):
         asked.append(step)
         return np.arange(step, step + 4)
 
-    reading = training.batches(stores, places, rows_of_step, 0, 40, 2)
+    reading = random_access.batches(stores, places, rows_of_step, 0, 40, 2)
     assert not asked, "nothing begins before the first batch is asked for"
     assert next(reading)[0] == 0
     assert next(reading)[0] == 1
@@ -172,8 +163,8 @@ LABEL = np.int32(np.random.default_rng(1).random(103) < 0.3)
 
 @pytest.mark.parametrize("batch_size", [4, 7, 10, 51, 52, 103])
 def test_batches_hold_the_classes_in_their_shares(batch_size):
-    schedule = training.make_schedule(LABEL, batch_size, seed=3)
-    steps = training.steps_per_epoch(103, batch_size)
+    schedule = random_access.make_schedule(LABEL, batch_size, seed=3)
+    steps = random_access.steps_per_epoch(103, batch_size)
     share, abnormal = batch_size * LABEL.mean(), []
     for epoch in range(5):
         rows = np.stack([schedule(epoch * steps + i) for i in range(steps)])
@@ -192,14 +183,14 @@ def test_no_class_runs_out_of_films(seed):
     label = np.repeat(np.int32([0, 1]), generator.integers(3, 30, 2))
     least = -(-len(label) // np.bincount(label).min())
     for batch_size in range(least, len(label) + 1):
-        schedule = training.make_schedule(label, batch_size, seed)
-        steps = training.steps_per_epoch(len(label), batch_size)
+        schedule = random_access.make_schedule(label, batch_size, seed)
+        steps = random_access.steps_per_epoch(len(label), batch_size)
         rows = np.concatenate([schedule(step) for step in range(steps)])
         assert len(set(rows)) == steps * batch_size
 
 
 def test_epochs_differ_and_leave_out_others():
-    schedule = training.make_schedule(LABEL, 10, seed=0)
+    schedule = random_access.make_schedule(LABEL, 10, seed=0)
     epochs = [np.concatenate([schedule(10 * e + i) for i in range(10)]) for e in range(60)]
     assert not np.array_equal(epochs[0], epochs[1])
     left = collections.Counter(row for rows in epochs for row in set(range(103)) - set(rows))
@@ -212,21 +203,21 @@ def test_epochs_differ_and_leave_out_others():
 
 
 def test_a_step_is_a_function_of_the_seed_and_nothing_else():
-    schedule = training.make_schedule(LABEL, 10, seed=0)
+    schedule = random_access.make_schedule(LABEL, 10, seed=0)
     expected = [schedule(step).tolist() for step in range(50)]
-    other = training.make_schedule(LABEL, 10, seed=0)
+    other = random_access.make_schedule(LABEL, 10, seed=0)
     for step in (49, 3, 30, 12, 0, 49):
         assert other(step).tolist() == expected[step]
-    assert training.make_schedule(LABEL, 10, seed=1)(0).tolist() != expected[0]
+    assert random_access.make_schedule(LABEL, 10, seed=1)(0).tolist() != expected[0]
     # Resuming with another NumPy must go on in the same order.
-    few = training.make_schedule(np.int32([0, 1, 0, 1, 0, 0, 1]), 3, seed=7)
+    few = random_access.make_schedule(np.int32([0, 1, 0, 1, 0, 0, 1]), 3, seed=7)
     assert [few(step).tolist() for step in range(4)] == [[3, 6, 5], [0, 2, 1], [2, 0, 1], [6, 3, 4]]
 
 
 def test_large_sets_are_ordered_quickly():
     """Sums of the products of counts would overflow 32 bits."""
     label = np.int32(np.arange(400_000) % 5 > 1)
-    schedule = training.make_schedule(label, 1024, seed=0)
+    schedule = random_access.make_schedule(label, 1024, seed=0)
     assert label[schedule(389)].sum() in (614, 615)
     assert len(np.unique(schedule(390))) == 1024
 
@@ -248,7 +239,7 @@ def test_large_sets_are_ordered_quickly():
 )  # fmt: skip
 def test_labels_that_fill_no_batch_are_refused(label, batch_size, message):
     with pytest.raises(ValueError, match=message):
-        training.make_schedule(np.array(label, np.int32), batch_size, 0)
+        random_access.make_schedule(np.array(label, np.int32), batch_size, 0)
 
 
 @pytest.mark.parametrize(
@@ -263,18 +254,18 @@ def test_stores_that_were_prepared_otherwise_are_refused(stores, tmp_path, chang
         stores[1], folder="/other", identity=dict(stores[1].identity) | changes
     )
     with pytest.raises(ValueError, match=message):
-        training.find_films([stores[0], other])
+        random_access.find_films([stores[0], other])
 
 
 def test_a_film_in_two_stores_is_refused(stores):
     with pytest.raises(ValueError, match=r"film a/\d+\.dcm is in .*first and again in .*first"):
-        training.find_films([stores[0], stores[1], stores[0]])
+        random_access.find_films([stores[0], stores[1], stores[0]])
 
 
 def harmed(stores, folder, harm):
     """Reads all of a store whose second shard was changed."""
     shutil.copytree(stores[0].folder, folder / "s")
-    opened = store.open_store(str(folder / "s"))
+    opened = dataset.open_store(str(folder / "s"))
     path = f"{opened.folder}/{sorted(opened.shards)[1]}"
     data = files.read_bytes(path)
     os.unlink(path)

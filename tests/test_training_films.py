@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from configs.schema import TrainingFilmsConfig
-from input_pipeline import store, training
-from scripts import training_films
+from cxr_embeddings.configs.schema import TrainingFilmsConfig
+from cxr_embeddings.input_pipeline.store import dataset, random_access
+from cxr_embeddings.pretraining import training_films
 
 
 @pytest.mark.parametrize(
@@ -21,8 +21,8 @@ from scripts import training_films
 def test_patients_of_all_stores_are_checked_together(tmp_path, monkeypatch, columns, message):
     names, (ids, patient) = np.array([*"abcd"], object), columns
     places = SimpleNamespace(image_id=names, store=np.array([0, 0, 1, 1]))
-    monkeypatch.setattr(store, "open_store", lambda path: SimpleNamespace(folder=path))
-    monkeypatch.setattr(training, "find_films", lambda stores: places)
+    monkeypatch.setattr(dataset, "open_store", lambda path: SimpleNamespace(folder=path))
+    monkeypatch.setattr(random_access, "find_films", lambda stores: places)
     tables = ("a,p,train,1\nb,q,tune,0", f"c,{patient},train,1\nd,r,tune,0")
     paths = tuple(str(tmp_path / f"{n}.csv") for n in range(2))
     for path, rows in zip(paths, tables, strict=True):

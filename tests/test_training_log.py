@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scripts import training_log, training_picture, tune_look
+from cxr_embeddings.pretraining import training_log, training_picture, tune_look
 
 ROW = {"films": 640, "loss": 2.34994, "films_per_second": 30.125}
 

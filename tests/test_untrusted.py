@@ -12,22 +12,26 @@ import h5py
 import numpy as np
 import pytest
 
-from configs import untrusted
-from encoder.card import load_card
-from encoder.sources import keras, timm
-from heads import predictions, store
-from heads.labels import tables
-from input_pipeline import datasets, files, listing, mimic_tables, run_folder, shards
+from cxr_embeddings.common import untrusted
+from cxr_embeddings.encoder.card import load_card
+from cxr_embeddings.encoder.sources import keras, timm
+from cxr_embeddings.heads import predictions, saved
+from cxr_embeddings.heads.labels import columns
+from cxr_embeddings.input_pipeline import files, run_folder
+from cxr_embeddings.input_pipeline.films import listing
+from cxr_embeddings.input_pipeline.mimic import tables as mimic_tables
+from cxr_embeddings.input_pipeline.reports import abnormal
+from cxr_embeddings.input_pipeline.store import shards
 
 ROOT = pathlib.Path(__file__).parents[1]
-DEMO = ROOT / "weights/b0"
+DEMO = ROOT / "weights/demo"
 
 BOUNDS = {"MAX_TABLE_BYTES": 100_000, "MAX_ROWS": 1000, "MAX_COLUMNS": 50, "MAX_CELLS": 5000}
 READERS = {
     "a list of films": listing.list_inputs,
     "a table of MIMIC-CXR": lambda path: mimic_tables.read_table(path, ("path",)),
-    "a label table of a data set": datasets.read_labels,
-    "a label table of a head": tables.read_table,
+    "a label table of a data set": abnormal.read_labels,
+    "a label table of a head": columns.read_table,
 }
 
 
@@ -77,7 +81,7 @@ TIMM = {
 }
 KINDS = {
     "weights": (json.loads((DEMO / "card.json").read_text()), "card.json", load_card),
-    "head": (HEAD, "card.json", store.read_card),
+    "head": (HEAD, "card.json", saved.read_card),
     "manifest": (MANIFEST, "manifest.json", lambda folder: run_folder.read_manifest(str(folder))),
     "summary": (
         SUMMARY,
@@ -198,7 +202,8 @@ def test_what_a_terminal_would_obey_is_printed_with_backslashes(tmp_path):
     (tmp_path / "card.json").write_text(json.dumps(card | said))
     program = """
 import sys
-from scripts import cli, convert_weights
+from cxr_embeddings import cli
+from cxr_embeddings.scripts import convert_weights
 describe, sys.argv[0] = convert_weights.convert, "convert_weights"
 convert_weights.convert = lambda: describe() or print("\\x1b[31m\\udc80")
 convert_weights.main()

@@ -13,10 +13,10 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from parity import assert_same_leaves
 
-from configs import demo
-from encoder import random_weights, weights
-from encoder.card import Card, load_card
-from encoder.efficientnet import VARIANTS, EfficientNet, Variant, embedding_widths
+from cxr_embeddings.configs import demo
+from cxr_embeddings.encoder import random_weights, weights
+from cxr_embeddings.encoder.card import Card, load_card
+from cxr_embeddings.encoder.efficientnet import VARIANTS, EfficientNet, Variant, embedding_widths
 
 TINY_DIGEST = "5eeeea7be4acb56876eada8cc986dd34a58d05555c80d7a058f7aa589bbfefee"
 

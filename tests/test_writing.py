@@ -9,7 +9,7 @@ import sys
 import pandas as pd
 import pytest
 
-from configs import writing
+from cxr_embeddings.common import writing
 
 NAMES = ["a,b", 'q"', "new\nline", "cr\rlf", "\r\n", " blank ", "", "\u2028", "caf\udce9"]
 

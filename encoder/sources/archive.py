@@ -7,8 +7,8 @@ import tarfile
 import zipfile
 from collections.abc import Iterator
 
-from configs.untrusted import TarMember
-from configs.writing import scratch_folder
+from cxr_embeddings.common.untrusted import TarMember
+from cxr_embeddings.common.writing import scratch_folder
 
 MAX_BYTES = 16 << 30  # unpacked; L2 with its averages and its optimizer's state takes 8
 MAX_MEMBERS = 1000

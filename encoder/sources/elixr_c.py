@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float32
 
-from encoder import efficientnet
-from encoder.efficientnet import BATCH_NORM_EPSILON, POOLED_MAP_PATCH, VARIANTS
-from encoder.sources import saved_model
-from encoder.sources.checkpoint import Checkpoint, Leaf
-from encoder.sources.saved_model import VARIABLES, Op, Program, constant, origin
+from .. import efficientnet
+from ..efficientnet import BATCH_NORM_EPSILON, POOLED_MAP_PATCH, VARIANTS
+from . import saved_model
+from .checkpoint import Checkpoint, Leaf
+from .saved_model import VARIABLES, Op, Program, constant, origin
 
 MODEL, OUTPUT = "elixr-c-v2-pooled", "feature_maps_0"
 PRESETS = {"uint16": "cxr_foundation", "uint8": "cxr_foundation_8bit"}  # what a PNG is decoded to

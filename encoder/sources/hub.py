@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from encoder.card import CARD, CHECKPOINT
+from ..card import CARD, CHECKPOINT
 
 KINDS = {  # source -> what shows it; of a repository that shows several, the first is read
     "orbax": f"{CARD} beside {CHECKPOINT}/",

@@ -13,9 +13,10 @@ from typing import Any
 import h5py
 import numpy as np
 
-from configs import untrusted
-from encoder.efficientnet import BATCH_NORM_EPSILON
-from encoder.sources.checkpoint import IMAGENET_STD, Checkpoint, Leaf
+from cxr_embeddings.common import untrusted
+
+from ..efficientnet import BATCH_NORM_EPSILON
+from .checkpoint import IMAGENET_STD, Checkpoint, Leaf
 
 LAYERS = {  # Keras -> ours; those of a block follow "block<stage><letter>_"
     "stem_conv": "stem_conv",

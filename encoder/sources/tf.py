@@ -6,8 +6,8 @@ import re
 
 import numpy as np
 
-from encoder.efficientnet import STAGES, VARIANTS, stage_blocks
-from encoder.sources.checkpoint import IMAGENET_MEAN, IMAGENET_STD, Checkpoint, Leaf
+from ..efficientnet import STAGES, VARIANTS, stage_blocks
+from .checkpoint import IMAGENET_MEAN, IMAGENET_STD, Checkpoint, Leaf
 
 AVERAGE = "/ExponentialMovingAverage"
 STATE = re.compile(r"global_step|.*/(RMSProp(_1)?|Momentum)(/ExponentialMovingAverage)?")

@@ -14,9 +14,10 @@ import ml_dtypes
 import numpy as np
 from typing_extensions import TypedDict
 
-from configs import untrusted
-from encoder.sources import torch_file
-from encoder.sources.checkpoint import IMAGENET_MEAN, IMAGENET_STD, Checkpoint, Leaf
+from cxr_embeddings.common import untrusted
+
+from . import torch_file
+from .checkpoint import IMAGENET_MEAN, IMAGENET_STD, Checkpoint, Leaf
 
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # in a Hugging Face snapshot, the best first
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")

@@ -5,7 +5,7 @@ import re
 import numpy as np
 from jaxtyping import Shaped
 
-from heads.labels.label_table import Note, note
+from .label_table import Note, note
 
 AGES = {"0-17": 18, "18-39": 40, "40-59": 60, "60-79": 80, "80+": 121}  # band to its end, in years
 YEARS = {"": 1.0, "Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}  # DICOM PS3.5, type AS

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float32
 
-from heads.labels.tables import alike, find, plain
+from .columns import alike, find, plain
 
 # The 14 of the CheXpert and NegBio labellers (Irvin et al., arXiv 1901.07031, table 1), as the
 # tables of MIMIC-CXR-JPG and CheXpert name them.

@@ -6,20 +6,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Int64, Shaped
 
-from heads.labels.categories import group_values
-from heads.labels.label_table import Examples, LabelTable, Note, note
-from heads.labels.matching import (
-    KEYS,
-    Facts,
-    film_ids,
-    near_misses,
-    place,
-    read_facts,
-    take,
-    with_ids,
-)
-from heads.labels.splits import SPLITS, check_patients, check_used, named_splits, random_splits
-from heads.labels.tables import find
+from .categories import group_values
+from .columns import find
+from .label_table import Examples, LabelTable, Note, note
+from .matching import KEYS, Facts, film_ids, near_misses, place, read_facts, take, with_ids
+from .splits import SPLITS, check_patients, check_used, named_splits, random_splits
 
 
 def join(

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float32, Int64, Shaped
 
-from heads.labels.findings import decide, read_findings, split_finding_labels
-from heads.labels.matching import Facts, Films
-from heads.labels.tables import alike, find, read_table, role_columns
+from .columns import alike, find, read_table, role_columns
+from .findings import decide, read_findings, split_finding_labels
+from .matching import Facts, Films
 
 UNCERTAIN = {"ignore": "unknown", "zeros": "negative", "ones": "positive"}
 NOT_MENTIONED = {"ignore": "unknown", "negative": "negative"}

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Int64, Shaped
 
-from heads.labels.tables import as_number, find, read_table, role_columns
+from .columns import as_number, find, read_table, role_columns
 
 # Of images and embeddings only: what follows a dot may be a part of a DICOM UID.
 SUFFIXES = ("dcm", "dicom", "ima", "png", "jpg", "jpeg", "tfrecord", "npz")

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int64, Shaped
 
-from heads.labels.label_table import Examples, Note, note
-from heads.labels.tables import as_number
+from .columns import as_number
+from .label_table import Examples, Note, note
 
 SPLITS = {
     "train": ("train", "training"),

@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from heads.labels.label_table import Examples, Note
-from heads.labels.matching import film_ids
+from .label_table import Examples, Note
+from .matching import film_ids
 
 MERGES = ("none", "mean", "max")
 

@@ -12,9 +12,9 @@ from matplotlib.ticker import NullLocator
 from scipy import special
 from sklearn import metrics
 
-from heads.report import panels
-from heads.report.panels import AMBER, BASELINE, BLACK, BLUE, GREY, Heading, Tested
-from heads.statistics import proportion
+from ..statistics import proportion
+from . import panels
+from .panels import AMBER, BASELINE, BLACK, BLUE, GREY, Heading, Tested
 
 FARTHEST = 16.0  # of the log-odds that are drawn, 1 in ten million: what is beyond lies there
 DOT = {"ls": "", "marker": "o", "ms": 4.5, "mfc": AMBER, "mec": BLACK, "mew": 0.7}

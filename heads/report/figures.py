@@ -13,10 +13,10 @@ import matplotlib.style
 import numpy as np
 from matplotlib.figure import Figure
 
-from heads.report import curves, forests, panels
-from heads.report.panels import Tested
-from heads.statistics import bootstrap
-from heads.statistics.metrics import Scored
+from ..statistics import bootstrap
+from ..statistics.metrics import Scored
+from . import curves, forests, panels
+from .panels import Tested
 
 DPI = 200
 ROWS = 36  # of one forest at most

@@ -6,8 +6,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from heads.report import panels
-from heads.report.panels import BLACK, BLUE, DIM, Heading, Tested
+from . import panels
+from .panels import BLACK, BLUE, DIM, Heading, Tested
 
 MEAN = Heading("Mean of findings", [""])
 

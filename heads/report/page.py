@@ -11,8 +11,8 @@ from typing import Any
 import jinja2
 from matplotlib.figure import Figure
 
-from heads.report import panels
-from heads.report.figures import svg
+from . import panels
+from .figures import svg
 
 PIXELS = 96  # of CSS in an inch
 CAPTIONS = {  # in the order of the page

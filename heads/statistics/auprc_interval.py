@@ -5,7 +5,7 @@ from jaxtyping import Float, Float64, Int64, Real
 from scipy import stats
 from sklearn.metrics import average_precision_score
 
-from heads.statistics import auroc_interval, bootstrap, proportion
+from . import auroc_interval, bootstrap, proportion
 
 _LEAST = 0.5  # of the binomial variance: resamples of nearly separated films show almost none
 

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64, Real
 from scipy import optimize, special
 
-from heads.statistics.bootstrap import CONFIDENCE
+from .bootstrap import CONFIDENCE
 
 # Fewer patients with, or without, the finding say too little of how patients differ.
 MIN_PATIENTS = 2

@@ -10,7 +10,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss
 
-from heads.statistics import bootstrap
+from . import bootstrap
 
 # A temperature beyond these is not a matter of calibration: tune is separated perfectly (the best
 # one is 0) or ranked the wrong way round (it is infinite).

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64, Real
 from scipy import stats
 
-from heads.statistics import auprc_interval, auroc_interval, bootstrap
+from . import auprc_interval, auroc_interval, bootstrap
 
 
 def auroc(

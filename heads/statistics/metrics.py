@@ -10,17 +10,10 @@ import numpy as np
 from jaxtyping import Bool, Float, Real, Shaped
 from scipy import special
 
-from heads.statistics import (
-    auroc_interval,
-    bootstrap,
-    calibration,
-    discrimination,
-    operating_points,
-    subgroups,
-)
-from heads.statistics.calibration import temperature
-from heads.statistics.discrimination import why_undefined
-from heads.statistics.operating_points import thresholds
+from . import auroc_interval, bootstrap, calibration, discrimination, operating_points, subgroups
+from .calibration import temperature
+from .discrimination import why_undefined
+from .operating_points import thresholds
 
 _INTERVALS = (
     "95 %, {by}. auroc: a score interval, which holds its level near 1; auprc and rates: Wilson's; "

@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Float64, Int64, Real
 from sklearn.metrics import roc_curve
 
-from heads.statistics import proportion
-from heads.statistics.discrimination import why_undefined
+from . import proportion
+from .discrimination import why_undefined
 
 _CELLS = ("tp", "fp", "tn", "fn")
 _RATES = {  # the cell of the numerator, and the other one of the denominator

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Int64
 from scipy import stats
 
-from heads.statistics.auroc_interval import effective_patients, moderated
+from .auroc_interval import effective_patients, moderated
 
 
 def wilson(value: float, films: float, critical: float) -> tuple[float, float]:

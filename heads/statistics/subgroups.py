@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Float64, Int64, Shaped
 from scipy import stats
 
-from heads.statistics import auroc_interval, bootstrap, calibration, discrimination
-from heads.statistics.operating_points import cells, rates
+from . import auroc_interval, bootstrap, calibration, discrimination
+from .operating_points import cells, rates
 
 # With fewer films of a class the interval is so wide that the AUROC says nothing, and the largest
 # and the smallest AUROC would most often be those of the smallest groups.

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from input_pipeline.synthetic.canvas import (
+from .canvas import (
     SIDES,
     Canvas,
     Film,

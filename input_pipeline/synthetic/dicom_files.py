@@ -10,7 +10,7 @@ import pydicom
 from jaxtyping import Integer
 from pydicom import encaps, uid
 
-from input_pipeline.synthetic.canvas import Film
+from .canvas import Film
 
 
 def _rle(stored: np.ndarray) -> bytes:

@@ -8,21 +8,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from PIL.Image import Resampling
 
-from input_pipeline.synthetic.anatomy import Patient, bones, lung_outline, vessel_tree
-from input_pipeline.synthetic.canvas import (
-    SIDES,
-    Canvas,
-    Film,
-    both,
-    clouds,
-    curve,
-    ellipse,
-    fill,
-    mirror,
-    resized,
-    stroke,
-)
-from input_pipeline.synthetic.findings import FINDINGS, Chest
+from .anatomy import Patient, bones, lung_outline, vessel_tree
+from .canvas import SIDES, Canvas, Film, both, clouds, curve, ellipse, fill, mirror, resized, stroke
+from .lesions import FINDINGS, Chest
 
 _LONGEST_DRAWN = 576  # pixels; larger films are drawn at this size and enlarged, the grain is not
 

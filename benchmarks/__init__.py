@@ -1,0 +1,1 @@
+"""What proves the numbers in docs/: run by hand, not installed."""

@@ -1,0 +1,52 @@
+"""Training on as many films as MIMIC-CXR has, in float16 on the disk: time and peak memory."""
+
+import re
+import tempfile
+import time
+
+import numpy as np
+
+from benchmarks import heads
+from cxr_embeddings.heads import select
+from cxr_embeddings.heads.select import Films
+from cxr_embeddings.heads.sgd import Recipe
+
+FILMS, TUNE = 368_960, 2_991
+LINEAR = Recipe("lbfgs", 1e-3, (1e-4, 1e-2), (0,), 512, 1, 0, True)
+MLP = LINEAR._replace(hidden=(512, 256), optimizer="adamw", weight_decays=(0.1,))
+
+
+def peak_gigabytes() -> float:
+    """Largest resident memory of this process; ru_maxrss begins with that of its parent (Linux)."""
+    with open("/proc/self/status") as status:
+        return int(re.search(r"VmHWM:\s+(\d+) kB", status.read())[1]) / 1e6
+
+
+def run(repeats: int, films: int = FILMS) -> None:
+    """Prints seconds and the largest resident memory of each training, in order."""
+    with tempfile.NamedTemporaryFile(suffix=".npy") as file:
+        shape = (films + TUNE, heads.DIM)
+        table = np.lib.format.open_memmap(file.name, "w+", np.float16, shape)
+        label = np.empty((len(table), heads.FINDINGS), np.float32)
+        for i, start in enumerate(range(0, len(table), 8192)):
+            some = slice(start, min(start + 8192, len(table)))
+            table[some], label[some] = heads.draw(some.stop - some.start, seed=i)
+        table.flush()
+        del table
+        table = np.load(file.name, mmap_mode="r")
+        print(f"{films:,} films x {heads.DIM:,}, float16, {table.nbytes / 1e9:.2f} GB on disk")
+        row, mask = np.arange(len(table)), np.ones(label.shape, bool)
+        train, tune = (
+            Films(row[at], label[at], mask[at]) for at in (slice(films), slice(films, None))
+        )
+        for name, recipe in (("linear probe, 2 penalties", LINEAR), ("MLP, one epoch", MLP)):
+            start = time.perf_counter()
+            trained = select.fit(table, train, tune, recipe)
+            seconds = time.perf_counter() - start
+            peak = peak_gigabytes()
+            auroc = trained.candidates[trained.chosen]["tune_auroc"]
+            print(
+                f"{name:28} {heads.FINDINGS} findings  {seconds:8.1f} s   peak {peak:.2f} GB"
+                f"   tune AUROC {auroc:.3f}",
+                flush=True,
+            )

@@ -1,0 +1,128 @@
+"""Other engines with this project's variables in them: what it is compared with.
+
+Each is imported where it is asked for; none is needed to embed films.
+"""
+
+import re
+import sys
+from typing import Any
+from unittest import mock
+
+import numpy as np
+from flax.traverse_util import flatten_dict
+
+from cxr_embeddings.encoder.efficientnet import VARIANTS, scale_width
+
+TIMM_LAYERS = {  # ours -> timm's; in blocks by the number of their convolutions
+    "": {"stem_conv": "conv_stem", "stem_bn": "bn1", "head_conv": "conv_head", "head_bn": "bn2"},
+    "plain": {
+        **{"depthwise_conv": "conv_dw", "depthwise_bn": "bn1"},
+        **{"squeeze_excite/reduce": "se.conv_reduce", "squeeze_excite/expand": "se.conv_expand"},
+        **{"project_conv": "conv_pw", "project_bn": "bn2"},
+    },
+    "expanding": {
+        **{"expand_conv": "conv_pw", "expand_bn": "bn1"},
+        **{"depthwise_conv": "conv_dw", "depthwise_bn": "bn2"},
+        **{"squeeze_excite/reduce": "se.conv_reduce", "squeeze_excite/expand": "se.conv_expand"},
+        **{"project_conv": "conv_pwl", "project_bn": "bn3"},
+    },
+}
+TIMM_LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
+KERAS_LAYERS = {  # ours -> Keras', where they differ
+    "head_conv": "top_conv",
+    "head_bn": "top_bn",
+    "depthwise_conv": "dwconv",
+    "depthwise_bn": "bn",
+    "squeeze_excite/reduce": "se_reduce",
+    "squeeze_excite/expand": "se_expand",
+}
+KERAS_LEAVES = {"scale": "gamma", "mean": "moving_mean", "var": "moving_variance"}
+
+
+def head_width(variant: str) -> int:
+    """Channels of the head convolution, as timm and Keras have it: 1,280 of B0, 5,504 of L2."""
+    return scale_width(1280, VARIANTS[variant].width)
+
+
+def timm_tensors(variables: dict) -> dict[str, np.ndarray]:
+    """All that timm's file holds: our variables by its names, its classifier, its counters."""
+    found = {}
+    for path, leaf in flatten_dict(variables, sep="/").items():
+        layer, name = re.fullmatch(r"[a-z_]+/(.+)/(\w+)", path).groups()
+        layers, prefix = TIMM_LAYERS[""], ""
+        if match := re.fullmatch(r"stage(\d)_block(\d+)/(.+)", layer):
+            layers = TIMM_LAYERS["plain" if match[1] == "1" else "expanding"]
+            prefix, layer = f"blocks.{int(match[1]) - 1}.{int(match[2]) - 1}.", match[3]
+        values = np.asarray(leaf)
+        values = values.transpose(3, 2, 0, 1) if values.ndim == 4 else values
+        found[f"{prefix}{layers[layer]}.{TIMM_LEAVES.get(name, name)}"] = np.array(
+            values, order="C"
+        )
+        if name == "mean":
+            found[f"{prefix}{layers[layer]}.num_batches_tracked"] = np.array(0)
+    found["classifier.weight"] = np.zeros((1000, found["bn2.weight"].size), np.float32)
+    found["classifier.bias"] = np.zeros(1000, np.float32)
+    return found
+
+
+def import_timm() -> Any:
+    """timm, which imports torchvision for other networks than these: a stub will do."""
+    import torch  # noqa: F401  outside of the patch, which takes away only what it put there
+
+    stub = mock.MagicMock(FrozenBatchNorm2d=type("FrozenBatchNorm2d", (), {}))
+    parts = ("", ".datasets", ".ops", ".ops.misc", ".transforms", ".transforms.functional")
+    names = [f"torchvision{part}" for part in parts if f"torchvision{part}" not in sys.modules]
+    sys.modules.update(dict.fromkeys(names, stub))
+    try:
+        import timm
+    finally:
+        for name in names:
+            del sys.modules[name]
+    return timm
+
+
+def timm_network(variant: str, variables: dict) -> Any:
+    """timm's own network with our variables in it; made without any, so that it holds them once."""
+    import torch
+
+    timm = import_timm()
+    with torch.device("meta"):
+        network = timm.create_model(f"tf_efficientnet_{variant}", pretrained=False)
+    tensors = timm_tensors(variables)
+    state = {name: torch.from_numpy(values) for name, values in tensors.items()}
+    network.load_state_dict(state, strict=True, assign=True)
+    return network.eval()
+
+
+def keras_network(variant: str, **options: Any) -> Any:
+    """Keras' network without weights of its own."""
+    sys.setrecursionlimit(10_000)  # Keras walks through L2's 88 blocks so
+    from keras.src.applications import efficientnet as reference
+
+    zeros = {f"{name}_KERNEL_INITIALIZER": "zeros" for name in ("CONV", "DENSE")}
+    with mock.patch.multiple(reference, **zeros):  # they are replaced: be quick
+        scale = VARIANTS[variant]
+        options = {"include_top": False, "weights": None, "input_shape": (None, None, 3)} | options
+        return reference.EfficientNet(scale.width, scale.depth, scale.resolution, **options)
+
+
+def assign_keras(network: Any, variables: dict) -> None:
+    """Puts our variables into the layers of Keras' network, every one of them."""
+    kept = r"normalization|predictions"
+    theirs = {w.path: w for w in network.weights if not re.match(kept, w.path)}
+    for path, leaf in flatten_dict(variables, sep="/").items():
+        *layer, name = path.split("/")[1:]
+        layer = "/".join(layer)
+        prefix = ""
+        if match := re.fullmatch(r"stage(\d)_block(\d+)/(.*)", layer):
+            prefix, layer = f"block{match[1]}{chr(96 + int(match[2]))}_", match[3]
+        name = "beta" if layer.endswith("_bn") and name == "bias" else KERAS_LEAVES.get(name, name)
+        values = np.asarray(leaf)
+        if layer == "depthwise_conv":
+            values = values.swapaxes(2, 3)  # Keras: [h w channel 1]
+        weight = theirs.pop(f"{prefix}{KERAS_LAYERS.get(layer, layer)}/{name}")
+        if weight.shape != values.shape:
+            raise ValueError(f"{path} is {values.shape}, and Keras has {weight.shape} for it")
+        weight.assign(values)
+    if theirs:
+        raise ValueError(f"Keras has more: {', '.join(theirs)}")

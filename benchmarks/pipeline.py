@@ -1,0 +1,199 @@
+"""From films to embedding records as embed.py makes them: where the time goes, and what is lost.
+
+First from DICOM files, as a whole and stage by stage. Then from the same films made ready, in a
+store of preprocess.py, against the bare forward pass, of which at least `GOAL` should be kept: that
+the network is not kept waiting. The network is an untrained one, and ready before a clock starts.
+"""
+
+import collections
+import contextlib
+import io
+import pathlib
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from benchmarks import timing
+from benchmarks.scale import preprocess_command
+from benchmarks.watching import watch
+from cxr_embeddings import film_sources
+from cxr_embeddings.common import machine, paths
+from cxr_embeddings.configs.schema import EmbedConfig, EncoderConfig, InputConfig
+from cxr_embeddings.encoder.embed import films_that_fit
+from cxr_embeddings.input_pipeline import files
+from cxr_embeddings.input_pipeline.embeddings import output_plan, writer
+from cxr_embeddings.input_pipeline.films import decode, dicom
+from cxr_embeddings.input_pipeline.films.film import Film
+from cxr_embeddings.input_pipeline.films.presets import PRESETS, network_input
+from cxr_embeddings.input_pipeline.hosts import ALONE
+from cxr_embeddings.input_pipeline.store.codecs import STORAGES
+from cxr_embeddings.input_pipeline.synthetic import mimic_folder
+from cxr_embeddings.loading import load_encoder, make_infer, make_mesh
+from cxr_embeddings.scripts import embed
+
+SIDES = (2021, 3056)  # of drawn films, in pixels; MIMIC-CXR's are mostly 2544 x 3056
+GOAL = 0.95
+BARE, WHOLE = "bare forward pass", "end to end"
+
+
+class Network(NamedTuple):
+    """What embed.py would run."""
+
+    card: Any
+    infer: Callable[..., Any]  # (films, images) -> (films, embeddings), batch by batch
+    batch_size: int
+
+
+def load_network(config: EncoderConfig, batch_size: int) -> Network:
+    """Compiles the network as embed.py does; a `batch_size` of 0 is as many as fit."""
+    mesh = make_mesh(config)
+    card, model, variables = load_encoder(config, mesh, say=lambda _: None)
+    fit = films_that_fit(card, config.dtype, mesh.local_devices[0].memory_stats())
+    batch_size = batch_size or fit * mesh.shape["data"]
+    layer = next(iter(card.embeddings))
+    infer = make_infer(config, card, model, variables, mesh, layer, batch_size)
+    return Network(card, infer, batch_size)
+
+
+@contextlib.contextmanager
+def opened_run(planned: Sequence[output_plan.Output]) -> Iterator[writer.Run]:
+    """A run into a folder that goes when it ends."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        writer.open_run(folder, planned, "tfrecord", {}, {}) as run,
+    ):
+        yield run
+
+
+def make_records(network: Network, source: film_sources.Source) -> None:
+    """All that embed.py does once its network is ready."""
+    with contextlib.redirect_stderr(io.StringIO()), opened_run(source.planned) as run:  # its bar
+        embed.embed_films(run, network.batch_size, source, network.card, network.infer, ALONE)
+        run.finish(source.missing)
+
+
+def run_bare(network: Network, batches: Sequence[decode.Batch]) -> list[np.ndarray]:
+    """The forward pass alone: images in memory -> embeddings, batch by batch."""
+    return [rows for _, rows in network.infer((None, batch.image) for batch in batches)]
+
+
+def one_by_one(network: Network, source: film_sources.Source) -> dict[str, float]:
+    """Does the stages of `make_records` one after another in this process: stage -> seconds."""
+    seconds: collections.Counter[str] = collections.Counter()
+
+    def timed(stage: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        start = time.perf_counter()
+        result = function(*arguments)
+        seconds[stage] += time.perf_counter() - start
+        return result
+
+    preset, size = PRESETS[network.card.preset], network.card.resolution
+    ready = []
+    for film in (film for output in source.planned for film in output.films):
+        data = timed("read the file", files.read_bytes, film.path)
+        read = timed("decode the pixels", dicom.read_film, io.BytesIO(data))
+        if isinstance(read, Film):
+            image = timed("window and resize", network_input, read, preset, size)
+            ready.append((film, decode.Prepared(image, None, read.pixels.shape)))
+    batches = list(decode.batches(ready, network.batch_size, drop=lambda *_: None))
+    rows = np.concatenate(timed("forward pass", run_bare, network, batches))
+    embeddings = dict(zip([film for film, _ in ready], rows, strict=False))  # no padded row
+
+    def write() -> None:
+        with opened_run(source.planned) as run:
+            for film, embedding in embeddings.items():
+                run.add(film, embedding)
+            run.finish()
+
+    timed("encode and write", write)
+    return seconds
+
+
+def read_batches(network: Network, source: film_sources.Source) -> list[decode.Batch]:
+    with opened_run(source.planned) as run:
+        return list(source.batches(run, network.card, network.batch_size, lambda *_: None))
+
+
+def make_store(
+    batches: Sequence[decode.Batch], network: Network, folder: pathlib.Path, count: int
+) -> str:
+    """Has preprocess.py write a store of so many films, of which these are the images in turn."""
+    pictures = folder / "pictures"
+    pictures.mkdir()
+    encode = STORAGES["png16"].encode
+    encoded = [encode(image) for batch in batches for image in batch.image[: len(batch.films)]]
+    for i in range(count):
+        (pictures / f"{i:06d}.png").write_bytes(encoded[i % len(encoded)])
+    made, card = folder / "store", network.card
+    command = preprocess_command(pictures, made, card.preset, card.resolution)
+    watch("preprocess", [*command, "--direct_running_mode=in_memory"])  # this one starts sooner
+    return str(made)
+
+
+def run(
+    repeats: int,
+    variant: str = "b0",
+    resolution: str = "224",
+    engine: str = "jax",
+    batch_size: str = "0",
+    films: str = "24",
+    input: str = "",
+    records: str = "1024",
+) -> None:
+    """Prints the two comparisons; the options are those of benchmarks/run.py, as typed."""
+    encoder = EncoderConfig("random", variant, int(resolution), engine=engine)
+    network = load_network(encoder, int(batch_size))
+    config = EmbedConfig(input=InputConfig(limit=int(films)), encoder=encoder)
+    with tempfile.TemporaryDirectory() as name:
+        scratch = pathlib.Path(name)
+        if not input:
+            drawn = {"films": int(films), "laterals": 0, "damaged": 0, "size_range": SIDES}
+            mimic_folder.write_mimic(scratch / "films", **drawn)
+        folder = paths.typed(input or str(scratch / "films"))
+        source = film_sources.films_source(config, folder, say=lambda *_, **__: None)
+        batches = read_batches(network, source)
+        count = sum(len(batch.films) for batch in batches)
+        if not count:
+            raise SystemExit(f"error: no film in {folder} gives an image; expected chest films")
+        print(
+            f"{count} {'films' if input else 'drawn films'}; {variant} at {resolution} px by "
+            f"{engine} in {encoder.dtype}, batches of {network.batch_size}\n"
+        )
+        from_files(network, source, count, repeats)
+        config.input.limit = None
+        store = make_store(batches, network, scratch, int(records))
+        source = film_sources.open_source(config, store, say=lambda *_, **__: None)
+        from_store(network, source, int(records), repeats)
+
+
+def from_files(network: Network, source: film_sources.Source, count: int, repeats: int) -> None:
+    """Prints where the time goes between the files of `count` films and their records."""
+    rounds: list[dict[str, float]] = []
+    forms = {"stages": lambda: rounds.append(one_by_one(network, source))}
+    forms[WHOLE] = lambda: make_records(network, source)
+    whole = statistics.median(timing.interleave(forms, repeats)[WHOLE])  # after a warm-up round
+    stages = {name: statistics.median(r[name] for r in rounds[-repeats:]) for name in rounds[0]}
+    total = sum(stages.values())
+    print(f"{'stage, one after another':28} {'ms a film':>10} {'share':>9}")
+    for name, seconds in (stages | {"sum": total, WHOLE: whole}).items():
+        print(f"{name:28} {1e3 * seconds / count:10.1f} {seconds / total:9.0%}")
+    print(
+        f"{WHOLE}, {machine.processors()} processes, one a processor, read, decode, window "
+        "and resize at the\nsame time, beside the forward pass and the writing; to start them "
+        "counts too\n"
+    )
+
+
+def from_store(network: Network, source: film_sources.Source, count: int, repeats: int) -> None:
+    """Prints what the way from `count` ready records keeps of the bare forward pass."""
+    batches = read_batches(network, source)
+    forms = {BARE: lambda: run_bare(network, batches)}
+    forms[WHOLE] = lambda: make_records(network, source)
+    seconds = timing.interleave(forms, repeats)
+    print(f"{count} ready records of the same films, in a store\n{timing.report(seconds, BARE)}")
+    kept = statistics.median(b / w for b, w in zip(seconds[BARE], seconds[WHOLE], strict=True))
+    print(f"{WHOLE} from ready records: {kept:.3f} of the {BARE} (goal: {GOAL})")

@@ -1,0 +1,1 @@
+"""What every package here may use: paths, whole files, untrusted input, and this machine."""

@@ -1,0 +1,1 @@
+"""Chest X-ray films in, embeddings out, and small heads trained on them."""

@@ -1,0 +1,104 @@
+"""Films as tiles of one picture, with captions: what `contact_sheet.py` and others draw."""
+
+import dataclasses
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+BACKGROUND, FRAME, TEXT, DIM = (14, 16, 21), (38, 43, 54), (230, 233, 240), (139, 147, 163)
+GREEN, AMBER, RED = (129, 212, 163), (255, 199, 112), (240, 104, 104)
+GAP, HEADING, TITLE = 12, 34, 76
+
+Colour = tuple[int, int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Tile:
+    """One film of a sheet.
+
+    Attributes:
+        section: the heading that it stands under.
+        findings: first of its caption, in `colour`.
+        technique: lines below.
+        colour: of the findings.
+        picture: from `draw_film`; None: a cross.
+        frame: colour around the picture.
+    """
+
+    section: str
+    findings: str
+    technique: Sequence[str]
+    colour: Colour
+    picture: Any
+    frame: Colour = FRAME
+
+
+def draw_film(film: Any, side: int) -> Any:
+    """What `dicom.read_film` gave as the preset `native` sees it, a Pillow picture; or Rejected."""
+    from PIL import Image
+
+    from cxr_embeddings.input_pipeline.films import presets
+    from cxr_embeddings.input_pipeline.films.film import Rejected, Rejection
+
+    if isinstance(film, Rejected):
+        return film
+    try:
+        pixels = presets.network_input(film, presets.PRESETS["native"], side)
+    except Rejection as rejection:
+        return Rejected(*rejection.args)
+    return Image.fromarray((255 * pixels[..., 0] + 0.5).astype("uint8"))
+
+
+def draw_sheet(tiles: Sequence[Tile], title: str, legend: str, columns: int, side: int) -> Any:
+    """Lays out the tiles by section; a small section goes beside the one before it.
+
+    Args:
+        tiles: sections come in the order of their first tiles.
+        title: in large letters, above all.
+        legend: to the right of it, in smaller ones.
+        columns: films in a row.
+        side: height and width of a film, in pixels.
+
+    Returns:
+        A Pillow picture.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    size = side / 13.5
+    line, step = round(1.3 * size), side + GAP
+    places, headings = [], []
+    column, top, bottom = 0, TITLE, TITLE
+    for section in dict.fromkeys(tile.section for tile in tiles):
+        members = [tile for tile in tiles if tile.section == section]
+        if column + len(members) > columns:
+            column, top = 0, bottom
+        headings.append((GAP + column * step, top, section))
+        for k, tile in enumerate(members):
+            row, place = divmod(column + k, columns)
+            y = top + HEADING + row * (side + 4 * line + GAP)
+            places.append((GAP + place * step, y, tile))
+        bottom = max(bottom, y + side + 4 * line + GAP)
+        column += len(members) + 1
+
+    sheet = Image.new("RGB", (GAP + columns * step, bottom + GAP), BACKGROUND)
+    pen = ImageDraw.Draw(sheet)
+    small, middle, large = (ImageFont.load_default(points) for points in (size, 20, 34))
+    pen.text((GAP, 22), title, TEXT, large)
+    pen.text((sheet.width - GAP, 36), legend, DIM, middle, anchor="ra")
+    for x, y, text in headings:
+        pen.text((x, y + 2), text, DIM, middle)
+    for x, y, tile in places:
+        width = 1 if tile.frame == FRAME else 4
+        box = (x - width, y - width, x + side + width - 1, y + side + width - 1)
+        pen.rectangle(box, fill=(0, 0, 0), outline=tile.frame, width=width)
+        if tile.picture:
+            sheet.paste(tile.picture, (x, y))
+        else:
+            for start, end in (((x, y), (x + side, y + side)), ((x, y + side), (x + side, y))):
+                pen.line((start, end), RED, 3)
+        wrapped = textwrap.wrap(tile.findings, round(1.9 * side / size), max_lines=2)
+        lines = [(text, tile.colour) for text in wrapped]
+        lines += [(text, DIM) for text in tile.technique]
+        for k, (text, colour) in enumerate(lines):
+            pen.text((x, y + side + 4 + k * line), text, colour, small)
+    return sheet

@@ -1,0 +1,64 @@
+"""What pretraining starts from: a weights bundle, or random numbers."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from cxr_embeddings.common import paths
+from cxr_embeddings.configs.schema import NetworkConfig
+
+
+def load(
+    config: NetworkConfig, seed: int, store: Mapping[str, Any], say: Callable[..., object]
+) -> tuple[Any, Any, Any]:
+    """The card of what is to be trained, the network, and its first variables in float32; the dtype
+    is filled in where it is unset. Digest, source and terms of the card are those of the bundle
+    that it starts from.
+
+    The embedding is this project's own, of 4,096 numbers; where a bundle has no such layer, it
+    starts from random numbers.
+
+    Args:
+        config: of the network.
+        seed: of random numbers.
+        store: identity of the store, which says preset and size of the images.
+        say: prints, or does not.
+
+    Raises:
+        ValueError: the options contradict the bundle.
+    """
+    import jax
+
+    from cxr_embeddings.encoder import random_weights, weights
+    from cxr_embeddings.encoder.card import load_card
+    from cxr_embeddings.input_pipeline.films.presets import PRESETS
+
+    if config.dtype is None:
+        config.dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    if config.dtype not in ("bfloat16", "float32"):
+        raise ValueError(f"network.dtype is {config.dtype!r}; expected bfloat16 or float32")
+    preset, size, version = store["preset"], store["size"], store.get("preset_version", 1)
+    rule, variant, origin = PRESETS[preset], config.variant or "b0", None
+    if config.weights != "random":
+        origin = load_card(path := paths.typed_local(config.weights, "network.weights"))
+        if config.variant not in (None, origin.variant):
+            raise ValueError(
+                f"network.variant is {config.variant!r}, but the card of {path} says "
+                f"{origin.variant!r}: leave the option out, or choose other weights"
+            )
+        variant, rule = origin.variant, origin
+        if (origin.preset, origin.preset_version) != (preset, version):
+            say(
+                f"note: films prepared by {preset}, version {version}; weights to start from of "
+                f"{origin.preset}, version {origin.preset_version}"
+            )
+    card = random_weights.random_card(variant, size, preset, rule.mean, rule.std, version)
+    model = weights.model_for(card, config.dtype).clone(remat=config.remat)
+    variables = random_weights.random_variables(model, seed)
+    if origin:
+        found = weights.load_variables(path, origin)
+        variables, random = weights.graft(found, variables)
+        say(f"starts from {path}; from random numbers: {', '.join(random) or 'nothing'}")
+        kept = ("digest", "source", "licence", "terms_of_use", "training_data")
+        card = dataclasses.replace(card, **{name: getattr(origin, name) for name in kept})
+    return card, model, variables

@@ -1,0 +1,126 @@
+"""The folder of a training: of one run, held by one process, and seen alike by all hosts."""
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from cxr_embeddings.configs.schema import BundleConfig, PretrainConfig
+
+LIBRARIES = ("cxr-embeddings", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
+WEIGHTS = "weights"
+
+
+def open_folder(
+    stack: contextlib.ExitStack,
+    hosts: Any,
+    folder: pathlib.Path,
+    config: PretrainConfig,
+    identity: dict[str, str],
+) -> bool:
+    """Makes the folder, or sees that it is of this run; holds it while the stack does.
+
+    Returns:
+        Whether there is something left to do.
+
+    Raises:
+        ValueError: it is of another run, or holds other things.
+        OSError: it cannot be written, another process holds it, or the hosts do not share it.
+    """
+    from cxr_embeddings.input_pipeline import run_folder
+    from cxr_embeddings.input_pipeline.hosts import together
+
+    together(hosts, lambda: hosts.index or _claim(stack, folder, config, identity))
+
+    def see() -> None:
+        if run_folder.earlier_runs(str(folder), identity) is None:
+            raise OSError(f"{folder} is empty here; expected a folder that all hosts share")
+
+    together(hosts, see)
+    return not agreed(hosts, folder, int((folder / WEIGHTS).exists()))
+
+
+def _claim(
+    stack: contextlib.ExitStack,
+    folder: pathlib.Path,
+    config: PretrainConfig,
+    identity: dict[str, str],
+) -> None:
+    from cxr_embeddings.input_pipeline import files, run_folder
+
+    scratch = stack.enter_context(run_folder.claim(str(folder)))
+    runs = run_folder.earlier_runs(str(folder), identity)
+    found = sorted(file.name for file in folder.iterdir() if not file.name.startswith("."))
+    if runs is None and found:
+        raise ValueError(
+            f"{folder} holds {found[0]} and no {run_folder.MANIFEST}: it is no run of this "
+            "command; choose another output.path"
+        )
+    if WEIGHTS in found:
+        return
+    facts = {
+        "config": dataclasses.asdict(config),
+        "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
+    }
+    data = run_folder.encode_manifest(identity, [*(runs or ()), facts], complete=False)
+    files.write_whole(str(folder / run_folder.MANIFEST), data, scratch)
+
+
+def agreed(hosts: Any, folder: pathlib.Path, number: int) -> int:
+    """A number read off the folder. Raises OSError where the hosts have not all found the same."""
+    found = hosts.gather(np.array([number]))[:, 0]
+    if (found != number).any():
+        raise OSError(
+            f"the hosts do not see the same files in {folder}; expected a folder that all share"
+        )
+    return number
+
+
+def save(
+    hosts: Any,
+    folder: pathlib.Path,
+    variables: Any,
+    card: Any,
+    given: BundleConfig,
+    identity: dict[str, str],
+) -> None:
+    """Writes the trained weights as a bundle, from the first host.
+
+    Args:
+        hosts: all of them call this.
+        folder: of the run.
+        variables: the weights.
+        card: of what the training started from.
+        given: what the new card says; where it does not, what the old one said.
+        identity: of the run.
+    """
+    from cxr_embeddings.encoder import weights
+    from cxr_embeddings.input_pipeline import files, run_folder
+    from cxr_embeddings.input_pipeline.hosts import together
+
+    source = f"scripts/pretrain.py, cxr-embeddings {importlib.metadata.version(LIBRARIES[0])}"
+    data = f"films: {identity['films']}"
+    licence, terms_of_use = "not said", ""
+    if card.digest:  # of the bundle that it started from
+        source, data = f"{source}, from {card.source}", f"{data}; before: {card.training_data}"
+        licence, terms_of_use = card.licence, card.terms_of_use
+    card = dataclasses.replace(
+        card,
+        source=source,
+        licence=given.licence or licence,
+        terms_of_use=given.terms_of_use or terms_of_use,
+        training_data=given.training_data or data,
+        settings=identity,
+        trained=True,
+    )
+
+    def write() -> None:
+        weights.save_bundle(folder / WEIGHTS, variables, card)
+        runs = run_folder.earlier_runs(str(folder), identity) or ()
+        data = run_folder.encode_manifest(identity, runs, complete=True)
+        files.write_whole(str(folder / run_folder.MANIFEST), data)
+
+    together(hosts, lambda: hosts.index or write())

@@ -1,0 +1,82 @@
+"""What a training writes down: rows of metrics.csv, the same for TensorBoard, and as a picture."""
+
+import contextlib
+import csv
+import pathlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from cxr_embeddings.common import writing
+
+METRICS = "metrics.csv"
+COLUMNS = (
+    "step",
+    "films",
+    "loss",
+    "learning_rate",
+    "gradient_norm",
+    "alignment",
+    "uniformity",
+    "films_per_second",
+    "tune_uniformity",
+    "probe_auroc",
+    "knn_auroc",
+)
+
+
+def read_metrics(folder: pathlib.Path) -> list[dict[str, str]]:
+    """The rows so far; a last one that was cut short is left out."""
+    file = folder / METRICS
+    if not file.exists():
+        return []
+    with file.open(newline="") as stream:
+        return [row for row in csv.DictReader(stream) if None not in row.values()]
+
+
+@contextlib.contextmanager
+def open_log(
+    folder: pathlib.Path, step: int, hidden: bool
+) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """Gives a function that writes one row: names of `COLUMNS` -> numbers; missing ones are empty.
+
+    Args:
+        folder: of the run.
+        step: where it goes on; rows after that were of steps that are now done again, and go.
+        hidden: write nothing: another host does.
+    """
+    if hidden:
+        yield lambda row: None
+        return
+    from tensorboardX import SummaryWriter
+
+    from cxr_embeddings.pretraining import training_picture
+
+    kept = [row for row in read_metrics(folder) if int(row["step"]) <= step]
+    with writing.whole_file(folder / METRICS) as stream:
+        stream.write(writing.encode_table(COLUMNS, [[r[c] for c in COLUMNS] for r in kept]))
+    curves = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+    with (folder / METRICS).open("a", newline="") as stream, curves:
+        writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
+
+        def write(row: Mapping[str, Any]) -> None:
+            writer.writerow({name: _text(value) for name, value in row.items()})
+            stream.flush()
+            for name, value in row.items():
+                if name != "step":
+                    curves.add_scalar(name, value, row["step"])
+            curves.flush()
+            if "probe_auroc" in row:
+                training_picture.draw(folder / training_picture.PICTURE, read_metrics(folder))
+
+        yield write
+
+
+def line(row: Mapping[str, Any]) -> str:
+    """The row as a line for the terminal."""
+    shown = ("loss", "films_per_second", "probe_auroc", "knn_auroc")
+    parts = (f"{name.replace('_', ' ')} {row[name]:.4g}" for name in shown if name in row)
+    return f"step {row['step']}: {', '.join(parts)}"
+
+
+def _text(value: Any) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.6g}"

@@ -1,0 +1,179 @@
+"""Trains every candidate, and keeps the one whose AUROC on tune is the highest."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Int
+
+from . import logistic, sgd
+from .features import select, standardisation
+from .head import Head, Variables, logits
+from .sgd import Recipe
+
+OPTIMIZERS = ("lbfgs", *sgd.OPTIMIZERS)
+CLASS_WEIGHTS = ("none", "balanced")
+
+
+class Films(NamedTuple):
+    """Labelled films: rows of the embeddings, labels of 0 and 1, and which of them are known."""
+
+    row: Int[np.ndarray, " film"]
+    label: Float32[np.ndarray, "film finding"]
+    mask: Bool[np.ndarray, "film finding"]
+
+
+class Trained(NamedTuple):
+    """A head that was chosen.
+
+    Attributes:
+        head: the network.
+        variables: its numbers.
+        mean, scale: the standardisation of the embeddings.
+        candidates: weight_decay, seed, epoch (None of lbfgs) and tune_auroc of every one.
+        chosen: which of them this is.
+        note: what the user should know of the training; "" if nothing.
+    """
+
+    head: Head
+    variables: Variables
+    mean: Float32[np.ndarray, " dim"]
+    scale: Float32[np.ndarray, " dim"]
+    candidates: list[dict[str, Any]]
+    chosen: int
+    note: str
+
+
+def check(recipe: Recipe) -> None:
+    """Raises ValueError where a recipe cannot be followed."""
+    for what, fine, expected in (
+        ("optimizer", recipe.optimizer in OPTIMIZERS, f"one of {', '.join(OPTIMIZERS)}"),
+        ("class_weights", recipe.class_weights in CLASS_WEIGHTS, "none or balanced"),
+        ("weight_decays", all(map(np.isfinite, recipe.weight_decays)), "finite ones"),
+        ("seeds", len({*recipe.seeds}) == len(recipe.seeds), "each once"),
+        ("seeds", all(seed < 2**32 for seed in recipe.seeds), "below 2^32"),
+        ("learning_rate", bool(np.isfinite(recipe.learning_rate)), "a finite number"),
+        ("hidden", all(width > 0 for width in recipe.hidden), "positive widths"),
+        ("dropout", 0 <= recipe.dropout < 1, "at least 0 and below 1"),
+        ("learning_rate", recipe.learning_rate > 0, "a positive number"),
+        ("weight_decays", len(recipe.weight_decays) > 0, "at least one"),
+        ("weight_decays", all(decay >= 0 for decay in recipe.weight_decays), "no negative one"),
+        ("seeds", len(recipe.seeds) > 0 and min(recipe.seeds) >= 0, "at least one, none negative"),
+        ("batch_size", recipe.batch_size > 0, "a positive number"),
+        ("epochs", recipe.epochs > 0, "a positive number"),
+        ("patience", recipe.patience >= 0, "0 or more"),
+    ):
+        if not fine:
+            raise ValueError(f"training.{what} is {getattr(recipe, what)!r}; expected {expected}")
+    if recipe.optimizer == "lbfgs" and recipe.hidden:
+        raise ValueError(
+            f"training.optimizer is lbfgs, which trains linear probes, and training.hidden is "
+            f"{recipe.hidden}: choose adamw, or hidden=()"
+        )
+    if recipe.optimizer == "lbfgs" and min(recipe.weight_decays) <= 0:
+        raise ValueError(
+            "training.weight_decays has a 0: without a penalty logistic regression may have no "
+            "optimum; choose a small positive one, such as 1e-6"
+        )
+
+
+def fit(
+    embedding: Float[np.ndarray, "table dim"],
+    films: Films,
+    tune: Films,
+    recipe: Recipe,
+    after_epoch: Callable[[np.ndarray], Any] = lambda auroc: None,
+) -> Trained:
+    """Trains all weight decays and seeds of a recipe at once, and chooses on tune.
+
+    Of equally good candidates the one with the largest weight decay and then the first seed is
+    taken.
+
+    Args:
+        embedding: of which `films` and `tune` are rows.
+        films: to train on; of a finding without any known label nothing is learnt.
+        tune: to choose by.
+        recipe: one that `check` lets pass.
+        after_epoch: is told the AUROCs on tune, of stochastic optimisers.
+    """
+    dim, findings = embedding.shape[1], films.label.shape[1]
+    mean, scale = np.zeros(dim, np.float32), np.ones(dim, np.float32)
+    if recipe.standardise:
+        mean, scale = standardisation(embedding, films.row)
+    to_train, to_tune = (select(embedding, s.row, mean, scale) for s in (films, tune))
+    head = Head(findings, recipe.hidden, recipe.dropout)
+    weight = _weights(films, recipe.class_weights)
+
+    def tune_auroc(variables: Variables) -> np.ndarray:
+        return sgd.mean_auroc(np.asarray(logits(head, variables, to_tune)), tune.label, tune.mask)
+
+    notes, decays = [], sorted(recipe.weight_decays, reverse=True)
+    if recipe.optimizer == "lbfgs":
+        probe = logistic.fit(to_train, films.label, weight, decays)
+        if not (furthest := float(probe.distance.max())) <= logistic.TOLERANCE:
+            notes.append(
+                f"not at the optimum after {probe.steps} steps, but {furthest:.1%} of a kernel's "
+                "length away: leave out the smallest training.weight_decays"
+            )
+        kernel = jnp.swapaxes(probe.kernel, 1, 2)
+        variables = {"params": {"logit": {"kernel": kernel, "bias": probe.bias}}}
+        auroc, seeds, epochs = tune_auroc(variables), [None], [None] * len(decays)
+    else:
+        ordered = recipe._replace(weight_decays=tuple(decays))
+        runs = sgd.fit(head, to_train, films.label, weight, ordered, tune_auroc, after_epoch)
+        variables, auroc = runs.variables, runs.tune_auroc
+        seeds, epochs = list(recipe.seeds), runs.epoch.tolist()
+    pairs = [(decay, seed) for decay in decays for seed in seeds]
+    candidates = [
+        {
+            "weight_decay": decay,
+            "seed": seed,
+            "epoch": epoch,
+            "tune_auroc": float(value) if np.isfinite(value) else None,
+        }
+        for (decay, seed), epoch, value in zip(pairs, epochs, auroc, strict=True)
+    ]
+    auroc = np.where(np.isfinite(auroc), auroc, -np.inf)
+    chosen = int(np.argmax(auroc))
+    if not np.isfinite(auroc[chosen]):
+        raise ValueError(
+            "no candidate came to anything that tune can judge: the training diverged; choose a "
+            "smaller training.learning_rate or weight decay"
+        )
+    notes += [f"{n} of {len(auroc)} candidates diverged" for n in [np.isinf(auroc).sum()] if n]
+    if len(decays) > 1 and candidates[chosen]["weight_decay"] in (decays[0], decays[-1]):
+        notes.append("the weight decay chosen is at the end of training.weight_decays: try more")
+    variables = jax.tree.map(lambda leaf: np.array(leaf[chosen]), variables)
+    if recipe.class_weights == "balanced":
+        variables["params"]["logit"]["bias"] -= _shift(films)
+    note = "; ".join(notes)
+    return Trained(head, variables, mean, scale, candidates, chosen, note)
+
+
+def score(
+    trained: Trained, embedding: Float[np.ndarray, "table dim"], row: Int[np.ndarray, " film"]
+) -> Float32[np.ndarray, "film finding"]:
+    """Logits of films."""
+    films = select(embedding, row, trained.mean, trained.scale)
+    return np.asarray(logits(trained.head, trained.variables, films))
+
+
+def _shift(films: Films) -> Float32[np.ndarray, " finding"]:
+    """By how much balanced class weights raise the log odds: the log of negatives by positives."""
+    positives = (films.mask * films.label).sum(0)
+    negatives = films.mask.sum(0) - positives
+    return np.log(np.maximum(negatives, 1) / np.maximum(positives, 1)).astype(np.float32)
+
+
+def _weights(films: Films, class_weights: str) -> Float32[np.ndarray, "film finding"]:
+    """Of each label in the loss; scikit-learn's "balanced" where asked for."""
+    weight = films.mask.astype(np.float32)
+    if class_weights == "none":
+        return weight
+    known = weight.sum(0)
+    positives = (weight * films.label).sum(0)
+    sizes = np.where(films.label > 0, positives, known - positives)
+    of_class = known / (2 * np.maximum(sizes, 1))
+    return (weight * of_class).astype(np.float32)

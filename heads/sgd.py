@@ -1,0 +1,234 @@
+"""Trains heads by stochastic gradients: all seeds and weight decays at once, the best kept."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Bool, Float, Float32, Int32
+
+from .features import Features, take
+from .head import Head, Variables
+from .statistics import discrimination
+
+
+class Recipe(NamedTuple):
+    """What is trained, and how.
+
+    Attributes:
+        optimizer: a key of `OPTIMIZERS`, or "lbfgs" (linear probes only, to the optimum, with
+            `weight_decays` as penalties; seeds to shuffle do nothing): see `select`.
+        learning_rate: at its highest.
+        weight_decays: one set of runs each.
+        seeds: one run each: initial weights, order of the films, dropout.
+        batch_size: films a step.
+        epochs: at most.
+        patience: epochs without a better AUROC on tune after which a run ends; its best epoch is
+            kept. 0: every epoch is run, and the last kept.
+        shuffle: whether the order of the films is new in every epoch.
+        hidden: widths of the hidden layers; () is a linear probe.
+        dropout: share of hidden units that a training step leaves out.
+        standardise: whether embeddings get mean 0 and deviation 1 over the training films.
+        class_weights: "balanced" gives both classes of a finding the same total weight, and takes
+            the shift of the log odds that comes of it off the trained bias; "none".
+    """
+
+    optimizer: str
+    learning_rate: float
+    weight_decays: tuple[float, ...]
+    seeds: tuple[int, ...]
+    batch_size: int
+    epochs: int
+    patience: int
+    shuffle: bool
+    hidden: tuple[int, ...] = ()
+    dropout: float = 0.0
+    standardise: bool = True
+    class_weights: str = "none"
+
+
+class Runs(NamedTuple):
+    """What training gives: one run for each weight decay (outer) and seed (inner).
+
+    Attributes:
+        variables: of the kept epochs, runs in front.
+        tune_auroc: mean over findings, in the kept epoch.
+        epoch: the kept epoch, counted from 1.
+        history: tune AUROC after every epoch.
+    """
+
+    variables: Variables
+    tune_auroc: Float[np.ndarray, " run"]
+    epoch: np.ndarray
+    history: Float[np.ndarray, "epoch run"]
+
+
+def _adamw(recipe: Recipe, steps: int, weight_decay: Array) -> optax.GradientTransformation:
+    """Warm-up over a twentieth of all steps, then a cosine towards zero; only kernels decay.
+
+    The first step has a part of the rate, not 0, which would waste it; and a single step has all.
+    """
+    warmup, peak = max(steps // 20, 1), recipe.learning_rate
+    rate = optax.warmup_cosine_decay_schedule(peak / warmup, peak, warmup - 1, steps)
+    kernels = functools.partial(jax.tree.map, lambda leaf: leaf.ndim > 1)
+    return optax.adamw(rate, weight_decay=weight_decay, mask=kernels)
+
+
+def _lars(recipe: Recipe, steps: int, weight_decay: Array) -> optax.GradientTransformation:
+    """The toolkit's: momentum 0.9, trust coefficient 0.001, constant rate, nothing excluded."""
+    return optax.lars(recipe.learning_rate, weight_decay=weight_decay)
+
+
+OPTIMIZERS: dict[str, Callable[[Recipe, int, Array], optax.GradientTransformation]] = {
+    "adamw": _adamw,
+    "lars": _lars,
+}
+
+
+def mean_auroc(
+    logit: Float[np.ndarray, "*runs film finding"],
+    label: Float32[np.ndarray, "film finding"],
+    mask: Bool[np.ndarray, "film finding"],
+) -> Float[np.ndarray, "*runs"]:
+    """AUROC averaged over the findings that have both classes; nan if none has."""
+    of_finding = [
+        discrimination.auroc(logit[..., known, i], label[known, i])
+        for i, known in enumerate(mask.T)
+        if 0 < label[known, i].sum() < known.sum()
+    ]
+    return np.asarray(np.mean(of_finding, 0) if of_finding else np.full(logit.shape[:-2], np.nan))
+
+
+def fit(
+    head: Head,
+    features: Features,
+    label: Float32[np.ndarray, "film finding"],
+    weight: Float32[np.ndarray, "film finding"],
+    recipe: Recipe,
+    tune_auroc: Callable[[Variables], np.ndarray],
+    after_epoch: Callable[[np.ndarray], Any] = lambda auroc: None,
+) -> Runs:
+    """Trains a head for every weight decay and seed; minimises the sum of the findings' losses.
+
+    Args:
+        head: the network.
+        features: the films to train on.
+        label: 0 or 1.
+        weight: of each label in the loss; 0 where it is unknown.
+        recipe: how.
+        tune_auroc: variables with runs in front -> what the best epoch is chosen by, [runs].
+        after_epoch: is told the AUROCs of the epoch.
+    """
+    films, dim = features.films, features.embedding.shape[1]
+    batch = min(recipe.batch_size, films)
+    steps = recipe.epochs * -(-films // batch)
+    decays = np.repeat(np.float32(recipe.weight_decays), len(recipe.seeds))
+    seeds = np.tile(np.array(recipe.seeds), len(recipe.weight_decays))
+    keys = jax.vmap(jax.random.key)(jnp.asarray(seeds))
+    state = _start(head, dim, recipe, steps, jnp.asarray(decays), keys)
+    labels = jnp.asarray(label), jnp.asarray(weight)
+
+    kept = jax.tree.map(jnp.copy, _variables(state))  # the state itself is overwritten
+    best = np.full(len(seeds), -np.inf)
+    kept_epoch, history = np.zeros(len(seeds), np.int64), []
+    for epoch in range(recipe.epochs):
+        order = _order(films, batch, seeds, epoch if recipe.shuffle else None)
+        state = _epoch(head, recipe, steps, state, features, labels, jnp.asarray(order))
+        auroc = tune_auroc(_variables(state))
+        history.append(auroc)
+        running = epoch - kept_epoch <= recipe.patience
+        better = (auroc > best) & running if recipe.patience else np.full(len(seeds), True)
+        kept = _keep(jnp.asarray(better), _variables(state), kept)
+        best, kept_epoch = np.where(better, auroc, best), np.where(better, epoch, kept_epoch)
+        after_epoch(auroc)
+        if recipe.patience and np.all(epoch - kept_epoch >= recipe.patience):
+            break
+    return Runs(kept, best, kept_epoch + 1, np.array(history))
+
+
+class _State(NamedTuple):
+    params: Any
+    batch_stats: Any
+    optimizer: Any
+    weight_decay: Float32[Array, " run"]
+    key: Array
+
+
+def _variables(state: _State) -> Variables:
+    return {"params": state.params, "batch_stats": state.batch_stats}
+
+
+def _order(films: int, batch: int, seeds: np.ndarray, epoch: int | None) -> np.ndarray:
+    """Positions of the films, int32 [step run film_of_batch]; -1 fills the last batch up."""
+    size = -(-films // batch) * batch
+    order = np.full((len(seeds), size), -1, np.int32)
+    for seed in np.unique(seeds):
+        generator = np.random.default_rng((int(seed), epoch or 0))
+        order[seeds == seed, :films] = (
+            np.arange(films) if epoch is None else generator.permutation(films)
+        )
+    return order.reshape(len(seeds), -1, batch).swapaxes(0, 1)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _start(head: Head, dim: int, recipe: Recipe, steps: int, decays: Array, keys: Array) -> _State:
+    def one(decay: Array, key: Array) -> _State:
+        variables = head.init(key, jnp.zeros((1, dim)))
+        params = variables["params"]
+        optimizer = OPTIMIZERS[recipe.optimizer](recipe, steps, decay)
+        return _State(params, variables.get("batch_stats", {}), optimizer.init(params), decay, key)
+
+    return jax.vmap(one)(decays, keys)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
+def _epoch(
+    head: Head,
+    recipe: Recipe,
+    steps: int,
+    state: _State,
+    features: Features,
+    labels: tuple[Array, Array],
+    order: Int32[Array, "step run film"],
+) -> _State:
+    def one(state: _State, index: Array) -> _State:
+        """A step of one run."""
+        real, index = index >= 0, jnp.maximum(index, 0)
+        label, weight = (array[index] for array in labels)
+        key, dropout = jax.random.split(state.key)
+
+        def loss(params: Any) -> tuple[Array, Any]:
+            logit, updates = head.apply(
+                {"params": params, "batch_stats": state.batch_stats},
+                take(features, index),
+                train=True,
+                real=real,
+                rngs={"dropout": dropout},
+                mutable=["batch_stats"],
+            )
+            each = optax.sigmoid_binary_cross_entropy(logit, label) * weight
+            mean = jnp.where(real[:, None], each, 0).sum() / real.sum(dtype=jnp.float32)
+            return mean, updates.get("batch_stats", {})
+
+        gradient, batch_stats = jax.grad(loss, has_aux=True)(state.params)
+        optimizer = OPTIMIZERS[recipe.optimizer](recipe, steps, state.weight_decay)
+        with jax.numpy_dtype_promotion("standard"):  # Optax counts steps in integers
+            updates, moments = optimizer.update(gradient, state.optimizer, state.params)
+        params = optax.apply_updates(state.params, updates)
+        return _State(params, batch_stats, moments, state.weight_decay, key)
+
+    def step(state: _State, index: Array) -> tuple[_State, None]:
+        return jax.vmap(one)(state, index), None
+
+    return jax.lax.scan(step, state, order)[0]
+
+
+@jax.jit
+def _keep(better: Bool[Array, " run"], new: Variables, old: Variables) -> Variables:
+    def choose(new: Array, old: Array) -> Array:
+        return jnp.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+    return jax.tree.map(choose, new, old)

@@ -1,0 +1,1 @@
+"""Embedding files: their formats, their writing and their reading."""

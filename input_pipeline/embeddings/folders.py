@@ -1,0 +1,110 @@
+"""The folders of embeddings that make one table: found, and told to be of one encoder."""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from cxr_embeddings.common import paths
+
+from .. import run_folder
+from ..films.listing import read_list
+from .reader import File, list_files
+from .verified import read_checksums
+
+# What a run's identity says of its films and files, and not of the encoder. Of `weights`, which is
+# where they were got, the digest says whether they are the same.
+_ABOUT_FILMS = ("input", "views", "store", "layout", "format", "source_digest", "weights")
+
+
+class Folder(NamedTuple):
+    """A folder of embeddings.
+
+    Attributes:
+        path: what was asked for: the folder, or a single file in it.
+        folder: absolute, or an address.
+        files: the embedding files.
+        manifest: of the run that made them; empty where there is none.
+        sums: name of a file -> its SHA-256, as far as the run wrote it down.
+    """
+
+    path: str
+    folder: str
+    files: Sequence[File]
+    manifest: Mapping[str, Any]
+    sums: Mapping[str, str]
+
+
+def open_folders(path: str | Sequence[str]) -> list[Folder]:
+    """Finds the embedding files of some folders.
+
+    Args:
+        path: folder, file or address; several of them; or a list, a local .txt file with one a
+            line, which start at its own folder. Commas are part of a name.
+
+    Raises:
+        FileNotFoundError: one of them holds no embedding file.
+        ValueError: a folder is there twice, or a manifest is a stranger's.
+    """
+    places = [each for one in ([path] if isinstance(path, str) else path) for each in _listed(one)]
+    if not places:
+        raise ValueError(f"found no folder of embeddings in {path}; expected at least one")
+    folders, seen = [], dict[str, str]()
+    for one in places:
+        place = one if paths.is_remote(one) else os.path.realpath(one)
+        if place in seen:
+            raise ValueError(f"the embeddings {one} and {seen[place]} are one place: name it once")
+        seen[place] = one
+        folder, found = list_files(one)
+        manifest = run_folder.read_manifest(folder) or {}
+        folders.append(Folder(one, folder, found, manifest, read_checksums(folder)))
+    return folders
+
+
+def _listed(path: str) -> list[str]:
+    path = paths.typed(path)
+    if paths.is_remote(path) or not path.lower().endswith(".txt") or not os.path.isfile(path):
+        return [path]
+    return read_list(path)
+
+
+def shared_manifest(folders: Sequence[Folder]) -> tuple[dict[str, Any] | None, bool | None]:
+    """What the manifests of folders say of all their embeddings.
+
+    Returns:
+        The identity of the encoder, and whether no film is missing; None where no manifest is. Of
+        several folders only what is equal in all, and the views of all of them.
+
+    Raises:
+        ValueError: another encoder, or an unknown one, made the embeddings of one; says which.
+    """
+    first, *others = folders
+    if not others:
+        return first.manifest.get("identity"), first.manifest.get("complete")
+    one = first.manifest.get("identity")
+    identities = [folder.manifest.get("identity") for folder in folders]
+    for folder, other in zip(others, identities[1:], strict=True):
+        if (one is None) != (other is None):
+            without = first if one is None else folder
+            raise ValueError(
+                f"no {run_folder.MANIFEST} says which encoder made the embeddings in "
+                f"{without.folder}, and of the others one does: expected one in all or in none"
+            )
+        if one is None:
+            continue
+        one, other = run_folder.UNSAID | one, run_folder.UNSAID | other
+        differing = [
+            f"  {key}: {one.get(key)!r} in the first, {other.get(key)!r} in the second"
+            for key in sorted(one.keys() | other.keys())
+            if key not in _ABOUT_FILMS and one.get(key) != other.get(key)
+        ]
+        if differing:
+            raise ValueError(
+                f"the embeddings in {first.folder} and {folder.folder} are of different encoders, "
+                "and cannot be one table:\n" + "\n".join(differing)
+            )
+    if one is None:
+        return None, None
+    views = [identity.get("views") for identity in identities]
+    shared = {k: v for k, v in one.items() if all(i.get(k, v) == v for i in identities)}
+    shared["views"] = sorted({view for some in views for view in some}) if all(views) else None
+    return shared, all(folder.manifest.get("complete") for folder in folders)

@@ -1,0 +1,272 @@
+"""The outputs of a run: which are done and whole, what is still to do, what goes beside them.
+
+A run is resumed by what is there: an output counts as done when it stands under its final name, can
+be read to the end with its checksums right, and holds records of the films planned for it.
+"""
+
+import collections
+import concurrent.futures
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from cxr_embeddings.common import paths, writing
+
+from .. import files, run_folder
+from ..films.film import Rejected, Skipped
+from ..hosts import ALONE, Hosts, together
+from .formats import FORMATS, EmbeddingRecord
+from .output_plan import Output
+
+_WRITERS = 4  # writing waits for the disk, not for the processor
+_WRITES_AHEAD = 64
+
+
+@contextlib.contextmanager
+def open_run(
+    folder: str,
+    outputs: Sequence[Output],
+    format: str,
+    identity: Mapping[str, Any],
+    details: Mapping[str, Any],
+    hosts: Hosts = ALONE,
+    refused: Mapping[files.InputFile, Rejected] | None = None,
+) -> Iterator["Run"]:
+    """Opens a run's folder; see `Run`. On the way out every embedding it was given is written.
+
+    Args:
+        folder: absolute local folder or remote prefix, one and the same for all hosts.
+        outputs: what `output_plan.plan` gave.
+        format: a key of `FORMATS`.
+        identity: what must be equal for two runs to share a folder (weights, preset, ...): plain
+            JSON values.
+        details: what else the manifest should say: plain JSON values.
+        hosts: the processes that share the run.
+        refused: the films for which `output_plan.part_out` found no place, and why.
+
+    Raises:
+        ValueError: the folder was made with another identity or from other films.
+        OSError: the folder cannot be written, another run is writing to it, or another host failed.
+    """
+    identity, details = json.loads(json.dumps([identity, details]))
+    with contextlib.ExitStack() as stack:
+
+        def open_here() -> Run:
+            if not hosts.index:
+                stack.enter_context(run_folder.claim(folder))
+            elif run_folder.read_manifest(folder) is None:
+                raise OSError(f"{folder} is not the folder of host 0: expected one that all share")
+            scratch = os.path.join(folder, run_folder.SCRATCH)
+            threads = concurrent.futures.ThreadPoolExecutor(_WRITERS, "writer")
+            stack.enter_context(threads)
+            return Run(
+                folder, scratch, threads, outputs, format, identity, details, hosts, refused or {}
+            )
+
+        run = together(hosts, open_here if not hosts.index else lambda: None)
+        yield together(hosts, open_here if hosts.index else lambda: run)
+
+
+def _names_there(folder: str, outputs: Sequence[Output], has_manifest: bool) -> set[str]:
+    """Names of the embedding files in a folder. Raises ValueError if they are not this run's."""
+    suffixes = tuple(f.suffix for f in FORMATS.values())
+    names = {name for name in paths.files_below(folder) if name.endswith(suffixes)}
+    if names and not has_manifest:
+        raise ValueError(
+            f"{folder} holds {len(names)} embedding files but no manifest.json that says what made "
+            "them: choose an empty folder"
+        )
+    foreign = sorted(names - {output.name for output in outputs})
+    if foreign:
+        raise ValueError(
+            f"{folder} holds {len(foreign)} embedding files that this run would not make, such as "
+            f"{foreign[0]}: the input, its limit or the number of shards has changed; choose "
+            "another output folder or the same settings"
+        )
+    return names
+
+
+def _read_whole(
+    folder: str, outputs: Sequence[Output], format: str
+) -> tuple[dict[str, set[str]], dict[str, str]]:
+    """Reads outputs to their ends: name -> ids of the films, and name -> SHA-256, of whole ones."""
+    ids: dict[str, set[str]] = {}
+    sums: dict[str, str] = {}
+
+    def read(output: Output) -> None:
+        data = files.read_bytes(paths.inside(folder, output.name))
+        try:
+            found = {record.image_id for record in FORMATS[format].decode(data)}
+        except (ImportError, MemoryError):  # not the file's fault, and damaged files are removed
+            raise
+        except Exception:  # whatever a damaged file makes its reader raise
+            return
+        foreign = found - {film.path for film in output.films}
+        if foreign:
+            raise ValueError(
+                f"{output.name} in {folder} holds {min(foreign) or 'no image id'}, which this run "
+                "would not put there: the films have changed; choose another output folder"
+            )
+        if found or output.even_empty:
+            ids[output.name], sums[output.name] = found, hashlib.sha256(data).hexdigest()
+
+    with concurrent.futures.ThreadPoolExecutor(2 * _WRITERS) as threads:
+        collections.deque(threads.map(read, outputs), maxlen=0)
+    return ids, sums
+
+
+class Run:
+    """The outputs of a run: `add` every film of `todo`, then `finish`.
+
+    Attributes:
+        todo: films without an embedding yet, in the order of the plan.
+        done: number of films whose embeddings were there before.
+        damaged: number of outputs that were there, but cut short or altered, and were removed.
+        dropped: film -> why it has no embedding.
+        output_of: film -> the output that it goes to.
+
+    Of several hosts each has its own share of these, and none of another's.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        scratch: str,
+        threads: concurrent.futures.Executor,
+        outputs: Sequence[Output],
+        format: str,
+        identity: Mapping[str, Any],
+        details: Mapping[str, Any],
+        hosts: Hosts,
+        refused: Mapping[files.InputFile, Rejected],
+    ) -> None:
+        self._folder, self._scratch, self._threads = folder, scratch, threads
+        self._format, self._identity, self._details = FORMATS[format], identity, details
+        self._outputs, self._hosts, self._refused = outputs, hosts, refused
+        earlier = run_folder.earlier_runs(folder, identity)
+        self._earlier = earlier or []
+        names = _names_there(folder, outputs, has_manifest=earlier is not None)
+        mine = [output for output in outputs if output.part % hosts.count == hosts.index]
+        there = [output for output in mine if output.name in names]
+        whole, self._sums = _read_whole(folder, there, format)
+        damaged = [output.name for output in there if output.name not in whole]
+        self.damaged = len(damaged)
+        fs, root = paths.file_system(folder)
+        for name in damaged:
+            fs.rm_file(paths.inside(root, name))
+
+        self.output_of = {film: output for output in mine for film in output.films}
+        self.todo = [f for o in mine for f in o.films if f.path not in whole.get(o.name, ())]
+        self.done = len(self.output_of) - len(self.todo)
+        self._tries = run_folder.tries_before(folder)
+        self.dropped: dict[files.InputFile, Skipped | Rejected] = {**refused}
+        self._waiting = collections.Counter(self.output_of[film].name for film in self.todo)
+        self._records: dict[str, list[EmbeddingRecord]] = collections.defaultdict(list)
+        self._writes: collections.deque[concurrent.futures.Future[None]] = collections.deque()
+        if not hosts.index:
+            self._write_manifest(complete=False)
+
+    def add(self, film: files.InputFile, outcome: np.ndarray | Skipped | Rejected) -> None:
+        """Takes a film's embedding, or the reason why it has none; writes what is complete.
+
+        Writing happens on other threads; the OSError of an earlier write is raised here.
+        """
+        output = self.output_of[film]
+        if isinstance(outcome, np.ndarray):
+            self._records[output.name].append(EmbeddingRecord(film.path, outcome))
+        else:
+            self.dropped[film] = outcome
+        self._waiting[output.name] -= 1
+        if not self._waiting[output.name]:
+            records = self._records.pop(output.name, [])
+            self._writes.append(self._threads.submit(self._write_output, output, records))
+        while self._writes and (self._writes[0].done() or len(self._writes) > _WRITES_AHEAD):
+            self._writes.popleft().result()
+
+    def _write_output(self, output: Output, records: list[EmbeddingRecord]) -> None:
+        if records and output.name in self._sums:
+            data = files.read_bytes(paths.inside(self._folder, output.name))
+            records = records + self._format.decode(data)
+        if records or (output.even_empty and output.name not in self._sums):
+            order = {film.path: i for i, film in enumerate(output.films)}
+            records = sorted(records, key=lambda record: order[record.image_id])
+            self._write(output.name, self._format.encode(records))
+
+    def _write(self, name: str, data: bytes) -> None:
+        files.write_whole(paths.inside(self._folder, name), data, self._scratch)
+        self._sums[name] = hashlib.sha256(data).hexdigest()
+
+    def _write_manifest(self, complete: bool, **counts: Any) -> None:
+        """Writes what the folder holds and which runs made it, each kind of run once."""
+        made_nothing = counts and self.done == counts["embedded"] and self._earlier
+        known = made_nothing or self._details in self._earlier
+        runs = self._earlier if known else [*self._earlier, self._details]
+        content = run_folder.encode_manifest(self._identity, runs, complete, **counts)
+        self._write(run_folder.MANIFEST, content)
+
+    def finish(
+        self, missing: int = 0, given_up: int = 0, rejected: bytes | None = None
+    ) -> dict[str, int]:
+        """Waits for the last write of all hosts; the first then writes tables, manifest, checksums.
+
+        Args:
+            missing: films that the input lacks for reasons that may pass.
+            given_up: films that the input lacks for such reasons after `TRIES` runs.
+            rejected: what rejected.csv holds, where another folder's is copied.
+
+        Returns:
+            How many films have an embedding now, and had one `before`; were skipped and were
+            rejected; how many failed for reasons of `PASSING` and are `retryable`, or `given_up`
+            after `TRIES` runs. The manifest calls the folder complete when none is retryable.
+        """
+        while self._writes:
+            self._writes.popleft().result()
+        rows = {
+            kind: [
+                [film.path, why.reason, why.detail]
+                for film in (*self._refused, *self.todo)
+                if isinstance(why := self.dropped.get(film), kind)
+            ]
+            for kind in (Skipped, Rejected)
+        }
+        self._share_checksums()
+        dropped, retryable, now_given_up = run_folder.rejected_rows(
+            rows[Rejected], self._tries, {film.path for film in self.dropped}
+        )
+        counts = {
+            "embedded": sum(len(output.films) for output in self._outputs)
+            - (len(self.dropped) - len(self._refused)),
+            "skipped": len(rows[Skipped]),
+            "rejected": len(rows[Rejected]),
+            "retryable": missing + retryable,
+            "given_up": given_up + now_given_up,
+        }
+        before = int(self._hosts.gather(np.array([self.done])).sum())
+        if self._hosts.index:
+            return counts | {"before": before}
+        if rejected is None:
+            rejected = writing.encode_table(run_folder.REJECTED, dropped)
+        self._write("rejected.csv", rejected)
+        skipped = writing.encode_table(["image_id", "reason", "detail"], rows[Skipped])
+        self._write("skipped.csv", skipped)
+        self._write_manifest(
+            complete=not counts["retryable"],
+            **counts | {"given_up": run_folder.describe_given_up(counts["given_up"])},
+        )
+        self._write(run_folder.CHECKSUMS, run_folder.encode_checksums(self._sums))
+        return counts | {"before": before}
+
+    def _share_checksums(self) -> None:
+        """Gives every host the checksums of all outputs; one that was not written has none."""
+        mine = b"".join(
+            bytes.fromhex(self._sums.get(o.name, "")) or bytes(32) for o in self._outputs
+        )
+        everyone = self._hosts.gather(np.frombuffer(mine, np.uint8)).max(axis=0).reshape(-1, 32)
+        for output, digest in zip(self._outputs, everyone, strict=True):
+            if digest.any():
+                self._sums[output.name] = digest.tobytes().hex()

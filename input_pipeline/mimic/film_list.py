@@ -1,0 +1,95 @@
+"""Which films an input has: by MIMIC-CXR's list of them, by its metadata table, or by a search."""
+
+import posixpath
+import re
+from typing import NamedTuple
+
+from cxr_embeddings.common import paths
+
+from .. import files
+from ..films.listing import list_inputs
+from .tables import Table, read_table
+
+_RECORD_LISTS = ("cxr-record-list.csv.gz", "cxr-record-list.csv")
+_SUFFIXES = (".dcm", ".jpg")  # of MIMIC-CXR and of MIMIC-CXR-JPG
+# A plain path below a folder; no part of it begins with a dot, as `..` does.
+_BELOW = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*")
+
+
+class Listing(NamedTuple):
+    """Films before views and splits are looked up; one entry a film in every list."""
+
+    root: str  # with an image_id behind it, the path of a film
+    image_ids: list[str]
+    patients: list[str]  # "" where unknown, as in studies
+    studies: list[str]
+    notes: list[str]
+
+
+def names_in(path: str) -> set[str]:
+    """Names in a folder; none if `path` is no folder."""
+    fs, inner = paths.file_system(path)
+    if not fs.isdir(inner):
+        return set()
+    return {posixpath.basename(name.rstrip("/")) for name in fs.ls(inner, detail=False)}
+
+
+def list_input(source: str, names: set[str], metadata: Table | None) -> Listing:
+    """The films of an input, and notes on where they are from."""
+    if found := [name for name in _RECORD_LISTS if name in names]:
+        table = read_table(posixpath.join(source, found[0]), ("path",))
+        return _below(source, table, table.columns["path"], f"The films are those of {table.path}.")
+    if metadata and posixpath.dirname(metadata.path) == source:
+        of = metadata.columns
+        rows = zip(metadata.row_of, of["subject_id"], of["study_id"], strict=True)
+        stems = [f"files/p{p[:2]}/p{p}/s{study}/{dicom_id}" for dicom_id, p, study in rows]
+        fs, inner = paths.file_system(source)
+        there = [end for end in _SUFFIXES if fs.exists(posixpath.join(inner, stems[0] + end))]
+        if not there:
+            raise FileNotFoundError(
+                f"found neither {stems[0]}.dcm nor .jpg in {source}; expected the films that "
+                f"{metadata.path} lists: get them, or keep the table elsewhere and give its path "
+                "as metadata_path to list the films that are there"
+            )
+        note = f"The films are those of {metadata.path}, as *{there[0]}."
+        return _below(source, metadata, [stem + there[0] for stem in stems], note)
+
+    listing = list_inputs(source)
+    notes = [f"The films are the files found in {source}."]
+    notes += [f"{n:,} files *{s} are no films by their name." for s, n in listing.ignored.items()]
+    if listing.repeated:
+        notes.append(f"{listing.repeated:,} entries of the list name a film once more.")
+    folder = posixpath.dirname(source)
+    if posixpath.basename(source) == "files" and {*_RECORD_LISTS} & names_in(folder):
+        notes.append(f"{folder} has MIMIC-CXR's list of films: name that folder to use it.")
+    films = [file.path for file in listing.files]
+    root = files.key(films[0]).removesuffix(listing.files[0].key)
+    ids = [re.search(r"/p([0-9]+)/s([0-9]+)/[^/]+$", path) for path in films]
+    return Listing(
+        root,
+        [path.removeprefix(root) for path in films],
+        [found[1] if found else "" for found in ids],
+        [found[2] if found else "" for found in ids],
+        notes,
+    )
+
+
+def _below(folder: str, table: Table, image_ids: list[str], note: str) -> Listing:
+    """The films of a table; `image_ids` are their paths below the folder, row by row."""
+    if bad := [image_id for image_id in image_ids if not _BELOW.fullmatch(image_id)]:
+        raise ValueError(
+            f"{table.path} has the film {bad[0]!r}, and {len(bad)} are like that; expected plain "
+            "paths below its folder, such as files/p10/p10000032/s50414267/NAME.dcm"
+        )
+    pairs = zip(image_ids, table.row_of, strict=True)
+    if odd := [pair for pair in pairs if dicom_id_of(pair[0]) != pair[1]]:
+        raise ValueError(
+            f"{table.path} has the film {odd[0][0]!r} for dicom_id {odd[0][1]!r}, and {len(odd)} "
+            "are like that; expected the dicom_id as file name: get it again"
+        )
+    patients, studies = table.columns["subject_id"], table.columns["study_id"]
+    return Listing(posixpath.join(folder, ""), image_ids, patients, studies, [note])
+
+
+def dicom_id_of(image_id: str) -> str:
+    return files.key(image_id.rpartition("/")[2])

@@ -1,0 +1,186 @@
+"""MIMIC-CXR's tables, and what they say of a film."""
+
+import collections
+import csv
+import functools
+import gzip
+import io
+import posixpath
+import re
+import zlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from cxr_embeddings.common import paths
+
+from .. import files
+
+SPLITS = ("train", "validate", "test")
+UNASSIGNED = "unassigned"  # the split of a film for which no table says one
+
+# Code meanings of DICOM PS3.16, CID 4010 (DX View), hyphens as blanks
+_CODED_VIEWS = {
+    "antero posterior": "AP",
+    "postero anterior": "PA",
+    "lateral": "LATERAL",
+    "left lateral": "LATERAL",
+    "right lateral": "LATERAL",
+}
+_NAMED_VIEWS = {"AP": "AP", "PA": "PA", "LAT": "LATERAL", "LATERAL": "LATERAL"}
+_OTHER_VIEWS = re.compile("OBL|DECUB|LORDOTIC")  # CHEST (LAT DECUB ONLY) is no lateral
+
+
+class Table(NamedTuple):
+    """Columns of a table, and where it is from."""
+
+    path: str
+    row_of: dict[str, int]  # by dicom_id, in the table's order
+    columns: dict[str, list[str]]
+
+    def take(self, column: str, rows: Sequence[int], missing: str | None = "") -> list[str | None]:
+        """The values of some rows, and `missing` for row -1."""
+        values = [*self.columns[column], missing]
+        return [values[row] for row in rows]
+
+
+def find_table(folder: str, names: set[str], kind: str, given: str | None) -> str | None:
+    """The path of MIMIC-CXR-JPG's table of a kind: the given one, else the one in the folder.
+
+    Args:
+        folder: of the data set.
+        names: in that folder.
+        kind: metadata or split.
+        given: path of the table, if it is somewhere else.
+
+    Raises:
+        ValueError: the folder has more than one.
+    """
+    if given:
+        return paths.typed(given)
+    pattern = rf"mimic-cxr-2\.[0-9]+\.[0-9]+-{kind}\.csv(\.gz)?"
+    found = sorted(name for name in names if re.fullmatch(pattern, name))
+    if len(found) > 1:
+        raise ValueError(
+            f"{folder} has more than one {kind} table, {' and '.join(found)}: give the path of the "
+            f"one to use as {kind}_path"
+        )
+    return posixpath.join(folder, found[0]) if found else None
+
+
+def read_table(path: str, columns: Sequence[str]) -> Table:
+    """Reads the ids and some further columns of a table; blanks around values are removed.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        ValueError: it is damaged or cut short, lacks a column, has no rows, or two for one film.
+    """
+    import pyarrow as pa
+    import pyarrow.csv
+
+    wanted = ("dicom_id", "subject_id", "study_id", *columns)
+    odd: list[int] = []
+
+    def note_odd(row: pa.csv.InvalidRow) -> str:
+        odd.append(row.number)
+        return "skip"
+
+    try:
+        data = files.read_table(path)
+        lines = io.TextIOWrapper(io.BytesIO(data), "utf-8-sig", newline="")
+        header = [name.strip() for name in next(csv.reader(lines, strict=True), [])]
+        if amiss := [name for name in wanted if header.count(name) != 1]:
+            raise ValueError(
+                f"{path} has the columns {', '.join(header) or '(none)'}; expected one of each "
+                f"name, among them {', '.join(amiss)}: is it another table?"
+            )
+        chosen = [f"f{header.index(name)}" for name in wanted]  # Arrow's names for lack of a header
+        table = pa.csv.read_csv(
+            pa.py_buffer(data),
+            pa.csv.ReadOptions(use_threads=False, autogenerate_column_names=True),
+            pa.csv.ParseOptions(invalid_row_handler=note_odd),
+            pa.csv.ConvertOptions(
+                include_columns=chosen,
+                column_types=dict.fromkeys(chosen, pa.string()),
+                strings_can_be_null=False,
+            ),
+            pa.system_memory_pool(),  # gives memory back, which Arrow's own pool keeps
+        )
+    except (FileNotFoundError, IsADirectoryError):
+        raise FileNotFoundError(f"found no table {path}; expected a CSV file") from None
+    except (
+        csv.Error,
+        pa.ArrowInvalid,
+        EOFError,
+        gzip.BadGzipFile,
+        zlib.error,
+        UnicodeDecodeError,
+    ) as error:
+        raise ValueError(f"{path} is no whole CSV file ({error}): get it again") from error
+    if odd:
+        raise ValueError(
+            f"row {odd[0]} of {path} has not the {len(header)} values that its header has, and "
+            f"{len(odd)} rows are like that: the file is cut short or damaged, get it again"
+        )
+    # No value of these tables has a line break: one that has is several rows behind a stray quote.
+    if b'"' in data and table.num_rows != sum(1 for _ in re.finditer(rb"[^\r\n]+", data)):
+        raise ValueError(
+            f"{path} has a quotation mark that is not closed in its line: the file is damaged, get "
+            "it again"
+        )
+    if table.num_rows < 2:
+        raise ValueError(f"{path} has no rows; expected a header and at least one row")
+    dicom_ids, *values = ([*map(str.strip, c.to_pylist()[1:])] for c in table.columns)
+    shared: dict[str, str] = {}  # a value of many rows is one string in memory
+    values = [[*map(shared.setdefault, column, column)] for column in values]
+    row_of = {dicom_id: row for row, dicom_id in enumerate(dicom_ids)}
+    if len(row_of) < len(dicom_ids):
+        counted = collections.Counter(dicom_ids)
+        twice = [dicom_id for dicom_id, count in counted.items() if count > 1]
+        raise ValueError(
+            f"{path} has more than one row for {len(twice)} films, the first of them {twice[0]!r}; "
+            "expected one row a dicom_id: get it again"
+        )
+    return Table(path, row_of, dict(zip(wanted[1:], values, strict=True)))
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def film_size(rows: str, columns: str) -> tuple[int, int] | None:
+    """Rows and columns; a program that knows missing numbers may have written 2544 as 2544.0."""
+    pattern = r"0*([1-9][0-9]{0,5})(?:\.0*)?"
+    found = re.fullmatch(pattern, rows), re.fullmatch(pattern, columns)
+    return (int(found[0][1]), int(found[1][1])) if all(found) else None
+
+
+def _coded_view(text: str) -> str:
+    return _CODED_VIEWS.get(re.sub(r"[\s-]+", " ", text).lower(), "")
+
+
+def _named_view(text: str) -> str:
+    """The view that a description names if it is the only one: of CHEST (PA AND LAT), none."""
+    words = re.findall("[A-Z]+", text)
+    named = {_NAMED_VIEWS[word] for word in words if word in _NAMED_VIEWS}
+    return named.pop() if len(named) == 1 else ""
+
+
+# Columns that may tell the view, the most trusted first: a code is of the film, both descriptions
+# are of the procedure, which may have been of several films.
+VIEW_COLUMNS = {
+    "ViewCodeSequence_CodeMeaning": _coded_view,
+    "PerformedProcedureStepDescription": _named_view,
+    "ProcedureCodeSequence_CodeMeaning": _named_view,
+}
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def told_view(*texts: str) -> tuple[str, str]:
+    """The view that the `VIEW_COLUMNS` tell, and which of them does; both empty where none does.
+
+    A column that names an oblique, decubitus or lordotic view ends the search: it is none of AP, PA
+    and LATERAL, whatever the next column says.
+    """
+    for (column, read), text in zip(VIEW_COLUMNS.items(), map(str.upper, texts), strict=True):
+        if _OTHER_VIEWS.search(text):
+            break
+        if view := read(text):
+            return view, column
+    return "", ""

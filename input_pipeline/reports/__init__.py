@@ -1,0 +1,1 @@
+"""Radiology reports to labels: abnormal, normal or unknown."""

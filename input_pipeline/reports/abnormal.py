@@ -1,0 +1,232 @@
+"""What the label tables of data sets are, and from their findings to abnormal or normal."""
+
+import csv
+import gzip
+import io
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from .. import files
+from .label import Verdict
+
+# What a column of one finding holds: positive, negative, uncertain, not mentioned.
+VALUES = {"1": 1, "1.0": 1, "0": 0, "0.0": 0, "-1": -1, "-1.0": -1, "": None}
+DEVICES = ("unknown", "normal", "abnormal")  # what films of devices alone may count as
+
+
+class DataSet(NamedTuple):
+    """What the label table of a data set holds.
+
+    Names of columns and findings are compared without case, and with blanks as `_`.
+
+    Attributes:
+        ids: column that we write -> what the table may call it. The first says what a row is about.
+        listed: what the table may call a column that lists all that is positive, with | between; ()
+            where each finding has a column of its own, of `VALUES`.
+        findings: what makes a film or a study abnormal.
+        devices: tubes, lines and the like, which are seen but are no finding of the body.
+        normal: what is positive where there is no finding; devices there may be.
+    """
+
+    ids: Mapping[str, tuple[str, ...]]
+    listed: tuple[str, ...]
+    findings: tuple[str, ...]
+    devices: tuple[str, ...]
+    normal: str
+
+
+DATASETS = {
+    # The tables of the CheXpert and NegBio labellers (Irvin et al., arXiv 1901.07031): one row a
+    # study. A study whose columns are all empty has a report that could not be labelled.
+    "mimic_cxr": DataSet(
+        ids={"study_id": ("study_id",), "subject_id": ("subject_id",)},
+        listed=(),
+        findings=(
+            "Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Enlarged Cardiomediastinum",
+            "Fracture", "Lung Lesion", "Lung Opacity", "Pleural Effusion", "Pleural Other",
+            "Pneumonia", "Pneumothorax",
+        ),
+        devices=("Support Devices",),
+        normal="No Finding",
+    ),
+    # Data_Entry_2017 of ChestX-ray14 (Wang et al., CVPR 2017): one row a film, nothing uncertain,
+    # and no word of devices.
+    "chestxray14": DataSet(
+        ids={"image_id": ("Image Index", "file"), "patient_id": ("Patient ID",)},
+        listed=("Finding Labels",),
+        findings=(
+            "Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule",
+            "Pneumonia", "Pneumothorax", "Consolidation", "Edema", "Emphysema", "Fibrosis",
+            "Pleural_Thickening", "Hernia",
+        ),
+        devices=(),
+        normal="No Finding",
+    ),
+    # Films of children (Kermany et al., Cell 2018), as a table of its folders: one row a film.
+    "kermany": DataSet(
+        ids={"image_id": ("file",), "patient_id": ("patient_key",)},
+        listed=("label",),
+        findings=("PNEUMONIA",),
+        devices=(),
+        normal="NORMAL",
+    ),
+}  # fmt: skip
+
+
+class Labelled(NamedTuple):
+    """A label table, judged.
+
+    Attributes:
+        dataset: a key of `DATASETS`.
+        columns: names of the ids, and `split` where the table has it.
+        rows: their values in each row -> what the row comes to, devices alone being abnormal.
+    """
+
+    dataset: str
+    columns: tuple[str, ...]
+    rows: dict[tuple[str, ...], Verdict]
+
+
+def judge(codes: Mapping[str, int | None], dataset: DataSet) -> Verdict:
+    """Whether findings call a film or a study abnormal.
+
+    - No Finding beside a finding that is positive or uncertain is a contradiction, by the
+      labellers' own definition of it: unknown.
+    - Any positive finding: abnormal.
+    - None positive, but some uncertain: unknown, also with devices.
+    - Devices alone, be they uncertain: abnormal by the rule `device_only`; see `with_devices`.
+    - No Finding: normal.
+    - Nothing of all this: unknown.
+
+    Args:
+        codes: finding -> value of `VALUES`; what is missing is not mentioned.
+        dataset: whose findings these are.
+
+    Returns:
+        The label, with the rule that fired; for abnormal it is the first positive finding.
+    """
+    positive = [name for name in dataset.findings if codes.get(name) == 1]
+    uncertain = any(codes.get(name) == -1 for name in dataset.findings)
+    nothing = codes.get(dataset.normal) == 1
+    if nothing and (positive or uncertain):
+        return Verdict("unknown", "contradiction")
+    if positive:
+        return Verdict("abnormal", plain(positive[0]))
+    if uncertain:
+        return Verdict("unknown", "uncertain")
+    if any(codes.get(name) in (1, -1) for name in dataset.devices):
+        return Verdict("abnormal", "device_only")
+    return Verdict("normal", "no_finding") if nothing else Verdict("unknown", "not_mentioned")
+
+
+def with_devices(verdict: Verdict, devices: str) -> Verdict:
+    """A verdict where devices alone count as one of `DEVICES`."""
+    return verdict._replace(label=devices) if verdict.rule.startswith("device_") else verdict
+
+
+def read_labels(path: str) -> Labelled:
+    """Reads the label table of one of `DATASETS`, told by its columns, and judges each row.
+
+    Args:
+        path: CSV or CSV.gz in UTF-8, local or an address.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no whole table of these, has no rows, two for one id, or a strange value.
+    """
+    table = read_rows(path)
+    _, header = next(table, (1, []))
+    name, place = _recognise([plain(column) for column in header], path)
+    dataset = DATASETS[name]
+    columns = (*dataset.ids, *(["split"] if "split" in place else []))
+    rows: dict[tuple[str, ...], Verdict] = {}
+    keys: set[tuple[str, ...]] = set()
+    for number, row in table:
+        ids = tuple(row[place[column]] for column in columns)
+        if not all(key := ids[: len(dataset.ids)]):
+            raise ValueError(f"row {number} of {path} lacks an id ({', '.join(dataset.ids)})")
+        if key in keys:
+            raise ValueError(
+                f"row {number} of {path} is the second of {' and '.join(key)}; expected one row "
+                f"for each {' and '.join(dataset.ids)}: remove what is too much"
+            )
+        keys.add(key)
+        rows[ids] = judge(_codes(row, place, dataset, f"row {number} of {path}"), dataset)
+    if not rows:
+        raise ValueError(f"{path} has no rows; expected a header and at least one row")
+    return Labelled(name, columns, rows)
+
+
+def plain(name: str) -> str:
+    """The name of a column or finding as names are compared."""
+    return name.strip().replace(" ", "_").casefold()
+
+
+def read_rows(path: str) -> Iterator[tuple[int, list[str]]]:
+    """Number and values of each row that is not blank, the header first."""
+    try:
+        width = 0
+        lines = io.TextIOWrapper(io.BytesIO(files.read_table(path)), "utf-8-sig", newline="")
+        for number, row in enumerate(csv.reader(lines, strict=True), 1):
+            width = width or len(row)
+            if row and len(row) != width:
+                raise ValueError(
+                    f"row {number} of {path} has {len(row)} values, its header {width}: the file "
+                    "is cut short or damaged, get it again"
+                )
+            if row:
+                yield number, [value.strip() for value in row]
+    except (csv.Error, EOFError, gzip.BadGzipFile, zlib.error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no whole CSV file ({error}): get it again") from error
+
+
+def _recognise(header: list[str], path: str) -> tuple[str, dict[str, int]]:
+    """Which data set has these columns, and where each one is that matters, by our name for it."""
+    lacking = {}
+    for name, dataset in DATASETS.items():
+        wanted = dict(dataset.ids)
+        if dataset.listed:
+            wanted["listed"] = dataset.listed
+        else:
+            singles = (*dataset.findings, *dataset.devices, dataset.normal)
+            wanted |= {single: (single,) for single in singles}
+        place = {
+            ours: header.index(plain(theirs))
+            for ours, names in (wanted | {"split": ("split",)}).items()
+            for theirs in reversed(names)
+            if plain(theirs) in header
+        }
+        lacking[name] = [" or ".join(wanted[ours]) for ours in wanted if ours not in place]
+        if not lacking[name]:
+            return name, place
+    nearest = min(lacking, key=lambda name: len(lacking[name]))
+    raise ValueError(
+        f"{path} is the label table of none of {', '.join(DATASETS)}; it is nearest to "
+        f"{nearest}'s, but has no column {', '.join(lacking[nearest])}. There are: "
+        f"{', '.join(header) or '(none)'}"
+    )
+
+
+def _codes(
+    row: list[str], place: Mapping[str, int], dataset: DataSet, where: str
+) -> dict[str, int | None]:
+    """Finding -> its value in a row."""
+    names = (*dataset.findings, *dataset.devices, dataset.normal)
+    if not dataset.listed:
+        wrong = [name for name in names if row[place[name]] not in VALUES]
+        if wrong:
+            raise ValueError(
+                f"found {row[place[wrong[0]]]!r} in {where}, column {wrong[0]!r}; expected 1, 0, "
+                "-1 or nothing: correct the table"
+            )
+        return {name: VALUES[row[place[name]]] for name in names}
+    known = {plain(name): name for name in names}
+    parts = [part for part in row[place["listed"]].split("|") if part.strip()]
+    strange = [part for part in parts if plain(part) not in known]
+    if strange:  # a misspelt one would be taken for no finding
+        raise ValueError(
+            f"found {strange[0]!r} in {where}, column {dataset.listed[0]!r}; expected "
+            f"{', '.join(names)}, with | between: correct the table"
+        )
+    return {known[plain(part)]: 1 for part in parts}

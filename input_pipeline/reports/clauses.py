@@ -1,0 +1,256 @@
+"""A report's text -> what its clauses say is there, and what stays unclear.
+
+A denial reaches as far as its own list: "no effusion, edema or pneumonia". What follows the list,
+or breaks it, is said to be there: "no effusion, rib fractures noted". Where both readings are
+possible ("no effusion, edema"), the finding is unclear.
+"""
+
+import functools
+import re
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from . import phrases
+from .vocabulary import DIVIDED, FINDINGS, LIMB_RULES
+
+SECTION_END = "end of section"
+
+
+class Clause(NamedTuple):
+    """What a clause comes to.
+
+    Attributes:
+        said: all of it, denied normality being `not_normal`.
+        rule: the first of `FINDINGS`, or else `DIVIDED`, that fires on what it does not deny.
+        unclear: whether it names a finding of which it is unclear whether it is denied.
+        normal: whether it says that something is normal, or denies what is usually denied.
+    """
+
+    said: str
+    rule: str
+    unclear: bool
+    normal: bool
+
+
+_NEW_ITEM = re.compile(r"\n\s*\n|(?:\n|^)\s*(?:\(?\d{1,2}[.)]|[-*>])")
+# A line that begins with a capital begins a sentence, unless the one before goes on.
+_NEW_LINE = re.compile(
+    r"(?<=[\w-])(?<!\bof)(?<!\bthe)(?<!\bor)(?<!\band)(?<!\bno)(?<!\bto)(?<!\ba)(?<!\bwith)(?<!\bin)"
+    r" *\n\s*(?=[A-Z][a-z ])"
+)
+_REWRITES = [(re.compile(pattern), meaning) for pattern, meaning in phrases.REWRITES.items()]
+_PART = re.compile(rf"\b{phrases.PART}\b")
+_ABBREVIATION = re.compile(r"\b(?:e\.g\.|i\.e\.|vs\.|dr\.)")
+_SHORT = 400  # characters of a sentence that is kept
+_SEVERAL = re.compile(r"\b(?:are|were|have)\b")
+_ONE = re.compile(r"\b(?:is|was|has|unlikely)\b")
+_OR = re.compile(r"\b(?:or|nor)\b")
+_FEW = 4  # words: more are a sentence, whose verb tells
+
+
+def _words(table: Mapping[str, str]) -> dict[str, re.Pattern]:
+    return {name: re.compile(rf"(?<!\w)(?:{pattern})(?!\w)") for name, pattern in table.items()}
+
+
+_FINDINGS = _words(FINDINGS)
+_DIVIDED = _words(DIVIDED)
+FINDING = re.compile("|".join(rf"(?<!\w)(?:{one})(?!\w)" for one in FINDINGS.values()))
+_ITEM = re.compile(rf"{FINDING.pattern}|{phrases.UNNAMED.pattern}")
+_OF_CHEST = re.compile(
+    "|".join(
+        [phrases.OF_CHEST]
+        + [rf"\b(?:{one})\b" for rule, one in FINDINGS.items() if rule not in LIMB_RULES]
+    )
+)
+_DEVICES = [pattern for rule, pattern in FINDINGS.items() if rule.startswith("device_")]
+_DEVICE = re.compile(rf"(?<!\w)(?:{'|'.join([phrases.REMOVABLE, *_DEVICES])})(?!\w)")
+
+
+def read(text: str) -> list[Clause]:
+    """The clauses of a text without those on films of other parts of the body.
+
+    A heading such as "left knee:" counts only beside one such as "chest:".
+
+    Args:
+        text: of a report; its sections are parted by a line `SECTION_END`.
+    """
+    text = " ".join(_NEW_LINE.sub(" . ", _NEW_ITEM.sub(" . ", text)).lower().split())
+    clauses: list[Clause] = []
+    for sentence in phrases.SENTENCE_END.split(_ABBREVIATION.sub(" ", text)):
+        clauses += (_known_sentence if len(sentence) < _SHORT else _sentence)(sentence.strip())
+    several = any(phrases.THIS_FILM.fullmatch(clause.said) for clause in clauses)
+    chest, elsewhere = [], ""  # the heading of a film of another part
+    for clause in clauses:
+        if clause.said == SECTION_END or phrases.THIS_FILM.fullmatch(clause.said):
+            elsewhere = ""
+        elif several and phrases.OTHER_FILM.fullmatch(clause.said):
+            elsewhere = clause.said
+        elif not elsewhere or _OF_CHEST.search(clause.said):
+            chest.append(clause)
+        elif phrases.OF_TRUNK.search(clause.said) and not phrases.OF_TRUNK.search(elsewhere):
+            chest.append(clause)
+    return chest
+
+
+def _sentence(text: str) -> tuple[Clause, ...]:
+    for pattern, meaning in _REWRITES:
+        text = pattern.sub(meaning, text)
+    return tuple(
+        _clause(" ".join(clause.split())) for clause in phrases.CLAUSE_END.split(text) if clause
+    )
+
+
+_known_sentence = functools.lru_cache(20_000)(_sentence)  # most are said again and again
+
+
+def _clause(text: str) -> Clause:
+    text = phrases.DENIED_NORMAL.sub(_not_normal, text).strip()
+    affirmed, doubted = _denials(text)
+    rule, normal = _rule(affirmed), bool(phrases.NORMAL.search(text))
+    untouched = affirmed.strip() == text  # nothing of it is denied or gone
+    unclear = bool(FINDING.search(doubted)) or _is_unexplained(text, rule, normal, untouched)
+    return Clause(text, rule, unclear, normal)
+
+
+def _rule(affirmed: str) -> str:
+    if not FINDING.search(affirmed):
+        return next((rule for rule, pattern in _DIVIDED.items() if pattern.search(affirmed)), "")
+    return next(rule for rule, pattern in _FINDINGS.items() if pattern.search(affirmed))
+
+
+def _not_normal(found: re.Match) -> str:
+    """ "Not clear" is `not_normal`; "no effusion, clear" and "not seen in clear" are not."""
+    between = found["between"] or found["near"] or ""
+    return found[0] if FINDING.search(between) else " not_normal "
+
+
+def _is_unexplained(clause: str, rule: str, normal: bool, untouched: bool) -> bool:
+    """Whether a clause says that something is there, or is an exception, and no rule knows what."""
+    if "unexplained" in clause:
+        return True
+    if rule in FINDINGS:
+        return False
+    if clause.startswith("but "):
+        return not (normal or FINDING.search(clause) or phrases.NO_EXCEPTION.search(clause))
+    if not untouched or phrases.SAID_NORMAL.search(clause):
+        return False
+    words = re.findall(r"[a-z][a-z/.-]*", clause)
+    strange = not phrases.NEUTRAL.issuperset(words)
+    return strange and (len(words) <= _FEW or bool(phrases.STATED_UNNAMED.search(clause)))
+
+
+def _denials(clause: str) -> tuple[str, str]:
+    """What a clause affirms, and what it may or may not deny."""
+    clause = phrases.PART_NORMAL.sub(lambda found: _PART.sub(" ", found[0]), clause)
+    clause = phrases.NOTHING.sub(" ", clause)
+    if "remov" in clause or "discontinued" in clause:
+        for pattern in (phrases.REMOVED_BEFORE, phrases.REMOVED_AFTER):
+            clause = pattern.sub(_without_device, clause)
+    start, kept = 0, []
+    for denial in phrases.DENIED_BEFORE.finditer(clause):
+        kept.append(_before_reach(clause[start : denial.start()], denial))
+        start = denial.end()
+    clause = " , ".join([*kept, clause[start:]])
+    denials = [*phrases.DENIED_AFTER.finditer(clause)]
+    ends = [denial.start() for denial in denials] + [len(clause)]
+    affirmed, doubted, again = [clause[: ends[0]]], [], False
+    for i, denial in enumerate(denials):
+        reach = clause[denial.end() : ends[i + 1]]
+        there, unclear = _list_end(reach, gone=bool(phrases.GONE.fullmatch(denial[0])))
+        if i + 1 < len(denials) and denials[i + 1][0] == "nor":  # which ends the list as "or" does
+            unclear = ""
+        affirmed.append(there)
+        doubted.append(reach if again else unclear)
+        # "Not free of", "no lung is without": the second denial may undo the first.
+        again = not FINDING.search(reach) and not re.search(r",|\b(?:and|or)\b", reach)
+        again = again and (i + 1 == len(denials) or denials[i + 1][0] not in (denial[0], "nor"))
+    return " , ".join(affirmed), " , ".join(doubted)
+
+
+def _list_end(reach: str, *, gone: bool) -> tuple[str, str]:
+    """Of what follows a denial: what its list does not hold, and what it may or may not hold."""
+    reach, end = reach.replace(",", " , "), 0
+    links: list[str] = []
+    starts: list[int] = []
+    items: list[str] = []
+    outside = ""
+    for finding in _ITEM.finditer(reach):
+        between = reach[end : finding.start()]
+        gap = ["/"] if between == "/" else between.replace("/", ",").split()
+        link = _link(gap, (items[-1], finding[0]), gone=gone) if items else _first(gap)
+        if not link:
+            outside = reach[end:]
+            break
+        links.append(link)
+        starts.append(end)
+        items.append(finding[0])
+        end = finding.end()
+    closed = max((i for i, link in enumerate(links) if link == "or"), default=0)
+    loose = [i for i in range(closed + 1, len(links)) if links[i] not in ("same", "or")]
+    if not loose:
+        return outside, ""
+    tail = reach[end:] if not outside else ""
+    asserted = not phrases.IN_LISTS.union(phrases.SEEN).issuperset(tail.split())
+    if asserted or (closed and links[loose[0]] == ","):
+        return reach[starts[loose[0]] :], ""
+    usual = all(links[i] == "," and phrases.USUALLY_DENIED.fullmatch(items[i]) for i in loose)
+    if len(loose) > 1 and usual and not outside:
+        return "", ""
+    return outside, reach[starts[loose[0]] : end]
+
+
+def _first(gap: Sequence[str]) -> str:
+    """Whether a denial reaches the first finding after it; "" if not."""
+    if "," in gap:
+        return "same" if gap[0] != "," and phrases.IN_FIRST_ITEM.issuperset(gap) else ""
+    return "" if phrases.ENDS_REACH.intersection(gap) else "same"
+
+
+def _link(gap: Sequence[str], beside: tuple[str, str], *, gone: bool) -> str:
+    """How the second of two findings goes on the list of the first; "" if it is not of the list."""
+    if {"of", "for"}.intersection(gap[:2]) and phrases.UNNAMED.fullmatch(beside[0]):
+        return _first(gap)  # "no evidence of": the finding itself is yet to come
+    known = phrases.IN_FIRST_ITEM if gone else phrases.IN_LISTS
+    for i, word in enumerate(gap):
+        if word in ("or", "nor", "and/or") and known.issuperset(gap[:i]):
+            rest = gap[i + 1 :]
+            return "" if "," in rest or phrases.ENDS_REACH.intersection(rest) else "or"
+    if gap == ["/"]:
+        return "same"  # "effusion/pneumothorax"
+    if not known.issuperset(gap):
+        suggested = "suggest" in gap and not phrases.ENDS_REACH.intersection(gap)
+        return "same" if suggested else ""
+    if "," in gap or "and" in gap or "/" in gap:
+        return "same" if gone and "," not in gap else ("," if "," in gap else "and")
+    if (
+        beside[1] in phrases.EXPLAINS
+        or phrases.EXPLAINS.intersection(gap)
+        or phrases.DESCRIBING.search(beside[0])
+    ):
+        return "same"
+    return "next"  # with a comma forgotten, or a line's end without a full stop
+
+
+def _before_reach(text: str, denial: re.Match) -> str:
+    """What precedes a denial and is out of its reach.
+
+    "The heart is large, effusions are not seen": the heart is large all the same. "Edema and
+    effusions have resolved" denies both, "edema and effusion has resolved" the last.
+    """
+    verb = " ".join([*text.split()[-2:], denial[0]])
+    one = bool(_ONE.search(verb)) and not (denial["seen"] or _SEVERAL.search(verb))
+    for end in reversed([*phrases.REACH_END.finditer(text)][-8:]):  # so that time stays linear
+        before, after = text[: end.start()], text[end.end() :]
+        if phrases.STATED.search(before) and re.search(r"\w", after):
+            return before
+        nearest = one and end[0] in (",", "and", "with") and not _OR.search(after)
+        if (nearest or (denial["seen"] and phrases.SIDED.search(before))) and FINDING.search(after):
+            return before
+    return ""
+
+
+def _without_device(found: re.Match) -> str:
+    """What is left of the words up to "removed", or from "removal of" on."""
+    left = _DEVICE.sub(" ", found[0])
+    # Where it was no device, it is what stands nearest: "the mass was removed".
+    return left if left != found[0] else phrases.NAMED_REMOVED.sub(" ", left)

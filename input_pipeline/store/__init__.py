@@ -1,0 +1,1 @@
+"""Stores of prepared films: written by Beam, read in order or at random."""

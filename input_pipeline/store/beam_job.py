@@ -1,0 +1,223 @@
+"""The Apache Beam pipeline: films to the shards of a store, one element a shard.
+
+What Beam hands around is a place in the plan, which lies in the store's folder: job descriptions of
+clusters are bounded. TFDS' own Beam writer would hold gigabytes in memory.
+"""
+
+import contextlib
+import dataclasses
+import difflib
+import importlib.metadata
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn
+
+import apache_beam as beam
+import grpc
+from apache_beam.metrics import Metrics
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.runners.runner import create_runner
+from apache_beam.transforms.environments import SubprocessSDKEnvironment
+
+from cxr_embeddings.common import machine
+
+from .. import files, run_folder
+from ..films import decode
+from . import shards
+from .codecs import STORAGES
+
+_LIBRARIES = (
+    "cxr-embeddings",
+    "apache-beam",
+    "numpy",
+    "pydicom",
+    "imagecodecs",
+    "pillow",
+    "tensorflow-datasets",
+)
+_AHEAD = 2  # films decoded while one is encoded
+# A worker process of this machine. Why it fails it tells Beam; what it prints besides is noise.
+_WORKER = """
+import os, runpy, sys
+sys.stderr = open(os.devnull, "w")
+runpy.run_module("apache_beam.runners.worker.sdk_worker_main", run_name="__main__")
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What a worker must know.
+
+    Attributes:
+        folder: of the store; absolute or an address, and the same for all workers.
+        preset: a key of `preprocessing.PRESETS`.
+        size: side of the images in pixels.
+        storage: a key of `storage.STORAGES`.
+        views: ViewPositions to keep; None keeps all.
+        no_view: what to do with films whose view nothing says; see `mimic_cxr.list_films`.
+        has_views: whether a table told the views, so that films need not.
+        user_project: see `files.bill`.
+    """
+
+    folder: str
+    preset: str
+    size: int
+    storage: str
+    views: tuple[str, ...] | None
+    no_view: str
+    has_views: bool
+    user_project: str | None
+
+
+class _WriteShard(beam.DoFn):
+    """(place, length) in the plan -> a shard on the disk."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def setup(self) -> None:
+        settings, self._stack = self._settings, contextlib.ExitStack()
+        files.bill(settings.user_project)
+        # Where the header decides, films of other views are dropped before their pixels are read.
+        views = None if settings.has_views else settings.views
+        decoders = decode.decoders(settings.preset, settings.size, views, workers=1)
+        self._decoders = self._stack.enter_context(decoders)
+
+    def process(self, place: tuple[int, int]) -> None:
+        settings = self._settings
+        shard = files.retry(lambda: shards.read_shard(settings.folder, *place))
+        summary = shards.write_shard(
+            settings.folder,
+            f"{settings.folder}/{run_folder.SCRATCH}",
+            shard,
+            decode.decode(shard.films, self._decoders, _AHEAD),
+            STORAGES[settings.storage],
+            settings.views,
+            settings.no_view,
+        )
+        Metrics.counter("films", "written").inc(len(summary.films))
+        for _, kind, reason, _ in summary.dropped:
+            Metrics.counter("films", f"{kind}: {reason}").inc()
+
+    def teardown(self) -> None:
+        self._stack.close()
+
+
+def runner_options(options: Sequence[str]) -> list[str]:
+    """Beam's options, with all processors of this machine where no runner is named."""
+    names = {option.partition("=")[0] for option in options}
+    if "--runner" in names and "--runner=FnApiRunner" not in options:
+        return list(options)
+    defaults = {
+        "--runner": "FnApiRunner",
+        "--direct_running_mode": "multi_processing",
+        "--direct_num_workers": machine.processors(),
+    }
+    return [*options, *(f"{name}={v}" for name, v in defaults.items() if name not in names)]
+
+
+def versions() -> dict[str, str]:
+    """Of what makes a store: name of the library -> version."""
+    return {name: importlib.metadata.version(name) for name in _LIBRARIES}
+
+
+def parse_options(flags: Sequence[str]) -> PipelineOptions:
+    """Beam's options, as they are typed: `--runner=...`.
+
+    Raises:
+        ValueError: Beam does not know one of them; left to itself, it would ignore it.
+    """
+    options = PipelineOptions(list(flags))
+    known = options.get_all_options(drop_default=True).keys()
+    if unknown := options.get_all_options(True, retain_unknown_options=True).keys() - known:
+        close = difflib.get_close_matches(min(unknown), options.get_all_options(), 1)
+        hint = f"; did you mean --{close[0]}?" if close else ""
+        raise ValueError(f"Beam knows no option --{', --'.join(sorted(unknown))}{hint}")
+    name = options.view_as(StandardOptions).runner
+    try:
+        create_runner(name or "DirectRunner")
+    except (ValueError, ImportError, AttributeError) as error:
+        raise ValueError(f"Beam's runner {name} cannot be had: {error}") from error
+    return options
+
+
+@contextlib.contextmanager
+def _lost_workers() -> Iterator[list[BaseException]]:
+    """Interrupts the main thread when a worker process dies, for Beam would wait; says why."""
+    lost: list[BaseException] = []
+    interrupted = threading.Event()
+    hook = threading.excepthook
+
+    def notice(died: threading.ExceptHookArgs) -> None:
+        if "Worker subprocess exited" in str(died.exc_value):
+            if lost or interrupted.is_set():
+                return
+            lost.append(died.exc_value)
+            # A true signal, that wakes it; and SIGINT is ignored by programs in the background.
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+        elif not issubclass(died.exc_type, grpc.RpcError):  # of those that talked to it
+            hook(died)
+
+    def interrupt(*_: Any) -> NoReturn:
+        # Beam would wait for its workers, of which some may not even listen yet.
+        command = ["pkill", "-KILL", "-P", str(os.getpid()), "-f", "sdk_worker_main"]
+        interrupted.set()
+        with contextlib.suppress(OSError):
+            subprocess.run(command, check=False)
+        raise KeyboardInterrupt
+
+    signals = [signal.SIGUSR1]
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signals.append(signal.SIGINT)
+    handlers = {number: signal.signal(number, interrupt) for number in signals}
+    threading.excepthook = notice
+    try:
+        yield lost
+    finally:
+        threading.excepthook = hook
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def run(settings: Settings, places: Sequence[tuple[int, int]], options: PipelineOptions) -> None:
+    """Makes shards by Beam and waits until it has ended.
+
+    Args:
+        settings: what the workers must know.
+        places: of the shards in the plan.
+        options: from `parse_options`.
+
+    Raises:
+        OSError: a worker failed.
+    """
+    runner, direct = None, options.view_as(DirectOptions)
+    if direct.direct_running_mode == "multi_processing":
+        direct.direct_running_mode = "in_memory"  # else Beam would take a worker of its own making
+        command = f"exec {shlex.join([sys.executable, '-c', _WORKER])}"
+        environment = SubprocessSDKEnvironment.from_command_string(command)
+        runner = FnApiRunner(default_environment=environment)
+    try:
+        with _lost_workers() as lost, beam.Pipeline(runner, options) as job:
+            _ = (
+                job
+                | "Shards" >> beam.Create(places)
+                | beam.Reshuffle()
+                | "Write" >> beam.ParDo(_WriteShard(settings))
+            )
+    except KeyboardInterrupt:
+        if not lost:
+            raise
+        raise OSError(
+            f"a Beam worker died ({lost[0]}); with -9, memory may have run out: take fewer by "
+            "--direct_num_workers. The same command goes on from here"
+        ) from None
+    except RuntimeError as error:  # its text is the worker's traceback
+        why = str(error).strip().splitlines()[-1].partition(" [while running")[0]
+        why = why.removeprefix("RuntimeError: ")
+        raise OSError(f"a Beam worker failed: {why}. The same command goes on from here") from error

@@ -1,0 +1,281 @@
+"""A finished store of preprocessed films: its metadata for TFDS and for us, and batches from it."""
+
+import csv
+import dataclasses
+import io
+import itertools
+import os
+import pathlib
+import posixpath
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence, Set
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64
+
+from cxr_embeddings.common import machine, paths, writing
+
+from .. import files, run_folder, tfrecord
+from ..films import decode as pipeline
+from ..films.decode import Batch, Prepared
+from ..films.presets import PRESETS
+from .codecs import STORAGES
+from .shards import Summary
+
+FILMS = "films.csv"
+COLUMNS = ("image_id", "patient_id", "study_id", "view_position", "split", "shard", "bytes")
+_HUSH = {"TF_CPP_MIN_LOG_LEVEL": "2", "TF_ENABLE_ONEDNN_OPTS": "0"}  # TensorFlow talks
+_SHARDS_AT_ONCE = 8  # read side by side, since a stream from a cloud store is slow
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Store:
+    """A store that can be read.
+
+    Attributes:
+        folder: absolute, or an address.
+        identity: what made it: preset, size, storage, views, ...
+        shards: name of each shard's file -> its films in their order. As a film's `path` stands
+            its image_id.
+        lengths: name of each shard's file -> bytes of its records, without what frames them.
+        retryable: films that are missing for reasons that another run may not meet.
+        given_up: films that are missing for such reasons after several runs.
+    """
+
+    folder: str
+    identity: Mapping[str, Any]
+    shards: Mapping[str, Sequence[files.InputFile]]
+    lengths: Mapping[str, Int64[np.ndarray, " films"]]
+    retryable: int
+    given_up: int
+
+
+def films_table(summaries: Sequence[Summary]) -> bytes:
+    """`FILMS`: who is in the store, in which shard, and the bytes of the record's payload."""
+    rows = [
+        [*film, s.split, s.name, length]
+        for s in summaries
+        for film, length in zip(s.films, s.lengths, strict=True)
+    ]
+    return writing.encode_table(COLUMNS, rows)
+
+
+def features(size: int, storage: str) -> Any:
+    """What TFDS calls the features of a store: an image, and texts that say which film it is."""
+    os.environ |= _HUSH
+    import tensorflow_datasets as tfds
+
+    kept = STORAGES[storage]
+    image = tfds.features.Image(
+        shape=(size, size, 1), dtype=np.dtype(kept.dtype), encoding_format=kept.format
+    )
+    texts = ("image_id", "patient_id", "study_id", "view_position")
+    return tfds.features.FeaturesDict(
+        {"image": image, **{name: tfds.features.Text() for name in texts}}
+    )
+
+
+def tfds_metadata(
+    folder: str, name: str, size: int, storage: str, summaries: Sequence[Summary]
+) -> dict[str, bytes]:
+    """The files by which TFDS knows the folder: name -> content.
+
+    Args:
+        folder: of the store; its last part is the version if it looks like 1.0.0.
+        name: of the data set.
+        size: side of the images in pixels.
+        storage: a key of `STORAGES`.
+        summaries: of all shards, in order.
+    """
+    os.environ |= _HUSH
+    import tensorflow_datasets as tfds
+
+    last = posixpath.basename(folder)
+    version = last if tfds.core.Version.is_valid(last) else "1.0.0"
+    scratch = tempfile.TemporaryDirectory()  # TFDS writes to fewer file systems than we do
+    template = tfds.core.ShardedFileTemplate(
+        data_dir=scratch.name, dataset_name=name, filetype_suffix="tfrecord"
+    )
+    splits = []
+    for split in sorted({summary.split for summary in summaries if summary.films}):  # TFDS: not 0
+        mine = [summary for summary in summaries if summary.split == split]
+        splits.append(
+            tfds.core.SplitInfo(
+                name=split,
+                shard_lengths=[len(summary.films) for summary in mine],
+                num_bytes=sum(summary.bytes for summary in mine),
+                filename_template=template,
+            )
+        )
+    identity = tfds.core.DatasetIdentity(
+        name=name, version=tfds.core.Version(version), data_dir=scratch.name, module_name=""
+    )
+    info = tfds.core.DatasetInfo(builder=identity, features=features(size, storage))
+    info.set_file_format("tfrecord")
+    info.set_splits(tfds.core.SplitDict(splits))
+    with scratch as written:
+        info.write_to_directory(written)
+        return {file.name: file.read_bytes() for file in sorted(pathlib.Path(written).iterdir())}
+
+
+def unpublish(folder: str) -> None:
+    """Removes what TFDS would read the folder by, since its shards are about to change."""
+    fs, root = paths.file_system(folder)
+    if fs.exists(f"{root}/dataset_info.json"):
+        fs.rm_file(f"{root}/dataset_info.json")
+
+
+def is_store(folder: str) -> bool:
+    """Whether a folder is meant to be a store, finished or not."""
+    fs, root = paths.file_system(folder)
+    return fs.exists(f"{root}/dataset_info.json") or fs.exists(f"{root}/.shards")
+
+
+def open_store(folder: str) -> Store:
+    """Opens a store.
+
+    Raises:
+        ValueError: it is not finished, made by another program, or a shard is missing or of another
+            size than the manifest says.
+    """
+    manifest = run_folder.read_manifest(folder)
+    if manifest is None or not {"preset", "size", "storage", "views"} <= {*manifest["identity"]}:
+        raise ValueError(
+            f"{folder} holds no {run_folder.MANIFEST} that says by which preset its images were "
+            "prepared; expected a store made by scripts/preprocess.py"
+        )
+    identity = run_folder.UNSAID | manifest["identity"]
+    preset, version = identity["preset"], identity["preset_version"]
+    if preset in PRESETS and version != PRESETS[preset].version:
+        raise ValueError(
+            f"the images of {folder} were prepared by version {version} of the preset {preset}; "
+            f"expected version {PRESETS[preset].version}, which gives other pixels: have "
+            "scripts/preprocess.py make the store anew in an empty folder"
+        )
+    if identity["storage"] not in STORAGES:
+        raise ValueError(
+            f"the images of {folder} are stored as {identity['storage']!r}; expected one of "
+            f"{', '.join(STORAGES)}: update cxr-embeddings, or make the store anew"
+        )
+    if not {"shards", "retryable"} <= manifest.keys():
+        raise ValueError(
+            f"the store {folder} is not finished: run scripts/preprocess.py again, with the same "
+            "options, and it goes on"
+        )
+    expected = manifest["shards"]
+    fs, root = paths.file_system(folder)
+    fs.invalidate_cache()
+    sizes = {posixpath.basename(i["name"]): i["size"] for i in fs.ls(root, detail=True)}
+    wrong = [name for name, facts in expected.items() if sizes.get(name) != facts["bytes"]]
+    if wrong:
+        name, size = wrong[0], expected[wrong[0]]["bytes"]
+        found = f"has {sizes[name]} bytes" if name in sizes else "is gone"
+        raise ValueError(
+            f"{len(wrong)} shards of {folder} are not as they were written: {name} {found}, "
+            f"expected {size} bytes: cut short, or of another store. Run scripts/preprocess.py "
+            "again, with the same options, to have them made anew"
+        )
+    shards: dict[str, list[files.InputFile]] = {name: [] for name in expected}
+    lengths: dict[str, list[int]] = {name: [] for name in expected}
+    text = files.read_table(f"{folder}/{FILMS}").decode("utf-8", "surrogateescape")
+    try:
+        for row in csv.DictReader(io.StringIO(text, newline="")):
+            film = files.InputFile(row["image_id"], files.key(row["image_id"]))
+            shards[row["shard"]].append(film)
+            lengths[row["shard"]].append(int(row["bytes"]))
+        whole = all(
+            len(some) == expected[name]["films"]
+            and sum(some) + tfrecord.FRAME * len(some) == expected[name]["bytes"]
+            for name, some in lengths.items()
+        )
+    except (KeyError, TypeError, ValueError, csv.Error):  # a shard of another store; half a row
+        whole = False
+    if not whole:
+        raise ValueError(
+            f"{folder}/{FILMS} does not list the films that {run_folder.MANIFEST} counts: it was "
+            "changed or cut short. Run scripts/preprocess.py again, with the same options"
+        )
+    ids = (film.path for films in shards.values() for film in films)
+    if odd := [(image_id, why) for image_id in ids if (why := paths.why_outside(image_id))]:
+        raise ValueError(
+            f"{len(odd)} films in {folder}/{FILMS} have an image id that is no place below a "
+            f"folder, such as {odd[0][0]!r}: {odd[0][1]}. scripts/preprocess.py makes no such store"
+        )
+    arrays = {name: np.array(some, np.int64) for name, some in lengths.items()}
+    given_up = manifest.get("given_up", {}).get("films", 0)  # stores made before do not say it
+    return Store(folder, identity, shards, arrays, manifest["retryable"], given_up)
+
+
+def batches(
+    store: Store, names: Sequence[str], batch_size: int, wanted: Set[files.InputFile]
+) -> Iterator[Batch]:
+    """Reads shards in parallel; always in the same order. The last batch is padded.
+
+    Args:
+        store: from `open_store`.
+        names: of the shards to read, keys of `store.shards`.
+        batch_size: films a batch.
+        wanted: films of these shards that shall come; each does once.
+
+    Raises:
+        ValueError: a shard is damaged, or holds other films than the store's table says.
+    """
+    os.environ |= _HUSH
+    import tensorflow as tf
+
+    tf.config.set_visible_devices([], "GPU")  # they are JAX's
+    storage = STORAGES[store.identity["storage"]]
+    size, dtype = store.identity["size"], np.dtype(storage.dtype)
+    features = {name: tf.io.FixedLenFeature([], tf.string) for name in ("image", "image_id")}
+
+    @tf.autograph.experimental.do_not_convert  # there is nothing to convert
+    def decode(record: Any) -> tuple[Any, Any]:
+        example = tf.io.parse_single_example(record, features)
+        if storage.format == "png":
+            image = tf.io.decode_png(example["image"], channels=1, dtype=storage.dtype)
+        else:
+            image = tf.io.decode_jpeg(
+                example["image"], channels=1, dct_method="INTEGER_ACCURATE"
+            )  # the default makes films half a grey step darker
+        image = tf.ensure_shape(image, (size, size, 1))
+        return example["image_id"], tf.cast(image, tf.float32) / np.iinfo(dtype).max
+
+    options = tf.data.Options()
+    options.autotune.enabled = False  # the end would wait for it to wake: up to a minute
+    places = [os.fsencode(f"{store.folder}/{name}") for name in names]
+    records = (
+        tf.data.Dataset.from_tensor_slices(places or np.empty(0, np.bytes_))
+        .interleave(
+            tf.data.TFRecordDataset,
+            cycle_length=_SHARDS_AT_ONCE,
+            num_parallel_calls=_SHARDS_AT_ONCE,
+            deterministic=True,
+        )
+        .map(decode, num_parallel_calls=machine.processors(), deterministic=True)
+        .batch(batch_size)  # one by one they take a fifth more of a processor
+        .prefetch(1)
+        .with_options(options)
+    )
+    missing = {film.path: film for name in names for film in store.shards[name]}
+
+    def prepared() -> Iterator[tuple[files.InputFile, Prepared]]:
+        rows = (zip(*batch, strict=True) for batch in records.as_numpy_iterator())
+        for name, image in itertools.chain.from_iterable(rows):
+            image_id = name.decode("utf-8", "surrogateescape")
+            film = missing.pop(image_id, None)
+            if film is None:
+                raise ValueError(f"{store.folder} holds {image_id} twice, or should not hold it")
+            if film in wanted:
+                yield film, Prepared(image, None, (size, size))
+
+    try:
+        yield from pipeline.batches(prepared(), batch_size, drop=lambda *_: None)
+    except tf.errors.OpError as error:
+        raise ValueError(
+            f"a shard of {store.folder} cannot be read ({type(error).__name__}): run `sha256sum -c "
+            f"--quiet {run_folder.CHECKSUMS}` in that folder to see which one, remove it, and run "
+            "scripts/preprocess.py again, with the same options"
+        ) from error
+    if missing:
+        raise ValueError(f"{len(missing)} films of {store.folder} are missing in its shards")

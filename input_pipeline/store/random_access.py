@@ -1,0 +1,229 @@
+"""Films for pretraining, at random from stores: the batch of any step, without those before it.
+
+A position in the data is the number of a step and nothing else, so that a run that was stopped
+goes on with exactly the films that it would have seen.
+"""
+
+import collections
+import concurrent.futures
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import imagecodecs
+import numpy as np
+from jaxtyping import Float32, Int32, Int64, Shaped
+
+from .. import files, tfrecord
+from .codecs import STORAGES
+from .dataset import Store
+
+CLASSES = ("normal", "abnormal")  # label 0 and 1
+_AHEAD = 3  # batches that are being read, or wait to be used; bounds the memory
+_DECODERS = {"png": imagecodecs.png_decode, "jpeg": imagecodecs.jpeg8_decode}  # as TensorFlow's
+
+
+class Places(NamedTuple):
+    """Where each film's record lies: films in the order of stores, shards and records.
+
+    Attributes:
+        image_id: str, in an array of objects.
+        path: of the shard's file, absolute or an address; likewise.
+        offset: byte of that file where the record begins.
+        length: bytes of the record's payload, without what frames it.
+        store: index of the store.
+    """
+
+    image_id: Shaped[np.ndarray, " n"]
+    path: Shaped[np.ndarray, " n"]
+    offset: Int64[np.ndarray, " n"]
+    length: Int64[np.ndarray, " n"]
+    store: Int64[np.ndarray, " n"]
+
+
+def find_films(stores: Sequence[Store]) -> Places:
+    """Lists the films of one or several stores. No shard is read.
+
+    Raises:
+        ValueError: the stores' images are of different presets or sizes, or a film is there twice.
+    """
+    first = stores[0]
+    for other in stores[1:]:
+        for key, what in (("preset", "by the preset"), ("size", "at the size")):
+            if other.identity[key] != first.identity[key]:
+                raise ValueError(
+                    f"the images of {other.folder} were prepared {what} {other.identity[key]}, "
+                    f"those of {first.folder} {what} {first.identity[key]}; expected the same: "
+                    "have scripts/preprocess.py make one of the stores anew"
+                )
+    parts: list[Places] = []
+    found: dict[str, str] = {}
+    for index, store in enumerate(stores):
+        for name, films in store.shards.items():
+            for film in films:
+                if film.path in found:
+                    raise ValueError(
+                        f"the film {film.path} is in {found[film.path]} and again in "
+                        f"{store.folder}; expected each film once: leave out one of the stores"
+                    )
+                found[film.path] = store.folder
+            sizes = store.lengths[name] + tfrecord.FRAME
+            parts.append(
+                Places(
+                    np.array([film.path for film in films], object),
+                    np.full(len(films), f"{store.folder}/{name}", object),
+                    np.cumsum(sizes) - sizes,
+                    store.lengths[name],
+                    np.full(len(films), index, np.int64),
+                )
+            )
+    return Places(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def steps_per_epoch(films: int, batch_size: int) -> int:
+    """Full batches in a pass over the films; the rest of them wait for another pass."""
+    return films // batch_size
+
+
+def make_schedule(
+    label: Int32[np.ndarray, " n"], batch_size: int, seed: int
+) -> Callable[[int], Int64[np.ndarray, " batch"]]:
+    """Says which films each step takes.
+
+    An epoch takes each film at most once, in an order drawn from `seed` and the epoch's number.
+    Every batch holds the classes in the shares that they have of all films, rounded up or down to
+    whole films. The films that are too few for one more batch are left out, others in each epoch.
+    The order is that of the raw bits of a NumPy bit generator, which all versions of NumPy share.
+
+    Args:
+        label: class of each film, an index of `CLASSES`.
+        batch_size: films a step.
+        seed: 0 or more.
+
+    Returns:
+        Number of a step, from 0 on -> indices of its films. The last epochs asked for are kept.
+
+    Raises:
+        ValueError: the films fill no batch, a label is no class, or a batch would lack a class.
+    """
+    films = len(label)
+    if not 1 <= batch_size <= films:
+        raise ValueError(
+            f"a batch of {batch_size} cannot be drawn from {films} films; expected a batch of 1 to "
+            "as many films as have a label"
+        )
+    if strange := set(np.unique(label)) - set(range(len(CLASSES))):
+        raise ValueError(f"a film has the label {min(strange)}; expected 0 (normal), 1 (abnormal)")
+    sizes = np.bincount(label, minlength=len(CLASSES))
+    for name, size in zip(CLASSES, sizes.tolist(), strict=True):
+        if not size:
+            raise ValueError(f"none of the {films} films is {name}; expected films of both classes")
+        if size * batch_size < films:
+            raise ValueError(
+                f"a batch of {batch_size} would hold no {name} film: {size} of {films} films are "
+                f"{name}; expected a batch of at least {-(-films // size)}"
+            )
+    steps = steps_per_epoch(films, batch_size)
+    bounds = np.concatenate([[0], np.cumsum(sizes)])
+
+    @functools.lru_cache(maxsize=2)  # two: a step may look ahead into the next epoch
+    def epoch_rows(epoch: int) -> Int64[np.ndarray, "steps batch"]:
+        bits = np.random.PCG64([seed, epoch])
+
+        def order(*shape: int) -> Int64[np.ndarray, "..."]:
+            return np.argsort(bits.random_raw(shape), axis=-1, kind="stable")
+
+        # Systematic sampling, in whole numbers: a batch's classes end at its shares' cumulated
+        # sums, each rounded down after adding the batch's own one of evenly spaced fractions.
+        # So each count is a share rounded up or down, and since the floor(x + k / steps) add up to
+        # floor(steps x), so is each class's sum over the epoch: no class runs out of films.
+        fraction = films * order(steps) + int(bits.random_raw()) % films
+        ends = (steps * batch_size * bounds + fraction[:, None]) // (films * steps)
+        counts = np.diff(ends, axis=1)
+        kinds = np.repeat(np.tile(np.arange(len(CLASSES)), steps), counts.ravel())
+        rows = np.empty(steps * batch_size, np.int64)
+        for kind in range(len(CLASSES)):
+            places, members = np.flatnonzero(kinds == kind), np.flatnonzero(label == kind)
+            rows[places] = members[order(len(members))[: len(places)]]
+        return np.take_along_axis(rows.reshape(steps, batch_size), order(steps, batch_size), axis=1)
+
+    def schedule(step: int) -> Int64[np.ndarray, " batch"]:
+        epoch, place = divmod(step, steps)
+        return epoch_rows(epoch)[place]
+
+    return schedule
+
+
+def batches(
+    stores: Sequence[Store],
+    places: Places,
+    rows_of_step: Callable[[int], Int64[np.ndarray, " batch"]],
+    first_step: int,
+    last_step: int,
+    workers: int,
+) -> Iterator[tuple[int, Float32[np.ndarray, "batch height width 1"]]]:
+    """Reads the films of the steps `range(first_step, last_step)` ahead, in threads.
+
+    Args:
+        stores: as given to `find_films`.
+        places: all films of the stores, from there.
+        rows_of_step: number of a step -> indices of its films in `places`.
+        first_step, last_step: as of `range`, so without the last.
+        workers: threads; about as many as processors, and some more where the stores are remote.
+
+    Yields:
+        The number of each step, in order, and its films in the order of the rows: values in [0, 1],
+        the same as `store.batches` gives.
+
+    Raises:
+        ValueError: a record is damaged, or of another film than the store's table says.
+        OSError: a shard cannot be read.
+    """
+    size = stores[0].identity["size"]
+    decoders = [_DECODERS[STORAGES[store.identity["storage"]].format] for store in stores]
+
+    def read(row: int, image: Float32[np.ndarray, "height width"]) -> None:
+        image_id, path, offset, length, index = (column.item(row) for column in places)
+        pixels = decoders[index](_read_picture(image_id, path, offset, length))
+        np.divide(pixels, np.iinfo(pixels.dtype).max, out=image, dtype=np.float32)
+
+    pending: collections.deque = collections.deque()
+    steps = iter(range(first_step, last_step))
+    with concurrent.futures.ThreadPoolExecutor(workers, "reader") as threads:
+        try:
+            while True:
+                for step in itertools.islice(steps, _AHEAD - len(pending)):
+                    rows = rows_of_step(step)
+                    images = np.empty((len(rows), size, size, 1), np.float32)
+                    targets = zip(rows.tolist(), images[..., 0], strict=True)
+                    films = [threads.submit(read, *target) for target in targets]
+                    pending.append((step, images, films))
+                if not pending:
+                    return
+                step, images, films = pending[0]
+                for film in films:
+                    film.result()
+                pending.popleft()
+                yield step, images
+        finally:
+            threads.shutdown(cancel_futures=True)
+
+
+def _read_picture(image_id: str, path: str, offset: int, length: int) -> bytes:
+    """The picture file in a film's record."""
+    data = files.read_range(path, offset, length + tfrecord.FRAME)
+    remedy = "remove that file, and run scripts/preprocess.py again, with the same options"
+    try:
+        [(_, payload)] = tfrecord.unframe(data)
+    except ValueError as error:
+        raise ValueError(
+            f"the record of {image_id} in {path} from byte {offset} on was altered or cut short: "
+            f"{remedy}"
+        ) from error
+    features = tfrecord.Example.FromString(payload).features.feature
+    values = {feature.key: feature.value.bytes_list.value[0] for feature in features}
+    found = values["image_id"].decode("utf-8", "surrogateescape")
+    if found != image_id:
+        raise ValueError(f"{path} holds {found} at byte {offset}; expected {image_id}: {remedy}")
+    return values["image"]

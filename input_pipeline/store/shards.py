@@ -1,0 +1,248 @@
+"""Shards of preprocessed films in the TFDS folder format: who is in which, and what is done.
+
+A shard is one TFRecord file. Beside it, hidden, lies a summary of what went into it, written after
+it: a shard counts as done when its summary is there and fits it, whatever the clock says.
+"""
+
+import concurrent.futures
+import dataclasses
+import hashlib
+import json
+import posixpath
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Annotated, ClassVar, NamedTuple
+
+from annotated_types import Len
+
+from cxr_embeddings.common import paths, untrusted
+
+from .. import files, run_folder, tfrecord
+from ..films.decode import Prepared
+from ..films.film import Rejected, Skipped
+from ..mimic.selection import FilmRecord
+from .codecs import Storage
+
+SUMMARIES = ".shards"  # hidden folder of the plan and the summaries
+_READERS = 16  # of summaries, which on a cloud store take their time
+PLAN = f"{SUMMARIES}/plan.jsonl"  # a line for every shard
+
+
+class Shard(NamedTuple):
+    """A shard to be made: the name of its file, and its films."""
+
+    name: str
+    split: str
+    films: Sequence[FilmRecord]
+
+
+_Four = Annotated[list[str], Len(4, 4)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """What went into a shard.
+
+    Attributes:
+        name, split: the shard's.
+        bytes: size of its file.
+        sha256: of its file, in hex.
+        films: of its records, in their order: image_id, patient_id, study_id, view_position.
+        lengths: of its records, in bytes, without what frames them.
+        dropped: films without a record: image_id, "skipped" or "rejected", reason, detail.
+        differences: where a film's file contradicts the tables: image_id, what, table, file.
+    """
+
+    __pydantic_config__: ClassVar = untrusted.CLOSED
+
+    name: str
+    split: str
+    bytes: run_folder.Count
+    sha256: str
+    films: list[_Four]
+    lengths: list[run_folder.Count]
+    dropped: list[_Four]
+    differences: list[_Four]
+
+    def retryable(self, tries: Mapping[str, int]) -> bool:
+        """Whether a film was dropped for a reason that another run may not meet.
+
+        Args:
+            tries: runs that failed on a film for such a reason, by image id.
+        """
+        return any(
+            reason in run_folder.PASSING and tries.get(image_id, 0) < run_folder.TRIES
+            for image_id, _, reason, _ in self.dropped
+        )
+
+
+def plan(films: Iterable[FilmRecord], dataset: str, films_per_shard: int) -> list[Shard]:
+    """Cuts each split into shards of nearly equal size.
+
+    Films come in the order of a hash of their ids: always the same, and neighbours in a shard are
+    of unrelated patients, as training wants them.
+
+    Raises:
+        ValueError: `films_per_shard` is out of range, or `dataset` is no name for TFDS.
+    """
+    if not 1 <= films_per_shard <= 100_000:
+        raise ValueError(f"output.films_per_shard is {films_per_shard}; expected 1 to 100000")
+    if not dataset.isidentifier() or not dataset.islower() or not dataset.isascii():
+        raise ValueError(
+            f"output.name is {dataset!r}; expected small letters, digits and _, as in mimic_cxr"
+        )
+    by_split: dict[str, list[FilmRecord]] = {}
+    for film in films:
+        by_split.setdefault(film.split, []).append(film)
+    shards = []
+    for split, members in sorted(by_split.items()):
+        members.sort(key=lambda film: hashlib.sha256(film.image_id.encode(*_UTF8)).digest())
+        count = -(-len(members) // films_per_shard)
+        for i in range(count):
+            some = members[i * len(members) // count : (i + 1) * len(members) // count]
+            shards.append(Shard(f"{dataset}-{split}.tfrecord-{i:05d}-of-{count:05d}", split, some))
+    return shards
+
+
+_UTF8 = ("utf-8", "surrogateescape")  # names of files need not be text
+
+
+def encode_plan(shards: Sequence[Shard]) -> tuple[bytes, list[tuple[int, int]]]:
+    """The plan as lines of JSON, and where in it each shard's line begins and how long it is."""
+    lines = [json.dumps(shard).encode() + b"\n" for shard in shards]
+    places, start = [], 0
+    for line in lines:
+        places.append((start, len(line)))
+        start += len(line)
+    return b"".join(lines), places
+
+
+def decode_shard(line: bytes) -> Shard:
+    """The shard of one line of a plan."""
+    name, split, films = json.loads(line)
+    return Shard(name, split, [FilmRecord(*film) for film in films])
+
+
+def read_shard(folder: str, start: int, length: int) -> Shard:
+    """A shard of a store's plan, by its place in it. Raises OSError."""
+    with files.open_input(f"{folder}/{PLAN}") as stream:
+        stream.seek(start)
+        return decode_shard(stream.read(length))
+
+
+def encode_example(values: Mapping[str, bytes]) -> bytes:
+    """A `tf.train.Example` of one bytes value for each feature, by name."""
+    example = tfrecord.Example()
+    for name in sorted(values):
+        feature = example.features.feature.add()
+        feature.key = name
+        feature.value.bytes_list.value.append(values[name])
+    return example.SerializeToString()
+
+
+def write_shard(
+    folder: str,
+    scratch: str,
+    shard: Shard,
+    decoded: Iterable[tuple[FilmRecord, Prepared | Skipped | Rejected]],
+    storage: Storage,
+    views: tuple[str, ...] | None,
+    no_view: str,
+) -> Summary:
+    """Writes a shard, then its summary.
+
+    Args:
+        folder: of the store; absolute or an address.
+        scratch: folder for what is being written.
+        shard: what to write.
+        decoded: its films, as `pipeline.decode` gives them.
+        storage: how images are kept.
+        views, no_view: which films to keep of those whose view no table says; see
+            `mimic_cxr.list_films`.
+    """
+    kept, lengths, dropped, differences, size = [], [], [], [], 0
+    content = hashlib.sha256()
+    with files.writing(paths.inside(folder, shard.name), scratch) as stream:
+        for film, outcome in decoded:
+            if isinstance(outcome, Prepared):
+                differences += _differences(film, outcome)
+                outcome = _choose(film, outcome, views, no_view)
+            if not isinstance(outcome, Prepared):
+                kind = type(outcome).__name__.lower()
+                dropped.append([film.image_id, kind, outcome.reason, outcome.detail])
+                continue
+            view = (film.view if film.view is not None else outcome.view_position) or ""
+            row = [film.image_id, film.patient_id, film.study_id, view]
+            names = ("image_id", "patient_id", "study_id", "view_position")
+            values = {name: value.encode(*_UTF8) for name, value in zip(names, row, strict=True)}
+            values["image"] = storage.encode(outcome.image)
+            example = encode_example(values)
+            for part in tfrecord.frame(example):
+                stream.write(part)
+                content.update(part)
+                size += len(part)
+            kept.append(row)
+            lengths.append(len(example))
+    summary = Summary(
+        shard.name, shard.split, size, content.hexdigest(), kept, lengths, dropped, differences
+    )
+    data = json.dumps(dataclasses.asdict(summary)).encode()
+    files.write_whole(_summary_path(folder, shard.name), data, scratch)
+    return summary
+
+
+def _choose(
+    film: FilmRecord, prepared: Prepared, views: tuple[str, ...] | None, no_view: str
+) -> Prepared | Skipped:
+    """A film whose view only its file says is kept or skipped by that."""
+    view = prepared.view_position
+    if film.view is not None or views is None or view in views:
+        return prepared
+    if not view and no_view == "keep":
+        return prepared
+    return Skipped("view", view or "not said")
+
+
+def _differences(film: FilmRecord, prepared: Prepared) -> Iterator[list[str]]:
+    view, shape = prepared.view_position, prepared.shape
+    if film.view and view and film.view != view:
+        yield [film.image_id, "ViewPosition", film.view, view]
+    if film.size and tuple(film.size) != shape:
+        sizes = ("{} x {}".format(*both) for both in (film.size, shape))
+        yield [film.image_id, "Rows x Columns", *sizes]
+
+
+def _summary_path(folder: str, name: str) -> str:
+    return f"{folder}/{SUMMARIES}/{name}.json"
+
+
+def read_summaries(folder: str, shards: Sequence[Shard]) -> dict[str, Summary]:
+    """The summaries of the shards that are there and whole, by name."""
+    sizes = {name: info["size"] for name, info in paths.files_below(folder).items()}
+
+    def read(shard: Shard) -> Summary | None:
+        if shard.name not in sizes or f"{SUMMARIES}/{shard.name}.json" not in sizes:
+            return None
+        try:
+            summary = files.read_json(_summary_path(folder, shard.name), Summary, "")
+        except ValueError:  # damaged: the shard is made again
+            return None
+        return summary if summary.bytes == sizes[shard.name] else None
+
+    with concurrent.futures.ThreadPoolExecutor(_READERS) as threads:
+        found = threads.map(read, shards)
+        return {summary.name: summary for summary in found if summary}
+
+
+def summarised(folder: str) -> set[str]:
+    """Names of the shards that have a summary."""
+    fs, root = paths.file_system(f"{folder}/{SUMMARIES}")
+    fs.invalidate_cache()
+    names = (posixpath.basename(path) for path in fs.ls(root, detail=False))
+    return {name.removesuffix(".json") for name in names if name.endswith(".json")}
+
+
+def forget(folder: str, shards: Sequence[Shard]) -> None:
+    """Removes the summaries of shards, which are to be made anew."""
+    fs, root = paths.file_system(f"{folder}/{SUMMARIES}")
+    for name in summarised(folder) & {shard.name for shard in shards}:
+        fs.rm_file(f"{root}/{name}.json")

@@ -1,0 +1,284 @@
+"""Writes the stand-in: folders, reports and tables as MIMIC-CXR has them."""
+
+import csv
+import dataclasses
+import datetime
+import gzip
+import io
+import itertools
+import json
+import os
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from cxr_embeddings.common.writing import whole_folder
+
+from .anatomy import Patient, draw_patient
+from .canvas import SIDES
+from .dicom_files import TECHNIQUES, Technique, dicom_bytes
+from .drawing import draw_film
+from .report_text import CASES, LABELS, draw_labels, drawn_findings, report_text
+
+_METADATA = (
+    "dicom_id", "subject_id", "study_id", "PerformedProcedureStepDescription", "ViewPosition",
+    "Rows", "Columns", "StudyDate", "StudyTime", "ProcedureCodeSequence_CodeMeaning",
+    "ViewCodeSequence_CodeMeaning", "PatientOrientationCodeSequence_CodeMeaning",
+)  # fmt: skip
+_DAMAGE: tuple[Callable[[np.random.Generator, bytes], bytes], ...] = (
+    lambda rng, whole: whole[: len(whole) * 3 // 5],  # cut short in the pixel data
+    lambda rng, whole: rng.bytes(20_000),  # no DICOM at all
+)
+_VIEW_CODES = {
+    "AP": "antero-posterior",
+    "PA": "postero-anterior",
+    "": "postero-anterior",
+    "LATERAL": "lateral",
+    "LL": "left lateral",
+}
+_ORIENTATIONS = {"AP": "Recumbent", "PA": "Erect", "": "", "LATERAL": "Erect", "LL": "Erect"}
+STAMP = "synthetic.json"  # the parameters of a finished stand-in, in its folder
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """One study of the stand-in; `earlier` tells whether its patient had one before."""
+
+    subject_id: int
+    study_id: int
+    split: str
+    taken: datetime.datetime
+    earlier: bool
+    patient: Patient
+    labels: Mapping[str, int]
+    side: str
+
+    @property
+    def folder(self) -> str:
+        """Of its films, in the data set; its report is a `.txt` of the same name."""
+        return f"files/p{self.subject_id // 1_000_000}/p{self.subject_id}/s{self.study_id}"
+
+
+def draw_studies(count: int, seed: int) -> list[Study]:
+    """Draws `count` studies, one to three for each patient, in the order of patients."""
+    rng = np.random.default_rng([seed, 0])
+    owners = np.repeat(np.arange(count), rng.integers(1, 4, count))[:count]
+    people = owners[-1] + 1
+    subject_ids = np.sort(10_000_000 + rng.choice(10_000_000, people, replace=False))
+    study_ids = 50_000_000 + rng.choice(10_000_000, count, replace=False)
+    cycle = ("train", "train", "train", "validate", "test")
+    splits = [cycle[rank % 5] for rank in rng.permutation(people)]
+    first_days = rng.integers(0, 30_000, people)
+    patients = [draw_patient(rng) for _ in range(people)]
+    decks = [rng.permutation(len(CASES)) for _ in range(0, count, len(CASES))]
+    cases, visits = np.concatenate(decks), np.arange(count) - np.searchsorted(owners, owners)
+    studies = []
+    for owner, visit, study_id, case in zip(owners, visits, study_ids, cases, strict=False):
+        days = int(first_days[owner] + 120 * visit + rng.integers(120))
+        seconds = int(rng.integers(86_400))
+        study = Study(
+            subject_id=int(subject_ids[owner]),
+            study_id=int(study_id),
+            split=splits[owner],
+            taken=datetime.datetime(2110, 1, 1) + datetime.timedelta(days, seconds),
+            earlier=bool(visit),
+            patient=patients[owner],
+            labels=draw_labels(rng, CASES[case]),
+            side=str(rng.choice([*SIDES])),
+        )
+        studies.append(study)
+    return studies
+
+
+def _shape(rng: np.random.Generator, low: int, high: int) -> tuple[int, int]:
+    """Height and width of a film within the range, upright more often than not."""
+    longer = int(rng.integers(low, high + 1))
+    shorter = max(low, int(longer * rng.uniform(0.8, 1.0)))
+    return (longer, shorter) if rng.random() < 0.65 else (shorter, longer)
+
+
+def _random_uid(rng: np.random.Generator) -> str:
+    return f"2.25.{int.from_bytes(rng.bytes(16), 'big')}"
+
+
+def _spread(marked: int, count: int) -> list[bool]:
+    """`marked` True values among `count`, evenly spread."""
+    return [(k + 1) * marked // count > k * marked // count for k in range(count)]
+
+
+def write_mimic(
+    path: str | os.PathLike,
+    *,
+    films: int = 56,
+    laterals: int = 8,
+    damaged: int = 2,
+    seed: int = 0,
+    size_range: tuple[int, int] = (420, 1100),
+) -> dict[str, int]:
+    """Writes a stand-in of MIMIC-CXR: folders of DICOM files, reports, and the gz tables.
+
+    The same arguments give the same bytes. It is written beside `path` under a temporary name and
+    renamed when it is whole, with its parameters in `STAMP`.
+
+    Args:
+        path: folder to make; it must not exist or be empty.
+        films: readable frontal films, one a study.
+        laterals: lateral films, in as many of the studies.
+        damaged: further studies whose frontal film cannot be read, in turn cut short and garbage.
+            Like all others they stand in the tables and have a report.
+        seed: of everything drawn.
+        size_range: shortest and longest side of a film, in pixels.
+
+    Returns:
+        Counts: `patients`, `studies`, `films`, `laterals`, `damaged`, and `bytes` on disk.
+
+    Raises:
+        ValueError: an argument is out of range.
+        FileExistsError: there is something in the folder already.
+    """
+    path, count = pathlib.Path(path), films + damaged
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise FileExistsError(
+            f"found something else at {path}; expected an empty or a new folder: "
+            "choose another one, or remove it"
+        )
+    smallest, largest = size_range
+    in_range = films > 0 and damaged >= 0 and 0 <= laterals <= count and 32 <= smallest <= largest
+    if not in_range:
+        raise ValueError(
+            f"found films={films}, laterals={laterals}, damaged={damaged}, "
+            f"size_range={size_range}; "
+            "expected films >= 1, damaged >= 0, 0 <= laterals <= films + damaged, and a size range "
+            "of at least 32 pixels, the smaller number first"
+        )
+    studies, records = draw_studies(count, seed), []
+    techniques, damages = itertools.cycle(TECHNIQUES), itertools.cycle(_DAMAGE)
+    lateral_views = itertools.cycle(("LATERAL", "LL"))
+    marks = zip(_spread(laterals, count), _spread(damaged, count), strict=True)
+    with whole_folder(path) as partial:
+        for number, (has_lateral, is_damaged) in enumerate(marks):
+            views = [TECHNIQUES[0] if is_damaged else next(techniques)]
+            if has_lateral:
+                views.append(next(techniques)._replace(view=next(lateral_views)))
+            rng = np.random.default_rng([seed, 1, number])
+            damage = next(damages) if is_damaged else None
+            records += _write_study(partial, studies[number], views, damage, rng, size_range)
+        _write_tables(partial, studies, records, np.random.default_rng([seed, 2]))
+        parameters = {
+            "films": films,
+            "laterals": laterals,
+            "damaged": damaged,
+            "seed": seed,
+            "size_range": list(size_range),
+        }
+        (partial / STAMP).write_text(json.dumps(parameters, indent=2) + "\n")
+    return {
+        "patients": len({study.subject_id for study in studies}),
+        "studies": count,
+        "films": films,
+        "laterals": laterals,
+        "damaged": damaged,
+        "bytes": sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
+    }
+
+
+def _write_study(
+    root: pathlib.Path,
+    study: Study,
+    views: Sequence[Technique],
+    damage: Callable[[np.random.Generator, bytes], bytes] | None,
+    rng: np.random.Generator,
+    size_range: tuple[int, int],
+) -> list[dict[str, object]]:
+    """Writes a study's report and films, the first one damaged if so asked.
+
+    Returns:
+        For every film its row of the metadata table, with its `path` and `split` besides.
+    """
+    (root / study.folder).mkdir(parents=True)
+    if views[0].view == "AP":
+        procedure = "CHEST (PORTABLE AP)"
+    else:
+        procedure = "CHEST (PA AND LAT)" if len(views) > 1 else "CHEST (SINGLE VIEW)"
+    report = report_text(rng, study.labels, study.side, procedure, study.earlier)
+    (root / f"{study.folder}.txt").write_text(report)
+
+    findings = drawn_findings(study.labels)
+    records, study_uid = [], _random_uid(rng)
+    for number, technique in enumerate(views, 1):
+        height, width = _shape(rng, *size_range)
+        film = draw_film(rng, study.patient, findings, study.side, (height, width), technique.view)
+        attributes = {
+            "SOPInstanceUID": _random_uid(rng),
+            "StudyInstanceUID": study_uid,
+            "SeriesInstanceUID": _random_uid(rng),
+            "SeriesNumber": number,
+            "InstanceNumber": 1,
+            "StudyID": str(study.study_id),
+            "PatientID": str(study.subject_id),
+            "PatientName": "",
+            "StudyDate": f"{study.taken:%Y%m%d}",
+            "StudyTime": f"{study.taken:%H%M%S.000}",
+            "PerformedProcedureStepDescription": procedure,
+        }
+        content = dicom_bytes(film, technique, attributes)
+        if damage and number == 1:
+            content = damage(rng, content)
+        digits = rng.bytes(20).hex()
+        dicom_id = "-".join(digits[k : k + 8] for k in range(0, 40, 8))
+        (root / study.folder / f"{dicom_id}.dcm").write_bytes(content)
+        records.append(
+            {
+                "dicom_id": dicom_id,
+                "subject_id": study.subject_id,
+                "study_id": study.study_id,
+                "path": f"{study.folder}/{dicom_id}.dcm",
+                "split": study.split,
+                "PerformedProcedureStepDescription": procedure,
+                "ViewPosition": technique.view,
+                "Rows": height,
+                "Columns": width,
+                "StudyDate": attributes["StudyDate"],
+                "StudyTime": attributes["StudyTime"],
+                "ProcedureCodeSequence_CodeMeaning": procedure,
+                "ViewCodeSequence_CodeMeaning": _VIEW_CODES[technique.view],
+                "PatientOrientationCodeSequence_CodeMeaning": _ORIENTATIONS[technique.view],
+            }
+        )
+    return records
+
+
+def _write_tables(
+    root: pathlib.Path,
+    studies: Sequence[Study],
+    records: Sequence[Mapping[str, object]],
+    rng: np.random.Generator,
+) -> None:
+    """Writes the six tables; the NegBio labels resolve some of CheXpert's uncertain ones."""
+    chexpert, negbio = [], []
+    for study in studies:
+        ids = {
+            "subject_id": study.subject_id,
+            "study_id": study.study_id,
+            "path": f"{study.folder}.txt",
+        }
+        chexpert.append(ids | {label: f"{value:.1f}" for label, value in study.labels.items()})
+        unsure = [label for label, value in study.labels.items() if value < 0]
+        settled = [label for label in unsure if rng.random() < 0.4]
+        negbio.append(chexpert[-1] | dict.fromkeys(settled, "1.0"))
+    labels = ("subject_id", "study_id", *LABELS)
+    tables = {
+        "cxr-record-list": (("subject_id", "study_id", "dicom_id", "path"), records),
+        "cxr-study-list": (("subject_id", "study_id", "path"), chexpert),
+        "mimic-cxr-2.0.0-metadata": (_METADATA, records),
+        "mimic-cxr-2.0.0-split": (("dicom_id", "study_id", "subject_id", "split"), records),
+        "mimic-cxr-2.0.0-chexpert": (labels, chexpert),
+        "mimic-cxr-2.0.0-negbio": (labels, negbio),
+    }
+    for name, (columns, rows) in tables.items():
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        (root / f"{name}.csv.gz").write_bytes(gzip.compress(text.getvalue().encode(), mtime=0))
