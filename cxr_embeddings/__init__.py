@@ -1,1 +1,61 @@
-"""Chest X-ray films in, embeddings out, and small heads trained on them."""
+"""Chest X-ray films in, embeddings out, and small heads trained on them.
+
+    import cxr_embeddings as cxr
+
+    encoder = cxr.load_encoder("demo")
+    table = encoder.embed(["a.dcm", "b.png"])
+    head = cxr.train_head("embeddings/", "labels.csv", findings=["Edema"])
+
+A film is one X-ray image. Nothing heavy is imported before it is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .embedding import embed as embed
+    from .embedding import read_embeddings as read_embeddings
+    from .errors import Error as Error
+    from .errors import FileError as FileError
+    from .errors import InputError as InputError
+    from .errors import MissingPackage as MissingPackage
+    from .head_training import train_head as train_head
+    from .input_pipeline.embeddings.table import Embeddings as Embeddings
+    from .loading import Encoder as Encoder
+    from .loading import load_encoder as load_encoder
+    from .prediction import Head as Head
+    from .prediction import load_head as load_head
+    from .report_labelling import label_reports as label_reports
+
+__version__ = "0.1.0"
+
+_HOMES = {  # public name -> the module that has it
+    "Embeddings": "input_pipeline.embeddings.table",
+    "Encoder": "loading",
+    "Error": "errors",
+    "FileError": "errors",
+    "Head": "prediction",
+    "InputError": "errors",
+    "MissingPackage": "errors",
+    "embed": "embedding",
+    "label_reports": "report_labelling",
+    "load_encoder": "loading",
+    "load_head": "prediction",
+    "read_embeddings": "embedding",
+    "train_head": "head_training",
+}
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value  # the next use finds it at once
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

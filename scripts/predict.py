@@ -30,7 +30,7 @@ from cxr_embeddings.common import paths, writing
 if TYPE_CHECKING:
     from cxr_embeddings.heads.saved import Card, Saved
     from cxr_embeddings.input_pipeline.embeddings.output_plan import Output
-    from cxr_embeddings.input_pipeline.embeddings.table import EmbeddingTable
+    from cxr_embeddings.input_pipeline.embeddings.table import Embeddings
     from cxr_embeddings.input_pipeline.files import InputFile
 
 FLAGS = {
@@ -192,7 +192,7 @@ def changed_since(time: int, films: Sequence[InputFile]) -> bool:
 
 
 def write(
-    saved: Saved, table: EmbeddingTable | None, folders: Sequence[str], output: pathlib.Path
+    saved: Saved, table: Embeddings | None, folders: Sequence[str], output: pathlib.Path
 ) -> None:
     """Writes a row for every film.
 
@@ -211,7 +211,8 @@ def write(
     ]
     rows = predicted(saved, table) if table else []
     there = {*table.image_id} if table else set()
-    without = {name: f"damaged embedding: {why}" for name, why in table.rejected} if table else {}
+    damaged = table.damaged if table else []
+    without = {one.image_id: f"damaged embedding: {one.detail}" for one in damaged}
     for folder in folders:
         for row in run_folder.read_dropped(folder, "rejected"):
             kind = "failed" if row["reason"] in run_folder.PASSING else "rejected"
@@ -230,7 +231,7 @@ def write(
         print(f"warning: {len(without)} films have no prediction ({said}): their rows say why")
 
 
-def predicted(saved: Saved, table: EmbeddingTable) -> list[list[object]]:
+def predicted(saved: Saved, table: Embeddings) -> list[list[object]]:
     """A row for each embedding, or each study where the head is of studies."""
     import numpy as np
 

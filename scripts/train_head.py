@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from cxr_embeddings.heads.labels.label_table import Examples, Note
     from cxr_embeddings.heads.select import Trained
-    from cxr_embeddings.input_pipeline.embeddings.table import EmbeddingTable
+    from cxr_embeddings.input_pipeline.embeddings.table import Embeddings
 
 USAGE = """
 python scripts/train_head.py --config configs/head.py \\
@@ -108,7 +108,8 @@ def train_head(config: HeadConfig) -> int:
     start = time.monotonic()
     with experiment.new_folder(folder) as partial:
         done = experiment.run(embedding, examples, plan, progress)
-        left_out = [*examples.unmatched, *((reason, name) for name, reason in table.rejected)]
+        damaged = ((one.detail, one.image_id) for one in table.damaged)
+        left_out = [*examples.unmatched, *damaged]
         experiment.write(partial, done, left_out, provenance)
     report_results(done.trained, done.measured)
     print(f"in {folder}, after {time.monotonic() - start:.0f} s: report.html, metrics.json, ...")
@@ -164,7 +165,7 @@ def progress(what: str, total: int, unit: str, shown: bool) -> Iterator[Callable
         yield advance
 
 
-def report_table(path: str | Sequence[str], table: EmbeddingTable) -> None:
+def report_table(path: str | Sequence[str], table: Embeddings) -> None:
     """Says which embeddings were read."""
     encoder, places = table.encoder or {}, path if isinstance(path, str) else ", ".join(path)
     print(f"{len(table.image_id)} embeddings of {table.embedding.shape[1]:,} numbers in {places}")
@@ -174,9 +175,9 @@ def report_table(path: str | Sequence[str], table: EmbeddingTable) -> None:
         print("warning: these are the embeddings of an untrained network")
     if table.complete is False:
         print("warning: the run that made them did not finish: some films are missing")
-    if table.rejected:
-        name, reason = table.rejected[0]
-        print(f"warning: {len(table.rejected)} left out, such as {name}: {reason}")
+    if damaged := table.damaged:
+        name, _, why = damaged[0]
+        print(f"warning: {len(damaged)} left out, such as {name}: {why}")
 
 
 def report_counts(counts: dict[str, Any], notes: Sequence[Note]) -> None:

@@ -13,6 +13,7 @@ import google_crc32c
 import numpy as np
 import pytest
 
+from cxr_embeddings.common.writing import encode_table
 from cxr_embeddings.input_pipeline import files
 from cxr_embeddings.input_pipeline.embeddings import output_plan, writer
 from cxr_embeddings.input_pipeline.embeddings import reader as embedding_files
@@ -116,6 +117,14 @@ def test_every_layout_and_format_of_a_run_is_read(tmp_path, layout, format):
     assert (table.encoder, table.complete, table.rejected) == (IDENTITY, True, [])
 
 
+def test_films_that_the_run_rejected_are_named(tmp_path):
+    run(tmp_path)
+    rows = [[FILMS[0].path, "truncated", "it was read since"], ["gone", "colour", "RGB"]]
+    (tmp_path / "rejected.csv").write_bytes(encode_table(["image_id", "reason", "detail"], rows))
+    table = read_table(str(tmp_path))
+    assert table.rejected == [("gone", "colour", "RGB")] and not table.damaged
+
+
 def test_half_the_size_in_float16(tmp_path):
     write_some(tmp_path)
     half = read_table(str(tmp_path), dtype="float16").embedding
@@ -161,8 +170,8 @@ def test_records_without_an_image_id_in_one_file_belong_to_nobody(tmp_path):
     )
     table = read_table(str(tmp_path))
     assert table.image_id.tolist() == ["known"]
-    assert [name for name, _ in table.rejected] == ["a.npz", "a.npz", "b.tfrecord"]
-    assert "nothing says whose it is" in table.rejected[0][1]
+    assert [one.image_id for one in table.rejected] == ["a.npz", "a.npz", "b.tfrecord"]
+    assert "nothing says whose it is" in table.rejected[0].detail
 
 
 def test_what_is_read_and_what_is_left_alone(tmp_path, reads):
@@ -260,7 +269,7 @@ def test_a_second_start_reads_no_embedding_file(tmp_path, reads, capsys):
     np.testing.assert_array_equal(second.embedding, first.embedding)
     for name in ("digest", "encoder", "complete", "rejected"):
         assert getattr(second, name) == getattr(first, name)
-    assert second.rejected == [("p0/bad.npz", "File is not a zip file")]
+    assert second.rejected == [("p0/bad.npz", "damaged", "File is not a zip file")]
 
 
 def test_any_change_makes_the_table_anew(tmp_path, reads):
@@ -333,7 +342,8 @@ def test_a_damaged_table_is_made_anew(tmp_path):
 def test_a_killed_reader_leaves_no_table(tmp_path):
     write_some(tmp_path)
     program = (
-        "import os, sys; from input_pipeline import embedding_table\n"
+        "import os, sys\n"
+        "from cxr_embeddings.input_pipeline.embeddings import table as embedding_table\n"
         f"os.fsync = lambda _: os.kill(os.getpid(), {signal.SIGKILL:d})\n"
         "embedding_table.read_table(sys.argv[1])"
     )
@@ -484,13 +494,13 @@ def damaged_files():
 @pytest.mark.parametrize("name", damaged_files())
 def test_a_damaged_file_is_left_out_with_its_reason(tmp_path, name):
     write_some(tmp_path)
-    content, reason = damaged_files()[name]
+    content, expected = damaged_files()[name]
     (tmp_path / name).write_bytes(content)
     table = read_table(str(tmp_path))
     assert table.image_id.tolist() == [f"film {i}" for i in range(5)]
-    ((file, found),) = table.rejected
-    assert file == name
-    assert reason in found
+    ((file, reason, found),) = table.rejected
+    assert (file, reason) == (name, "damaged")
+    assert expected in found
 
 
 def test_the_good_records_of_a_damaged_shard_are_kept(tmp_path):
@@ -506,9 +516,10 @@ def test_the_good_records_of_a_damaged_shard_are_kept(tmp_path):
     assert table.rejected == [
         (
             "x.tfrecord",
+            "damaged",
             f"the record at byte {len(framed(records[0]))}: no floats `embedding` among image/id",
         ),
-        ("x.tfrecord", f"records from byte {start} on are lost: cut short or damaged"),
+        ("x.tfrecord", "damaged", f"records from byte {start} on are lost: cut short or damaged"),
     ]
 
 
@@ -519,7 +530,7 @@ def test_embeddings_that_are_not_finite_are_left_out(tmp_path, value):
     table = read_table(str(tmp_path))
     assert table.image_id.tolist() == ["film 0", "film 1", "film 3", "film 4"]
     np.testing.assert_array_equal(table.embedding, [vector(i) for i in (0, 1, 3, 4)])
-    assert table.rejected == [("film 2", "holds NaN or infinity")]
+    assert table.rejected == [("film 2", "damaged", "holds NaN or infinity")]
 
 
 def test_numbers_too_large_for_float16(tmp_path):
@@ -607,7 +618,7 @@ def test_names_that_are_not_utf8_are_left_out_and_named(tmp_path):
         table = read_table(str(tmp_path))
         assert len(table.image_id) == 5
         why = r"the image id '\udcff' is no UTF-8: rename the film"
-        assert table.rejected == [(r"\udcff.npz", why)]
+        assert table.rejected == [(r"\udcff.npz", "damaged", why)]
 
 
 def test_a_reader_that_is_broken_costs_no_file(tmp_path, monkeypatch):

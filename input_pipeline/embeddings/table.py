@@ -13,7 +13,7 @@ import os
 import shutil
 import struct
 from collections.abc import Iterator, Sequence
-from typing import IO, Annotated, Any, Literal
+from typing import IO, Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from annotated_types import Len
@@ -27,6 +27,7 @@ from .folders import Folder, open_folders, shared_manifest
 from .reader import Rows, is_embedding_file, read_ahead
 
 TABLE_VERSION = 2
+DAMAGED = "damaged"  # the reason of what a file holds that is no embedding
 DTYPES = ("float32", "float16")
 MAX_INDEX_BYTES = 4 << 30  # of 10 million films with long paths
 _INDEX_LENGTH = struct.Struct("<Q")
@@ -45,8 +46,22 @@ class _Index(TypedDict):
     rejected: list[tuple[str, str]]
 
 
+class LeftOut(NamedTuple):
+    """A film, or a record of a file, that has no embedding.
+
+    Attributes:
+        image_id: of the film; of a damaged file its name below the folder.
+        reason: `DAMAGED`, or one of `films.film.REASONS`.
+        detail: what was found.
+    """
+
+    image_id: str
+    reason: str
+    detail: str
+
+
 @dataclasses.dataclass(frozen=True)
-class EmbeddingTable:
+class Embeddings:
     """The embeddings of folders, in the order of their files' names and of the records in them.
 
     Attributes:
@@ -56,7 +71,8 @@ class EmbeddingTable:
             preset, layer, ...); None where no manifest is.
         complete: whether the manifest says that no film is missing; None where no manifest is.
         digest: SHA-256 in hex of the ids and the rows as stored: which embeddings these are.
-        rejected: file, or image id, and why what it holds is left out.
+        rejected: what has no embedding, and why: damaged records, and the films that the runs
+            which made the folders rejected.
         folders: absolute, or addresses.
     """
 
@@ -65,13 +81,18 @@ class EmbeddingTable:
     encoder: dict[str, Any] | None
     complete: bool | None
     digest: str
-    rejected: list[tuple[str, str]]
+    rejected: list[LeftOut]
     folders: Sequence[str] = ()
+
+    @property
+    def damaged(self) -> list[LeftOut]:
+        """Those of `rejected` that stand in the files, but hold no embedding that can be used."""
+        return [one for one in self.rejected if one.reason == DAMAGED]
 
 
 def read_table(
     path: str | Sequence[str], cache: str | None = None, dtype: str = "float32"
-) -> EmbeddingTable:
+) -> Embeddings:
     """Reads embeddings of any layout and format, or maps the table that was made of them before.
 
     Read are the files `*.tfrecord`, `*.npz` and `*.parquet` of this program, and those of the CXR
@@ -145,7 +166,7 @@ def _own_cache(folder: str) -> str:
     return cache
 
 
-def _open(place: str, key: str, said: dict[str, Any]) -> EmbeddingTable | None:
+def _open(place: str, key: str, said: dict[str, Any]) -> Embeddings | None:
     """Maps a table that was made with this key; None where there is none that is whole.
 
     Args:
@@ -167,11 +188,20 @@ def _open(place: str, key: str, said: dict[str, Any]) -> EmbeddingTable | None:
                 return None
     except (OSError, ValueError, OverflowError):
         return None
-    return EmbeddingTable(
+    rejected = [
+        LeftOut(row["image_id"], row["reason"], row.get("detail") or "")
+        for folder in said["folders"]
+        for row in run_folder.read_dropped(folder, "rejected")
+    ]
+    there = {*index["image_id"]} if rejected else ()  # a run since then may have read some
+    return Embeddings(
         image_id=np.array(index["image_id"], object),
         embedding=rows,
         digest=index["digest"],
-        rejected=index["rejected"],
+        rejected=[
+            *(LeftOut(name, DAMAGED, why) for name, why in index["rejected"]),
+            *(row for row in rejected if row.image_id not in there),
+        ],
         **said,
     )
 
