@@ -171,7 +171,7 @@ def report_outcome(folder: str, outcome: Any, seconds: float) -> None:
 
 def main() -> None:
     cli.run(
-        beam_job,
+        preprocess,
         PreprocessConfig,
         "configs/preprocess.py",
         USAGE,
