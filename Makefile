@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := demo
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint types clean
 
 demo: .venv/ready
 	$(BIN)/python scripts/synthetic_mimic.py --output $(DEMO)/mimic --films 400
@@ -30,6 +30,9 @@ test: .venv/ready
 lint: .venv/ready
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+
+types: .venv/ready
+	$(BIN)/python -m mypy
 
 .venv/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
