@@ -1,9 +1,7 @@
 import errno
 import io
-import multiprocessing
 import os
 import signal
-import time
 
 import numpy as np
 import pytest
@@ -23,7 +21,7 @@ def film(folder, name, value):
 
 def decode(films, size=8, workers=2, ahead=4):
     with pipeline.decoders("native", size, None, workers) as decoders:
-        yield from pipeline.decode(films, decoders, ahead)
+        yield from pipeline.decode(((film, film.path) for film in films), decoders, ahead)
 
 
 def test_films_come_back_in_order_with_bad_ones_in_their_place(tmp_path):
@@ -47,29 +45,46 @@ def test_names_that_are_not_utf8(tmp_path):
     assert isinstance(outcome, Prepared)
 
 
+def test_films_in_memory_are_read_as_their_files_are(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 2**16, (9, 7), np.uint16)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    path = str(tmp_path / "a.png")
+    films = [path, (tmp_path / "a.png").read_bytes(), pixels, b"nonsense", np.empty((0, 3), "u1")]
+    with pipeline.decoders("cxr_foundation", 8, None, 2) as decoders:
+        outcomes = dict(pipeline.decode(enumerate(films), decoders, 4))
+        assert sum(decoder.process is not None for decoder in decoders) <= 2
+    for i in (1, 2):
+        np.testing.assert_array_equal(outcomes[i].image, outcomes[0].image)
+    assert [outcomes[i].reason for i in (3, 4)] == ["not_an_image", "zero_size"]
+
+
 def test_an_error_of_our_own_is_said_to_be_one(tmp_path):
     with pipeline.decoders("no such preset", 8, None, 1) as decoders:
-        ((_, outcome),) = pipeline.decode([film(tmp_path, "a", 1)], decoders, 1)
+        ((_, outcome),) = pipeline.decode([("a", film(tmp_path, "a", 1).path)], decoders, 1)
     assert outcome == Rejected("failed", "KeyError")
 
 
-def deadly(connection, *arguments):
-    """A decoder that dies or hangs on films of some names; runs in a process of its own."""
-    load = pipeline.load
+# A decoder that dies or hangs on films of some names
+DEADLY = """
+import os, signal, sys, time
+sys.path.append(sys.argv[1])
+from cxr_embeddings.input_pipeline.films import decode
+load = decode.load
 
-    def act(path, *rest):
-        name = os.path.basename(path)
-        if name.startswith("crash"):
-            os.kill(os.getpid(), signal.SIGSEGV)
-        if name.startswith("hang"):
-            time.sleep(600)
-        if name.startswith("once") and os.path.exists(path + ".armed"):
-            os.remove(path + ".armed")
-            os.kill(os.getpid(), signal.SIGKILL)
-        return load(path, *rest)
+def act(path, *rest):
+    name = os.path.basename(path)
+    if name.startswith("crash"):
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if name.startswith("hang"):
+        time.sleep(600)
+    if name.startswith("once") and os.path.exists(path + ".armed"):
+        os.remove(path + ".armed")
+        os.kill(os.getpid(), signal.SIGKILL)
+    return load(path, *rest)
 
-    pipeline.load = act
-    pipeline._serve(connection, *arguments)
+decode.load = act
+decode.serve(*sys.argv[2:])
+"""
 
 
 CRASHED = Rejected("crashed", "its decoder processes ended with exit codes -11 and -11")
@@ -82,7 +97,7 @@ CRASHED = Rejected("crashed", "its decoder processes ended with exit codes -11 a
 def test_a_film_on_which_its_decoder_dies_or_hangs_costs_no_other(
     tmp_path, monkeypatch, bad, expected
 ):
-    monkeypatch.setattr(pipeline, "_serve", deadly)
+    monkeypatch.setattr(pipeline, "PROGRAM", DEADLY)
     monkeypatch.setattr(pipeline, "DECODE_SECONDS", 3)
     films = [film(tmp_path, name, 90) for name in ("a", bad, "b")]
     (tmp_path / "once.png.armed").touch()
@@ -92,37 +107,40 @@ def test_a_film_on_which_its_decoder_dies_or_hangs_costs_no_other(
 
 
 def test_a_decoder_killed_while_idle_costs_no_film(tmp_path):
-    films = [film(tmp_path, str(i), 9) for i in range(8)]
+    films = [(i, film(tmp_path, str(i), 9).path) for i in range(8)]
     with pipeline.decoders("native", 8, None, 2) as decoders:
         for _ in range(2):
-            for child in multiprocessing.active_children():
-                os.kill(child.pid, signal.SIGKILL)
-                child.join()
             outcomes = [outcome for _, outcome in pipeline.decode(films, decoders, 4)]
             assert all(isinstance(outcome, Prepared) for outcome in outcomes)
+            for decoder in decoders:
+                decoder.process.kill()
+                decoder.process.wait()
 
 
-def test_a_decoder_that_cannot_be_replaced_at_once_is_started_later(tmp_path, monkeypatch):
-    films, paused, start = [film(tmp_path, "a", 9)], [], pipeline._Decoder._start
-    monkeypatch.setattr(pipeline.files.time, "sleep", paused.append)
-    with pipeline.decoders("native", 8, None, 1) as decoders:
+def test_a_decoder_that_cannot_be_started_at_once_is_started_later(tmp_path, monkeypatch):
+    program, paused = pipeline.PROGRAM, []
 
-        def fail_twice(decoder):
-            if len(paused) < 2:
-                raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
-            start(decoder)
+    def pause(seconds):
+        paused.append(seconds)
+        monkeypatch.setattr(pipeline, "PROGRAM", program if len(paused) == 2 else "exit(3)")
 
-        monkeypatch.setattr(pipeline._Decoder, "_start", fail_twice)
-        decoders[0].stop()
-        ((_, outcome),) = pipeline.decode(films, decoders, 1)
+    monkeypatch.setattr(pipeline.files.time, "sleep", pause)
+    monkeypatch.setattr(pipeline, "PROGRAM", "exit(3)")
+    (_, outcome), *_ = decode([film(tmp_path, "a", 9)], workers=1)
     assert isinstance(outcome, Prepared) and len(paused) == 2
+    monkeypatch.setattr(pipeline, "PROGRAM", "exit(3)")
+    monkeypatch.setattr(pipeline.files.time, "sleep", paused.append)
+    with pytest.raises(OSError, match="ended with exit code 3 before it was ready"):
+        list(decode([film(tmp_path, "a", 9)], workers=1))
 
 
 def test_leaving_early_leaves_no_process_behind(tmp_path):
-    films = [film(tmp_path, str(i), i) for i in range(9)]
-    for _ in decode(films):
-        break
-    assert not multiprocessing.active_children()
+    films = [(i, film(tmp_path, str(i), i).path) for i in range(9)]
+    with pipeline.decoders("native", 8, None, 2) as decoders:
+        for _ in pipeline.decode(films, decoders, 4):
+            break
+        processes = [decoder.process for decoder in decoders]
+    assert all(process.returncode == -signal.SIGKILL for process in processes)
 
 
 def test_batches_are_full_and_the_last_one_is_padded(tmp_path):

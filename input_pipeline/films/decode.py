@@ -1,8 +1,9 @@
-"""From files to batches: films are decoded in processes of their own and packed, padded, in order.
+"""From films to batches: films are decoded in processes of their own and packed, padded, in order.
 
 A film is decoded by native code from bytes that nobody vouches for. So each decoder is a process:
 if it hangs on a film, or two of them die on it, that film is rejected, the process is replaced and
-the run goes on. What passes between processes is bytes, not pickles.
+the run goes on. What passes between processes is bytes, not pickles, and a decoder runs a program
+of ours: it never imports the user's main module, as the processes of `multiprocessing` do.
 """
 
 import collections
@@ -14,29 +15,39 @@ import itertools
 import json
 import multiprocessing
 import os
+import pathlib
 import queue
 import resource
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from typing import TypeVar
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, UInt
 
 from cxr_embeddings.common.paths import NotAFile
 
 from .. import files
 from .dicom import read_film
-from .film import Film, Rejected, Rejection, Skipped
+from .film import Film, Rejected, Rejection, Skipped, check_size
 from .presets import PRESETS, network_input
 
 DECODE_SECONDS = 300  # a film takes well under a second; a stalled network file system may not
 DECODERS_A_FILM = 2  # processes that may die on a film before it is said to be the film's fault
 DECODER_MEMORY = 8 << 30  # bytes of address space: bounds what a crafted file can take
+ROOT = str(pathlib.Path(__file__).parents[3])  # of the package, where nothing has installed it
+PROGRAM = (  # of a decoder
+    "import sys; sys.path.append(sys.argv[1])\n"
+    "from cxr_embeddings.input_pipeline.films import decode\n"
+    "decode.serve(*sys.argv[2:])"
+)
 
+Content = str | bytes | UInt[np.ndarray, "h w"]  # a path or address, a file's bytes, or grey values
 Image = Float32[np.ndarray, "size size 1"]
-Named = TypeVar("Named")  # whatever has the `path` of a film
+Tag = TypeVar("Tag")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -68,12 +79,12 @@ class Batch:
 
 
 def load(
-    path: str, preset: str, size: int, views: tuple[str, ...] | None
+    content: str | bytes, preset: str, size: int, views: tuple[str, ...] | None
 ) -> Prepared | Skipped | Rejected:
     """Reads one film as network input; failures of the file system are met by trying again.
 
     Args:
-        path: local path or address.
+        content: local path or address, or the bytes of a file.
         preset: a key of `PRESETS`.
         size: side of the network input in pixels.
         views: ViewPositions to keep; None keeps all.
@@ -86,32 +97,47 @@ def load(
         return film
 
     try:
-        film = files.read_with(path, read)
+        in_memory = isinstance(content, bytes)
+        film = read(io.BytesIO(content)) if in_memory else files.read_with(content, read)
     except NotAFile as error:
         return Rejected("not_a_file", error.strerror)
     except OSError as error:
         return Rejected("unreadable", os.strerror(error.errno) if error.errno else str(error))
-    if isinstance(film, Skipped | Rejected):
-        return film
+    return film if isinstance(film, Skipped | Rejected) else prepare(film, preset, size)
+
+
+def prepare(film: Film, preset: str, size: int) -> Prepared | Rejected:
+    """Makes network input of a film, as `network_input` does; what it refuses is not raised."""
     try:
+        check_size(*film.pixels.shape)
         image = network_input(film, PRESETS[preset], size)
     except Rejection as rejection:
         return Rejected(*rejection.args)
     return Prepared(image, film.view_position, film.pixels.shape)
 
 
-def _serve(connection: Connection, preset: str, size: int, views: tuple[str, ...] | None) -> None:
-    """A decoder process: paths in; pixels, or the JSON of a reason, out. Ends with its parent."""
+def serve(descriptor: str, settings: str) -> None:
+    """A decoder process: paths or files in; pixels, or the JSON of a reason, out.
+
+    It ends with its parent.
+
+    Args:
+        descriptor: of the socket to the parent.
+        settings: JSON of what `load` is asked for: preset, size, views.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_AS, (DECODER_MEMORY, DECODER_MEMORY))
+    preset, size, views = json.loads(settings)
+    connection = Connection(int(descriptor))
     with contextlib.suppress(EOFError, ConnectionError):
         connection.send_bytes(b"ready")
         while True:
-            path = os.fsdecode(connection.recv_bytes())
+            kind, data = connection.recv_bytes(), connection.recv_bytes()
             signal.alarm(2 * DECODE_SECONDS)  # ends it even when nobody is left to do so
             try:
-                outcome = load(path, preset, size, views)
+                content = os.fsdecode(data) if kind == b"path" else data
+                outcome = load(content, preset, size, views)
             except MemoryError:
                 outcome = Rejected("too_large", f"needs more than {DECODER_MEMORY >> 30} GiB")
             except Exception as error:  # its message might quote the file
@@ -124,20 +150,27 @@ def _serve(connection: Connection, preset: str, size: int, views: tuple[str, ...
                 connection.send_bytes(image)
 
 
-class _Decoder:
-    """A decoder process, replaced whenever it dies or hangs."""
+class Decoder:
+    """A decoder process: started when it is first needed, and again after it died or hung.
+
+    Attributes:
+        process: None while there is none.
+    """
 
     def __init__(self, preset: str, size: int, views: tuple[str, ...] | None) -> None:
-        self._arguments = preset, size, views
-        self._start()
+        self._preset, self._size, self._views = preset, size, views
+        self.process: subprocess.Popen[bytes] | None = None
 
     def _start(self) -> None:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__])
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, *self._arguments), daemon=True)
-        self._process.start()
-        theirs.close()
+        self._connection, theirs = multiprocessing.Pipe()
+        settings = json.dumps([self._preset, self._size, self._views])
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", "-c", PROGRAM, ROOT, str(theirs.fileno()), settings],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,  # Ctrl-C while it starts would have it say where it was
+            )
         try:
             self._connection.recv_bytes()
         except (EOFError, OSError):
@@ -145,94 +178,105 @@ class _Decoder:
             message = f"a decoder process ended with exit code {code} before it was ready"
             raise OSError(message) from None
 
-    def _replace(self) -> int:
-        """Ends the process, starts another, and returns the exit code of the first, as `stop`."""
-        code = self.stop()
-        files.retry(self._start)  # where memory has run out, it may be free again soon
-        return code
-
-    def stop(self) -> int:
-        """Ends the process and returns its exit code; minus a signal's number if one ended it."""
-        self._process.kill()
-        self._process.join()
+    def stop(self) -> int | None:
+        """Ends the process and returns its exit code: minus a signal's number if one ended it."""
+        if self.process is None:
+            return None
+        process, self.process = self.process, None
+        process.kill()
         self._connection.close()
-        return self._process.exitcode
+        return process.wait()
 
-    def __call__(self, path: str) -> Prepared | Skipped | Rejected:
+    def __call__(self, content: Content) -> Prepared | Skipped | Rejected:
         """Decodes a film.
 
         A process that died may have been killed while it was idle, or for memory that others took:
         so the film is given to another one before it is rejected.
+
+        Raises:
+            OSError: the process cannot be started.
         """
+        if isinstance(content, np.ndarray):  # nothing of it is decoded
+            film = Film(content, bits_stored=8 * content.itemsize)
+            return prepare(film, self._preset, self._size)
         codes = []
         while len(codes) < DECODERS_A_FILM:
+            if self.process is None:
+                files.retry(self._start)  # where memory has run out, it may be free again soon
             try:
-                return self._ask(path)
+                return self._ask(content)
             except (EOFError, OSError):  # the latter also where an image was cut short
-                codes.append(self._replace())
+                codes.append(self.stop())
         said = " and ".join(map(str, codes))
         return Rejected("crashed", f"its decoder processes ended with exit codes {said}")
 
-    def _ask(self, path: str) -> Prepared | Skipped | Rejected:
+    def _ask(self, content: str | bytes) -> Prepared | Skipped | Rejected:
         """What the process says of a film. Raises EOFError or OSError where it has died."""
-        self._connection.send_bytes(os.fsencode(path))
+        in_memory = isinstance(content, bytes)
+        self._connection.send_bytes(b"bytes" if in_memory else b"path")
+        self._connection.send_bytes(content if in_memory else os.fsencode(content))
         if not self._connection.poll(DECODE_SECONDS):
-            self._replace()
+            self.stop()
             return Rejected("timed_out", f"not decoded within {DECODE_SECONDS} s")
         kind, facts = json.loads(self._connection.recv_bytes())
         if kind != "Prepared":
             return {"Skipped": Skipped, "Rejected": Rejected}[kind](**facts)
-        size = self._arguments[1]
-        image = np.frombuffer(self._connection.recv_bytes(), np.float32).reshape(size, size, 1)
+        image = np.frombuffer(self._connection.recv_bytes(), np.float32)
+        image = image.reshape(self._size, self._size, 1)
         return Prepared(image, facts["view_position"], tuple(facts["shape"]))
 
 
 @contextlib.contextmanager
 def decoders(
     preset: str, size: int, views: tuple[str, ...] | None, workers: int
-) -> Iterator[Sequence[_Decoder]]:
-    """Processes that decode films, for `decode`.
+) -> Iterator[Sequence[Decoder]]:
+    """Processes that decode films, for `decode`; each is started when a film is there for it.
 
     Args:
         preset: a key of `PRESETS`.
         size: side of the network input in pixels.
         views: ViewPositions to keep; None keeps all.
         workers: number of processes.
-
-    Raises:
-        OSError: the processes cannot be started.
     """
-    with concurrent.futures.ThreadPoolExecutor(workers) as threads:
-        started = list(threads.map(lambda _: _Decoder(preset, size, views), range(workers)))
+    ready = [Decoder(preset, size, views) for _ in range(workers)]
     try:
-        yield started
+        yield ready
     finally:
-        for decoder in started:
-            decoder.stop()
+        stop(ready)
+
+
+def stop(decoders: Iterable[Decoder]) -> None:
+    """Ends decoder processes."""
+    for decoder in decoders:
+        decoder.stop()
 
 
 def decode(
-    films: Iterable[Named], decoders: Sequence[_Decoder], ahead: int
-) -> Iterator[tuple[Named, Prepared | Skipped | Rejected]]:
+    films: Iterable[tuple[Tag, Content]], decoders: Sequence[Decoder], ahead: int
+) -> Iterator[tuple[Tag, Prepared | Skipped | Rejected]]:
     """Reads films in parallel processes and gives them back in order.
 
     Args:
-        films: what to read, each with its `path`.
+        films: any name of each film, and its path, bytes or grey values.
         decoders: the processes; for one call at a time.
         ahead: films decoded before they are asked for; bounds the memory.
 
     Yields:
-        Each film as network input, or with what `read_film` says of it, or with a Rejected of
-        this module: `crashed` (its decoders died), `timed_out`, or `failed` (an error of ours).
+        Each name with its film as network input, or with what `read_film` says of it, or with a
+        Rejected of this module: `crashed` (its decoders died), `timed_out`, or `failed` (an error
+        of ours).
+
+    Raises:
+        OSError: a process cannot be started.
     """
-    idle: queue.SimpleQueue[_Decoder] = queue.SimpleQueue()
+    idle: queue.LifoQueue[Decoder] = queue.LifoQueue()  # the last one used has been started
     for decoder in decoders:
         idle.put(decoder)
 
-    def ask(path: str) -> Prepared | Skipped | Rejected:
+    def ask(content: Content) -> Prepared | Skipped | Rejected:
         decoder = idle.get()
         try:
-            return decoder(path)
+            return decoder(content)
         finally:
             idle.put(decoder)
 
@@ -241,12 +285,12 @@ def decode(
     with concurrent.futures.ThreadPoolExecutor(len(decoders), "decoder") as threads:
         try:
             while True:
-                for film in itertools.islice(films, max(ahead, 1) - len(pending)):
-                    pending.append((film, threads.submit(ask, film.path)))
+                for tag, content in itertools.islice(films, max(ahead, 1) - len(pending)):
+                    pending.append((tag, threads.submit(ask, content)))
                 if not pending:
                     return
-                film, outcome = pending.popleft()
-                yield film, outcome.result()
+                tag, outcome = pending.popleft()
+                yield tag, outcome.result()
         finally:
             for _, outcome in pending:
                 outcome.cancel()

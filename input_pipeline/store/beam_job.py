@@ -96,7 +96,7 @@ class _WriteShard(beam.DoFn):
             settings.folder,
             f"{settings.folder}/{run_folder.SCRATCH}",
             shard,
-            decode.decode(shard.films, self._decoders, _AHEAD),
+            decode.decode(((film, film.path) for film in shard.films), self._decoders, _AHEAD),
             STORAGES[settings.storage],
             settings.views,
             settings.no_view,
