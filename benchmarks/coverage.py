@@ -184,7 +184,9 @@ def gap(replications: int) -> Iterator[str]:
         random, excluded, old = np.random.default_rng(4), [], []
         for i in range(replications):
             score, label, patient = films(random, value, groups * patients, most, 0.4)
-            some = subgroups.Films(np.arange(len(label)), score, label, special.expit(score), None)
+            some = subgroups.FindingFilms(
+                np.arange(len(label)), score, label, special.expit(score), None
+            )
             old_too, group = i % OLD == 0, patient // patients
             draws = draw(patient, RESAMPLES if old_too else 1)
             found = subgroups.measure({"": some}, group.astype(str), draws)[1][""]

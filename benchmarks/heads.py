@@ -11,9 +11,10 @@ import jax
 import numpy as np
 
 from benchmarks import timing
+from cxr_embeddings.configs.schema import TrainingConfig
 from cxr_embeddings.heads import logistic, sgd
 from cxr_embeddings.heads.features import Features, select
-from cxr_embeddings.heads.head import Head, logits
+from cxr_embeddings.heads.head import HeadNetwork, logits
 from cxr_embeddings.heads.statistics import discrimination
 
 FILMS, TUNE, DIM, FINDINGS, SEEDS = 20_000, 4_000, 4_096, 14, 5
@@ -85,8 +86,17 @@ def equal_epochs(embedding: np.ndarray, label: np.ndarray, repeats: int) -> None
     films, network = in_memory(embedding), keras_head()
 
     def ours(findings: int, seeds: int) -> Any:
-        some, head = label[:, :findings], Head(findings, (512, 256))
-        settings = sgd.Recipe("lars", 0.1, (0.0,), tuple(range(seeds)), 512, 2, 0, False)
+        some, head = label[:, :findings], HeadNetwork(findings, (512, 256))
+        settings = TrainingConfig(
+            optimizer="lars",
+            learning_rate=0.1,
+            weight_decays=(0.0,),
+            seeds=tuple(range(seeds)),
+            batch_size=512,
+            epochs=2,
+            patience=0,
+            shuffle=False,
+        )
         weight = np.ones_like(some)
         return lambda: jax.block_until_ready(
             sgd.fit(head, films, some, weight, settings, lambda variables: np.zeros(seeds))
@@ -127,7 +137,7 @@ def to_the_same_auroc(embedding: np.ndarray, label: np.ndarray) -> None:
 
     films, tune = in_memory(embedding), in_memory(tuned)
     one, weight = label[:, :1], np.ones_like(label[:, :1])
-    probe_head = Head(1)
+    probe_head = HeadNetwork(1)
     logistic.fit(films, one, weight, [0.1], max_steps=2)  # compiles
     start = time.perf_counter()
     probe = logistic.fit(films, one, weight, [0.1])
@@ -139,8 +149,10 @@ def to_the_same_auroc(embedding: np.ndarray, label: np.ndarray) -> None:
         f"{keras / seconds:.0f} times faster"
     )
 
-    head, spent, reached = Head(1, (512, 256)), [], []
-    settings = sgd.Recipe("adamw", 1e-3, (0.1,), (0,), 512, 10, 0, True)
+    head, spent, reached = HeadNetwork(1, (512, 256)), [], []
+    settings = TrainingConfig(
+        optimizer="adamw", weight_decays=(0.1,), batch_size=512, epochs=10, patience=0
+    )
 
     def watch(variables: Any) -> np.ndarray:
         jax.block_until_ready(variables)

@@ -1,5 +1,6 @@
 """Training on as many films as MIMIC-CXR has, in float16 on the disk: time and peak memory."""
 
+import dataclasses
 import re
 import tempfile
 import time
@@ -7,13 +8,15 @@ import time
 import numpy as np
 
 from benchmarks import heads
+from cxr_embeddings.configs.schema import TrainingConfig
 from cxr_embeddings.heads import select
-from cxr_embeddings.heads.select import Films
-from cxr_embeddings.heads.sgd import Recipe
+from cxr_embeddings.heads.select import SplitFilms
 
 FILMS, TUNE = 368_960, 2_991
-LINEAR = Recipe("lbfgs", 1e-3, (1e-4, 1e-2), (0,), 512, 1, 0, True)
-MLP = LINEAR._replace(hidden=(512, 256), optimizer="adamw", weight_decays=(0.1,))
+LINEAR = TrainingConfig(
+    optimizer="lbfgs", weight_decays=(1e-4, 1e-2), batch_size=512, epochs=1, patience=0
+)
+MLP = dataclasses.replace(LINEAR, hidden=(512, 256), optimizer="adamw", weight_decays=(0.1,))
 
 
 def peak_gigabytes() -> float:
@@ -37,7 +40,7 @@ def run(repeats: int, films: int = FILMS) -> None:
         print(f"{films:,} films x {heads.DIM:,}, float16, {table.nbytes / 1e9:.2f} GB on disk")
         row, mask = np.arange(len(table)), np.ones(label.shape, bool)
         train, tune = (
-            Films(row[at], label[at], mask[at]) for at in (slice(films), slice(films, None))
+            SplitFilms(row[at], label[at], mask[at]) for at in (slice(films), slice(films, None))
         )
         for name, recipe in (("linear probe, 2 penalties", LINEAR), ("MLP, one epoch", MLP)):
             start = time.perf_counter()

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
+from cxr_embeddings.configs.schema import TrainingConfig
+
 from . import select
-from .select import Films
-from .sgd import Recipe
+from .select import SplitFilms
 from .statistics import discrimination, metrics
 
 ELLIPSIS, ALL = "...", "all"
@@ -52,11 +53,11 @@ def draw(patient_id: Shaped[np.ndarray, " film"], size: int, seed: Sequence[int]
 
 def score_draw(
     embedding: Float[np.ndarray, "table dim"],
-    films: Films,
+    films: SplitFilms,
     chosen: Int[np.ndarray, " draw"],
-    tune: Films,
-    test: Films,
-    recipe: Recipe,
+    tune: SplitFilms,
+    test: SplitFilms,
+    recipe: TrainingConfig,
 ) -> tuple[Float[np.ndarray, "test finding"], Int[np.ndarray, " known"]]:
     """Logits of test after training on the `chosen` films, and of which findings they tell.
 
@@ -64,7 +65,7 @@ def score_draw(
     have both its classes; the others are unknown, not gone: another number of them would be
     compiled anew.
     """
-    some = Films(*(array[chosen] for array in films))
+    some = SplitFilms(*(array[chosen] for array in films))
     usable = _both_classes(some)
     if not (usable & _both_classes(tune)).any():  # nothing to choose by
         return np.zeros(test.label.shape, np.float32), np.empty(0, np.int64)
@@ -76,12 +77,12 @@ def score_draw(
 
 def measure(
     embedding: Float[np.ndarray, "table dim"],
-    films: Films,
+    films: SplitFilms,
     patient_id: Shaped[np.ndarray, " film"],
-    tune: Films,
-    test: Films,
+    tune: SplitFilms,
+    test: SplitFilms,
     findings: Sequence[str],
-    recipe: Recipe,
+    recipe: TrainingConfig,
     sizes: Sequence[int],
     draws: int,
     seed: int,
@@ -131,7 +132,7 @@ def measure(
     }
 
 
-def _both_classes(films: Films) -> np.ndarray:
+def _both_classes(films: SplitFilms) -> np.ndarray:
     positives = (films.label * films.mask).sum(0)
     return (positives > 0) & (positives < films.mask.sum(0))
 

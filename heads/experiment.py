@@ -13,14 +13,14 @@ import pandas as pd
 from jaxtyping import Float
 
 from cxr_embeddings.common import writing
+from cxr_embeddings.configs.schema import TrainingConfig
 
 from . import data_efficiency, predictions, saved, select, sgd
 from .labels.label_table import Examples
 from .labels.matching import film_ids
 from .labels.splits import SPLITS
 from .report import figures, page
-from .select import Films, Trained
-from .sgd import Recipe
+from .select import SplitFilms, Trained
 from .statistics import metrics
 
 # what is done, how many steps, their unit, whether to show it -> a bar, to call after each step
@@ -40,7 +40,7 @@ class Plan(NamedTuple):
         compare: predictions of another head, and its name; None: no comparison.
     """
 
-    recipe: Recipe
+    recipe: TrainingConfig
     sizes: Sequence[str]
     draws: int
     resamples: int
@@ -49,7 +49,12 @@ class Plan(NamedTuple):
 
 
 def plan(
-    recipe: Recipe, sizes: Sequence[str], draws: int, resamples: int, seed: int, compare: str
+    recipe: TrainingConfig,
+    sizes: Sequence[str],
+    draws: int,
+    resamples: int,
+    seed: int,
+    compare: str,
 ) -> Plan:
     """Checks what can be checked before anything is read or trained.
 
@@ -90,10 +95,10 @@ class Experiment(NamedTuple):
     tested: metrics.Scored
 
 
-def films_of(examples: Examples) -> dict[str, Films]:
+def films_of(examples: Examples) -> dict[str, SplitFilms]:
     """The films of each split."""
     return {
-        split: Films(examples.row[at], examples.label[at], examples.mask[at])
+        split: SplitFilms(examples.row[at], examples.label[at], examples.mask[at])
         for split in SPLITS
         for at in [examples.split == split]
     }

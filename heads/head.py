@@ -13,7 +13,7 @@ from .features import Features, positions, take
 Variables = dict[str, Any]
 
 
-class Head(nn.Module):
+class HeadNetwork(nn.Module):
     """Standardised embedding -> one logit a finding; without hidden layers a linear probe.
 
     A hidden layer is that of the CXR Foundation toolkit: dense with ReLU and He-uniform kernels,
@@ -50,7 +50,7 @@ class Head(nn.Module):
 
 @functools.partial(jax.jit, static_argnums=0)
 def logits(
-    head: Head, variables: Variables, features: Features
+    head: HeadNetwork, variables: Variables, features: Features
 ) -> Float32[Array, "*runs film finding"]:
     """Logits of all films, block by block; variables of several runs have them in front."""
     index = positions(features.films)

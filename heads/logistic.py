@@ -42,7 +42,7 @@ class Sketch(NamedTuple):
     rest: Float32[Array, ""]
 
 
-class State(NamedTuple):
+class LbfgsState(NamedTuple):
     """Where the problems are: `penalty finding` each; kernel and bias lie in one vector."""
 
     vector: Float32[Array, "penalty finding dim_1"]
@@ -146,7 +146,7 @@ def _gradient(features: Features, problem: Problem, vector: Array, logit: Array)
 
 
 @jax.jit
-def _start(features: Features, problem: Problem) -> State:
+def _start(features: Features, problem: Problem) -> LbfgsState:
     """Kernels of zeros, and the biases that suit them: the log odds of the labels."""
     _, findings, films = problem.label.shape
     shape = (len(problem.penalty), findings, features.embedding.shape[1] + 1)
@@ -155,7 +155,7 @@ def _start(features: Features, problem: Problem) -> State:
     logit = jnp.broadcast_to(vector[..., -1:], (*shape[:2], films))
     gradient = _gradient(features, problem, vector, logit)
     memory = jnp.zeros((_MEMORY, *shape))
-    return State(vector, logit, gradient, memory, memory, memory[..., 0], jnp.int32(0))
+    return LbfgsState(vector, logit, gradient, memory, memory, memory[..., 0], jnp.int32(0))
 
 
 @jax.jit
@@ -186,7 +186,7 @@ def _first_guess(sketch: Sketch, curvature: Array, penalty: Array, gradient: Arr
     )
 
 
-def _direction(state: State, guess: functools.partial) -> Array:
+def _direction(state: LbfgsState, guess: functools.partial) -> Array:
     """L-BFGS's two loops over the remembered pairs, the newest first and then last."""
 
     def newest_first(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -235,14 +235,16 @@ def _line_search(
     return jax.lax.fori_loop(0, _SEARCH_STEPS, improve, bounds)[0]
 
 
-def _curvature(state: State, problem: Problem) -> Array:
+def _curvature(state: LbfgsState, problem: Problem) -> Array:
     """Mean second derivative of the loss by the logit."""
     p = jax.nn.sigmoid(state.logit)
     return jnp.maximum((problem.weight * p * (1 - p)).sum(-1), 1e-9)
 
 
 @jax.jit
-def _distance(state: State, problem: Problem, sketch: Sketch) -> Float32[Array, "penalty finding"]:
+def _distance(
+    state: LbfgsState, problem: Problem, sketch: Sketch
+) -> Float32[Array, "penalty finding"]:
     """How far the optimum is, in lengths of the kernel.
 
     The Newton decrement g' H^-1 g is the squared distance in the norm of the Hessian H, which the
@@ -258,12 +260,12 @@ def _distance(state: State, problem: Problem, sketch: Sketch) -> Float32[Array, 
 
 @functools.partial(jax.jit, donate_argnums=0)
 def _step(
-    state: State,
+    state: LbfgsState,
     features: Features,
     problem: Problem,
     sketch: Sketch,
     unfinished: Bool[Array, "penalty finding"],
-) -> State:
+) -> LbfgsState:
     _, _, penalty = problem
     guess = functools.partial(_first_guess, sketch, _curvature(state, problem), penalty)
     direction = _direction(state, guess)
@@ -282,7 +284,7 @@ def _step(
     change = gradient - state.gradient
     product = (step * change).sum(-1)
     at = state.count % _MEMORY
-    return State(
+    return LbfgsState(
         vector,
         logit,
         gradient,

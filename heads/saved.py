@@ -15,7 +15,7 @@ from typing_extensions import TypedDict
 
 from cxr_embeddings.common import untrusted, writing
 
-from .head import Head
+from .head import HeadNetwork
 from .select import Trained
 
 CARD, CHECKPOINT = "card.json", "head"
@@ -29,7 +29,7 @@ ENCODER = dict.fromkeys(
 MAX_NUMBERS = 1 << 28  # of a head, by the shapes that its card says: 1 GB
 
 
-class Encoder(TypedDict, total=False):
+class EncoderIdentity(TypedDict, total=False):
     """The identity of the run that made the embeddings: the fields that something is read from."""
 
     __pydantic_config__ = untrusted.OPEN
@@ -47,7 +47,7 @@ class Encoder(TypedDict, total=False):
     dtype: str
 
 
-class Card(TypedDict):
+class HeadCard(TypedDict):
     """What something is read from, of a head's card; it says more."""
 
     __pydantic_config__ = untrusted.OPEN
@@ -58,7 +58,7 @@ class Card(TypedDict):
     width: Annotated[int, Interval(ge=1, le=2**28)]
     temperatures: dict[str, Annotated[float, Gt(0)]]
     thresholds: dict[str, Annotated[dict[str, float | None], Len(1)]]
-    encoder: Encoder | None
+    encoder: EncoderIdentity | None
     embeddings_dtype: Literal["float32", "float16"]
     per_study: str
     studies_from_paths: bool
@@ -68,7 +68,7 @@ class Saved(NamedTuple):
     """A head that was read: what it computes with, and its card."""
 
     trained: Trained
-    card: Card
+    card: HeadCard
 
 
 def save(folder: str | os.PathLike, trained: Trained, card: Mapping[str, Any]) -> None:
@@ -93,7 +93,7 @@ def save(folder: str | os.PathLike, trained: Trained, card: Mapping[str, Any]) -
     (path / CARD).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
-def read_card(folder: str | os.PathLike) -> Card:
+def read_card(folder: str | os.PathLike) -> HeadCard:
     """Reads a head's card.
 
     Raises:
@@ -104,7 +104,7 @@ def read_card(folder: str | os.PathLike) -> Card:
     if not path.is_file():
         raise FileNotFoundError(f"no {CARD} in {folder}; expected a folder of train_head.py")
     advice = "this is no card of a head: train it again, or fetch it again"
-    card = untrusted.load_json(path, Card, advice)
+    card = untrusted.load_json(path, HeadCard, advice)
     version, findings = card["card_version"], card["findings"]
     if version != CARD_VERSION:
         raise ValueError(
@@ -133,7 +133,7 @@ def load(folder: str | os.PathLike) -> Saved:
 
     path, card = pathlib.Path(folder).absolute(), read_card(folder)
     findings, hidden, width = card["findings"], tuple(card["hidden"]), card["width"]
-    head = Head(len(findings), hidden)
+    head = HeadNetwork(len(findings), hidden)
     shapes = jax.eval_shape(head.init, jax.random.key(0), np.zeros((1, width), np.float32))
     vector = jax.ShapeDtypeStruct((width,), np.float32)
     expected = {**shapes, "embedding": {"mean": vector, "scale": vector}}

@@ -1,5 +1,6 @@
 """Trains every candidate, and keeps the one whose AUROC on tune is the highest."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -8,16 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
 
+from cxr_embeddings.configs.schema import TrainingConfig
+
 from . import logistic, sgd
 from .features import select, standardisation
-from .head import Head, Variables, logits
-from .sgd import Recipe
+from .head import HeadNetwork, Variables, logits
 
 OPTIMIZERS = ("lbfgs", *sgd.OPTIMIZERS)
 CLASS_WEIGHTS = ("none", "balanced")
 
 
-class Films(NamedTuple):
+class SplitFilms(NamedTuple):
     """Labelled films: rows of the embeddings, labels of 0 and 1, and which of them are known."""
 
     row: Int[np.ndarray, " film"]
@@ -37,7 +39,7 @@ class Trained(NamedTuple):
         note: what the user should know of the training; "" if nothing.
     """
 
-    head: Head
+    head: HeadNetwork
     variables: Variables
     mean: Float32[np.ndarray, " dim"]
     scale: Float32[np.ndarray, " dim"]
@@ -46,7 +48,7 @@ class Trained(NamedTuple):
     note: str
 
 
-def check(recipe: Recipe) -> None:
+def check(recipe: TrainingConfig) -> None:
     """Raises ValueError where a recipe cannot be followed."""
     for what, fine, expected in (
         ("optimizer", recipe.optimizer in OPTIMIZERS, f"one of {', '.join(OPTIMIZERS)}"),
@@ -81,9 +83,9 @@ def check(recipe: Recipe) -> None:
 
 def fit(
     embedding: Float[np.ndarray, "table dim"],
-    films: Films,
-    tune: Films,
-    recipe: Recipe,
+    films: SplitFilms,
+    tune: SplitFilms,
+    recipe: TrainingConfig,
     after_epoch: Callable[[np.ndarray], Any] = lambda auroc: None,
 ) -> Trained:
     """Trains all weight decays and seeds of a recipe at once, and chooses on tune.
@@ -103,7 +105,7 @@ def fit(
     if recipe.standardise:
         mean, scale = standardisation(embedding, films.row)
     to_train, to_tune = (select(embedding, s.row, mean, scale) for s in (films, tune))
-    head = Head(findings, recipe.hidden, recipe.dropout)
+    head = HeadNetwork(findings, recipe.hidden, recipe.dropout)
     weight = _weights(films, recipe.class_weights)
 
     def tune_auroc(variables: Variables) -> np.ndarray:
@@ -121,7 +123,7 @@ def fit(
         variables = {"params": {"logit": {"kernel": kernel, "bias": probe.bias}}}
         auroc, seeds, epochs = tune_auroc(variables), [None], [None] * len(decays)
     else:
-        ordered = recipe._replace(weight_decays=tuple(decays))
+        ordered = dataclasses.replace(recipe, weight_decays=tuple(decays))
         runs = sgd.fit(head, to_train, films.label, weight, ordered, tune_auroc, after_epoch)
         variables, auroc = runs.variables, runs.tune_auroc
         seeds, epochs = list(recipe.seeds), runs.epoch.tolist()
@@ -160,14 +162,14 @@ def score(
     return np.asarray(logits(trained.head, trained.variables, films))
 
 
-def _shift(films: Films) -> Float32[np.ndarray, " finding"]:
+def _shift(films: SplitFilms) -> Float32[np.ndarray, " finding"]:
     """By how much balanced class weights raise the log odds: the log of negatives by positives."""
     positives = (films.mask * films.label).sum(0)
     negatives = films.mask.sum(0) - positives
     return np.log(np.maximum(negatives, 1) / np.maximum(positives, 1)).astype(np.float32)
 
 
-def _weights(films: Films, class_weights: str) -> Float32[np.ndarray, "film finding"]:
+def _weights(films: SplitFilms, class_weights: str) -> Float32[np.ndarray, "film finding"]:
     """Of each label in the loss; scikit-learn's "balanced" where asked for."""
     weight = films.mask.astype(np.float32)
     if class_weights == "none":

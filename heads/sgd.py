@@ -10,44 +10,11 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Float32, Int32
 
+from cxr_embeddings.configs.schema import TrainingConfig
+
 from .features import Features, take
-from .head import Head, Variables
+from .head import HeadNetwork, Variables
 from .statistics import discrimination
-
-
-class Recipe(NamedTuple):
-    """What is trained, and how.
-
-    Attributes:
-        optimizer: a key of `OPTIMIZERS`, or "lbfgs" (linear probes only, to the optimum, with
-            `weight_decays` as penalties; seeds to shuffle do nothing): see `select`.
-        learning_rate: at its highest.
-        weight_decays: one set of runs each.
-        seeds: one run each: initial weights, order of the films, dropout.
-        batch_size: films a step.
-        epochs: at most.
-        patience: epochs without a better AUROC on tune after which a run ends; its best epoch is
-            kept. 0: every epoch is run, and the last kept.
-        shuffle: whether the order of the films is new in every epoch.
-        hidden: widths of the hidden layers; () is a linear probe.
-        dropout: share of hidden units that a training step leaves out.
-        standardise: whether embeddings get mean 0 and deviation 1 over the training films.
-        class_weights: "balanced" gives both classes of a finding the same total weight, and takes
-            the shift of the log odds that comes of it off the trained bias; "none".
-    """
-
-    optimizer: str
-    learning_rate: float
-    weight_decays: tuple[float, ...]
-    seeds: tuple[int, ...]
-    batch_size: int
-    epochs: int
-    patience: int
-    shuffle: bool
-    hidden: tuple[int, ...] = ()
-    dropout: float = 0.0
-    standardise: bool = True
-    class_weights: str = "none"
 
 
 class Runs(NamedTuple):
@@ -66,23 +33,37 @@ class Runs(NamedTuple):
     history: Float[np.ndarray, "epoch run"]
 
 
-def _adamw(recipe: Recipe, steps: int, weight_decay: Array) -> optax.GradientTransformation:
+class Rate(NamedTuple):
+    """What an optimiser is made from, besides the weight decay of a run.
+
+    Attributes:
+        optimizer: a key of `OPTIMIZERS`.
+        learning_rate: at its highest.
+        steps: of the whole training.
+    """
+
+    optimizer: str
+    learning_rate: float
+    steps: int
+
+
+def _adamw(rate: Rate, weight_decay: Array) -> optax.GradientTransformation:
     """Warm-up over a twentieth of all steps, then a cosine towards zero; only kernels decay.
 
     The first step has a part of the rate, not 0, which would waste it; and a single step has all.
     """
-    warmup, peak = max(steps // 20, 1), recipe.learning_rate
-    rate = optax.warmup_cosine_decay_schedule(peak / warmup, peak, warmup - 1, steps)
+    warmup, peak = max(rate.steps // 20, 1), rate.learning_rate
+    schedule = optax.warmup_cosine_decay_schedule(peak / warmup, peak, warmup - 1, rate.steps)
     kernels = functools.partial(jax.tree.map, lambda leaf: leaf.ndim > 1)
-    return optax.adamw(rate, weight_decay=weight_decay, mask=kernels)
+    return optax.adamw(schedule, weight_decay=weight_decay, mask=kernels)
 
 
-def _lars(recipe: Recipe, steps: int, weight_decay: Array) -> optax.GradientTransformation:
+def _lars(rate: Rate, weight_decay: Array) -> optax.GradientTransformation:
     """The toolkit's: momentum 0.9, trust coefficient 0.001, constant rate, nothing excluded."""
-    return optax.lars(recipe.learning_rate, weight_decay=weight_decay)
+    return optax.lars(rate.learning_rate, weight_decay=weight_decay)
 
 
-OPTIMIZERS: dict[str, Callable[[Recipe, int, Array], optax.GradientTransformation]] = {
+OPTIMIZERS: dict[str, Callable[[Rate, Array], optax.GradientTransformation]] = {
     "adamw": _adamw,
     "lars": _lars,
 }
@@ -103,11 +84,11 @@ def mean_auroc(
 
 
 def fit(
-    head: Head,
+    head: HeadNetwork,
     features: Features,
     label: Float32[np.ndarray, "film finding"],
     weight: Float32[np.ndarray, "film finding"],
-    recipe: Recipe,
+    recipe: TrainingConfig,
     tune_auroc: Callable[[Variables], np.ndarray],
     after_epoch: Callable[[np.ndarray], Any] = lambda auroc: None,
 ) -> Runs:
@@ -124,11 +105,11 @@ def fit(
     """
     films, dim = features.films, features.embedding.shape[1]
     batch = min(recipe.batch_size, films)
-    steps = recipe.epochs * -(-films // batch)
+    rate = Rate(recipe.optimizer, recipe.learning_rate, recipe.epochs * -(-films // batch))
     decays = np.repeat(np.float32(recipe.weight_decays), len(recipe.seeds))
     seeds = np.tile(np.array(recipe.seeds), len(recipe.weight_decays))
     keys = jax.vmap(jax.random.key)(jnp.asarray(seeds))
-    state = _start(head, dim, recipe, steps, jnp.asarray(decays), keys)
+    state = start(head, dim, rate, jnp.asarray(decays), keys)
     labels = jnp.asarray(label), jnp.asarray(weight)
 
     kept = jax.tree.map(jnp.copy, _variables(state))  # the state itself is overwritten
@@ -136,7 +117,7 @@ def fit(
     kept_epoch, history = np.zeros(len(seeds), np.int64), []
     for epoch in range(recipe.epochs):
         order = _order(films, batch, seeds, epoch if recipe.shuffle else None)
-        state = _epoch(head, recipe, steps, state, features, labels, jnp.asarray(order))
+        state = _epoch(head, rate, state, features, labels, jnp.asarray(order))
         auroc = tune_auroc(_variables(state))
         history.append(auroc)
         running = epoch - kept_epoch <= recipe.patience
@@ -149,7 +130,7 @@ def fit(
     return Runs(kept, best, kept_epoch + 1, np.array(history))
 
 
-class _State(NamedTuple):
+class RunStates(NamedTuple):
     params: Any
     batch_stats: Any
     optimizer: Any
@@ -157,7 +138,7 @@ class _State(NamedTuple):
     key: Array
 
 
-def _variables(state: _State) -> Variables:
+def _variables(state: RunStates) -> Variables:
     return {"params": state.params, "batch_stats": state.batch_stats}
 
 
@@ -173,28 +154,31 @@ def _order(films: int, batch: int, seeds: np.ndarray, epoch: int | None) -> np.n
     return order.reshape(len(seeds), -1, batch).swapaxes(0, 1)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _start(head: Head, dim: int, recipe: Recipe, steps: int, decays: Array, keys: Array) -> _State:
-    def one(decay: Array, key: Array) -> _State:
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def start(head: HeadNetwork, dim: int, rate: Rate, decays: Array, keys: Array) -> RunStates:
+    """The states of the runs before the first step, runs in front."""
+
+    def one(decay: Array, key: Array) -> RunStates:
         variables = head.init(key, jnp.zeros((1, dim)))
         params = variables["params"]
-        optimizer = OPTIMIZERS[recipe.optimizer](recipe, steps, decay)
-        return _State(params, variables.get("batch_stats", {}), optimizer.init(params), decay, key)
+        optimizer = OPTIMIZERS[rate.optimizer](rate, decay)
+        return RunStates(
+            params, variables.get("batch_stats", {}), optimizer.init(params), decay, key
+        )
 
     return jax.vmap(one)(decays, keys)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
 def _epoch(
-    head: Head,
-    recipe: Recipe,
-    steps: int,
-    state: _State,
+    head: HeadNetwork,
+    rate: Rate,
+    state: RunStates,
     features: Features,
     labels: tuple[Array, Array],
     order: Int32[Array, "step run film"],
-) -> _State:
-    def one(state: _State, index: Array) -> _State:
+) -> RunStates:
+    def one(state: RunStates, index: Array) -> RunStates:
         """A step of one run."""
         real, index = index >= 0, jnp.maximum(index, 0)
         label, weight = (array[index] for array in labels)
@@ -214,13 +198,13 @@ def _epoch(
             return mean, updates.get("batch_stats", {})
 
         gradient, batch_stats = jax.grad(loss, has_aux=True)(state.params)
-        optimizer = OPTIMIZERS[recipe.optimizer](recipe, steps, state.weight_decay)
+        optimizer = OPTIMIZERS[rate.optimizer](rate, state.weight_decay)
         with jax.numpy_dtype_promotion("standard"):  # Optax counts steps in integers
             updates, moments = optimizer.update(gradient, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
-        return _State(params, batch_stats, moments, state.weight_decay, key)
+        return RunStates(params, batch_stats, moments, state.weight_decay, key)
 
-    def step(state: _State, index: Array) -> tuple[_State, None]:
+    def step(state: RunStates, index: Array) -> tuple[RunStates, None]:
         return jax.vmap(one)(state, index), None
 
     return jax.lax.scan(step, state, order)[0]

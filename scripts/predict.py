@@ -28,7 +28,7 @@ from cxr_embeddings import cli
 from cxr_embeddings.common import paths, writing
 
 if TYPE_CHECKING:
-    from cxr_embeddings.heads.saved import Card, Saved
+    from cxr_embeddings.heads.saved import HeadCard, Saved
     from cxr_embeddings.input_pipeline.embeddings.output_plan import Output
     from cxr_embeddings.input_pipeline.embeddings.table import Embeddings
     from cxr_embeddings.input_pipeline.files import InputFile
@@ -135,7 +135,7 @@ def predict_films(saved: Saved, weights: str, input: str, output: pathlib.Path) 
 
 
 def choose_folder(
-    card: Card,
+    card: HeadCard,
     weights: str,
     output: pathlib.Path,
     identity: Mapping[str, Any],

@@ -1,10 +1,13 @@
 import numpy as np
 import pytest
 
-from cxr_embeddings.heads import data_efficiency, select, sgd
-from cxr_embeddings.heads.select import Films
+from cxr_embeddings.configs.schema import TrainingConfig
+from cxr_embeddings.heads import data_efficiency, select
+from cxr_embeddings.heads.select import SplitFilms
 
-RECIPE = sgd.Recipe("lbfgs", 1e-3, (0.1,), (0,), 32, 1, 0, True)
+RECIPE = TrainingConfig(
+    optimizer="lbfgs", weight_decays=(0.1,), batch_size=32, epochs=1, patience=0
+)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +62,7 @@ def data():
 
     def films(start, stop):
         row = np.arange(start, stop)
-        return Films(row, label[row], mask[row])
+        return SplitFilms(row, label[row], mask[row])
 
     return embedding, films(0, 120), films(120, 180), films(180, 300)
 

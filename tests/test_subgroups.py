@@ -10,11 +10,11 @@ from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_s
 from cxr_embeddings.heads.statistics import auroc_interval, bootstrap, subgroups
 
 
-def films(rows: np.ndarray, seed: int = 0, threshold: float | None = 0.3) -> subgroups.Films:
+def films(rows: np.ndarray, seed: int = 0, threshold: float | None = 0.3) -> subgroups.FindingFilms:
     random = np.random.default_rng(seed)
     logit = random.normal(-1, 1.5, len(rows))
     label = (random.random(len(rows)) < special.expit(logit)).astype(np.int64)
-    return subgroups.Films(rows, logit, label, special.expit(logit), threshold)
+    return subgroups.FindingFilms(rows, logit, label, special.expit(logit), threshold)
 
 
 def draws(n: int, resamples: int = 100) -> bootstrap.Draws:
@@ -106,7 +106,9 @@ def test_the_gap_between_groups_without_a_difference_holds_0(number):
         random = np.random.default_rng(seed)
         label = np.tile(np.arange(40) % 5 < 2, number).astype(int)
         logit = random.normal(size=len(label)) + 1.5 * label
-        one = subgroups.Films(np.arange(len(label)), logit, label, special.expit(logit), None)
+        one = subgroups.FindingFilms(
+            np.arange(len(label)), logit, label, special.expit(logit), None
+        )
         ids = np.array([f"{i}" for i in range(len(label))])
         values = np.repeat(np.arange(number), 40).astype(str)
         _, gaps = subgroups.measure({"Edema": one}, values, bootstrap.draw(ids, 2, 0))

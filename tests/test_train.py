@@ -1,14 +1,27 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cxr_embeddings.configs.schema import TrainingConfig
 from cxr_embeddings.heads import features, sgd
-from cxr_embeddings.heads.head import Head, logits
+from cxr_embeddings.heads.head import HeadNetwork, logits
 
 FILMS, DIM, FINDINGS = 90, 12, 2
-ADAMW = sgd.Recipe("adamw", 0.01, (0.0,), (0,), 30, 4, 0, True)
-TOOLKIT = sgd.Recipe("lars", 0.1, (0.0,), (0,), 32, 4, 0, False)
+ADAMW = TrainingConfig(
+    optimizer="adamw", learning_rate=0.01, weight_decays=(0.0,), batch_size=30, epochs=4, patience=0
+)
+TOOLKIT = TrainingConfig(
+    optimizer="lars",
+    learning_rate=0.1,
+    weight_decays=(0.0,),
+    batch_size=32,
+    epochs=4,
+    patience=0,
+    shuffle=False,
+)
 
 
 @pytest.fixture
@@ -23,7 +36,7 @@ def data():
 
 def fit(data, settings, head=None, weight=None, **more):
     films, label = data
-    head = head or Head(label.shape[1], (8, 4))
+    head = head or HeadNetwork(label.shape[1], (8, 4))
     weight = np.ones_like(label) if weight is None else weight
     mask = weight > 0
 
@@ -38,21 +51,21 @@ def run(variables, i):
 
 
 def test_heads_learn(data):
-    runs = fit(data, ADAMW._replace(epochs=40, patience=40))
+    runs = fit(data, dataclasses.replace(ADAMW, epochs=40, patience=40))
     assert runs.history[0] < 0.8 and runs.tune_auroc > 0.9
 
 
 def test_adamw_moves_in_the_only_step_there_is(data):
-    start = fit(data, TOOLKIT._replace(learning_rate=1e-9, epochs=1, batch_size=FILMS))
-    moved = fit(data, ADAMW._replace(epochs=1, batch_size=FILMS))
+    start = fit(data, dataclasses.replace(TOOLKIT, learning_rate=1e-9, epochs=1, batch_size=FILMS))
+    moved = fit(data, dataclasses.replace(ADAMW, epochs=1, batch_size=FILMS))
     both = (jax.tree.leaves(runs.variables["params"]) for runs in (start, moved))
     assert all(np.abs(one - other).max() > 1e-3 for one, other in zip(*both, strict=True))
 
 
 def test_many_runs_at_once_equal_each_alone(data):
-    together = fit(data, ADAMW._replace(seeds=(3, 4), weight_decays=(0.0, 0.5)))
+    together = fit(data, dataclasses.replace(ADAMW, seeds=(3, 4), weight_decays=(0.0, 0.5)))
     for i, decay, seed in [(1, 0.0, 4), (2, 0.5, 3)]:
-        alone = fit(data, ADAMW._replace(seeds=(seed,), weight_decays=(decay,)))
+        alone = fit(data, dataclasses.replace(ADAMW, seeds=(seed,), weight_decays=(decay,)))
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5),
             run(together.variables, i),
@@ -63,7 +76,7 @@ def test_many_runs_at_once_equal_each_alone(data):
 
 
 def test_a_seed_gives_the_same_head_again(data):
-    head = Head(FINDINGS, (8, 4), dropout=0.5)
+    head = HeadNetwork(FINDINGS, (8, 4), dropout=0.5)
     one, other = (fit(data, ADAMW, head).variables for _ in range(2))
     jax.tree.map(np.testing.assert_array_equal, one, other)
     kernel = fit(data, ADAMW).variables["params"]["dense_0"]["kernel"]
@@ -81,7 +94,7 @@ def test_unknown_labels_never_matter(data):
 def test_films_that_fill_the_last_batch_never_matter(data):
     """90 films in batches of 32: the batch statistics are those of 26 in the last one."""
     films, _ = data
-    head = Head(FINDINGS, (8, 4))
+    head = HeadNetwork(FINDINGS, (8, 4))
     variables = head.init(jax.random.key(0), jnp.zeros((1, DIM)))
     batch = features.take(films, jnp.arange(32))
     real = jnp.arange(32) < 26
@@ -103,7 +116,7 @@ def test_the_best_epoch_is_kept_and_a_run_ends_without_a_better_one(data):
     told = []
     runs = fit(
         data,
-        ADAMW._replace(seeds=(0, 1), epochs=30, patience=2),
+        dataclasses.replace(ADAMW, seeds=(0, 1), epochs=30, patience=2),
         score=lambda variables: np.array(next(scores)),
         after_epoch=told.append,
     )
@@ -111,7 +124,7 @@ def test_the_best_epoch_is_kept_and_a_run_ends_without_a_better_one(data):
     assert len(told) == len(runs.history) == 4  # the second run's 0.9 came after its end
     short = fit(
         data,
-        ADAMW._replace(seeds=(0,), epochs=30, patience=0),
+        dataclasses.replace(ADAMW, seeds=(0,), epochs=30, patience=0),
         score=lambda variables: np.array([0.5]),
     )
     assert short.epoch.tolist() == [30]
@@ -124,12 +137,12 @@ def test_the_kept_parameters_are_those_of_the_best_epoch(data):
         seen.append(jax.tree.map(np.array, variables))
         return np.array([[0.1, 0.9, 0.3, 0.2][len(seen) - 1]])
 
-    runs = fit(data, ADAMW._replace(epochs=4, patience=4), score=score)
+    runs = fit(data, dataclasses.replace(ADAMW, epochs=4, patience=4), score=score)
     jax.tree.map(np.testing.assert_array_equal, jax.tree.map(np.array, runs.variables), seen[1])
 
 
 def test_weight_decay_shrinks_kernels_only(data):
-    runs = fit(data, ADAMW._replace(weight_decays=(0.0, 3.0), epochs=30))
+    runs = fit(data, dataclasses.replace(ADAMW, weight_decays=(0.0, 3.0), epochs=30))
     kernels, scales = (
         runs.variables["params"][layer][leaf]
         for layer, leaf in (("dense_0", "kernel"), ("norm_0", "scale"))
@@ -185,11 +198,11 @@ def toolkit_in_keras(keras, params, embedding, label, settings):
 def test_the_toolkit_preset_is_the_toolkits_training(data):
     keras = pytest.importorskip("keras")
     films, label = data
-    head, label = Head(1, (8, 4)), label[:, :1]
+    head, label = HeadNetwork(1, (8, 4)), label[:, :1]
     # ten times the preset's rate, so that four epochs move something
-    settings = TOOLKIT._replace(learning_rate=1.0)
+    settings = dataclasses.replace(TOOLKIT, learning_rate=1.0)
     keys = jax.vmap(jax.random.key)(jnp.array([0]))
-    start = sgd._start(head, DIM, settings, 12, jnp.zeros(1), keys)
+    start = sgd.start(head, DIM, sgd.Rate("lars", 1.0, 12), jnp.zeros(1), keys)
     params = run(start.params, 0)
     before = np.asarray(logits(head, {"params": params, **head_stats(start)}, films))
     runs = fit((films, label), settings, head)
@@ -197,7 +210,7 @@ def test_the_toolkit_preset_is_the_toolkits_training(data):
     theirs = toolkit_in_keras(keras, params, np.asarray(films.embedding), label, settings)
     np.testing.assert_allclose(ours, theirs, atol=2e-4)
     assert np.abs(ours - before).max() > 0.1
-    damped = fit((films, label), settings._replace(weight_decays=(0.01,)), head)
+    damped = fit((films, label), dataclasses.replace(settings, weight_decays=(0.01,)), head)
     other = np.asarray(logits(head, damped.variables, films))[0]
     assert np.abs(other - theirs).max() > 2e-3
 

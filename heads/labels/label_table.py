@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float32, Int64, Shaped
 
 from .columns import alike, find, read_table, role_columns
 from .findings import decide, read_findings, split_finding_labels
-from .matching import Facts, Films
+from .matching import Facts, FilmIds
 
 UNCERTAIN = {"ignore": "unknown", "zeros": "negative", "ones": "positive"}
 NOT_MENTIONED = {"ignore": "unknown", "negative": "negative"}
@@ -66,7 +66,7 @@ class Examples:
     groups: dict[str, Shaped[np.ndarray, " n"]]
     notes: list[Note]
     unmatched: list[tuple[str, str]]
-    embedded: Films
+    embedded: FilmIds
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,7 @@ MIMIC_FOLDERS = re.compile(r"(?:^|/)p(\d{8})/s(\d{8})(?:/|$)")
 KEYS = ("image", "study", "patient")  # finest first
 
 
-class Films(NamedTuple):
+class FilmIds(NamedTuple):
     """The films that have embeddings.
 
     Attributes:
@@ -87,7 +87,7 @@ def read_facts(path: str, wanted: list[str]) -> Facts:
     return Facts(path, {key: ids[key].to_numpy(object) for key in keys}, values, disagree)
 
 
-def film_ids(image_id: Shaped[np.ndarray, " n"]) -> Films:
+def film_ids(image_id: Shaped[np.ndarray, " n"]) -> FilmIds:
     """What the names of films tell: their studies and patients from MIMIC-CXR's folders.
 
     Raises:
@@ -107,7 +107,7 @@ def film_ids(image_id: Shaped[np.ndarray, " n"]) -> Films:
     image = np.array([clean(name) for name in image_id], object)
     found = [MIMIC_FOLDERS.search(name) for name in image]
     patient, study = (np.array([m[i] if m else "" for m in found], object) for i in (1, 2))
-    return Films(image_id, image, study, patient)
+    return FilmIds(image_id, image, study, patient)
 
 
 def clean(name: str) -> str:
@@ -120,7 +120,7 @@ def clean(name: str) -> str:
     return name
 
 
-def place(films: Films, facts: Facts, parts: int = 0) -> tuple[Int64[np.ndarray, " n"], str]:
+def place(films: FilmIds, facts: Facts, parts: int = 0) -> tuple[Int64[np.ndarray, " n"], str]:
     """Finds each film in a table.
 
     Names of films are compared part by part between slashes, from the last one back, as far as both
@@ -179,7 +179,7 @@ def _refuse_several(
 
 
 def _compared(
-    films: Films, facts: Facts
+    films: FilmIds, facts: Facts
 ) -> tuple[dict[str, list[int]], Shaped[np.ndarray, " row"], str]:
     """Films by their study or patient, what each row has for it, and the words for it."""
     ours, theirs, how = films._asdict(), facts.ids, facts.key
@@ -224,7 +224,7 @@ def _by_name(ours: Sequence[str], theirs: Sequence[str]) -> list[tuple[int, int]
 
 
 def near_misses(
-    films: Films, facts: Facts, position: Int64[np.ndarray, " n"]
+    films: FilmIds, facts: Facts, position: Int64[np.ndarray, " n"]
 ) -> list[tuple[str, Shaped[np.ndarray, " some"]]]:
     """Films that fit no row, though nearly: why, and which."""
     rows = np.setdiff1d(np.arange(len(facts.ids[facts.key])), position)
@@ -247,7 +247,7 @@ def near_misses(
     return found
 
 
-def _no_match(films: Films, facts: Facts) -> str:
+def _no_match(films: FilmIds, facts: Facts) -> str:
     ours, theirs = films._asdict()[facts.key][0] or "unknown", facts.ids[facts.key][0]
     found = (
         f"none of {len(films.image_id)} films is in {facts.path}; the first film is "
@@ -266,7 +266,7 @@ def _no_match(films: Films, facts: Facts) -> str:
     )
 
 
-def with_ids(films: Films, facts: Facts, position: Int64[np.ndarray, " n"]) -> Films:
+def with_ids(films: FilmIds, facts: Facts, position: Int64[np.ndarray, " n"]) -> FilmIds:
     """Fills in studies and patients from a table in which the films have been found.
 
     Raises:

@@ -187,7 +187,7 @@ def _known(split: Scored, finding: int) -> tuple[np.ndarray, np.ndarray, np.ndar
 
 def _finding(
     finding: int, tune: Scored, test: Scored, chosen: Chosen, draws: bootstrap.Draws
-) -> tuple[dict[str, Any], dict[str, bootstrap.Measured], subgroups.Films]:
+) -> tuple[dict[str, Any], dict[str, bootstrap.Measured], subgroups.FindingFilms]:
     """One finding's results, what of it enters the means, and its films for the subgroups."""
     _, tune_logit, tune_label = _known(tune, finding)
     tune_undefined = why_undefined("tune", tune_label)
@@ -196,7 +196,7 @@ def _finding(
 
     rows, logit, label = _known(test, finding)
     before, after = special.expit(logit), special.expit(logit / scale)
-    films = subgroups.Films(rows, logit, label, after, next(iter(limits.values())))
+    films = subgroups.FindingFilms(rows, logit, label, after, next(iter(limits.values())))
     result: dict[str, Any] = {
         "n": len(rows),
         "positives": int(label.sum()),

@@ -17,7 +17,7 @@ MIN_OF_A_CLASS = 10
 Limits = Callable[[float], tuple[float, float]]  # of an AUROC, at a confidence
 
 
-class Films(NamedTuple):
+class FindingFilms(NamedTuple):
     """The films of test whose label is known for one finding.
 
     Attributes:
@@ -36,7 +36,7 @@ class Films(NamedTuple):
 
 
 def measure(
-    films: Mapping[str, Films], values: Shaped[np.ndarray, " n"], draws: bootstrap.Draws
+    films: Mapping[str, FindingFilms], values: Shaped[np.ndarray, " n"], draws: bootstrap.Draws
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """All findings in each group of one column, and the gap of each finding.
 
@@ -82,7 +82,7 @@ def measure(
 
 
 def _group(
-    films: Films, inside: np.ndarray, draws: bootstrap.Draws
+    films: FindingFilms, inside: np.ndarray, draws: bootstrap.Draws
 ) -> tuple[dict[str, Any], bootstrap.Measured | None]:
     rows, logit, label, probability = (part[inside] for part in films[:4])
     n, positives = len(label), int(label.sum())
