@@ -4,7 +4,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := demo
 
-.PHONY: demo test lint types clean
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+.PHONY: demo test test-slow test-all lint types clean
 
 demo: .venv/ready
 	$(BIN)/python scripts/synthetic_mimic.py --output $(DEMO)/mimic --films 400
@@ -25,7 +27,13 @@ demo: .venv/ready
 		--input $(DEMO)/mimic/files --output $(DEMO)/neighbours.png
 
 test: .venv/ready
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -m 'not slow'
+
+test-slow: .venv/ready
+	$(PYTEST) -m slow
+
+test-all: .venv/ready
+	$(PYTEST)
 
 lint: .venv/ready
 	$(BIN)/ruff check

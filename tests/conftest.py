@@ -2,11 +2,16 @@
 
 import os
 import pathlib
+import shutil
+import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["KERAS_BACKEND"] = "tensorflow"
+if "PYTEST_XDIST_WORKER" not in os.environ:  # the workers, and all programs they start, inherit it
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled-")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import jaxtyping
 import pytest
@@ -22,6 +27,12 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 
 
+def pytest_unconfigure(config):
+    """Removes the compiled programs when the last worker has ended."""
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> pathlib.Path:
     """The folder of real films beside the checkout; tests that need it skip where it is missing."""
@@ -32,13 +43,9 @@ def shared_data() -> pathlib.Path:
 
 
 @pytest.fixture(scope="session")
-def environment(tmp_path_factory):
-    """Of programs with one device; compiled ones are kept, so that only the first run compiles."""
-    return os.environ | {
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "XLA_FLAGS": "",
-    }
+def environment():
+    """Of programs with one device."""
+    return os.environ | {"XLA_FLAGS": ""}
 
 
 @pytest.fixture

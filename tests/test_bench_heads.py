@@ -5,7 +5,10 @@ import re
 import subprocess
 import sys
 
+import pytest
 
+
+@pytest.mark.slow
 def test_a_tenth_of_mimic_fits_in_little_memory():
     program = "from benchmarks import heads_memory\nheads_memory.run(1, 36_896)"
     run = subprocess.run(

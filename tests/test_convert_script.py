@@ -128,6 +128,7 @@ def test_describe_prints_the_card_and_nothing_else(bundle):
     assert rows["licence"].startswith("Apache-2.0") and rows["projection"] == "none"
 
 
+@pytest.mark.slow
 def test_a_tarball_of_tensorflow_gives_the_same_bundle(bundle, variables, tmp_path):
     name = "noisy_student_efficientnet-b0"
     write_tensorflow(tmp_path / name / "model.ckpt", stored(variables, "b0"))

@@ -379,6 +379,7 @@ def test_other_ways_to_write_it(seven, style):
     assert found.keys() == shapes_of("seven").keys()
 
 
+@pytest.mark.slow
 def test_all_leaves_of_l2_are_found(record_property):
     meta_graph = flat_graph("l2", Style(swish=plain_swish, loop=False))
     start = time.perf_counter()

@@ -47,7 +47,11 @@ def png_of(path) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("save", "depth"), [(save_2, "uint16"), (save_1, "uint8")], ids=["TF2, 16 bits", "TF1, 8 bits"]
+    ("save", "depth"),
+    [
+        pytest.param(save_2, "uint16", id="TF2, 16 bits"),
+        pytest.param(save_1, "uint8", id="TF1, 8 bits", marks=pytest.mark.slow),
+    ],
 )
 def test_embedding_dicoms_gives_the_originals_features(
     live, save, depth, tmp_path, monkeypatch, capsys, record_property

@@ -120,6 +120,7 @@ def test_a_store_gives_what_its_films_give(films_and_store, alone, environment, 
     assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
 
 
+@pytest.mark.slow
 def test_two_hosts_with_split_weights_make_what_one_makes(store, alone, environment, tmp_path):
     """A mesh of 4 x 2: two devices share the weights. Without, see the next test."""
     options = ("--config.encoder.model_parallel=2",)
@@ -133,6 +134,7 @@ def test_two_hosts_with_split_weights_make_what_one_makes(store, alone, environm
     assert json.loads((tmp_path / "out/manifest.json").read_text())["runs"][0]["hosts"] == 2
 
 
+@pytest.mark.slow
 def test_a_host_is_killed_and_the_job_is_run_again(store, alone, environment, tmp_path):
     folder = tmp_path / "out"
     processes = start_hosts(store, folder, environment=environment)
@@ -154,6 +156,7 @@ def test_a_host_is_killed_and_the_job_is_run_again(store, alone, environment, tm
     assert_equal(folder, alone, tmp_path)
 
 
+@pytest.mark.slow
 def test_hosts_that_differ_stop_together(store, alone, environment, tmp_path):
     """One host that must not write makes all of them end, none of them waiting."""
     (code, _, errors), other = run_hosts(
@@ -164,6 +167,7 @@ def test_hosts_that_differ_stop_together(store, alone, environment, tmp_path):
     assert "host 0 could not go on" in other[2]
 
 
+@pytest.mark.slow
 def test_hosts_of_different_batch_sizes_are_refused(store, environment, tmp_path):
     ended = run_hosts(
         store, tmp_path / "out", environment=environment, second=("--config.batch_size=16",)
@@ -173,6 +177,7 @@ def test_hosts_of_different_batch_sizes_are_refused(store, environment, tmp_path
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_host_that_fails_does_not_hold_the_others(store, environment, tmp_path):
     """A damaged shard is met by one of them in the middle of the work."""
     shutil.copytree(store, tmp_path / "store")

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -111,6 +112,25 @@ def assert_finished(folder, expected):
     assert manifests[0] == manifests[1]
 
 
+def test_killed_in_the_middle_it_ends_with_the_same_files(mimic, environment, whole, tmp_path):
+    expected, folder = tree(whole[0]), tmp_path / "out"
+    process = subprocess.Popen(
+        command(mimic, folder),
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    while process.poll() is None and len(list(folder.rglob("*.tfrecord"))) < 2:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "killed too late for this test to mean anything"
+    result = run(mimic, folder, environment=environment)
+    assert result.returncode == 0, result.stderr
+    assert re.search(r"already done +[1-9]", result.stdout)
+    assert_finished(folder, expected)
+
+
+@pytest.mark.slow
 def test_killed_at_random_moments_it_ends_with_the_same_files(
     mimic, environment, whole, tmp_path, record_property
 ):

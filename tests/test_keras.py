@@ -78,7 +78,7 @@ class Case(NamedTuple):
     converted: weights.Variables  # what the program got out of its file
 
 
-@pytest.fixture(scope="module", params=["b0", "l2"])
+@pytest.fixture(scope="module", params=["b0", pytest.param("l2", marks=pytest.mark.slow)])
 def case(request, tmp_path_factory) -> Iterator[Case]:
     """Calibrated weights put into Keras, saved by it, converted by the program, and loaded."""
     variant = request.param
@@ -122,6 +122,7 @@ def test_every_stage_agrees_with_keras(case, record_property):
         assert difference(wrong["head_map"], theirs["head_map"]) > 1000 * TOLERANCE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["b0"], indirect=True)
 def test_parity_finds_deliberate_mistakes(case, record_property):
     images = random_images(CALIBRATED_SIZE[case.variant], batch=2, seed=2)
@@ -151,6 +152,7 @@ def as_published(tmp_path: pathlib.Path, monkeypatch) -> tuple[Any, pathlib.Path
     return network, tmp_path
 
 
+@pytest.mark.slow
 def test_keras_own_normalisation_goes_into_the_card(tmp_path, monkeypatch):
     network, folder = as_published(tmp_path, monkeypatch)
     images = np.random.default_rng(0).random((2, 224, 224, 3), np.float32)

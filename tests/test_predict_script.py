@@ -97,6 +97,7 @@ def test_films_and_their_embeddings_give_the_same_predictions(mimic, trained):
     assert "SHA256SUMS" not in of_films.stdout and not list(mimic.glob(".*embeddings*"))
 
 
+@pytest.mark.slow
 def test_a_film_that_cannot_be_read_costs_no_other(mimic, trained, tmp_path):
     films = sorted(str(path) for path in mimic.rglob("*.dcm"))[:6]
     (tmp_path / "list.txt").write_text("\n".join([*films, "gone.dcm"]))

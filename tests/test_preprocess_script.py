@@ -83,6 +83,7 @@ def test_a_run_says_what_it_did(whole):
     assert manifest["runs"][0]["versions"]["apache-beam"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
 def test_stopped_in_the_middle_it_goes_on(mimic, whole, tmp_path, stop):
     folder, summaries = tmp_path / "store", tmp_path / "store/.shards"
@@ -184,6 +185,7 @@ def test_the_card_of_the_weights_says_how(mimic, tmp_path):
     assert os.path.exists(tmp_path / "out/films.csv")
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_is_not_waited_for(mimic, tmp_path):
     folder = tmp_path / "store"
     process = started(mimic, folder)

@@ -96,6 +96,7 @@ def gradient_of(how, mesh=None):
     )
 
 
+@pytest.mark.slow
 def test_micro_batches_give_the_gradient_of_the_whole_batch():
     """Against one program that holds all of it: groups for BatchNorm, one loss over all views."""
     how = recipe(micro_batch=4)
@@ -148,9 +149,9 @@ def test_embeddings_come_back_in_the_films_order():
 @pytest.mark.parametrize(
     ("micro_batch", "model_parallel", "rules"),
     [
-        (FILMS, 1, sharding.MODEL_PARALLEL),
+        pytest.param(FILMS, 1, sharding.MODEL_PARALLEL, marks=pytest.mark.slow),
         (FILMS, 2, sharding.MODEL_PARALLEL),
-        (8, 1, sharding.FULLY_SHARDED),
+        pytest.param(8, 1, sharding.FULLY_SHARDED, marks=pytest.mark.slow),
     ],
 )
 def test_eight_devices_train_as_one(micro_batch, model_parallel, rules):
@@ -166,7 +167,7 @@ def test_eight_devices_train_as_one(micro_batch, model_parallel, rules):
 
 @pytest.mark.parametrize(
     ("optimizer", "objective"),
-    [("adamw", "supcon"), ("lars", "cross_entropy")],
+    [("adamw", "supcon"), pytest.param("lars", "cross_entropy", marks=pytest.mark.slow)],
 )
 def test_it_learns(optimizer, objective):
     rate = {"adamw": 3e-3, "lars": 1.0}[optimizer]
@@ -179,6 +180,7 @@ def test_it_learns(optimizer, objective):
     assert max(rates) == pytest.approx(rate) and 0 < rates[-1] < 0.01 * rate
 
 
+@pytest.mark.slow
 def test_in_bfloat16_statistics_stay_float32():
     with jax.numpy_dtype_promotion("standard"):  # Flax's own BatchNorm asks for it
         found, state = run(recipe(), one_device(), 3, dtype=jnp.bfloat16)

@@ -28,7 +28,7 @@ from cxr_embeddings.scripts import label_abnormal, pretrain
 SIZE, FILMS, BATCH, STEPS = 32, 120, 16, 12
 # A network of two stages, since a whole one takes a minute to compile.
 PROGRAM = """
-from encoder import efficientnet
+from cxr_embeddings.encoder import efficientnet
 efficientnet.VARIANTS["tiny"] = efficientnet.Variant(0.25, 0.1, 32)
 efficientnet.STAGES = efficientnet.STAGES[:2]
 from cxr_embeddings.scripts import pretrain
@@ -156,6 +156,7 @@ def test_curves_are_written(whole):
     assert (folder / "curves.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_killed_it_goes_on_with_the_same_losses(data, whole, tmp_path, tiny, environment):
     folder = tmp_path / "run"
     process = subprocess.Popen(
@@ -198,6 +199,7 @@ def run_on_two_hosts(command, environment):
     return [process.returncode for process in processes], outputs
 
 
+@pytest.mark.slow
 def test_two_hosts_train_as_one_and_go_on(data, whole, tmp_path, tiny, environment):
     folder = tmp_path / "run"
     options = ["--config.distributed", "--config.network.fully_sharded"]
@@ -215,6 +217,7 @@ def test_two_hosts_train_as_one_and_go_on(data, whole, tmp_path, tiny, environme
     assert losses(folder) == found and load_card(folder / "weights").digest == digest
 
 
+@pytest.mark.slow
 def test_two_hosts_that_disagree_end_with_a_sentence(data, tmp_path, environment):
     """One of them sees a folder of another run: a setting was changed on the other."""
     changed = "--config.training.temperature=0.${JAX_PROCESS_ID}5"

@@ -87,7 +87,7 @@ class Case(NamedTuple):
     converted: weights.Variables  # what the reader got out of timm's file
 
 
-@pytest.fixture(scope="module", params=["b0", "l2"])
+@pytest.fixture(scope="module", params=["b0", pytest.param("l2", marks=pytest.mark.slow)])
 def case(request, tmp_path_factory) -> Iterator[Case]:
     """Calibrated weights put into timm, saved by it, and read; of L2, 1.9 GB, three copies."""
     import_timm()
@@ -133,6 +133,7 @@ def test_every_stage_agrees_with_timm(case, parity, record_property):
     assert difference(wrong["head_map"], theirs["head_map"]) > 1000 * TOLERANCE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["b0"], indirect=True)
 def test_parity_finds_deliberate_mistakes(case, record_property):
     images = random_images(SIZES[case.variant][0], batch=2, seed=2)
