@@ -18,6 +18,7 @@ from ml_collections import config_flags
 
 from cxr_embeddings import configs
 from cxr_embeddings.common import untrusted
+from cxr_embeddings.errors import sentence
 
 HELP_FLAGS = ("--help", "-h", "-help", "--helpshort", "--helpfull")
 
@@ -207,13 +208,6 @@ def progress(total: int, done: int = 0, hidden: bool = False, what: str = "films
         mininterval=0.1 if sys.stderr.isatty() else 10,
         disable=hidden,
     )
-
-
-def sentence(error: Exception) -> str:
-    """What an error says to the user; of the system's errors without their number."""
-    said = [getattr(error, name, None) for name in ("strerror", "filename")]
-    text = ": ".join(str(part) for part in said if part) or str(error)
-    return untrusted.printable(text, keep="\n")
 
 
 def _find_config(argument: str) -> str:

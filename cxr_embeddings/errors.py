@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-from cxr_embeddings.common import untrusted
+from cxr_embeddings.common import extras, untrusted
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -47,6 +47,8 @@ def translated(function: Callable[Arguments, Result]) -> Callable[Arguments, Res
 
 def sentence(error: BaseException) -> str:
     """What an error says to the user; for errors of the system without their number."""
+    if isinstance(error, ImportError) and (advice := extras.advice(error)):
+        return advice
     said = [getattr(error, name, None) for name in ("strerror", "filename")]
     text = ": ".join(str(part) for part in said if part) or str(error)
     return untrusted.printable(text, keep="\n")

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
 
-from cxr_embeddings.common import paths
+from cxr_embeddings.common import extras, paths
 from cxr_embeddings.input_pipeline.films.presets import PRESETS
 from cxr_embeddings.input_pipeline.mimic import counts, selection, tables
 from cxr_embeddings.input_pipeline.store import dataset
@@ -134,7 +134,7 @@ class Builder(FileReaderBuilder):
         try:
             from .store import beam_job, build
         except ModuleNotFoundError as error:
-            raise ImportError(f"{error}: pip install -e '.[beam]' brings Apache Beam") from error
+            raise ImportError(extras.advice(error) or str(error)) from error
 
         self._check(download_config)
         source = paths.typed(os.fspath(dl_manager.manual_dir))

@@ -52,10 +52,7 @@ def preprocess(config: PreprocessConfig, beam_options: Sequence[str]) -> int:
 
     if logging.get_verbosity() == logging.WARNING:
         logging.set_verbosity(logging.FATAL)  # Beam is loud; its failures come as exceptions
-    try:
-        from cxr_embeddings.input_pipeline.store import beam_job, build
-    except ModuleNotFoundError as error:
-        raise ImportError(f"{error}: pip install -e '.[beam]' brings Apache Beam") from error
+    from cxr_embeddings.input_pipeline.store import beam_job, build
 
     options = beam_job.parse_options(beam_job.runner_options(beam_options))
     settings = beam_job.Settings(

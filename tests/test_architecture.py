@@ -1,6 +1,8 @@
 """The house rules, read from the imports: who may know whom, and who may know which library."""
 
 import ast
+import collections
+import importlib
 import importlib.metadata
 import os
 import pathlib
@@ -11,7 +13,7 @@ import tomllib
 
 import pytest
 
-from cxr_embeddings.common import machine
+from cxr_embeddings.common import extras, machine, paths
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SIBLINGS = ("encoder", "heads", "input_pipeline")
@@ -87,17 +89,77 @@ def test_the_encoder_needs_little(source):
         assert not strangers, strangers
 
 
-def test_what_is_imported_is_declared():
-    """Also what another library happens to bring, as TensorFlow does protobuf."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    needed = sum(project["optional-dependencies"].values(), project["dependencies"])
-    declared = {re.match(r"[\w.-]+", name)[0].lower().replace("_", "-") for name in needed}
-    known = {"cxr_embeddings", *sys.stdlib_module_names}
-    distributions = importlib.metadata.packages_distributions()
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def plain(name: str) -> str:
+    return re.match(r"[\w.-]+", name)[0].lower().replace("_", "-")
+
+
+def declared(requirements: list[str]) -> set[str]:
+    """The packages that requirements name; an extra that names another has that one's."""
+    names = set()
+    for requirement in requirements:
+        if found := re.match(r"cxr-embeddings\[(.*)\]", requirement):
+            for extra in found[1].split(","):
+                names |= declared(PROJECT["optional-dependencies"][extra])
+        else:
+            names.add(plain(requirement))
+    return names
+
+
+def imported() -> dict[str, set[str]]:
+    """Package -> the files that import it, of those that are not ours or Python's."""
+    users = collections.defaultdict(set)
     for source in sources():
-        for package in {name.split(".")[0] for name in imports(source)} - known:
-            brought_by = {name.lower().replace("_", "-") for name in distributions[package]}
-            assert brought_by & declared, f"{source} imports {package} of {brought_by}"
+        for package in {name.split(".")[0] for name in imports(source)}:
+            users[package].add(source)
+    return {p: users[p] for p in users if p not in {"cxr_embeddings", *sys.stdlib_module_names}}
+
+
+def test_what_is_imported_is_declared():
+    """In its extra, or else for all; also what another library happens to bring."""
+    distributions = importlib.metadata.packages_distributions()
+    for package, users in imported().items():
+        brought_by = {plain(name) for name in distributions[package]}
+        extra = extras.EXTRA_OF.get(package)
+        listed = PROJECT["optional-dependencies"][extra] if extra else PROJECT["dependencies"]
+        where = extra or "dependencies"
+        assert brought_by & declared(listed), f"{users} import {package}, not in {where}"
+
+
+def test_every_dependency_is_imported():
+    """What nothing imports any more is not installed for all."""
+    distributions = importlib.metadata.packages_distributions()
+    brought = {plain(name) for package in imported() for name in distributions[package]}
+    assert declared(PROJECT["dependencies"]) <= brought
+
+
+def test_all_extras_of_users_are_in_all():
+    extra_of_users = set(extras.EXTRA_OF.values())
+    everything = declared(PROJECT["optional-dependencies"]["all"])
+    for extra in extra_of_users:
+        assert declared(PROJECT["optional-dependencies"][extra]) <= everything
+
+
+def test_a_missing_package_is_named_with_its_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    from cxr_embeddings import errors
+
+    @errors.translated
+    def use():
+        importlib.import_module("pyarrow.csv")
+
+    with pytest.raises(errors.MissingPackage, match=r"needs pyarrow.*cxr-embeddings\[tables\]"):
+        use()
+
+
+def test_fsspec_words_its_own_errors(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    with pytest.raises(ImportError) as found:
+        paths.file_system("gs://bucket/films")
+    assert "cxr-embeddings[gcs]" in extras.advice(found.value)
+    assert extras.advice(ImportError("another")) is None
 
 
 def test_usable_processors_where_linux_is_not(monkeypatch):

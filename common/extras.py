@@ -1,0 +1,30 @@
+"""Packages that only some uses need: pyproject.toml groups them in extras."""
+
+# What is imported -> the smallest extra that installs it
+EXTRA_OF = {
+    "apache_beam": "store",
+    "gcsfs": "gcs",
+    "grpc": "store",
+    "h5py": "convert",
+    "huggingface_hub": "convert",
+    "openvino": "openvino",
+    "pyarrow": "tables",
+    "safetensors": "convert",
+    "tensorboardX": "train",
+    "tensorflow": "tensorflow",
+    "tensorflow_datasets": "store",
+}
+
+
+def advice(error: ImportError) -> str | None:
+    """What to install, where an import failed for want of an extra; None where it did not."""
+    # fsspec words its own errors, and keeps Python's as the cause
+    missing = error if isinstance(error, ModuleNotFoundError) else error.__cause__
+    package = (getattr(missing, "name", None) or "").partition(".")[0]
+    if package not in EXTRA_OF:
+        return None
+    extra = EXTRA_OF[package]
+    return (
+        f"this needs {package}, which is not installed: pip install 'cxr-embeddings[{extra}]', "
+        f"or in a clone pip install -e '.[{extra}]'"
+    )
