@@ -21,10 +21,9 @@ from benchmarks import timing
 from benchmarks.scale import preprocess_command
 from benchmarks.watching import watch
 from cxr_embeddings import film_sources
-from cxr_embeddings.common import machine, paths
+from cxr_embeddings.common import files, machine, paths
 from cxr_embeddings.configs.schema import EmbedConfig, EncoderConfig, InputConfig
 from cxr_embeddings.encoder.embed import films_that_fit
-from cxr_embeddings.input_pipeline import files
 from cxr_embeddings.input_pipeline.embeddings import output_plan, writer
 from cxr_embeddings.input_pipeline.films import decode, dicom
 from cxr_embeddings.input_pipeline.films.film import Film

@@ -1,24 +1,17 @@
-"""What a path is: local or remote, inside a folder or not, a regular file or not.
+"""What a path is: local or remote, inside a folder or not.
 
 Every package asks here, so that a name means one and the same thing in each of them.
 """
 
-import errno
-import io
 import os
 import pathlib
 import posixpath
 import re
-import stat
 from collections.abc import Iterator
 from typing import Any
 
 _LOCAL_SCHEMES = ("file://", "local://")
 _NAME_BYTES, _PATH_BYTES = 255, 4095  # limits of the usual file systems, without the closing zero
-
-
-class NotAFile(OSError):
-    """A pipe, a socket or a device stands where a file was expected."""
 
 
 def is_remote(path: str) -> bool:
@@ -93,31 +86,6 @@ def read_settings() -> None:
     import fsspec
 
     fsspec.config.set_conf_env(fsspec.config.conf)
-
-
-def open_file(path: str) -> io.IOBase:
-    """Opens a local or remote file for reading; the caller closes it.
-
-    Raises:
-        NotAFile: it is a pipe, a socket or a device, on which a reader might wait for ever.
-        OSError: it is not there or cannot be read.
-    """
-    if is_remote(path):
-        fs, inner = file_system(path)
-        return fs.open(inner, "rb")
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        if error.errno in (errno.ENXIO, errno.ENODEV, errno.EOPNOTSUPP):  # a socket; no device
-            raise NotAFile(error.errno, "no regular file", path) from None
-        raise
-    mode = os.fstat(descriptor).st_mode
-    if not stat.S_ISREG(mode):
-        os.close(descriptor)
-        if stat.S_ISDIR(mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-        raise NotAFile(errno.EINVAL, "no regular file", path)
-    return os.fdopen(descriptor, "rb")
 
 
 def files_below(folder: str) -> dict[str, dict[str, Any]]:

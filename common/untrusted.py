@@ -5,12 +5,12 @@ It stands here because the three packages import nothing in common but `configs`
 
 import functools
 import gzip
+import io
 import math
-import pathlib
 import re
 import tarfile
 from collections.abc import Iterator
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 Checked = TypeVar("Checked")
 
@@ -68,12 +68,6 @@ _ESCAPE = re.compile(
 )
 
 
-def load_json(file: pathlib.Path, schema: type[Checked], advice: str) -> Checked:
-    """The content of a local JSON file, as `read_json` has it. Raises OSError, too."""
-    with file.open("rb") as stream:
-        return read_json(stream.read(MAX_JSON_BYTES + 1), schema, str(file), advice)
-
-
 def _not_finite(value: Any, field: str = "") -> Iterator[tuple[str, float]]:
     """Every number in nested dicts and lists that is not finite, with the names that lead to it."""
     if isinstance(value, float):
@@ -113,7 +107,7 @@ def _problem(found: Any) -> str:
     return f"{field or 'the whole'} is {shown}, {said}"
 
 
-def read_table(stream: IO[bytes], packed: bool, file: str) -> bytes:
+def read_table(stream: io.IOBase, packed: bool, file: str) -> bytes:
     """A table of text, unpacked where it is packed by gzip, no further than the bounds above.
 
     Args:

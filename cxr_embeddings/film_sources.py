@@ -15,9 +15,8 @@ if TYPE_CHECKING:
     from cxr_embeddings.encoder.card import Card
     from cxr_embeddings.input_pipeline.embeddings.output_plan import Output
     from cxr_embeddings.input_pipeline.embeddings.writer import Run
-    from cxr_embeddings.input_pipeline.files import InputFile
     from cxr_embeddings.input_pipeline.films.decode import Batch
-    from cxr_embeddings.input_pipeline.films.film import Rejected
+    from cxr_embeddings.input_pipeline.films.film import InputFile, Rejected
     from cxr_embeddings.input_pipeline.store.dataset import Store
 
 

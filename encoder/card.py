@@ -12,7 +12,7 @@ from typing import ClassVar, NotRequired
 
 from typing_extensions import TypedDict
 
-from cxr_embeddings.common import untrusted
+from cxr_embeddings.common import files, untrusted
 
 from .efficientnet import VARIANTS, embedding_widths
 
@@ -121,10 +121,10 @@ def load_card(path: str | os.PathLike) -> Card:
             f"{file} not found: expected a weights bundle, a folder with {CARD} and {CHECKPOINT}/"
         )
     advice = "make or fetch the bundle again"
-    version = untrusted.load_json(file, _Versioned, advice).get("format_version", 0)
+    version = files.read_json(file, _Versioned, advice).get("format_version", 0)
     if version > FORMAT_VERSION:
         raise ValueError(
             f"{file} has format_version {str(version)[:20]}, this program reads up to "
             f"{FORMAT_VERSION}: update cxr-embeddings"
         )
-    return untrusted.load_json(file, Card, advice)
+    return files.read_json(file, Card, advice)

@@ -13,7 +13,7 @@ import numpy as np
 from annotated_types import Gt, Interval, Len
 from typing_extensions import TypedDict
 
-from cxr_embeddings.common import untrusted, writing
+from cxr_embeddings.common import files, untrusted, writing
 
 from .head import HeadNetwork
 from .select import Trained
@@ -104,7 +104,7 @@ def read_card(folder: str | os.PathLike) -> HeadCard:
     if not path.is_file():
         raise FileNotFoundError(f"no {CARD} in {folder}; expected a folder of train_head.py")
     advice = "this is no card of a head: train it again, or fetch it again"
-    card = untrusted.load_json(path, HeadCard, advice)
+    card = files.read_json(path, HeadCard, advice)
     version, findings = card["card_version"], card["findings"]
     if version != CARD_VERSION:
         raise ValueError(

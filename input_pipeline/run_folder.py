@@ -4,10 +4,8 @@ A manifest says what made a folder (`identity`), so that nothing else is mixed i
 """
 
 import contextlib
-import csv
 import errno
 import fcntl
-import io
 import json
 import os
 import re
@@ -19,9 +17,7 @@ from typing import Annotated, Any, NotRequired
 from annotated_types import Interval, Len
 from typing_extensions import TypedDict
 
-from cxr_embeddings.common import paths, untrusted
-
-from . import files
+from cxr_embeddings.common import csv_tables, files, paths, untrusted
 
 REJECTED = ("image_id", "reason", "detail", "tries")  # columns of rejected.csv
 MANIFEST, CHECKSUMS = "manifest.json", "SHA256SUMS.txt"
@@ -254,9 +250,8 @@ def read_dropped(folder: str, kind: str) -> list[dict[str, str]]:
     It is written when a run ends: one that is stopped before leaves that of the run before it.
     """
     try:
-        text = files.read_table(f"{folder}/{kind}.csv").decode("utf-8", "surrogateescape")
-        rows = list(csv.DictReader(io.StringIO(text, newline="")))
-    except (FileNotFoundError, csv.Error):  # the latter where somebody has edited it
+        rows = csv_tables.read_records(f"{folder}/{kind}.csv")
+    except (FileNotFoundError, ValueError):  # the latter where somebody has edited it
         return []
     return [row for row in rows if row.get("image_id") and row.get("reason")]
 

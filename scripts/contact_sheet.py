@@ -30,7 +30,7 @@ LEGEND = "view · photometric · bits · syntax · id; findings from the label t
 
 def read_labels(path: str) -> dict[str, dict[str, float]]:
     """study_id -> the labels that are present (1) or uncertain (-1)."""
-    from cxr_embeddings.input_pipeline import files
+    from cxr_embeddings.common import files
 
     text = files.read_table(path).decode()
     table = {}
@@ -43,7 +43,7 @@ def read_labels(path: str) -> dict[str, dict[str, float]]:
 
 def make_tile(path: str, labels: dict[str, dict[str, float]], side: int) -> Tile:
     """Reads one film."""
-    from cxr_embeddings.input_pipeline import files
+    from cxr_embeddings.common import files
     from cxr_embeddings.input_pipeline.films import dicom
     from cxr_embeddings.input_pipeline.films.film import Rejected
     from cxr_embeddings.input_pipeline.synthetic import dicom_files

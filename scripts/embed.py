@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from cxr_embeddings.encoder.card import Card
     from cxr_embeddings.input_pipeline.embeddings.output_plan import Output
     from cxr_embeddings.input_pipeline.embeddings.writer import Run
-    from cxr_embeddings.input_pipeline.files import InputFile
-    from cxr_embeddings.input_pipeline.films.film import Rejected, Skipped
+    from cxr_embeddings.input_pipeline.films.film import InputFile, Rejected, Skipped
     from cxr_embeddings.input_pipeline.hosts import Hosts
 
 USAGE = """
@@ -68,9 +67,9 @@ def embed_with(hosts: Hosts, config: EmbedConfig, place: Place | None = None) ->
     """The part of the job that is this host's; as `embed`."""
     import numpy as np
 
+    from cxr_embeddings.common import files
     from cxr_embeddings.encoder import efficientnet
     from cxr_embeddings.encoder.embed import films_that_fit
-    from cxr_embeddings.input_pipeline import files
     from cxr_embeddings.input_pipeline.embeddings import writer
     from cxr_embeddings.input_pipeline.films.presets import PRESETS
 

@@ -38,7 +38,7 @@ def label_abnormal(
     """Writes the labels; the arguments are `FLAGS`. Returns the exit code."""
     if bool(reports) == bool(findings) or not output:
         raise ValueError("expected --output, and --reports or --findings\n\n" + (__doc__ or ""))
-    from cxr_embeddings.input_pipeline import files
+    from cxr_embeddings.common import files
     from cxr_embeddings.input_pipeline.reports import abnormal, corpus
 
     devices = devices or "unknown"

@@ -191,7 +191,7 @@ def draw(
 ) -> None:
     """A row for each film shown: itself and its neighbours, framed where they share the finding."""
     from cxr_embeddings import film_sheet
-    from cxr_embeddings.input_pipeline import files
+    from cxr_embeddings.common import files
     from cxr_embeddings.input_pipeline.films import dicom
     from cxr_embeddings.input_pipeline.films.film import Rejected
 

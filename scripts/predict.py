@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from cxr_embeddings.heads.saved import HeadCard, Saved
     from cxr_embeddings.input_pipeline.embeddings.output_plan import Output
     from cxr_embeddings.input_pipeline.embeddings.table import Embeddings
-    from cxr_embeddings.input_pipeline.files import InputFile
+    from cxr_embeddings.input_pipeline.films.film import InputFile
 
 FLAGS = {
     "head": "folder of a head, from train_head.py",

@@ -35,7 +35,7 @@ def preprocess(config: PreprocessConfig, beam_options: Sequence[str]) -> int:
     views = cli.kept_views(config.input.views)
     preset, size = image_rule(config.image)
 
-    from cxr_embeddings.input_pipeline import files
+    from cxr_embeddings.common import files
     from cxr_embeddings.input_pipeline.mimic import selection
 
     files.bill(config.input.user_project)

@@ -68,9 +68,9 @@ def train_head(config: HeadConfig) -> int:
 
     import jax
 
+    from cxr_embeddings.common import files
     from cxr_embeddings.heads import experiment
     from cxr_embeddings.heads.labels import studies
-    from cxr_embeddings.input_pipeline import files
     from cxr_embeddings.input_pipeline.embeddings.table import read_table
 
     jax.config.update("jax_platforms", "cpu")  # fast enough, and everywhere the same numbers

@@ -6,11 +6,10 @@ import types
 
 import numpy as np
 
-from cxr_embeddings.input_pipeline import files
 from cxr_embeddings.input_pipeline.embeddings import output_plan, writer
 from cxr_embeddings.input_pipeline.embeddings.formats import FORMATS, EmbeddingRecord
 from cxr_embeddings.input_pipeline.embeddings.table import read_table
-from cxr_embeddings.input_pipeline.films.film import Rejected
+from cxr_embeddings.input_pipeline.films.film import InputFile, Rejected, film_key
 
 IDS = [f"files/p1{i % 3}/p1{i % 3}00000{i}/s5{i}/{i:04x}-{7 * i:04x}.dcm" for i in range(10)]
 IDENTITY = {
@@ -24,7 +23,7 @@ def make_source(
     folder, ids=IDS, format="tfrecord", layout="sharded", shards=3, failing="", **identity
 ):
     """Writes a folder as `scripts/embed.py` does of a store; the film `failing` cannot be read."""
-    films = [files.InputFile(i, files.key(i).lstrip("/")) for i in ids]
+    films = [InputFile(i, film_key(i).lstrip("/")) for i in ids]
     pieces = {f"train-{j:05d}-of-{shards:05d}": films[j::shards] for j in range(shards)}
     planned = output_plan.plan_pieces(pieces, layout, format)
     made = IDENTITY | {"layout": layout, "format": format} | identity

@@ -13,16 +13,17 @@ import google_crc32c
 import numpy as np
 import pytest
 
+from cxr_embeddings.common import files
 from cxr_embeddings.common.writing import encode_table
-from cxr_embeddings.input_pipeline import files
 from cxr_embeddings.input_pipeline.embeddings import output_plan, writer
 from cxr_embeddings.input_pipeline.embeddings import reader as embedding_files
 from cxr_embeddings.input_pipeline.embeddings import table as embedding_table
 from cxr_embeddings.input_pipeline.embeddings.formats import FORMATS, EmbeddingRecord
 from cxr_embeddings.input_pipeline.embeddings.table import read_table
+from cxr_embeddings.input_pipeline.films.film import InputFile
 
 REPOSITORY = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-FILMS = [files.InputFile(f"/in/p{i % 3}/{i:02d}.dcm", f"p{i % 3}/{i:02d}") for i in range(10)]
+FILMS = [InputFile(f"/in/p{i % 3}/{i:02d}.dcm", f"p{i % 3}/{i:02d}") for i in range(10)]
 IDENTITY = {"weights_digest": "abc", "preset": "native", "trained": True}
 LAYOUTS = [
     (x, f) for x in output_plan.LAYOUTS for f in FORMATS if (x, f) != ("per_image", "parquet")

@@ -58,8 +58,8 @@ def test_values_stay_text(table, tmp_path):
     [
         (b"image_id,x,y\na,1,0\nb,1\n", "row 3 of .* has 2 values, its header 3"),
         (b"image_id,x\na,1\nb,1,0\n", "row 3 of .* has 3 values, its header 2"),
-        (b"image_id,x\na,\xff\n", "no UTF-8 text"),
-        (b'image_id,x\n"a,1\n', "no whole CSV"),
+        (b"image_id,x\na,\xff\n", "not UTF-8 text"),
+        (b'image_id,x\n"a,1\n', "not a whole CSV"),
         (b"image_id,x\n", "no rows"),
         (b"", "no rows"),
         (b"image_id,x,x\na,1,0\n", r"more than one column named \['x'\]"),
@@ -72,7 +72,7 @@ def test_a_damaged_table_is_refused(tmp_path, content, message):
         read_table(path)
     cut = tmp_path / "labels.csv.gz"
     cut.write_bytes(gzip.compress(content)[:-9])
-    with pytest.raises(ValueError, match=r"no whole CSV"):
+    with pytest.raises(ValueError, match=r"not a whole CSV"):
         read_table(cut)
 
 

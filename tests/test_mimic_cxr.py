@@ -447,19 +447,19 @@ def test_a_quoted_comma_is_part_of_a_value(tmp_path):
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
-        (RECORDS, zipped(b"dicom_id")[:-5], "is no whole CSV file"),
-        (METADATA, b"<html>not logged in</html>", "is no whole CSV file"),
-        (SPLIT, zipped(b""), r"has the columns \(none\); expected one of each name"),
+        (RECORDS, zipped(b"dicom_id")[:-5], "is not a whole CSV file"),
+        (METADATA, b"<html>not logged in</html>", "is not a whole CSV file"),
+        (SPLIT, zipped(b""), r"has the columns \(none\); expected also dicom_id"),
         (SPLIT, zipped(b"dicom_id,subject_id,study_id,split\n"), "has no rows; expected a"),
-        (SPLIT, zipped(b"dicom_id,subject_id,split\na1,1,test\n"), "among them study_id:"),
+        (SPLIT, zipped(b"dicom_id,subject_id,split\na1,1,test\n"), "expected also study_id:"),
         (METADATA, zipped(b"dicom_id,subject_id,study_id\n"), "ViewPosition, Rows, Columns"),
-        (SPLIT, zipped(b"dicom_id;subject_id;study_id;split\n1;2;3;4\n"), "has the columns"),
+        (SPLIT, zipped(b"dicom_id;subject_id;study_id;split\n1;2;3;4\n"), "has semicolons"),
         (
             SPLIT,
             zipped(b"dicom_id,subject_id,study_id,split,split\n1,2,3,4,5\n"),
-            "one of e",
+            r"more than one column named \['split'\]",
         ),
-        (SPLIT, zipped(b"dicom_id,subject_id,study_id,split\n\xff,1,2,test\n"), "no whole"),
+        (SPLIT, zipped(b"dicom_id,subject_id,study_id,split\n\xff,1,2,test\n"), "not UTF-8"),
     ],
 )
 def test_damaged_tables(tmp_path, name, data, message):
@@ -472,15 +472,18 @@ def test_damaged_tables(tmp_path, name, data, message):
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda t: t.replace("a1,10000001,", "a1,"), "row 3 of .* has not the 4 values .* 1 rows"),
-        (lambda t: t.replace("test\n", "test,x\n"), "row 2 of .* 2 rows are like that"),
+        (lambda t: t.replace("a1,10000001,", "a1,"), "row 3 of .* has 3 values, its header 4"),
+        (lambda t: t.replace("test\n", "test,x\n"), "row 2 of .* has 5 values"),
         (lambda t: t[:-8], "row 6 of .* cut short or damaged"),
         (lambda t: t + t[-30:].partition("\n")[2] * 2, "more than one row for 1 films, .* 'd4'"),
         (lambda t: t.replace("train", "Train"), "has the splits 'Train'; expected only train, val"),
         (lambda t: t.replace("test", "").replace("train", "dev"), "has the splits '', 'dev'"),
-        (lambda t: t.replace("b2,", '"b2,'), "row 4 of .* cut short or damaged"),
-        (lambda t: t.replace("train\n", '"train\n', 1), "a quotation mark that is not closed"),
-        (lambda t: t.replace("train\n", '"train\n', 2), "a quotation mark that is not closed"),
+        (lambda t: t.replace("b2,", '"b2,'), "is not a whole CSV file"),
+        (lambda t: t.replace("train\n", '"train\n', 2), "is not a whole CSV file"),
+        (
+            lambda t: '"train'.join(t.replace("train", 'train"').split('train"', 1)),
+            "a quotation mark that is not closed",
+        ),
         (
             lambda t: t.replace("a1,10000001", "a1,10000002"),
             "has subject_id '10000002' for a1, but",

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from running import is_intact, tree
 
-from cxr_embeddings.input_pipeline import files, run_folder
+from cxr_embeddings.common import files
+from cxr_embeddings.input_pipeline import run_folder
 from cxr_embeddings.input_pipeline.embeddings import output_plan, writer
 from cxr_embeddings.input_pipeline.embeddings.formats import FORMATS
-from cxr_embeddings.input_pipeline.films.film import Rejected, Skipped
+from cxr_embeddings.input_pipeline.films.film import InputFile, Rejected, Skipped
 
-FILMS = [files.InputFile(f"/in/p{i % 3}/{i:02d}.dcm", f"p{i % 3}/{i:02d}") for i in range(10)]
+FILMS = [InputFile(f"/in/p{i % 3}/{i:02d}.dcm", f"p{i % 3}/{i:02d}") for i in range(10)]
 IDENTITY = {"weights": "abc", "preset": "native", "views": ("AP", "PA")}
 
 
@@ -342,7 +343,7 @@ def test_there_are_no_more_shards_than_films():
     ("keys", "why"), [("aa", "1 films would write"), (("a", "a.npz/b"), "needs as a folder")]
 )
 def test_two_films_of_one_place_are_refused(keys, why):
-    films = [files.InputFile(f"/in/{i}.dcm", key) for i, key in enumerate(keys)]
+    films = [InputFile(f"/in/{i}.dcm", key) for i, key in enumerate(keys)]
     with pytest.raises(ValueError, match=why):
         output_plan.plan(films, "per_image", "npz", shards=1)
     assert output_plan.plan(films, "sharded", "npz", shards=1)
@@ -355,7 +356,7 @@ def test_names_that_no_output_can_hold_are_rejected_from_the_start(tmp_path, lay
     if layout == "per_image":
         expected |= dict.fromkeys(("x" * 252, "z/" * 2100 + "z"), "name_too_long")
     names = [name.rstrip("/") for name in [*fine, *expected]]
-    films = [files.InputFile(f"/in/{name}.dcm", name) for name in names]
+    films = [InputFile(f"/in/{name}.dcm", name) for name in names]
     kept, refused = output_plan.part_out(films, str(tmp_path / "not" / "there"), layout, format)
     assert {film.key: why.reason for film, why in refused.items()} == expected
     planned, identity = output_plan.plan(kept, layout, format, shards=1), {"input": "caf\udce9"}

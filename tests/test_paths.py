@@ -6,8 +6,7 @@ import socket
 import fsspec
 import pytest
 
-from cxr_embeddings.common import paths
-from cxr_embeddings.input_pipeline import files
+from cxr_embeddings.common import files, paths
 from cxr_embeddings.input_pipeline.films.decode import load
 from cxr_embeddings.input_pipeline.films.film import Rejected
 from cxr_embeddings.input_pipeline.films.listing import list_inputs
@@ -152,5 +151,5 @@ def test_pipes_sockets_and_devices_are_not_waited_for(tmp_path, monkeypatch):
         why = load(film.path, "native", 64, None)
         assert isinstance(why, Rejected) and why.reason == "not_a_file", film
     os.mkfifo(tmp_path / "list.txt")
-    with pytest.raises(paths.NotAFile, match="no regular file"):
+    with pytest.raises(files.NotAFile, match="no regular file"):
         list_inputs(f"{tmp_path}/list.txt")

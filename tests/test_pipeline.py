@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cxr_embeddings.input_pipeline.files import InputFile
 from cxr_embeddings.input_pipeline.films import decode as pipeline
 from cxr_embeddings.input_pipeline.films.decode import Prepared
-from cxr_embeddings.input_pipeline.films.film import Rejected
+from cxr_embeddings.input_pipeline.films.film import InputFile, Rejected
 
 
 def film(folder, name, value):

@@ -8,8 +8,9 @@ import pytest
 from published import IDENTITY, IDS, Stopped, make_source, rows, vector
 from running import is_intact, tree
 
+from cxr_embeddings.common import files
 from cxr_embeddings.heads import saved
-from cxr_embeddings.input_pipeline import files, run_folder
+from cxr_embeddings.input_pipeline import run_folder
 from cxr_embeddings.input_pipeline.embeddings import publish
 from cxr_embeddings.input_pipeline.embeddings.formats import FORMATS
 from cxr_embeddings.input_pipeline.embeddings.table import read_table

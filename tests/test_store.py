@@ -21,7 +21,8 @@ import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 from running import is_intact, tree
 
-from cxr_embeddings.input_pipeline import files, tfrecord
+from cxr_embeddings.common import files
+from cxr_embeddings.input_pipeline import tfrecord
 from cxr_embeddings.input_pipeline.films import decode as pipeline
 from cxr_embeddings.input_pipeline.films.decode import load
 from cxr_embeddings.input_pipeline.films.film import Rejected

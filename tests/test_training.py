@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import tqdm
 
-from cxr_embeddings.input_pipeline import files, tfrecord
+from cxr_embeddings.common import files
+from cxr_embeddings.input_pipeline import tfrecord
 from cxr_embeddings.input_pipeline.films.decode import Prepared
 from cxr_embeddings.input_pipeline.mimic import selection
 from cxr_embeddings.input_pipeline.store import beam_job, build, dataset, random_access, shards

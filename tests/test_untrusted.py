@@ -12,12 +12,12 @@ import h5py
 import numpy as np
 import pytest
 
-from cxr_embeddings.common import untrusted
+from cxr_embeddings.common import files, untrusted
 from cxr_embeddings.encoder.card import load_card
 from cxr_embeddings.encoder.sources import keras, timm
 from cxr_embeddings.heads import predictions, saved
 from cxr_embeddings.heads.labels import columns
-from cxr_embeddings.input_pipeline import files, run_folder
+from cxr_embeddings.input_pipeline import run_folder
 from cxr_embeddings.input_pipeline.films import listing
 from cxr_embeddings.input_pipeline.mimic import tables as mimic_tables
 from cxr_embeddings.input_pipeline.reports import abnormal
@@ -162,9 +162,9 @@ def test_what_a_schema_refuses(tmp_path, kind, change, message):
     assert said and re.search(message, said), said
 
 
-def test_json_that_is_too_large_is_not_parsed(tmp_path, monkeypatch):
-    monkeypatch.setattr(untrusted.read_json, "__defaults__", (1000,))
-    assert "more than 1,000 bytes" in outcome("manifest", tmp_path, b" " * 1001)
+def test_json_that_is_too_large_is_not_parsed(tmp_path):
+    said = outcome("manifest", tmp_path, b" " * (untrusted.MAX_JSON_BYTES + 1))
+    assert "more than 67,108,864 bytes" in said
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_a_disk_that_is_full_under_orbax_is_one_error(tmp_path):
     program = f"""
 import resource, numpy
 from orbax import checkpoint
-from configs import writing
+from cxr_embeddings.common import writing
 resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
 try:
     with writing.by_orbax("head"), checkpoint.StandardCheckpointer() as checkpointer:

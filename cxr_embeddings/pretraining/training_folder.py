@@ -49,7 +49,8 @@ def _claim(
     config: PretrainConfig,
     identity: dict[str, str],
 ) -> None:
-    from cxr_embeddings.input_pipeline import files, run_folder
+    from cxr_embeddings.common import files
+    from cxr_embeddings.input_pipeline import run_folder
 
     scratch = stack.enter_context(run_folder.claim(str(folder)))
     runs = run_folder.earlier_runs(str(folder), identity)
@@ -97,8 +98,9 @@ def save(
         given: what the new card says; where it does not, what the old one said.
         identity: of the run.
     """
+    from cxr_embeddings.common import files
     from cxr_embeddings.encoder import weights
-    from cxr_embeddings.input_pipeline import files, run_folder
+    from cxr_embeddings.input_pipeline import run_folder
     from cxr_embeddings.input_pipeline.hosts import together
 
     source = f"scripts/pretrain.py, cxr-embeddings {importlib.metadata.version(LIBRARIES[0])}"

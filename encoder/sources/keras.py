@@ -13,7 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from cxr_embeddings.common import untrusted
+from cxr_embeddings.common import files, untrusted
 
 from ..efficientnet import BATCH_NORM_EPSILON
 from .checkpoint import IMAGENET_STD, Checkpoint, Leaf
@@ -61,7 +61,7 @@ def read(path: pathlib.Path) -> Checkpoint:
         layers = _layers(h5py.File(file))
         config = None
         if packed:
-            config = untrusted.load_json(path / "config.json", dict[str, Any], "fetch it again")
+            config = files.read_json(path / "config.json", dict[str, Any], "fetch it again")
         mean, std = _normalisation(layers, config)
     except _AnotherNetwork as error:
         raise ValueError(

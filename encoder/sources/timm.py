@@ -14,7 +14,7 @@ import ml_dtypes
 import numpy as np
 from typing_extensions import TypedDict
 
-from cxr_embeddings.common import untrusted
+from cxr_embeddings.common import files, untrusted
 
 from . import torch_file
 from .checkpoint import IMAGENET_MEAN, IMAGENET_STD, Checkpoint, Leaf
@@ -165,7 +165,7 @@ class _Config(_Pretrained):
 
 def _described(config: pathlib.Path) -> Published:
     try:
-        fields = untrusted.load_json(config, _Config, "fetch it again")
+        fields = files.read_json(config, _Config, "fetch it again")
         given = fields.get("pretrained_cfg", fields)
         mean, std = (tuple(map(float, given[name])) for name in ("mean", "std"))
         sides = set(given["input_size"][1:])

@@ -1,17 +1,14 @@
 """CSV tables as text, and their columns by name."""
 
-import csv
 import difflib
-import gzip
-import io
 import os
 import re
-import zlib
 from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
-from cxr_embeddings.common import paths, untrusted
+from cxr_embeddings.common import csv_tables
+from cxr_embeddings.common.csv_tables import plain
 
 # Columns that say which film, study, patient or split a row is about; the first one there counts.
 ROLES = {
@@ -23,60 +20,13 @@ ROLES = {
 
 
 def read_table(path: str | os.PathLike) -> pd.DataFrame:
-    """Reads a CSV file, `.gz` or not, at any address that fsspec reads.
-
-    Returns:
-        Every value as the text that stands in the file, without blanks around it, so that ids keep
-        their leading zeros. Row 0 is the second row of the file. Columns without a name are left
-        out.
-
-    Raises:
-        ValueError: it is larger than `untrusted.read_table` reads, no UTF-8 text, has no rows, rows
-            of different lengths, or two columns of one name.
-    """
-    try:
-        file = paths.typed(os.fspath(path))
-        with paths.open_file(file) as stream:
-            data = untrusted.read_table(stream, file.lower().endswith(".gz"), file)
-        widths = list(map(len, csv.reader(_lines(data), strict=True)))
-        # A blank line has no width. pandas fills short rows up, as if a cut file were whole.
-        odd = [row for row, width in enumerate(widths, 1) if width not in (0, max(widths[0], 1))]
-    except (FileNotFoundError, IsADirectoryError):
-        raise FileNotFoundError(f"found no table {path}; expected a CSV file") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no UTF-8 text ({error}): save it as CSV in UTF-8") from error
-    except (csv.Error, EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{path} is no whole CSV file ({error}): get it again") from error
-    if odd:
-        raise ValueError(
-            f"row {odd[0]} of {path} has {widths[odd[0] - 1]} values, its header {widths[0]}, and "
-            f"{len(odd)} rows are like that; expected as many: the file is cut short or damaged"
-        )
-    if sum(map(bool, widths)) < 2:
-        raise ValueError(f"{path} has no rows; expected a header and at least one row")
-    table = pd.read_csv(_lines(data), dtype=str, keep_default_na=False, header=None)
-    header = table.iloc[0].str.strip()
-    if twice := sorted(set(header[header.duplicated() & (header != "")])):
-        raise ValueError(f"{path} has more than one column named {twice}: rename all but one")
-    if len(header) == 1 and ";" in header[0]:
-        raise ValueError(f"{path} has semicolons between its values: save it with commas")
-    table = table.iloc[1:].set_axis(header.tolist(), axis=1).reset_index(drop=True)
-    table = table.apply(lambda column: column.str.strip())
-    return table.loc[:, (header != "").to_numpy()]
-
-
-def _lines(data: bytes) -> io.TextIOWrapper:
-    return io.TextIOWrapper(io.BytesIO(data), "utf-8-sig", newline="")
+    """A CSV file as text, as `csv_tables.read_columns` has it. Row 0 is the second of the file."""
+    return pd.DataFrame(csv_tables.read_columns(path), dtype="str")
 
 
 def as_number(text: str) -> str:
     """An id as programs write it that take it for a number: 1 for 001 and for 1.0."""
     return re.sub(r"^0+(?=\d+$)", "", re.sub(r"(?<=\d)\.0+$", "", text))
-
-
-def plain(name: str) -> str:
-    """A name without case, spaces, `_` and `#`: `Patient ID`, `patient_id` and `PatientID`."""
-    return re.sub(r"[\s_#]+", "", name).casefold()
 
 
 def alike(name: str, names: Iterable[str]) -> list[str]:

@@ -7,24 +7,12 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float32
 
-from .columns import alike, find, plain
+from cxr_embeddings.common.csv_tables import plain
+from cxr_embeddings.common.finding_names import CHEXPERT, NIH, NIH_COLUMN, NO_FINDING, VALUES
 
-# The 14 of the CheXpert and NegBio labellers (Irvin et al., arXiv 1901.07031, table 1), as the
-# tables of MIMIC-CXR-JPG and CheXpert name them.
-CHEXPERT = (
-    "Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Enlarged Cardiomediastinum",
-    "Fracture", "Lung Lesion", "Lung Opacity", "No Finding", "Pleural Effusion", "Pleural Other",
-    "Pneumonia", "Pneumothorax", "Support Devices",
-)  # fmt: skip
-# The 14 of ChestX-ray14 (Wang et al., CVPR 2017, in its extended release).
-NIH = (
-    "Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia",
-    "Pneumothorax", "Consolidation", "Edema", "Emphysema", "Fibrosis", "Pleural_Thickening",
-    "Hernia",
-)  # fmt: skip
+from .columns import alike, find
+
 TABLES = {"CheXpert or NegBio": CHEXPERT, "ChestX-ray14": NIH}  # known by having all the columns
-NO_FINDING = "No Finding"
-VALUES = {"1": 1, "1.0": 1, "0": 0, "0.0": 0, "-1": -1, "-1.0": -1, "": np.nan}
 
 
 class Findings(NamedTuple):
@@ -53,9 +41,9 @@ def split_finding_labels(table: pd.DataFrame, path: str) -> pd.DataFrame:
             of a positive, so none is taken for a new finding), or No Finding stands beside others.
     """
     missing = [name for name in (*NIH, NO_FINDING) if not alike(name, table.columns)]
-    if not alike("Finding Labels", table.columns) or not missing:
+    if not alike(NIH_COLUMN, table.columns) or not missing:
         return table
-    column = table[find("Finding Labels", table.columns, path)]
+    column = table[find(NIH_COLUMN, table.columns, path)]
     listed = column.str.get_dummies("|").astype(bool)
     known = {name: np.zeros(len(table), bool) for name in (*NIH, NO_FINDING)}
     for label in filter(str.strip, listed):

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from cxr_embeddings.common import paths
 
-from .. import files
-from ..films.film import Rejected
+from ..films.film import InputFile, Rejected
 from .formats import FORMATS
 
 LAYOUTS = ("per_image", "sharded")
@@ -26,14 +25,14 @@ class Output:
     """
 
     name: str
-    films: Sequence[files.InputFile]
+    films: Sequence[InputFile]
     even_empty: bool
     part: int = 0
 
 
 def part_out(
-    films: Iterable[files.InputFile], folder: str, layout: str, format: str
-) -> tuple[list[files.InputFile], dict[files.InputFile, Rejected]]:
+    films: Iterable[InputFile], folder: str, layout: str, format: str
+) -> tuple[list[InputFile], dict[InputFile, Rejected]]:
     """The films whose embeddings can be written, and why those of the others cannot.
 
     It is known before a film is read, so that no name ends a run that is hours old.
@@ -60,7 +59,7 @@ def part_out(
     return kept, refused
 
 
-def plan(films: Sequence[files.InputFile], layout: str, format: str, shards: int) -> list[Output]:
+def plan(films: Sequence[InputFile], layout: str, format: str, shards: int) -> list[Output]:
     """The outputs of a run; `sharded` cuts the films into pieces of nearly equal length.
 
     Raises:
@@ -78,7 +77,7 @@ def plan(films: Sequence[files.InputFile], layout: str, format: str, shards: int
 
 
 def plan_pieces(
-    pieces: Mapping[str, Sequence[files.InputFile]], layout: str, format: str
+    pieces: Mapping[str, Sequence[InputFile]], layout: str, format: str
 ) -> list[Output]:
     """The outputs of an input that comes in pieces; `sharded` makes one of each, named after it.
 

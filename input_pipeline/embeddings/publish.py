@@ -13,9 +13,10 @@ from typing import IO, Any
 
 import numpy as np
 
-from cxr_embeddings.common import paths, writing
+from cxr_embeddings.common import files, paths, writing
 
-from .. import files, run_folder
+from .. import run_folder
+from ..films.film import InputFile, film_key
 from . import output_plan
 from . import writer as outputs
 from .reader import is_embedding_file
@@ -50,7 +51,7 @@ def place(image_id: str, input: str) -> str:
             "folder; expected names that do not begin with a dot, with / between them: rename the "
             "film and embed it again, or publish a table by --layout parquet"
         )
-    return files.key(relative)
+    return film_key(relative)
 
 
 def write_per_image(
@@ -81,7 +82,7 @@ def write_per_image(
     """
     input = source.manifest["identity"].get("input") or ""
     pieces = {
-        name: [files.InputFile(image_id, place(image_id, input)) for image_id in of_file]
+        name: [InputFile(image_id, place(image_id, input)) for image_id in of_file]
         for name, of_file in ids.items()
     }
     owner: dict[str, str] = {}

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from cxr_embeddings.common import paths
+from cxr_embeddings.common import files, paths
 
-from .. import files, tfrecord
+from .. import tfrecord
 from . import formats
 
 DECODE = {f.suffix: f.decode for f in formats.FORMATS.values()}
@@ -153,7 +153,7 @@ def _read_block(
         path = f"{folder}/{name}"
         try:
             data = files.read_bytes(path)
-        except paths.NotAFile as error:
+        except files.NotAFile as error:
             rejected.append((name, error.strerror))
             continue
         except OSError as error:

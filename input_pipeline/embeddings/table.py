@@ -20,7 +20,7 @@ from annotated_types import Len
 from jaxtyping import Float, Shaped
 from typing_extensions import TypedDict
 
-from cxr_embeddings.common import paths, untrusted, writing
+from cxr_embeddings.common import files, paths, untrusted, writing
 
 from .. import run_folder
 from .folders import Folder, open_folders, shared_manifest
@@ -175,7 +175,7 @@ def _open(place: str, key: str, said: dict[str, Any]) -> Embeddings | None:
         said: what its file is not asked: `encoder`, `complete` and `folders`.
     """
     try:
-        with paths.open_file(place) as stream:
+        with files.open_input(place) as stream:
             end = stream.seek(-_INDEX_LENGTH.size, os.SEEK_END)
             (length,) = _INDEX_LENGTH.unpack(stream.read())
             stream.seek(end - length)

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from cxr_embeddings.common import paths
+from cxr_embeddings.common import files, paths
 
-from .. import files, run_folder
+from .. import run_folder
 from .formats import EmbeddingRecord
 from .reader import DECODE, is_embedding_file, list_files
 

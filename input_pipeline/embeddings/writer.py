@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from cxr_embeddings.common import paths, writing
+from cxr_embeddings.common import files, paths, writing
 
-from .. import files, run_folder
-from ..films.film import Rejected, Skipped
+from .. import run_folder
+from ..films.film import InputFile, Rejected, Skipped
 from ..hosts import ALONE, Hosts, together
 from .formats import FORMATS, EmbeddingRecord
 from .output_plan import Output
@@ -35,7 +35,7 @@ def open_run(
     identity: Mapping[str, Any],
     details: Mapping[str, Any],
     hosts: Hosts = ALONE,
-    refused: Mapping[files.InputFile, Rejected] | None = None,
+    refused: Mapping[InputFile, Rejected] | None = None,
 ) -> Iterator["Run"]:
     """Opens a run's folder; see `Run`. On the way out every embedding it was given is written.
 
@@ -143,7 +143,7 @@ class Run:
         identity: Mapping[str, Any],
         details: Mapping[str, Any],
         hosts: Hosts,
-        refused: Mapping[files.InputFile, Rejected],
+        refused: Mapping[InputFile, Rejected],
     ) -> None:
         self._folder, self._scratch, self._threads = folder, scratch, threads
         self._format, self._identity, self._details = FORMATS[format], identity, details
@@ -164,14 +164,14 @@ class Run:
         self.todo = [f for o in mine for f in o.films if f.path not in whole.get(o.name, ())]
         self.done = len(self.output_of) - len(self.todo)
         self._tries = run_folder.tries_before(folder)
-        self.dropped: dict[files.InputFile, Skipped | Rejected] = {**refused}
+        self.dropped: dict[InputFile, Skipped | Rejected] = {**refused}
         self._waiting = collections.Counter(self.output_of[film].name for film in self.todo)
         self._records: dict[str, list[EmbeddingRecord]] = collections.defaultdict(list)
         self._writes: collections.deque[concurrent.futures.Future[None]] = collections.deque()
         if not hosts.index:
             self._write_manifest(complete=False)
 
-    def add(self, film: files.InputFile, outcome: np.ndarray | Skipped | Rejected) -> None:
+    def add(self, film: InputFile, outcome: np.ndarray | Skipped | Rejected) -> None:
         """Takes a film's embedding, or the reason why it has none; writes what is complete.
 
         Writing happens on other threads; the OSError of an earlier write is raised here.

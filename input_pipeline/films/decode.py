@@ -28,11 +28,11 @@ from typing import TypeVar
 import numpy as np
 from jaxtyping import Float32, UInt
 
-from cxr_embeddings.common.paths import NotAFile
+from cxr_embeddings.common import files
+from cxr_embeddings.common.files import NotAFile
 
-from .. import files
 from .dicom import read_film
-from .film import Film, Rejected, Rejection, Skipped, check_size
+from .film import Film, InputFile, Rejected, Rejection, Skipped, check_size
 from .presets import PRESETS, network_input
 
 DECODE_SECONDS = 300  # a film takes well under a second; a stalled network file system may not
@@ -75,7 +75,7 @@ class Batch:
     """
 
     image: Float32[np.ndarray, "batch size size 1"]
-    films: Sequence[files.InputFile]
+    films: Sequence[InputFile]
 
 
 def load(
@@ -298,12 +298,12 @@ def decode(
 
 
 def batches(
-    decoded: Iterable[tuple[files.InputFile, Prepared | Skipped | Rejected]],
+    decoded: Iterable[tuple[InputFile, Prepared | Skipped | Rejected]],
     batch_size: int,
-    drop: Callable[[files.InputFile, Skipped | Rejected], None],
+    drop: Callable[[InputFile, Skipped | Rejected], None],
 ) -> Iterator[Batch]:
     """Packs images into batches of `batch_size`; gives what is no image to `drop`."""
-    films: list[files.InputFile] = []
+    films: list[InputFile] = []
     rows: list[np.ndarray] = []
     for film, outcome in decoded:
         if not isinstance(outcome, Prepared):
@@ -318,7 +318,7 @@ def batches(
         yield _pack(films, rows, batch_size)
 
 
-def _pack(films: Sequence[files.InputFile], rows: Sequence[np.ndarray], batch_size: int) -> Batch:
+def _pack(films: Sequence[InputFile], rows: Sequence[np.ndarray], batch_size: int) -> Batch:
     image = np.zeros((batch_size, *rows[0].shape), np.float32)
     np.stack(rows, out=image[: len(rows)])
     return Batch(image, films)

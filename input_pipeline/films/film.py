@@ -1,6 +1,7 @@
-"""What a film is once its file has been read, and how a file that gives no film says why."""
+"""What a film is, before and after its file is read, and how a file without one says why."""
 
 import dataclasses
+import posixpath
 from collections.abc import Collection, Mapping
 from typing import Any, NoReturn
 
@@ -37,6 +38,26 @@ REASONS = {
     "corrupt_pixels": "pixel data that do not decode, or not to the size in the header",
     "turned": "its EXIF orientation says that it is displayed otherwise, which its preset ignores",
 }
+IMAGE_SUFFIXES = frozenset({".dcm", ".dicom", ".ima", ".png", ".jpg", ".jpeg"})
+
+
+@dataclasses.dataclass(frozen=True)
+class InputFile:
+    """One film to be read.
+
+    Attributes:
+        path: absolute path or address; also the `image/id` of the film's embedding.
+        key: its place below the input's root, with `/` and without suffix; names its output.
+    """
+
+    path: str
+    key: str
+
+
+def film_key(relative: str) -> str:
+    """A film's path below its root without the suffix, if that is one of films."""
+    stem, suffix = posixpath.splitext(relative)
+    return stem if suffix.lower() in IMAGE_SUFFIXES else relative
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,22 +1,18 @@
 """The films of an input: a folder, a glob, a list of files or a single film."""
 
 import collections
-import csv
 import dataclasses
 import fnmatch
-import gzip
-import io
 import itertools
 import os
 import posixpath
 import re
-import zlib
 from collections.abc import Iterator, Sequence
 
-from cxr_embeddings.common import paths
+from cxr_embeddings.common import csv_tables, files, paths
 from cxr_embeddings.common.paths import is_remote
 
-from ..files import IMAGE_SUFFIXES, InputFile, key, read_table, walk, walk_local
+from .film import IMAGE_SUFFIXES, InputFile, film_key
 
 LIST_SUFFIXES = (".txt", ".csv", ".csv.gz")
 PATH_COLUMNS = ("path", "file", "filename", "file_path", "filepath", "image_path", "dicom_path")
@@ -64,7 +60,7 @@ def list_inputs(path: str, limit: int | None = None) -> Listing:
     repeated = 0
     if fs.isdir(inner):
         found, root = [], path
-        for file in walk(path):
+        for file in files.walk(path):
             suffix = posixpath.splitext(file)[1].lower()
             if suffix in IMAGE_SUFFIXES or not suffix or suffix[1:].isdigit():
                 found.append(file)
@@ -90,22 +86,22 @@ def list_inputs(path: str, limit: int | None = None) -> Listing:
         raise FileNotFoundError(
             f"no film in {path}: expected DICOM, PNG or JPEG files, found {others or 'nothing'}"
         )
-    files = sorted(
-        (InputFile(f, key(f.removeprefix(root).removeprefix("/"))) for f in found),
+    films = sorted(
+        (InputFile(f, film_key(f.removeprefix(root).removeprefix("/"))) for f in found),
         key=lambda f: (f.key, f.path),
     )
-    if odd := [(f, why) for f in files if (why := paths.why_outside(f.key))]:
+    if odd := [(f, why) for f in films if (why := paths.why_outside(f.key))]:
         raise ValueError(
             f"{len(odd)} films have a name that is no place below {root}, such as "
             f"{odd[0][0].path!r}: {odd[0][1]}; rename them, or name the other films in a list"
         )
-    for first, second in itertools.pairwise(files):
+    for first, second in itertools.pairwise(films):
         if first.key == second.key:
             raise ValueError(
                 f"{first.path} and {second.path} would write one output, {first.key}: "
                 "rename or leave out one of them"
             )
-    return Listing(files[:limit], dict(ignored), repeated)
+    return Listing(films[:limit], dict(ignored), repeated)
 
 
 def _match(pattern: str) -> tuple[list[str], str]:
@@ -131,7 +127,7 @@ def _expand(folder: str, parts: Sequence[str]) -> Iterator[str]:
         return
     first, *rest = parts
     if first == "**":
-        for parent, _, names in walk_local(folder):
+        for parent, _, names in files.walk_local(folder):
             yield from _expand(parent, rest) if rest else (f"{parent}/{name}" for name in names)
         return
     path = f"{folder}/{first}"
@@ -149,25 +145,22 @@ def _expand(folder: str, parts: Sequence[str]) -> Iterator[str]:
 
 def read_list(path: str) -> list[str]:
     """The films of a list: the lines of a .txt, or the one column of paths of a table."""
-    try:
-        text = read_table(path).decode("utf-8-sig")
-    except (EOFError, zlib.error, gzip.BadGzipFile, UnicodeDecodeError) as error:
-        raise ValueError(f"list {path} is damaged or no UTF-8 text: {error}") from error
     if path.lower().endswith(".txt"):
+        try:
+            text = files.read_table(path).decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"the list {path} is not UTF-8 text: {error}") from error
         entries = re.split(r"\r?\n", text)  # what else str.splitlines cuts at may be of a name
     else:
-        table = csv.DictReader(io.StringIO(text, newline=""))
-        columns = table.fieldnames or []
-        named = [c for c in columns if c.strip().lower() in PATH_COLUMNS]
-        if len(named) != 1:
+        rows = csv_tables.read_rows(path, strip=False)
+        _, columns = next(rows, (1, []))
+        places = [i for i, name in enumerate(columns) if name.lower() in PATH_COLUMNS]
+        if len(places) != 1:
             raise ValueError(
                 f"{path} has the columns {', '.join(columns) or '(none)'}; expected exactly one of "
                 f"{', '.join(PATH_COLUMNS)} to say where the films are"
             )
-        try:
-            entries = [row[named[0]] or "" for row in table]
-        except csv.Error as error:
-            raise ValueError(f"list {path} is no whole CSV file: {error}") from error
+        entries = [row[places[0]] for _, row in rows]
     folder = posixpath.dirname(path)
     return [_entry(folder, entry) for entry in entries if entry.strip()]
 

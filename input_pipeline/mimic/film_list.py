@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from cxr_embeddings.common import paths
 
-from .. import files
+from ..films.film import film_key
 from ..films.listing import list_inputs
 from .tables import Table, read_table
 
@@ -63,7 +63,7 @@ def list_input(source: str, names: set[str], metadata: Table | None) -> Listing:
     if posixpath.basename(source) == "files" and {*_RECORD_LISTS} & names_in(folder):
         notes.append(f"{folder} has MIMIC-CXR's list of films: name that folder to use it.")
     films = [file.path for file in listing.files]
-    root = files.key(films[0]).removesuffix(listing.files[0].key)
+    root = film_key(films[0]).removesuffix(listing.files[0].key)
     ids = [re.search(r"/p([0-9]+)/s([0-9]+)/[^/]+$", path) for path in films]
     return Listing(
         root,
@@ -92,4 +92,4 @@ def _below(folder: str, table: Table, image_ids: list[str], note: str) -> Listin
 
 
 def dicom_id_of(image_id: str) -> str:
-    return files.key(image_id.rpartition("/")[2])
+    return film_key(image_id.rpartition("/")[2])

@@ -1,19 +1,13 @@
 """MIMIC-CXR's tables, and what they say of a film."""
 
 import collections
-import csv
 import functools
-import gzip
-import io
 import posixpath
 import re
-import zlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from cxr_embeddings.common import paths
-
-from .. import files
+from cxr_embeddings.common import csv_tables, paths
 
 SPLITS = ("train", "validate", "test")
 UNASSIGNED = "unassigned"  # the split of a film for which no table says one
@@ -74,64 +68,14 @@ def read_table(path: str, columns: Sequence[str]) -> Table:
         FileNotFoundError: it is not there.
         ValueError: it is damaged or cut short, lacks a column, has no rows, or two for one film.
     """
-    import pyarrow as pa
-    import pyarrow.csv
-
-    wanted = ("dicom_id", "subject_id", "study_id", *columns)
-    odd: list[int] = []
-
-    def note_odd(row: pa.csv.InvalidRow) -> str:
-        odd.append(row.number)
-        return "skip"
-
-    try:
-        data = files.read_table(path)
-        lines = io.TextIOWrapper(io.BytesIO(data), "utf-8-sig", newline="")
-        header = [name.strip() for name in next(csv.reader(lines, strict=True), [])]
-        if amiss := [name for name in wanted if header.count(name) != 1]:
-            raise ValueError(
-                f"{path} has the columns {', '.join(header) or '(none)'}; expected one of each "
-                f"name, among them {', '.join(amiss)}: is it another table?"
-            )
-        chosen = [f"f{header.index(name)}" for name in wanted]  # Arrow's names for lack of a header
-        table = pa.csv.read_csv(
-            pa.py_buffer(data),
-            pa.csv.ReadOptions(use_threads=False, autogenerate_column_names=True),
-            pa.csv.ParseOptions(invalid_row_handler=note_odd),
-            pa.csv.ConvertOptions(
-                include_columns=chosen,
-                column_types=dict.fromkeys(chosen, pa.string()),
-                strings_can_be_null=False,
-            ),
-            pa.system_memory_pool(),  # gives memory back, which Arrow's own pool keeps
-        )
-    except (FileNotFoundError, IsADirectoryError):
-        raise FileNotFoundError(f"found no table {path}; expected a CSV file") from None
-    except (
-        csv.Error,
-        pa.ArrowInvalid,
-        EOFError,
-        gzip.BadGzipFile,
-        zlib.error,
-        UnicodeDecodeError,
-    ) as error:
-        raise ValueError(f"{path} is no whole CSV file ({error}): get it again") from error
-    if odd:
-        raise ValueError(
-            f"row {odd[0]} of {path} has not the {len(header)} values that its header has, and "
-            f"{len(odd)} rows are like that: the file is cut short or damaged, get it again"
-        )
-    # No value of these tables has a line break: one that has is several rows behind a stray quote.
-    if b'"' in data and table.num_rows != sum(1 for _ in re.finditer(rb"[^\r\n]+", data)):
+    found = csv_tables.read_columns(path, ("dicom_id", "subject_id", "study_id", *columns))
+    # A value with a line break is several rows behind a stray quotation mark.
+    if any("\n" in value for column in found.values() for value in column):
         raise ValueError(
             f"{path} has a quotation mark that is not closed in its line: the file is damaged, get "
             "it again"
         )
-    if table.num_rows < 2:
-        raise ValueError(f"{path} has no rows; expected a header and at least one row")
-    dicom_ids, *values = ([*map(str.strip, c.to_pylist()[1:])] for c in table.columns)
-    shared: dict[str, str] = {}  # a value of many rows is one string in memory
-    values = [[*map(shared.setdefault, column, column)] for column in values]
+    dicom_ids = found.pop("dicom_id")
     row_of = {dicom_id: row for row, dicom_id in enumerate(dicom_ids)}
     if len(row_of) < len(dicom_ids):
         counted = collections.Counter(dicom_ids)
@@ -140,7 +84,7 @@ def read_table(path: str, columns: Sequence[str]) -> Table:
             f"{path} has more than one row for {len(twice)} films, the first of them {twice[0]!r}; "
             "expected one row a dicom_id: get it again"
         )
-    return Table(path, row_of, dict(zip(wanted[1:], values, strict=True)))
+    return Table(path, row_of, found)
 
 
 @functools.lru_cache(maxsize=1 << 16)

@@ -1,17 +1,21 @@
 """What the label tables of data sets are, and from their findings to abnormal or normal."""
 
-import csv
-import gzip
-import io
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
-from .. import files
+from cxr_embeddings.common import csv_tables
+from cxr_embeddings.common.csv_tables import plain
+from cxr_embeddings.common.finding_names import (
+    CHEXPERT,
+    NIH,
+    NIH_COLUMN,
+    NO_FINDING,
+    SUPPORT_DEVICES,
+    VALUES,
+)
+
 from .label import Verdict
 
-# What a column of one finding holds: positive, negative, uncertain, not mentioned.
-VALUES = {"1": 1, "1.0": 1, "0": 0, "0.0": 0, "-1": -1, "-1.0": -1, "": None}
 DEVICES = ("unknown", "normal", "abnormal")  # what films of devices alone may count as
 
 
@@ -42,26 +46,18 @@ DATASETS = {
     "mimic_cxr": DataSet(
         ids={"study_id": ("study_id",), "subject_id": ("subject_id",)},
         listed=(),
-        findings=(
-            "Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Enlarged Cardiomediastinum",
-            "Fracture", "Lung Lesion", "Lung Opacity", "Pleural Effusion", "Pleural Other",
-            "Pneumonia", "Pneumothorax",
-        ),
-        devices=("Support Devices",),
-        normal="No Finding",
+        findings=tuple(name for name in CHEXPERT if name not in (NO_FINDING, SUPPORT_DEVICES)),
+        devices=(SUPPORT_DEVICES,),
+        normal=NO_FINDING,
     ),
     # Data_Entry_2017 of ChestX-ray14 (Wang et al., CVPR 2017): one row a film, nothing uncertain,
     # and no word of devices.
     "chestxray14": DataSet(
         ids={"image_id": ("Image Index", "file"), "patient_id": ("Patient ID",)},
-        listed=("Finding Labels",),
-        findings=(
-            "Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule",
-            "Pneumonia", "Pneumothorax", "Consolidation", "Edema", "Emphysema", "Fibrosis",
-            "Pleural_Thickening", "Hernia",
-        ),
+        listed=(NIH_COLUMN,),
+        findings=NIH,
         devices=(),
-        normal="No Finding",
+        normal=NO_FINDING,
     ),
     # Films of children (Kermany et al., Cell 2018), as a table of its folders: one row a film.
     "kermany": DataSet(
@@ -71,7 +67,7 @@ DATASETS = {
         devices=(),
         normal="NORMAL",
     ),
-}  # fmt: skip
+}
 
 
 class Labelled(NamedTuple):
@@ -112,7 +108,7 @@ def judge(codes: Mapping[str, int | None], dataset: DataSet) -> Verdict:
     if nothing and (positive or uncertain):
         return Verdict("unknown", "contradiction")
     if positive:
-        return Verdict("abnormal", plain(positive[0]))
+        return Verdict("abnormal", positive[0].replace(" ", "_").lower())
     if uncertain:
         return Verdict("unknown", "uncertain")
     if any(codes.get(name) in (1, -1) for name in dataset.devices):
@@ -135,9 +131,9 @@ def read_labels(path: str) -> Labelled:
         OSError: it cannot be read.
         ValueError: it is no whole table of these, has no rows, two for one id, or a strange value.
     """
-    table = read_rows(path)
+    table = csv_tables.read_rows(path)
     _, header = next(table, (1, []))
-    name, place = _recognise([plain(column) for column in header], path)
+    name, place = _recognise(header, path)
     dataset = DATASETS[name]
     columns = (*dataset.ids, *(["split"] if "split" in place else []))
     rows: dict[tuple[str, ...], Verdict] = {}
@@ -158,32 +154,9 @@ def read_labels(path: str) -> Labelled:
     return Labelled(name, columns, rows)
 
 
-def plain(name: str) -> str:
-    """The name of a column or finding as names are compared."""
-    return name.strip().replace(" ", "_").casefold()
-
-
-def read_rows(path: str) -> Iterator[tuple[int, list[str]]]:
-    """Number and values of each row that is not blank, the header first."""
-    try:
-        width = 0
-        lines = io.TextIOWrapper(io.BytesIO(files.read_table(path)), "utf-8-sig", newline="")
-        for number, row in enumerate(csv.reader(lines, strict=True), 1):
-            width = width or len(row)
-            if row and len(row) != width:
-                raise ValueError(
-                    f"row {number} of {path} has {len(row)} values, its header {width}: the file "
-                    "is cut short or damaged, get it again"
-                )
-            if row:
-                yield number, [value.strip() for value in row]
-    except (csv.Error, EOFError, gzip.BadGzipFile, zlib.error, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no whole CSV file ({error}): get it again") from error
-
-
 def _recognise(header: list[str], path: str) -> tuple[str, dict[str, int]]:
     """Which data set has these columns, and where each one is that matters, by our name for it."""
-    lacking = {}
+    lacking, known = {}, [plain(column) for column in header]
     for name, dataset in DATASETS.items():
         wanted = dict(dataset.ids)
         if dataset.listed:
@@ -192,10 +165,10 @@ def _recognise(header: list[str], path: str) -> tuple[str, dict[str, int]]:
             singles = (*dataset.findings, *dataset.devices, dataset.normal)
             wanted |= {single: (single,) for single in singles}
         place = {
-            ours: header.index(plain(theirs))
+            ours: known.index(plain(theirs))
             for ours, names in (wanted | {"split": ("split",)}).items()
             for theirs in reversed(names)
-            if plain(theirs) in header
+            if plain(theirs) in known
         }
         lacking[name] = [" or ".join(wanted[ours]) for ours in wanted if ours not in place]
         if not lacking[name]:

@@ -12,10 +12,9 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import IO, NamedTuple
 
+from cxr_embeddings.common import csv_tables, files
 from cxr_embeddings.common.untrusted import TarMember
 
-from .. import files
-from . import abnormal
 from .label import MAX_CHARACTERS
 
 MOST = 4 * (MAX_CHARACTERS + 1)  # bytes of a report; those that have as many are too long
@@ -28,7 +27,7 @@ _KINDS = {".txt": ("study_id",), ".xml": OPENI}
 _NO_REPORT = re.compile(
     r"(?:^|/)(?:\.(?!\.?/)|__MACOSX/|(?:readme|licen[sc]e|changelog|\w*sums?)\b)", re.I
 )
-# What we write -> what a table may call it, as `datasets.plain` has it.
+# What we write -> what a table may call it; compared as `csv_tables.plain` has it.
 _TEXT = ("report", "reports", "text", "report_text", "full_text")
 _SECTIONS = ("findings", "impression", "addendum")
 _IDS = {
@@ -184,16 +183,17 @@ def _try(read: Callable[[], bytes]) -> bytes | None:
 
 def _read_table(path: str) -> Source:
     """The rows of a table with a column of texts, or columns of sections, and of ids."""
-    rows = abnormal.read_rows(path)
+    rows = csv_tables.read_rows(path)
     _, names = next(rows, (1, []))
-    header = [abnormal.plain(name) for name in names]
-    texts = [header.index(name) for name in _TEXT if name in header][:1]
-    sections = {name: header.index(name) for name in _SECTIONS if name in header}
-    place = {
-        ours: header.index(next(name for name in known if name in header))
-        for ours, known in _IDS.items()
-        if set(known) & set(header)
-    }
+    header = [csv_tables.plain(name) for name in names]
+
+    def columns(known: Sequence[str]) -> list[int]:
+        meant = map(csv_tables.plain, known)
+        return [header.index(name) for name in meant if name in header]
+
+    texts = columns(_TEXT)
+    sections = {name: found[0] for name in _SECTIONS if (found := columns([name]))}
+    place = {ours: found[0] for ours, known in _IDS.items() if (found := columns(known))}
     if not (texts or sections) or not {"image_id", "study_id"} & place.keys():
         raise ValueError(
             f"{path} is no table of reports: expected a column of texts ({', '.join(_TEXT)}) or "

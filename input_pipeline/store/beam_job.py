@@ -25,9 +25,9 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.runner import create_runner
 from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
-from cxr_embeddings.common import machine
+from cxr_embeddings.common import files, machine
 
-from .. import files, run_folder
+from .. import run_folder
 from ..films import decode
 from . import shards
 from .codecs import STORAGES

@@ -11,9 +11,9 @@ from typing import Any
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from cxr_embeddings.common import paths, writing
+from cxr_embeddings.common import files, paths, writing
 
-from .. import files, run_folder
+from .. import run_folder
 from ..films.presets import PRESETS
 from ..mimic import counts as mimic_counts
 from ..mimic import selection

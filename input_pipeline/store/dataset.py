@@ -1,8 +1,6 @@
 """A finished store of preprocessed films: its metadata for TFDS and for us, and batches from it."""
 
-import csv
 import dataclasses
-import io
 import itertools
 import os
 import pathlib
@@ -14,11 +12,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
-from cxr_embeddings.common import machine, paths, writing
+from cxr_embeddings.common import csv_tables, machine, paths, writing
 
-from .. import files, run_folder, tfrecord
+from .. import run_folder, tfrecord
 from ..films import decode as pipeline
 from ..films.decode import Batch, Prepared
+from ..films.film import InputFile, film_key
 from ..films.presets import PRESETS
 from .codecs import STORAGES
 from .shards import Summary
@@ -45,7 +44,7 @@ class Store:
 
     folder: str
     identity: Mapping[str, Any]
-    shards: Mapping[str, Sequence[files.InputFile]]
+    shards: Mapping[str, Sequence[InputFile]]
     lengths: Mapping[str, Int64[np.ndarray, " films"]]
     retryable: int
     given_up: int
@@ -176,12 +175,11 @@ def open_store(folder: str) -> Store:
             f"expected {size} bytes: cut short, or of another store. Run scripts/preprocess.py "
             "again, with the same options, to have them made anew"
         )
-    shards: dict[str, list[files.InputFile]] = {name: [] for name in expected}
+    shards: dict[str, list[InputFile]] = {name: [] for name in expected}
     lengths: dict[str, list[int]] = {name: [] for name in expected}
-    text = files.read_table(f"{folder}/{FILMS}").decode("utf-8", "surrogateescape")
     try:
-        for row in csv.DictReader(io.StringIO(text, newline="")):
-            film = files.InputFile(row["image_id"], files.key(row["image_id"]))
+        for row in csv_tables.read_records(f"{folder}/{FILMS}"):
+            film = InputFile(row["image_id"], film_key(row["image_id"]))
             shards[row["shard"]].append(film)
             lengths[row["shard"]].append(int(row["bytes"]))
         whole = all(
@@ -189,7 +187,7 @@ def open_store(folder: str) -> Store:
             and sum(some) + tfrecord.FRAME * len(some) == expected[name]["bytes"]
             for name, some in lengths.items()
         )
-    except (KeyError, TypeError, ValueError, csv.Error):  # a shard of another store; half a row
+    except (KeyError, ValueError):  # a shard of another store; half a row
         whole = False
     if not whole:
         raise ValueError(
@@ -208,7 +206,7 @@ def open_store(folder: str) -> Store:
 
 
 def batches(
-    store: Store, names: Sequence[str], batch_size: int, wanted: Set[files.InputFile]
+    store: Store, names: Sequence[str], batch_size: int, wanted: Set[InputFile]
 ) -> Iterator[Batch]:
     """Reads shards in parallel; always in the same order. The last batch is padded.
 
@@ -259,7 +257,7 @@ def batches(
     )
     missing = {film.path: film for name in names for film in store.shards[name]}
 
-    def prepared() -> Iterator[tuple[files.InputFile, Prepared]]:
+    def prepared() -> Iterator[tuple[InputFile, Prepared]]:
         rows = (zip(*batch, strict=True) for batch in records.as_numpy_iterator())
         for name, image in itertools.chain.from_iterable(rows):
             image_id = name.decode("utf-8", "surrogateescape")

@@ -15,7 +15,9 @@ import imagecodecs
 import numpy as np
 from jaxtyping import Float32, Int32, Int64, Shaped
 
-from .. import files, tfrecord
+from cxr_embeddings.common import files
+
+from .. import tfrecord
 from .codecs import STORAGES
 from .dataset import Store
 

@@ -14,9 +14,9 @@ from typing import Annotated, ClassVar, NamedTuple
 
 from annotated_types import Len
 
-from cxr_embeddings.common import paths, untrusted
+from cxr_embeddings.common import files, paths, untrusted
 
-from .. import files, run_folder, tfrecord
+from .. import run_folder, tfrecord
 from ..films.decode import Prepared
 from ..films.film import Rejected, Skipped
 from ..mimic.selection import FilmRecord

@@ -1,15 +1,15 @@
 """Reading and writing of local and remote files, with patience for what fails and may not again.
 
-What is local and what is remote (`gs://`, `s3://`, `memory://`) `common.paths` decides.
+What is local and what is remote (`gs://`, `s3://`, `memory://`) `paths` decides.
 """
 
 import contextlib
-import dataclasses
+import errno
 import gzip
 import io
 import os
-import posixpath
 import random
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -20,32 +20,43 @@ from cxr_embeddings.common.writing import whole_file
 
 Result = TypeVar("Result")
 
-IMAGE_SUFFIXES = frozenset({".dcm", ".dicom", ".ima", ".png", ".jpg", ".jpeg"})
 RETRY_SECONDS = (1.0, 4.0, 16.0)  # pauses after a read that failed; about those of cloud stores
+
+
+class NotAFile(OSError):
+    """A pipe, a socket or a device stands where a file was expected."""
+
+
 PERMANENT = (
-    *(FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError),
-    paths.NotAFile,
+    *(FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, NotAFile),
     gzip.BadGzipFile,  # an OSError of what the bytes say
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class InputFile:
-    """One film to be read.
-
-    Attributes:
-        path: absolute path or address; also the `image/id` of the film's embedding.
-        key: its place below the input's root, with `/` and without suffix; names its output.
-    """
-
-    path: str
-    key: str
-
-
 def open_input(path: str) -> io.IOBase:
-    """Opens a local or remote file for reading; the caller closes it. Raises OSError."""
-    with _as_os_error("opening"):
-        return paths.open_file(path)
+    """Opens a local or remote file for reading; the caller closes it.
+
+    Raises:
+        NotAFile: it is a pipe, a socket or a device, on which a reader might wait for ever.
+        OSError: it is not there or cannot be read.
+    """
+    if paths.is_remote(path):
+        with _as_os_error("opening"):
+            fs, inner = paths.file_system(path)
+            return fs.open(inner, "rb")
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ENXIO, errno.ENODEV, errno.EOPNOTSUPP):  # a socket; no device
+            raise NotAFile(error.errno, "no regular file", path) from None
+        raise
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+        raise NotAFile(errno.EINVAL, "no regular file", path)
+    return os.fdopen(descriptor, "rb")
 
 
 @contextlib.contextmanager
@@ -87,20 +98,18 @@ def read_with(path: str, reader: Callable[[io.IOBase], Result]) -> Result:
 
 def read_bytes(path: str) -> bytes:
     """The whole of a local or remote file. Raises OSError."""
-
     return read_with(path, lambda stream: stream.read())
 
 
 def read_table(path: str) -> bytes:
     """A table, unpacked if it ends in .gz; see `untrusted.read_table`. Raises OSError, too."""
-
     packed = path.lower().endswith(".gz")
     return read_with(path, lambda stream: untrusted.read_table(stream, packed, path))
 
 
-def read_json(path: str, schema: type[Result], advice: str) -> Result:
+def read_json(path: str | os.PathLike[str], schema: type[Result], advice: str) -> Result:
     """The content of a JSON file; see `untrusted.read_json`. Raises OSError, too."""
-
+    path = os.fspath(path)
     data = read_with(path, lambda stream: stream.read(untrusted.MAX_JSON_BYTES + 1))
     return untrusted.read_json(data, schema, path, advice)
 
@@ -123,8 +132,8 @@ def read_range(path: str, start: int, length: int) -> bytes:
 def bill(project: str | None) -> None:
     """Has Google Cloud charge a project for what is read from requester-pays buckets.
 
-    Holds for this process and those that it starts. Who reads is settled by Google's default
-    credentials, which are never looked at here.
+    Holds for this process and those that it starts. Google's default credentials say who reads;
+    they are never looked at here.
     """
     if project:
         os.environ["FSSPEC_GS_REQUESTER_PAYS"] = project
@@ -158,12 +167,6 @@ def walk_local(folder: str) -> Iterator[tuple[str, list[str], list[str]]]:
                 chosen.append(name)
         folders[:] = chosen
         yield parent.rstrip("/"), folders, [name for name in names if not name.startswith(".")]
-
-
-def key(relative: str) -> str:
-    """A film's path below its root without the suffix, if that is one of films."""
-    stem, suffix = posixpath.splitext(relative)
-    return stem if suffix.lower() in IMAGE_SUFFIXES else relative
 
 
 @contextlib.contextmanager
