@@ -204,7 +204,7 @@ def earlier_runs(folder: str, identity: Mapping[str, Any]) -> list[Any] | None:
     manifest = read_manifest(folder)
     if manifest is None:
         return None
-    found, identity = UNSAID | manifest["identity"], UNSAID | _plain({**identity})
+    found, identity = UNSAID | manifest["identity"], UNSAID | plain({**identity})
     differing = [
         f"  {key}: {found.get(key)!r} there, {identity.get(key)!r} asked for"
         if key != "films"
@@ -232,16 +232,16 @@ def encode_manifest(
         "identity": identity,
         "runs": runs,
     }
-    return (json.dumps(_plain(content), indent=2) + "\n").encode()
+    return (json.dumps(plain(content), indent=2) + "\n").encode()
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """JSON values whose texts are UTF-8: names of folders may hold bytes that no JSON reads."""
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode()
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return [*map(_plain, value)] if isinstance(value, list | tuple) else value
+        return {key: plain(item) for key, item in value.items()}
+    return [*map(plain, value)] if isinstance(value, list | tuple) else value
 
 
 def read_dropped(folder: str, kind: str) -> list[dict[str, str]]:

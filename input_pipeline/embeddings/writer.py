@@ -8,7 +8,6 @@ import collections
 import concurrent.futures
 import contextlib
 import hashlib
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -53,7 +52,7 @@ def open_run(
         ValueError: the folder was made with another identity or from other films.
         OSError: the folder cannot be written, another run is writing to it, or another host failed.
     """
-    identity, details = json.loads(json.dumps([identity, details]))
+    identity, details = run_folder.plain(identity), run_folder.plain(details)
     with contextlib.ExitStack() as stack:
 
         def open_here() -> Run:
