@@ -57,7 +57,7 @@ def put_bytes(folder, name, data):
 def rows(folder, cache):
     """(ids, rows) of a folder, as its readers have them, sorted by id."""
     table = read_table(str(folder), str(cache))
-    assert table.complete and not table.rejected
+    assert table.complete and not table.damaged
     order = np.argsort(table.image_id.astype(str))
     return table.image_id[order].tolist(), np.array(table.embedding)[order]
 
