@@ -1,170 +1,400 @@
-"""What the commands share: a typed config from flags, its `--help`, and errors as sentences."""
+"""What the commands share: options to a typed config, `--help`, and errors as sentences.
 
-import collections
+`run` and `run_flags` change nothing in the process that calls them: tests run commands by them.
+"""
+
+from __future__ import annotations
+
 import contextlib
 import dataclasses
 import difflib
-import functools
+import inspect
 import io
+import logging as python_logging
 import os
-import re
 import sys
+import textwrap
+import types
 import typing
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from absl import app, flags, logging
+from absl import flags, logging
 from ml_collections import config_flags
 
 from cxr_embeddings import configs
 from cxr_embeddings.common import untrusted
 from cxr_embeddings.errors import sentence
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+    from tqdm import tqdm
+
+    from cxr_embeddings.input_pipeline.hosts import Hosts
+
+Config = TypeVar("Config", bound="DataclassInstance")
+
 HELP_FLAGS = ("--help", "-h", "-help", "--helpshort", "--helpfull")
+ERRORS = (ValueError, OSError, ImportError)  # the user's to mend: said as a sentence
+OLD_CONFIG = (
+    "it imports `configs`, which is now a part of cxr_embeddings: write `from "
+    "cxr_embeddings.configs.schema import ...` in that file"
+)
 
 
-def fields(config: Any, prefix: str = "config") -> Iterator[tuple[str, Any, str]]:
-    """Name, value and help of every knob of a config, in the order of the schema."""
-    for field in dataclasses.fields(config):
-        name, value = f"{prefix}.{field.name}", getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            yield from fields(value, name)
-        else:
-            yield name, value, field.metadata["help"]
+class Usage(Exception):
+    """The command line cannot be followed. The text is a sentence, or several lines."""
+
+    def __init__(self, text: str, code: int = 1):
+        super().__init__(text)
+        self.code = code
 
 
-def unset(config: Any, required: Sequence[str], usage: str) -> bool:
-    """Whether some required knob has no value; says which, and what to do."""
-    missing = [(n, text) for n, value, text in fields(config) if n in required and not value]
-    if missing:
-        print("error: missing required options:")
-        print("\n".join(f"  --{name}: {text}" for name, text in missing))
-        print(f"\nFor example:\n{usage}")
-    return bool(missing)
+class Option(NamedTuple):
+    """One option of a command.
+
+    Attributes:
+        name: in full, such as config.input.path.
+        short: another name, such as input; "" where there is none.
+        hint: type of the value.
+        value: the value where the option is not given.
+        text: one sentence for `--help`.
+        repeated: whether it may be given several times, for a value each.
+    """
+
+    name: str
+    short: str
+    hint: object
+    value: object
+    text: str
+    repeated: bool = False
+
+    def shown(self) -> str:
+        """How the option is written, with its value."""
+        names = f"--{self.short}, --{self.name}" if self.short else f"--{self.name}"
+        value = self.value
+        if isinstance(value, tuple | list):
+            value = ",".join(map(str, value))
+        return names if value in (None, "") else f"{names}={value}"
 
 
 def run(
     main: Callable[..., int],
-    schema: type,
+    schema: type[DataclassInstance],
     default: str,
     usage: str,
     stopped: str,
+    *,
+    required: Sequence[str] = (),
+    short: Mapping[str, str] | None = None,
     variant: str = "",
-    passes_on: Callable[[str], bool] | None = None,
-) -> None:
-    """Parses the command line into a config and hands it to `main`; never returns.
+    others: bool = False,
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Parses the command line into a config and hands it to `main`.
 
-    `main` returns the exit code. A ValueError or OSError it raises is the user's to mend: its text
-    is printed and the exit code is 1. Where it came from is shown with `--verbosity=1`.
+    A ValueError, OSError or ImportError of `main` is the user's to mend: its text is printed, and
+    the exit code is 1. `--verbosity=1` shows where it came from.
 
     Args:
-        main: the command.
+        main: the command; returns the exit code.
         schema: dataclass of the config.
         default: config file, for command lines without `--config`.
-        usage: what `--help` prints above the table of knobs.
+        usage: an example and what the command does, for `--help`.
         stopped: what to say when the user stops it.
+        required: fields that must have a value, such as config.input.path.
+        short: short names of options -> fields.
         variant: what a file given by `--config` is asked for, unless it says itself, as in FILE:x.
-        passes_on: whether a flag is another library's; such flags are the second argument of
-            `main`, as they were typed.
+        others: whether other options, --NAME=VALUE, are another library's; they are the second
+            argument of `main`, as they were typed.
+        argv: the command line, with the name of the command first; None: that of the process.
+
+    Returns:
+        The exit code.
     """
-    flag = config_flags.DEFINE_config_file(
-        "config", help_string="file whose get_config() returns the config"
-    )
-    others: list[str] = []
 
-    def parse(argv: Sequence[str]) -> list[str]:
-        if not any(argument.split("=")[0] in ("--config", "-config") for argument in argv):
-            argv = [argv[0], f"--config={default}", *argv[1:]]
-        elif variant:
-            argv = _with_variant(argv, variant)
-        asks_help = any(argument in HELP_FLAGS for argument in argv)
-        if passes_on:
-            others.extend(argument for argument in argv[1:] if passes_on(argument))
-            argv = [argument for argument in argv if argument not in others]
-        argv, lists = _take_lists(argv, schema)
-        try:
-            rest = flags.FLAGS(
-                [_find_config(argument) for argument in argv if argument not in HELP_FLAGS]
-            )
-            if not isinstance(flag.value, schema):
-                raise KeyError
-            for name, value in lists.items():
-                *parents, field = name.split(".")[1:]
-                setattr(functools.reduce(getattr, parents, flag.value), field, value)
-        except KeyError:  # ml_collections' answer to a field that does not exist
-            sys.exit(f"error: {_unknown_field(argv, schema)}")
-        except (flags.Error, OSError) as error:  # of a config file: with its traceback
-            sys.exit(f"error: {str(error).splitlines()[-1].removeprefix('ValueError: ')}")
-        if flags.FLAGS["verbosity"].using_default_value:
-            flags.FLAGS.verbosity = logging.WARNING  # JAX and Orbax inform at length
-        if len(rest) > 1:
-            sys.exit(f"error: {rest[1]!r} is no flag; flags are written --name=value")
-        if asks_help:
-            print(usage.strip(), "\n\nKnobs and their values now:")
-            for name, value, text in fields(flag.value):
-                print(f"  --{name}={value}\n      {text}")
-            sys.exit(0)
-        return rest
+    def command(words: list[str]) -> int:
+        values, names = flags.FlagValues(), {full: one for one, full in (short or {}).items()}
+        flags.DEFINE_string("config", default, "file", flag_values=values)
+        for option in options(schema(), names):
+            _define(option, values)
+        helps, rest = _parse(words, values, others)
+        config = _load(values["config"], schema, variant)
+        config = _overridden(config, values)
+        found = list(options(config, names))
+        if helps:
+            print(_help(usage, found))
+            return 0
+        _check_given([one for one in found if one.name in required and not one.value], usage)
+        return main(config, rest) if others else main(config)
 
-    def command(_: Sequence[str]) -> int:
-        with _guarded(stopped):
-            return main(flag.value, others) if passes_on else main(flag.value)
-
-    app.run(command, flags_parser=parse)
+    return _guarded(command, argv, stopped)
 
 
 def run_flags(
     main: Callable[..., int | None],
+    usage: str,
     stopped: str,
-    texts: Mapping[str, str] | None = None,
-    repeated: Collection[str] = (),
-) -> None:
-    """Runs a command whose flags are its own, as `run` does; never returns.
+    texts: Mapping[str, str],
+    *,
+    short: Mapping[str, str] | None = None,
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Runs a command whose options are the arguments of a function, as `run` does.
 
     Args:
-        main: the command; returns the exit code, or None for 0.
+        main: the command; returns the exit code, or None for 0. The types of its arguments are
+            those of the options: str, int, float, bool, or Sequence[str] for an option that may be
+            given several times. Arguments without a default must be given.
+        usage: an example and what the command does, for `--help`.
         stopped: what to say when the user stops it.
-        texts: name -> help of flags that are text; they are the keywords of `main`, None if unset.
-        repeated: those of them that may be given several times, and are lists.
+        texts: names of the arguments -> their help.
+        short: other names of options -> arguments.
+        argv: the command line, with the name of the command first; None: that of the process.
+
+    Returns:
+        The exit code.
     """
-    given = {
-        name: (flags.DEFINE_multi_string if name in repeated else flags.DEFINE_string)(
-            name, None, text
+
+    def command(words: list[str]) -> int:
+        values, found = flags.FlagValues(), []
+        names = {full: one for one, full in (short or {}).items()}
+        hints, signature = typing.get_type_hints(main), inspect.signature(main).parameters
+        for name, text in texts.items():
+            hint, value = hints[name], signature[name].default
+            repeated = Sequence[str] in (hint, *typing.get_args(hint))
+            value = None if value is inspect.Parameter.empty else value
+            option = Option(name.rstrip("_"), names.get(name, ""), hint, value, text, repeated)
+            found.append(option)
+            _define(option, values)
+        helps, _ = _parse(words, values)
+        if helps:
+            print(_help(usage, found))
+            return 0
+        given = {name: values[name.rstrip("_")] for name in texts}
+        for option, flag in zip(found, given.values(), strict=True):
+            if flag.present > 1 and not option.repeated:
+                raise Usage(f"--{option.name} is given {flag.present} times; expected once")
+        needed = {n for n in texts if signature[n].default is inspect.Parameter.empty}
+        missing = [
+            o for o, n in zip(found, given, strict=True) if n in needed and not given[n].value
+        ]
+        _check_given(missing, usage)
+        return main(**{n: flag.value for n, flag in given.items() if flag.present}) or 0
+
+    return _guarded(command, argv, stopped)
+
+
+def options(
+    config: DataclassInstance, short: Mapping[str, str], prefix: str = "config"
+) -> Iterator[Option]:
+    """Every setting of a config, in the order of the schema; `short` are fields -> short names."""
+    hints = typing.get_type_hints(type(config))
+    for field in dataclasses.fields(config):
+        name, value = f"{prefix}.{field.name}", getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from options(value, short, name)
+        else:
+            about = field.metadata
+            hint = hints[field.name]
+            yield Option(name, short.get(name, ""), hint, value, about["help"], about["repeated"])
+
+
+def _define(option: Option, values: flags.FlagValues) -> None:
+    """Makes an option known under both its names."""
+    parser, name = _Parser(option), option.name
+    kind = flags.MultiFlag if option.repeated else flags.Flag
+    boolean = parser.kind is bool
+    flag = kind(parser, None, name, None, option.text, option.short or None, boolean)
+    flags.DEFINE_flag(flag, values)
+
+
+class _Parser(flags.ArgumentParser):
+    """The text of an option as a value of its type."""
+
+    def __init__(self, option: Option) -> None:
+        hint = option.hint
+        hints = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+        (hint,) = {one for one in hints if one is not types.NoneType} - {Sequence[str]} or {str}
+        self.listed = typing.get_origin(hint) is tuple and not option.repeated
+        self.kind = typing.get_args(hint)[0] if typing.get_args(hint) else hint
+        self.name = option.short or option.name
+
+    def parse(self, argument: str) -> object:
+        try:
+            if not self.listed:
+                return _READ[self.kind](argument)
+            parts = [part.strip(" '\"") for part in argument.strip(" ()[]").split(",")]
+            return tuple(_READ[self.kind](part) for part in parts if part and part != "None")
+        except (ValueError, KeyError):
+            expected = (_LISTED if self.listed else _SINGLE)[self.kind]
+            text = f"--{self.name} is {argument!r}; expected {expected}"
+            raise flags.IllegalFlagValueError(text) from None
+
+    def flag_type(self) -> str:
+        return self.kind.__name__
+
+
+_TRUTHS = {**dict.fromkeys(("true", "t", "1"), True), **dict.fromkeys(("false", "f", "0"), False)}
+_READ: dict[type, Callable[[str], object]] = {
+    str: str,
+    int: int,
+    float: float,
+    bool: lambda text: _TRUTHS[text.lower()],
+}
+_SINGLE = {int: "a whole number", float: "a number", bool: "true or false"}
+_LISTED = {
+    int: "whole numbers with commas between them, such as 512,256",
+    float: "numbers with commas between them, such as 0.7,0.3",
+}
+
+
+def _parse(
+    words: list[str], values: flags.FlagValues, others: bool = False
+) -> tuple[bool, list[str]]:
+    """Reads the command line into `values`. Returns whether help is asked for, and what is left."""
+    flags.DEFINE_integer("verbosity", logging.WARNING, "", flag_values=values, short_name="v")
+    helps = any(word in HELP_FLAGS for word in words)
+    try:
+        _, *rest = values([word for word in words if word not in HELP_FLAGS], known_only=True)
+    except (flags.Error, ValueError) as error:
+        text, missing = str(error), "Missing value for flag "
+        if text.startswith(missing):
+            name = text.removeprefix(missing)
+            text = f"{name} has no value: write {name}=VALUE"
+        raise Usage(text) from error
+    logging.set_verbosity(values["verbosity"].value)
+    for word in rest:
+        name = word.lstrip("-").partition("=")[0]
+        if not word.startswith("-"):
+            raise Usage(f"{word!r} is no option: options are written --name=value")
+        if not others or name.startswith("config"):
+            close = difflib.get_close_matches(name, list(values), n=1)
+            hint = f"; did you mean --{close[0]}?" if close else "; --help lists them"
+            raise Usage(f"there is no option --{name}{hint}")
+    return helps, rest
+
+
+def _load(flag: flags.Flag, schema: type[Config], variant: str) -> Config:
+    """The config of a file; FILE:VARIANT is what its `get_config` is asked for.
+
+    `configs/x.py` is the installed file where there is none in this folder.
+    """
+    path, colon, asked = flag.value.partition(":")
+    installed = os.path.join(os.path.dirname(configs.__file__), os.path.basename(path))
+    if path.startswith("configs/") and not os.path.exists(path) and os.path.exists(installed):
+        path = installed
+    if not os.path.isfile(path):
+        raise Usage(f"--config is {path}; expected a Python file with a function get_config()")
+    if flag.present and variant:
+        colon, asked = ":", asked or variant
+    loader = flags.FlagValues()
+    try:
+        with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # its loader's
+            config_flags.DEFINE_config_file(
+                "config", path + colon + asked, flag_values=loader, sys_argv=[]
+            )
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == "configs":
+            raise Usage(f"{path}: {OLD_CONFIG}") from error
+        raise
+    except flags.Error as error:  # a ValueError or TypeError of the file, with its traceback
+        raise Usage(str(error).splitlines()[-1].removeprefix("ValueError: ")) from error
+    config = loader["config"].value
+    if not isinstance(config, schema):
+        if type(config).__module__.partition(".")[0] == "configs":
+            raise Usage(f"{path}: {OLD_CONFIG}")
+        raise Usage(
+            f"{path} is no configuration of this command: its get_config() gives a "
+            f"{type(config).__name__}; expected a {schema.__name__}"
         )
-        for name, text in (texts or {}).items()
-    }
+    return config
 
-    def command(arguments: Sequence[str]) -> int | None:
-        logging.set_verbosity(logging.WARNING)  # JAX and Orbax inform at length
-        if arguments[1:]:
-            sys.exit(f"error: {arguments[1]!r} is no flag; --help lists them")
-        said = [re.match(r"--?(\w+)", argument) for argument in sys.argv[1:]]
-        counts = collections.Counter(name[1] for name in said if name)
-        if twice := [n for n in given if counts[n] > 1 and n not in repeated]:
-            sys.exit(f"error: --{twice[0]} is given {counts[twice[0]]} times; expected once")
-        with _guarded(stopped):
-            return main(**{name: flag.value for name, flag in given.items()})
 
-    app.run(command)
+def _overridden(config: Config, values: flags.FlagValues, prefix: str = "config") -> Config:
+    """A new config, with the values of the options that are given."""
+    changes = {}
+    for field in dataclasses.fields(config):
+        name, value = f"{prefix}.{field.name}", getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            changes[field.name] = _overridden(value, values, name)
+        elif values[name].present:
+            value = values[name].value
+            changes[field.name] = tuple(value) if isinstance(value, list) else value
+    return dataclasses.replace(config, **changes)
+
+
+def _check_given(missing: Sequence[Option], usage: str) -> None:
+    if missing:
+        lines = [f"  --{option.short or option.name}: {option.text}" for option in missing]
+        raise Usage("\n".join(["missing required options:", *lines, "", usage.strip()]), code=2)
+
+
+def _help(usage: str, found: Sequence[Option]) -> str:
+    """What `--help` prints: the example, and the options by section of the config."""
+    lines, last = [usage.strip()], None
+    for option in found:
+        section = ".".join(option.name.split(".")[1:-1])
+        if section != last:
+            lines += ["", f"{section}:" if section else "other:"]
+            last = section
+        lines.append(f"  {option.shown()}")
+        lines.append(textwrap.indent(textwrap.fill(option.text, 90), " " * 6))
+    return "\n".join(lines)
+
+
+def _guarded(command: Callable[[list[str]], int], argv: Sequence[str] | None, stopped: str) -> int:
+    """Runs a command; errors are printed as sentences. Returns the exit code.
+
+    While it runs, what a terminal would obey or cannot show is printed with backslashes, and the
+    loggers of JAX and Orbax are quiet.
+    """
+    with _printable(sys.stdout), _logs():
+        try:
+            return command(list(sys.argv if argv is None else argv))
+        except KeyboardInterrupt:
+            print(f"\nstopped: {stopped}", file=sys.stderr)
+        except Usage as error:
+            print(f"error: {untrusted.printable(str(error), keep=chr(10))}", file=sys.stderr)
+            return error.code
+        except ERRORS as error:
+            logging.debug("the error came from here", exc_info=True)
+            print(f"error: {sentence(error)}", file=sys.stderr)
+    return 1
 
 
 @contextlib.contextmanager
-def _guarded(stopped: str) -> Iterator[None]:
-    """Has errors printed as sentences, and backslashes for what a terminal would obey or lacks."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
-        write = sys.stdout.write
-        sys.stdout.write = lambda text: write(untrusted.printable(text, keep="\n\t"))
+def _logs() -> Iterator[None]:
+    """Has absl write the logs, of JAX and Orbax too, as `--verbosity` says."""
+    root, verbosity = python_logging.getLogger(), logging.get_verbosity()
+    there = logging.get_absl_handler() in root.handlers
+    logging.use_absl_handler()
     try:
         yield
-    except KeyboardInterrupt:
-        sys.exit(f"\nstopped: {stopped}")
-    except (ValueError, OSError, ImportError) as error:
-        logging.debug("the error came from here", exc_info=True)
-        sys.exit(f"error: {sentence(error)}")
+    finally:
+        logging.set_verbosity(verbosity)
+        if not there:
+            root.removeHandler(logging.get_absl_handler())
 
 
-def on_hosts(command: Callable[[Any, Any], int], config: Any) -> int:
+@contextlib.contextmanager
+def _printable(stream: typing.TextIO) -> Iterator[None]:
+    """Has backslashes written for what a terminal would obey or lacks."""
+    if not isinstance(stream, io.TextIOWrapper):
+        yield
+        return
+    write, errors = stream.write, stream.errors
+    stream.reconfigure(errors="backslashreplace")
+    stream.write = lambda text: write(untrusted.printable(text, keep="\n\t"))
+    try:
+        yield
+    finally:
+        del stream.write
+        stream.reconfigure(errors=errors)
+
+
+def on_hosts(command: Callable[[Hosts, Config], int], config: Config) -> int:
     """Runs `command(hosts, config)` as one of the processes that work together, or as the only one.
 
     Where it fails, one of several ends at once; not by an exception: JAX would wait for the others,
@@ -181,7 +411,7 @@ def on_hosts(command: Callable[[Any, Any], int], config: Any) -> int:
     hosts = Hosts(jax.process_index(), jax.process_count(), sharding.gather)
     try:
         return command(hosts, config)
-    except (ValueError, OSError, ImportError, jax.errors.JaxRuntimeError) as error:
+    except (*ERRORS, jax.errors.JaxRuntimeError) as error:
         if hosts.count == 1:
             raise
         print(f"error: {sentence(error)}", file=sys.stderr)
@@ -196,7 +426,7 @@ def kept_views(views: tuple[str, ...] | None) -> tuple[str, ...] | None:
     return None if not names or "ALL" in names else tuple(sorted(names))
 
 
-def progress(total: int, done: int = 0, hidden: bool = False, what: str = "films") -> Any:
+def progress(total: int, done: int = 0, hidden: bool = False, what: str = "films") -> tqdm:
     """A progress bar, as a context manager; in a log a line every ten seconds."""
     from tqdm import tqdm
 
@@ -208,82 +438,3 @@ def progress(total: int, done: int = 0, hidden: bool = False, what: str = "films
         mininterval=0.1 if sys.stderr.isatty() else 10,
         disable=hidden,
     )
-
-
-def _find_config(argument: str) -> str:
-    """`--config configs/x.py` also means the installed one when there is none in this folder."""
-    name, mark, config = argument.rpartition("=")
-    path, colon, preset = config.partition(":")
-    installed = os.path.join(os.path.dirname(configs.__file__), os.path.basename(path))
-    if path.startswith("configs/") and not os.path.exists(path) and os.path.exists(installed):
-        return name + mark + installed + colon + preset
-    return argument
-
-
-def _with_variant(argv: Sequence[str], variant: str) -> list[str]:
-    """The command line with FILE:variant for the file of `--config`, unless it says a variant."""
-    argv = list(argv)
-    for i, argument in enumerate(argv):
-        name, equals, _ = argument.partition("=")
-        place = i if equals else i + 1
-        if name in ("--config", "-config") and place < len(argv):
-            argv[place] += "" if ":" in argv[place] else f":{variant}"
-    return argv
-
-
-def _take_lists(argv: Sequence[str], schema: type) -> tuple[list[str], dict[str, Any]]:
-    """The command line without the knobs that are lists, and these.
-
-    ml_collections takes their text for Python, in which `No Finding,Edema` is no tuple.
-    """
-    kinds = dict(_list_kinds(schema))
-    rest, lists, waiting = [], {}, collections.deque(argv)
-    while waiting:
-        argument = waiting.popleft()
-        name, equals, text = argument.lstrip("-").partition("=")
-        if name not in kinds or not argument.startswith("-"):
-            rest.append(argument)
-            continue
-        if not equals:
-            if not waiting:
-                sys.exit(f"error: --{name} has no value: write --{name}=VALUE,VALUE")
-            text = waiting.popleft()
-        kind, what = kinds[name]
-        if what == REPEATED:  # a comma may be part of a path
-            lists[name] = (*lists.get(name, ()), text)
-            continue
-        parts = [part.strip(" '\"") for part in text.strip(" ()[]").split(",")]
-        try:
-            values = tuple(kind(part) for part in parts if part and part != "None")
-        except ValueError:
-            sys.exit(f"error: --{name} is {text!r}; expected {what} with commas between them")
-        lists[name] = values
-    return rest, lists
-
-
-REPEATED = "a value each time the option is given"
-_LISTED = {str: "names", int: "whole numbers, such as 512,256,", float: "numbers, such as 0.7,0.3,"}
-
-
-def _list_kinds(schema: type, prefix: str = "config") -> Iterator[tuple[str, tuple[type, str]]]:
-    """Of every knob that is a list: its name, the type of its parts, and the words for them."""
-    hints = typing.get_type_hints(schema)
-    for field in dataclasses.fields(schema):
-        hint, name = hints[field.name], f"{prefix}.{field.name}"
-        if dataclasses.is_dataclass(hint):
-            yield from _list_kinds(hint, name)
-        for one in (hint, *typing.get_args(hint)):
-            if typing.get_origin(one) is tuple:
-                kind = typing.get_args(one)[0]
-                yield name, (kind, REPEATED if field.metadata["repeated"] else _LISTED[kind])
-
-
-def _unknown_field(argv: Sequence[str], schema: type) -> str:
-    known = [name for name, _, _ in fields(schema())]
-    names = [argument.lstrip("-").partition("=")[0] for argument in argv]
-    unknown = [name for name in names if name.startswith("config.") and name not in known]
-    if not unknown:  # the config has not all fields of its schema
-        return f"there is no configuration of this command in --config, a {schema.__name__}"
-    similar = [m for name in unknown for m in difflib.get_close_matches(name, known, n=1)]
-    hint = f"; did you mean --{similar[0]}?" if similar else "; --help lists them"
-    return f"there is no --{', --'.join(unknown)}{hint}"

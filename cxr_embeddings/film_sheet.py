@@ -1,13 +1,29 @@
-"""Films as tiles of one picture, with captions: what `contact_sheet.py` and others draw."""
+"""Films as tiles of one picture, with captions; and the sheet of all films of a folder."""
 
+from __future__ import annotations
+
+import collections
+import csv
 import dataclasses
+import io
+import pathlib
+import re
 import textwrap
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from cxr_embeddings.input_pipeline.films.film import Film, Rejected
 
 BACKGROUND, FRAME, TEXT, DIM = (14, 16, 21), (38, 43, 54), (230, 233, 240), (139, 147, 163)
 GREEN, AMBER, RED = (129, 212, 163), (255, 199, 112), (240, 104, 104)
 GAP, HEADING, TITLE = 12, 34, 76
+LEGEND = "view · photometric · bits · syntax · id; findings from the label table, ? = uncertain"
+SECTIONS = ("Frontal, no finding", "Frontal, findings", "Frontal", "Lateral", "Not readable")
+_SYNTAX = re.compile(rb"\x02\x00\x10\x00UI..([\d.]+)", re.DOTALL)  # Transfer Syntax UID
+_STUDY = re.compile(r"/s(\d{8})/")
 
 Colour = tuple[int, int, int]
 
@@ -29,11 +45,11 @@ class Tile:
     findings: str
     technique: Sequence[str]
     colour: Colour
-    picture: Any
+    picture: Image.Image | None
     frame: Colour = FRAME
 
 
-def draw_film(film: Any, side: int) -> Any:
+def draw_film(film: Film | Rejected, side: int) -> Image.Image | Rejected:
     """What `dicom.read_film` gave as the preset `native` sees it, a Pillow picture; or Rejected."""
     from PIL import Image
 
@@ -49,7 +65,9 @@ def draw_film(film: Any, side: int) -> Any:
     return Image.fromarray((255 * pixels[..., 0] + 0.5).astype("uint8"))
 
 
-def draw_sheet(tiles: Sequence[Tile], title: str, legend: str, columns: int, side: int) -> Any:
+def draw_sheet(
+    tiles: Sequence[Tile], title: str, legend: str, columns: int, side: int
+) -> Image.Image:
     """Lays out the tiles by section; a small section goes beside the one before it.
 
     Args:
@@ -102,3 +120,94 @@ def draw_sheet(tiles: Sequence[Tile], title: str, legend: str, columns: int, sid
         for k, (text, colour) in enumerate(lines):
             pen.text((x, y + side + 4 + k * line), text, colour, small)
     return sheet
+
+
+def write_contact_sheet(
+    path: str,
+    output: str,
+    *,
+    labels: str = "",
+    limit: int | None = None,
+    columns: int = 12,
+    side: int = 168,
+) -> str:
+    """Writes one picture of all films of a folder, sorted by finding.
+
+    Args:
+        path: folder, glob or list of films.
+        output: the PNG file.
+        labels: MIMIC-CXR's table of labels; "" for none.
+        limit: number of films to show; None: all.
+        columns: films in a row.
+        side: height and width of a film, in pixels.
+
+    Returns:
+        The title of the sheet: how many films it shows.
+
+    Raises:
+        ValueError: an argument is out of range, or the films or the table are not what they should
+            be.
+        OSError: a file cannot be read or written.
+    """
+    from cxr_embeddings.input_pipeline.films.listing import list_inputs
+
+    if columns < 1 or side < 64:
+        raise ValueError(f"columns are {columns} and side {side}; expected at least 1 and 64")
+    listing = list_inputs(path, limit)
+    table = _read_labels(labels) if labels else {}
+    tiles = [_make_tile(file.path, table, side) for file in listing.files]
+    tiles.sort(key=lambda one: (SECTIONS.index(one.section), one.findings, one.technique[-1]))
+    unread = sum(tile.picture is None for tile in tiles)
+    title = f"{len(tiles) - unread} films, {unread} not readable"
+    counts = collections.Counter(tile.section for tile in tiles)
+    tiles = [
+        dataclasses.replace(tile, section=f"{tile.section} ({counts[tile.section]})")
+        for tile in tiles
+    ]
+    draw_sheet(tiles, title, LEGEND, columns, side).save(output)
+    return title
+
+
+def _read_labels(path: str) -> dict[str, dict[str, float]]:
+    """study_id -> the labels that are present (1) or uncertain (-1)."""
+    from cxr_embeddings.common import files
+
+    table = {}
+    for row in csv.DictReader(io.StringIO(files.read_table(path).decode())):
+        names = [name for name in row if name not in ("subject_id", "study_id")]
+        values = {name: float(row[name]) for name in names if row[name]}
+        table[row["study_id"]] = {name: value for name, value in values.items() if value}
+    return table
+
+
+def _make_tile(path: str, labels: Mapping[str, Mapping[str, float]], side: int) -> Tile:
+    """Reads one film."""
+    from cxr_embeddings.common import files
+    from cxr_embeddings.input_pipeline.films import dicom
+    from cxr_embeddings.input_pipeline.films.film import Rejected
+    from cxr_embeddings.input_pipeline.synthetic import dicom_files
+
+    name = pathlib.PurePosixPath(path).stem[:8]
+    with files.open_input(path) as stream:
+        syntax = _SYNTAX.search(stream.read(1024))
+        film = dicom.read_film(stream)
+    picture = draw_film(film, side)
+    if isinstance(picture, Rejected):
+        return Tile("Not readable", picture.reason.replace("_", " "), [name], RED, None)
+
+    syntaxes = {uid: name for name, (uid, _) in dicom_files.SYNTAXES.items()}
+    uid = syntax[1].decode() if syntax else ""
+    photometric = film.photometric.replace("MONOCHROME", "MONO")
+    view = film.view_position or "no view"
+    technique = [f"{view} · {photometric} · {film.bits_stored} bit"]
+    technique.append(f"{syntaxes.get(uid, uid.removeprefix('1.2.840.10008.1.2.'))} · {name}")
+
+    study = _STUDY.search(path)
+    present = labels.get(study[1] if study else "", {})
+    findings = ", ".join(name + "?" * (value < 0) for name, value in present.items())
+    normal = "No Finding" in present
+    if film.view_position not in ("AP", "PA", "", None):
+        section = "Lateral"
+    else:
+        section = "Frontal, no finding" if normal else "Frontal" + ", findings" * bool(present)
+    return Tile(section, findings, technique, GREEN if normal else AMBER, picture)

@@ -8,6 +8,7 @@ import functools
 import importlib.metadata
 import itertools
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -28,14 +29,17 @@ if TYPE_CHECKING:
 
 USAGE = """
 python scripts/embed.py --config configs/mimic.py \\
-    --config.input.path=/data/mimic-cxr/files \\
-    --config.encoder.weights=/models/cxr-l2 \\
-    --config.output.path=/data/embeddings
+    --input /data/mimic-cxr/files --weights /models/cxr-l2 --output /data/embeddings
 
 Reads DICOM, PNG and JPEG films, embeds them and writes files beside a manifest, tables of skipped
 and rejected films, and checksums. The same command again goes on where it ended.
 """
-REQUIRED = ("config.input.path", "config.encoder.weights", "config.output.path")
+SHORT = {
+    "input": "config.input.path",
+    "weights": "config.encoder.weights",
+    "output": "config.output.path",
+}
+REQUIRED = tuple(SHORT.values())
 LIBRARIES = ("cxr-embeddings", "jax", "flax", "numpy", "pydicom", "imagecodecs", "pillow")
 MAX_FILE_BYTES = 2_000_000_000  # a file is gathered in memory before it is written
 
@@ -55,8 +59,6 @@ def embed(config: EmbedConfig, place: Place | None = None) -> int:
     Returns:
         The exit code: 0 if nothing failed that a retry could fix, and some film was embedded.
     """
-    if cli.unset(config, REQUIRED, USAGE):
-        return 2
     config.input.views = cli.kept_views(config.input.views)
     if config.input.workers < 0:
         raise ValueError(f"input.workers is {config.input.workers}; expected 0 or more")
@@ -228,9 +230,18 @@ def report_run(run: Run, counts: dict[str, int], seconds: float) -> None:
         )
 
 
-def main() -> None:
-    cli.run(embed, EmbedConfig, "configs/embed.py", USAGE, "the same command goes on from here")
+def main(argv: Sequence[str] | None = None) -> int:
+    return cli.run(
+        embed,
+        EmbedConfig,
+        "configs/embed.py",
+        USAGE,
+        "the same command goes on from here",
+        required=REQUIRED,
+        short=SHORT,
+        argv=argv,
+    )
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -17,6 +17,7 @@ table is written all the same, but the exit code is 1.
 import collections
 import os
 import sys
+from collections.abc import Sequence
 
 from cxr_embeddings import cli
 from cxr_embeddings.common import machine, paths, writing
@@ -87,9 +88,9 @@ def label_abnormal(
     return 1 if broken else 0
 
 
-def main() -> None:
-    cli.run_flags(label_abnormal, "nothing was written", FLAGS)
+def main(argv: Sequence[str] | None = None) -> int:
+    return cli.run_flags(label_abnormal, __doc__ or "", "nothing was written", FLAGS, argv=argv)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -19,6 +19,7 @@ findings that most films have.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -42,17 +43,14 @@ MANY = 20_000  # films that take so long that their progress is shown
 
 
 def neighbours(
-    embeddings: str | Sequence[str] | None,
-    labels: str | None,
-    input: str | None,
-    output: str | None,
+    embeddings: str | Sequence[str],
+    labels: str,
+    input: str | None = None,
+    output: str | None = None,
 ) -> None:
     """Prints the table and draws the picture; the arguments are `FLAGS`."""
-    if not embeddings or not labels or bool(input) != bool(output):
-        raise ValueError(
-            "expected --embeddings and --labels, and for a picture --input and --output\n\n"
-            + (__doc__ or "")
-        )
+    if bool(input) != bool(output):
+        raise ValueError("a picture needs both --input and --output; only one of them is given")
     output = check_output(output) if output else None
     from cxr_embeddings.heads import neighbours as near
     from cxr_embeddings.heads.labels.columns import plain
@@ -221,9 +219,9 @@ def draw(
     sheet.save(output)
 
 
-def main() -> None:
-    cli.run_flags(neighbours, "nothing was written", FLAGS, repeated=("embeddings",))
+def main(argv: Sequence[str] | None = None) -> int:
+    return cli.run_flags(neighbours, __doc__ or "", "nothing was written", FLAGS, argv=argv)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

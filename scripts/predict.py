@@ -21,6 +21,7 @@ import os
 import pathlib
 import re
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -255,10 +256,10 @@ def predicted(saved: Saved, table: Embeddings) -> list[list[object]]:
     return [[*row, ""] for row in zip(*columns, strict=True)]
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> int:
     stopped = "no prediction was written; the same command goes on from the embeddings so far"
-    cli.run_flags(predict, stopped, FLAGS, repeated=("embeddings",))
+    return cli.run_flags(predict, __doc__ or "", stopped, FLAGS, argv=argv)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

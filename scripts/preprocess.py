@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -14,24 +15,25 @@ from cxr_embeddings.configs.schema import ImageConfig, PreprocessConfig
 
 USAGE = """
 python scripts/preprocess.py --config configs/mimic.py \\
-    --config.input.path=/data/mimic-cxr \\
+    --input /data/mimic-cxr --weights /models/cxr-l2 --output /data/tfds/mimic_cxr/1.0.0 \\
     --config.input.metadata_path=/data/mimic-cxr-jpg/mimic-cxr-2.0.0-metadata.csv.gz \\
-    --config.input.split_path=/data/mimic-cxr-jpg/mimic-cxr-2.0.0-split.csv.gz \\
-    --config.image.weights=/models/cxr-l2 \\
-    --config.output.path=/data/tfds/mimic_cxr/1.0.0
+    --config.input.split_path=/data/mimic-cxr-jpg/mimic-cxr-2.0.0-split.csv.gz
 
 Reads every film once and writes shards that TFDS and embed.py read, by Apache Beam on all
 processors of this machine. Beam's own options stand beside these: --direct_num_workers=4, or
 --runner=DataflowRunner and what belongs to it. The same command again goes on where it ended.
 """
 SHOWN = ("--runner", "--direct_num_workers", "--direct_running_mode", "--region", "--machine_type")
+SHORT = {
+    "input": "config.input.path",
+    "weights": "config.image.weights",
+    "output": "config.output.path",
+}
 REQUIRED = ("config.input.path", "config.output.path")
 
 
 def preprocess(config: PreprocessConfig, beam_options: Sequence[str]) -> int:
     """Runs the whole job. Returns the exit code: 0 if nothing failed that a retry could fix."""
-    if cli.unset(config, REQUIRED, USAGE):
-        return 2
     views = cli.kept_views(config.input.views)
     preset, size = image_rule(config.image)
 
@@ -166,29 +168,5 @@ def report_outcome(folder: str, outcome: Any, seconds: float) -> None:
     print(f"in {folder}, with films.csv, skipped.csv, rejected.csv and SHA256SUMS.txt")
 
 
-def main() -> None:
-    cli.run(
-        preprocess,
-        PreprocessConfig,
-        "configs/preprocess.py",
-        USAGE,
-        "the same command goes on from here",
-        variant="preprocess",
-        passes_on=is_beams,
-    )
-
-
-def shown(option: str) -> str:
-    """An option of Beam as it may be written down: some hold passwords."""
-    name, *_ = option.partition("=")
-    return option if name in SHOWN else name
-
-
-def is_beams(flag: str) -> bool:
-    """Whether a flag is one of Beam's: written as --name=value or --name, and none of ours."""
-    ours = ("--config", "-config", *cli.HELP_FLAGS, "--verbosity")
-    return flag.startswith("--") and flag.partition("=")[0].partition(".")[0] not in ours
-
-
-if __name__ == "__main__":
-    main()
+def main(argv: Sequence[str] | None = None) -> int:
+    return cli.run(

@@ -3,7 +3,9 @@
 import contextlib
 import functools
 import hashlib
+import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from cxr_embeddings import cli
@@ -19,14 +21,19 @@ from cxr_embeddings.pretraining import (
 
 USAGE = """
 python scripts/pretrain.py --config configs/pretrain.py \\
-    --config.input.stores=/data/tfds/mimic_cxr_native/1.0.0 \\
-    --config.input.labels=/data/abnormal.csv \\
+    --input /data/tfds/mimic_cxr_native/1.0.0 --labels /data/abnormal.csv \\
     --config.input.splits=/data/mimic-cxr-jpg/mimic-cxr-2.0.0-split.csv.gz \\
-    --config.output.path=/data/pretraining/run1
+    --output /data/pretraining/run1
 
 Trains an EfficientNet by the supervised contrastive loss, abnormal against normal. The same command
 again goes on where it ended; at the end, OUTPUT/weights is a bundle for embed.py.
 """
+SHORT = {
+    "input": "config.input.stores",
+    "labels": "config.input.labels",
+    "weights": "config.network.weights",
+    "output": "config.output.path",
+}
 REQUIRED = ("config.input.stores", "config.input.labels", "config.output.path")
 STUCK = (
     "warning: all projections are one point, from which nothing is learned: begin anew with a "
@@ -37,8 +44,6 @@ INTERVALS = ("log", "evaluate", "checkpoint")
 
 def pretrain(config: PretrainConfig) -> int:
     """Runs the whole job. Returns the exit code."""
-    if cli.unset(config, REQUIRED, USAGE):
-        return 2
     for name, value in vars(config.watch).items():
         if value < 1:
             raise ValueError(f"watch.{name} is {value}; expected 1 or more")
@@ -166,10 +171,18 @@ def digest(films: Any, rows: Any) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def main() -> None:
-    stopped = "the same command goes on from the last checkpoint"
-    cli.run(pretrain, PretrainConfig, "configs/pretrain.py", USAGE, stopped)
+def main(argv: Sequence[str] | None = None) -> int:
+    return cli.run(
+        pretrain,
+        PretrainConfig,
+        "configs/pretrain.py",
+        USAGE,
+        "the same command goes on from the last checkpoint",
+        required=REQUIRED,
+        short=SHORT,
+        argv=argv,
+    )
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

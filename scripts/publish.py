@@ -10,6 +10,8 @@ The same command again goes on where it ended.
 """
 
 import importlib.metadata
+import sys
+from collections.abc import Sequence
 
 from cxr_embeddings import cli
 from cxr_embeddings.common import paths
@@ -22,13 +24,10 @@ FLAGS = {
 LIBRARIES = ("cxr-embeddings", "numpy", "pyarrow")
 
 
-def publish(embeddings: str | None, output: str | None, layout: str | None) -> int:
+def publish(embeddings: str, output: str, layout: str) -> int:
     """Publishes embeddings; the arguments are `FLAGS`. Returns the exit code."""
-    if not embeddings or not output or layout not in ("per_image", "parquet"):
-        raise ValueError(
-            "expected --embeddings, --output, and --layout per_image or parquet\n\n"
-            + (__doc__ or "")
-        )
+    if layout not in ("per_image", "parquet"):
+        raise ValueError(f"--layout is {layout!r}; expected per_image or parquet")
     from cxr_embeddings.input_pipeline.embeddings import publish as publishing
     from cxr_embeddings.input_pipeline.embeddings import verified
 
@@ -62,9 +61,11 @@ def publish(embeddings: str | None, output: str | None, layout: str | None) -> i
     return 0
 
 
-def main() -> None:
-    cli.run_flags(publish, "the same command goes on from here", FLAGS)
+def main(argv: Sequence[str] | None = None) -> int:
+    return cli.run_flags(
+        publish, __doc__ or "", "the same command goes on from here", FLAGS, argv=argv
+    )
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,53 +1,69 @@
-"""A drawn stand-in of MIMIC-CXR: `python scripts/synthetic_mimic.py --output demo/mimic`."""
+"""A drawn stand-in of MIMIC-CXR, without patients: folders, films, tables and reports.
+
+For example:
+python scripts/synthetic_mimic.py --output demo/mimic
+"""
 
 import json
-import pathlib
 import sys
 import time
+from collections.abc import Sequence
 
-from absl import app, flags
+from cxr_embeddings import cli
+from cxr_embeddings.common import paths
 
-OUTPUT = flags.DEFINE_string("output", None, "folder to write; new or empty", required=True)
-FILMS = flags.DEFINE_integer("films", 56, "readable frontal films, one a study")
-LATERALS = flags.DEFINE_integer("laterals", 8, "lateral films, at most one a study")
-DAMAGED = flags.DEFINE_integer("damaged", 2, "further frontal films that cannot be read")
-SEED = flags.DEFINE_integer("seed", 0, "the same seed draws the same bytes")
-SIZES = flags.DEFINE_list("size_range", ["420", "1100"], "shortest and longest side, in pixels")
+OPTIONS = {
+    "output": "folder to be made; it may exist and be empty",
+    "films": "number of readable frontal films, one a study",
+    "laterals": "number of lateral films, at most one a study",
+    "damaged": "number of further frontal films that cannot be read",
+    "seed": "the same seed draws the same bytes",
+    "size_range": "shortest and longest side of the films in pixels",
+}
 
 
-def write(_: list[str]) -> None:
-    """Writes the stand-in, or says that just this one is there already."""
+def synthetic_mimic(
+    output: str,
+    films: int = 56,
+    laterals: int = 8,
+    damaged: int = 2,
+    seed: int = 0,
+    size_range: tuple[int, ...] = (420, 1100),
+) -> int:
+    """Writes the stand-in; the arguments are `OPTIONS`. Returns the exit code."""
     from cxr_embeddings.input_pipeline.synthetic import mimic_folder
 
+    if len(size_range) != 2:
+        raise ValueError(f"--size_range is {size_range}; expected two numbers, such as 420,1100")
+    folder = paths.typed_local(output, "--output")
     parameters = {
-        "films": FILMS.value,
-        "laterals": LATERALS.value,
-        "damaged": DAMAGED.value,
-        "seed": SEED.value,
-        "size_range": [int(side) for side in SIZES.value],
+        "films": films,
+        "laterals": laterals,
+        "damaged": damaged,
+        "seed": seed,
+        "size_range": list(size_range),
     }
-    stamp = pathlib.Path(OUTPUT.value) / mimic_folder.STAMP
+    stamp = folder / mimic_folder.STAMP
     if stamp.is_file():
         found = json.loads(stamp.read_text())
-        if found == parameters:
-            return print(f"already there: {FILMS.value} frontal films in {OUTPUT.value}")
-        sys.exit(
-            f"error: {OUTPUT.value} was made with {found}; asked for now: {parameters}. "
-            "Choose another folder, or remove that one"
-        )
+        if found != parameters:
+            raise ValueError(
+                f"{folder} was made with {found}; asked for now: {parameters}. Choose another "
+                "folder, or remove that one"
+            )
+        print(f"already there: {films} frontal films in {folder}")
+        return 0
     start = time.monotonic()
-    try:
-        counts = mimic_folder.write_mimic(OUTPUT.value, **parameters)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    counts = mimic_folder.write_mimic(folder, **parameters)
     size = counts.pop("bytes") / 1e6
     parts = ", ".join(f"{count} {name}" for name, count in counts.items())
-    print(f"{OUTPUT.value}: {parts}; {size:.0f} MB in {time.monotonic() - start:.0f} s")
+    print(f"{folder}: {parts}; {size:.0f} MB in {time.monotonic() - start:.0f} s")
+    return 0
 
 
-def main() -> None:
-    app.run(write)
+def main(argv: Sequence[str] | None = None) -> int:
+    return cli.run_flags(synthetic_mimic, __doc__, "the folder is not whole", OPTIONS, argv=argv)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

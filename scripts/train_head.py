@@ -26,22 +26,21 @@ if TYPE_CHECKING:
 
 USAGE = """
 python scripts/train_head.py --config configs/head.py \\
-    --config.embeddings.path=/data/embeddings \\
-    --config.labels.path=/data/mimic-cxr-2.0.0-chexpert.csv.gz \\
+    --embeddings /data/embeddings --labels /data/mimic-cxr-2.0.0-chexpert.csv.gz \\
     --config.labels.split_path=/data/mimic-cxr-2.0.0-split.csv.gz \\
-    --config.labels.findings=Cardiomegaly,Edema \\
-    --config.output.path=/data/heads/heart
+    --findings Cardiomegaly,Edema --output /data/heads/heart
 
 Trains on the train split, chooses on tune, and reports on test, with intervals: see report.html.
 configs/head.py trains linear probes; configs/head.py:mlp and :toolkit heads with hidden layers.
 The flags of the CXR Foundation toolkit's train work, too, and mean configs/head.py:toolkit.
 """
-REQUIRED = (
-    "config.embeddings.path",
-    "config.labels.path",
-    "config.labels.findings",
-    "config.output.path",
-)
+SHORT = {
+    "embeddings": "config.embeddings.path",
+    "labels": "config.labels.path",
+    "findings": "config.labels.findings",
+    "output": "config.output.path",
+}
+REQUIRED = tuple(SHORT.values())
 TOOLKIT_FLAGS = {
     "labels_csv": "config.labels.path",
     "data_dir": "config.embeddings.path",
@@ -58,8 +57,6 @@ BAR = "{desc}: {percentage:3.0f}% {bar} {n}/{total} {unit}, {remaining} left{pos
 
 def train_head(config: HeadConfig) -> int:
     """Runs the whole job. Returns the exit code."""
-    if cli.unset(config, REQUIRED, USAGE):
-        return 2
     labels, folder = config.labels, paths.typed_local(config.output.path, "output.path")
     for name in ("path", "split_path", "metadata_path"):
         setattr(labels, name, os.path.expanduser(getattr(labels, name)))
@@ -272,10 +269,18 @@ def translated(argv: list[str]) -> list[str]:
     return ours
 
 
-def main() -> None:
-    sys.argv = translated(sys.argv)
-    cli.run(train_head, HeadConfig, "configs/head.py", USAGE, "nothing was written")
+def main(argv: Sequence[str] | None = None) -> int:
+    return cli.run(
+        train_head,
+        HeadConfig,
+        "configs/head.py",
+        USAGE,
+        "nothing was written",
+        required=REQUIRED,
+        short=SHORT,
+        argv=translated(list(sys.argv if argv is None else argv)),
+    )
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

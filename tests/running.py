@@ -1,5 +1,8 @@
-"""Commands as their users run them, in processes of their own, and what they leave."""
+"""Commands as their users run them, and what they leave."""
 
+import contextlib
+import importlib
+import io
 import pathlib
 import socket
 import subprocess
@@ -13,6 +16,15 @@ def run(script, *arguments, **options):
     options = {"cwd": REPOSITORY, "capture_output": True, "text": True, "timeout": 200} | options
     command = [sys.executable, f"scripts/{script}.py", *map(str, arguments)]
     return subprocess.run(command, **options)
+
+
+def call(script, *arguments):
+    """Runs a command of `scripts` in this process, and gives what `run` would."""
+    command = importlib.import_module(f"cxr_embeddings.scripts.{script}")
+    said = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(said[0]), contextlib.redirect_stderr(said[1]):
+        code = command.main([script, *map(str, arguments)])
+    return subprocess.CompletedProcess(arguments, code, *(one.getvalue() for one in said))
 
 
 def start_hosts(commands, environment, devices):

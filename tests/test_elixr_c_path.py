@@ -7,13 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import pytest
-from absl import flags
-from absl.testing import flagsaver
 from parity import calibrate, difference, random_images
 from PIL import Image
 from test_elixr_c import Style, save_1, save_2
 
-from cxr_embeddings import elixr_c_check
+from cxr_embeddings import conversion, elixr_c_check
 from cxr_embeddings.configs.schema import EmbedConfig, EncoderConfig, InputConfig, OutputConfig
 from cxr_embeddings.encoder import weights
 from cxr_embeddings.encoder.card import Card, load_card
@@ -24,7 +22,7 @@ from cxr_embeddings.input_pipeline.embeddings.formats import FORMATS
 from cxr_embeddings.input_pipeline.films.dicom import read_film
 from cxr_embeddings.input_pipeline.films.presets import toolkit_intensity
 from cxr_embeddings.input_pipeline.synthetic.mimic_folder import write_mimic
-from cxr_embeddings.scripts import convert_weights, embed
+from cxr_embeddings.scripts import embed
 
 TOLERANCE = 1e-4  # of the largest value
 
@@ -59,10 +57,8 @@ def test_embedding_dicoms_gives_the_originals_features(
     monkeypatch.setattr(saved_model, "process", lambda: ThreadPoolExecutor(1))
     arguments = {"use_resource": True} if save is save_1 else {}
     save(tmp_path / "saved_model", live, Style(depth=depth), **arguments)
-    flags.FLAGS.mark_as_parsed()
-    source = {"from": "elixr_c", "input": str(tmp_path / "saved_model")}
-    with flagsaver.flagsaver(output=str(tmp_path / "bundle"), **source):
-        convert_weights.convert()
+    bundle = str(tmp_path / "bundle")
+    conversion.convert("elixr_c", str(tmp_path / "saved_model"), bundle, conversion.Wanted())
     assert "the original's features, from PNG on: the same within" in capsys.readouterr().out
     card = load_card(tmp_path / "bundle")
     assert card.preset == {"uint16": "cxr_foundation", "uint8": "cxr_foundation_8bit"}[depth]

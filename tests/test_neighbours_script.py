@@ -73,8 +73,7 @@ def test_what_is_printed_and_drawn(folder):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "error: expected --embeddings and --labels, and for a picture --input and --output"),
-        (["--embeddings=a", "--labels=b", "--output=c"], "error: expected --embeddings"),
+        (["--embeddings=a", "--labels=b", "--output=c"], "a picture needs both --input and"),
         (["--embeddings=no", "--labels=b"], "do not exist; expected a folder"),
         (
             ["--embeddings=no", "--labels=b", "--input=c", "--output=no/c.png"],
@@ -83,7 +82,7 @@ def test_what_is_printed_and_drawn(folder):
     ],
 )
 def test_command_lines_that_cannot_work(arguments, message):
-    done = run(*arguments)
+    done = running.call("neighbours", *arguments)
     assert done.returncode == 1 and message in done.stderr
 
 

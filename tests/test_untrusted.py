@@ -204,9 +204,10 @@ def test_what_a_terminal_would_obey_is_printed_with_backslashes(tmp_path):
 import sys
 from cxr_embeddings import cli
 from cxr_embeddings.scripts import convert_weights
-describe, sys.argv[0] = convert_weights.convert, "convert_weights"
-convert_weights.convert = lambda: describe() or print("\\x1b[31m\\udc80")
-convert_weights.main()
+from cxr_embeddings import conversion
+table = conversion.table
+conversion.table = lambda card: table(card) + "\\n\\x1b[31m\\udc80"
+sys.exit(convert_weights.main())
 """
     shown = []
     for folder in (tmp_path, tmp_path / "\x1b[2Jno"):

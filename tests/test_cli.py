@@ -1,0 +1,150 @@
+"""Options of the commands: what they become, and what is said of those that are wrong."""
+
+import sys
+
+import pytest
+import running
+
+from cxr_embeddings import cli
+from cxr_embeddings.configs.schema import EmbedConfig, HeadConfig
+
+SHORT = {
+    "embeddings": "config.embeddings.path",
+    "labels": "config.labels.path",
+    "output": "config.output.path",
+}
+FULL = ["--embeddings=e", "--labels=l.csv", "--output=o"]
+
+
+def parsed(*words, schema=HeadConfig, default="configs/head.py", **more):
+    """The exit code of a command that takes a config, and that config."""
+    configs = []
+    code = cli.run(
+        lambda *given: configs.append(given) or 0,
+        schema, default, "an example", "nothing was written", argv=["x", *words], **more,
+    )  # fmt: skip
+    return code, (configs[0] if len(configs[0]) > 1 else configs[0][0]) if configs else None
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "value"),
+    [
+        (["--config.labels.findings=No Finding,Edema"], "labels.findings", ("No Finding", "Edema")),
+        (["--config.sizes", "8,...,all"], "sizes", ("8", "...", "all")),
+        (["--embeddings=a,b", "--config.embeddings.path", "c"], "embeddings.path", ("a,b", "c")),
+        (["--config.training.hidden="], "training.hidden", ()),
+        (["--config.training.hidden=(64,)"], "training.hidden", (64,)),
+        (["--config.labels.fractions=0.5,0.2,0.3"], "labels.fractions", (0.5, 0.2, 0.3)),
+        (["--config.labels.train=0"], "labels.train", ("0",)),
+        (["--config=configs/head.py:mlp"], "training.optimizer", "adamw"),
+        (["--config.seed=3", "--config", "configs/head.py:mlp"], "seed", 3),
+        (["--noconfig.training.shuffle"], "training.shuffle", False),
+        (["--config.training.standardise=false"], "training.standardise", False),
+        (["-config.training.learning_rate", "1e-2"], "training.learning_rate", 0.01),
+        (["--config.seed=1", "--config.seed=2"], "seed", 2),
+    ],
+)
+def test_options_become_settings(words, name, value):
+    code, config = parsed(*words, short=SHORT)
+    for part in name.split("."):
+        config = getattr(config, part)
+    assert (code, config) == (0, value)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--config.training.hidden=abc"], "--config.training.hidden is 'abc'; expected whole"),
+        (["--config.labels.fractions=0.5,O.5"], "expected numbers with commas"),
+        (["--config.training.shuffle=maybe"], "'maybe'; expected true or false"),
+        (["--config.sizes"], "--config.sizes has no value"),
+        (["--config=configs/head.py:x"], "configs/head.py:x is unknown; expected linear, mlp"),
+        (["--config=nowhere.py"], "--config is nowhere.py; expected a Python file with"),
+        (["--config=configs/mimic.py"], "gives a EmbedConfig; expected a HeadConfig"),
+        (["--config.labels.finding=x"], "did you mean --config.labels.findings?"),
+        (["--embedings=x"], "there is no option --embedings; did you mean --embeddings?"),
+        (["stray"], "'stray' is no option: options are written --name=value"),
+    ],
+)
+def test_what_is_wrong_is_said(words, said, capsys):
+    assert parsed(*words, short=SHORT)[0] == 1
+    assert capsys.readouterr().err.startswith("error: ")
+    parsed(*words, short=SHORT)
+    assert said in capsys.readouterr().err
+
+
+def test_missing_options_are_named_by_their_short_names(capsys):
+    code, _ = parsed("--labels=l.csv", short=SHORT, required=tuple(SHORT.values()))
+    said = capsys.readouterr().err
+    assert code == 2 and said.startswith("error: missing required options:\n  --embeddings: ")
+    assert "\n  --output: " in said and "  --labels" not in said and "an example" in said
+
+
+def test_help_shows_an_example_and_groups(capsys):
+    assert parsed("--help", "--config=configs/head.py:mlp", *FULL, short=SHORT) == (0, None)
+    said = capsys.readouterr().out
+    assert said.startswith(
+        "an example\n\nembeddings:\n  --embeddings, --config.embeddings.path=e\n"
+    )
+    assert "\ntraining:\n  --config.training.optimizer=adamw\n" in said
+
+
+def test_options_of_another_library_are_passed_on(capsys):
+    words = ("--runner=X", "--output=o", "--flag")
+    _, (config, others) = parsed(*words, short=SHORT, others=True)
+    assert others == ["--runner=X", "--flag"] and config.output.path == "o"
+    assert parsed("--config.outptu=x", short=SHORT, others=True)[0] == 1
+    assert "did you mean --config.output" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "line", ["from configs.schema import EmbedConfig", "from configs import schema"]
+)
+@pytest.mark.parametrize("importable", [True, False])
+def test_config_files_of_before_are_told_what_to_write(
+    tmp_path, monkeypatch, capsys, line, importable
+):
+    """Whether a folder `configs` can be imported, as in the checkout, or not."""
+    monkeypatch.setattr(sys, "path", [*sys.path, str(running.REPOSITORY)] if importable else [])
+    for name in [name for name in sys.modules if name.partition(".")[0] == "configs"]:
+        monkeypatch.delitem(sys.modules, name)
+    what = "schema.EmbedConfig" if line.endswith(" schema") else "EmbedConfig"
+    file = tmp_path / "mine.py"
+    file.write_text(f"{line}\n\ndef get_config():\n    return {what}()\n")
+    code, _ = parsed(f"--config={file}", schema=EmbedConfig, default="configs/embed.py")
+    assert code == 1
+    assert "write `from cxr_embeddings.configs.schema import ...` in" in capsys.readouterr().err
+
+
+def test_errors_are_sentences_and_the_process_stays_as_it_was(capsys):
+    before = sys.stdout.write
+
+    def fails(config):
+        print("\x1b[31m")
+        raise FileNotFoundError(2, "No such file", "x\x1b.csv")
+
+    command = (HeadConfig, "configs/head.py", "an example", "go on")
+    assert cli.run(fails, *command, argv=["x"]) == 1
+    said = capsys.readouterr()
+    assert said.out == "\\x1b[31m\n" and said.err == "error: No such file: x\\x1b.csv\n"
+    assert sys.stdout.write == before
+    print("\x1b[31m")
+    assert capsys.readouterr().out == "\x1b[31m\n"
+
+    def stopped(config):
+        raise KeyboardInterrupt
+
+    assert cli.run(stopped, *command, argv=["x"]) == 1
+    assert capsys.readouterr().err == "\nstopped: go on\n"
+
+
+def test_an_error_can_be_followed_to_its_place(capsys):
+    def fails(config):
+        raise ValueError("no")
+
+    command = (HeadConfig, "configs/head.py", "an example", "go on")
+    assert cli.run(fails, *command, argv=["x", "--verbosity=1"]) == 1
+    said = capsys.readouterr().err
+    assert "Traceback" in said and "error: no\n" in said
+    assert cli.run(fails, *command, argv=["x"]) == 1
+    assert capsys.readouterr().err == "error: no\n"
