@@ -170,3 +170,24 @@ def report_outcome(folder: str, outcome: Any, seconds: float) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     return cli.run(
+        preprocess,
+        PreprocessConfig,
+        "configs/preprocess.py",
+        USAGE,
+        "the same command goes on from here",
+        required=REQUIRED,
+        short=SHORT,
+        variant="preprocess",
+        others=True,
+        argv=argv,
+    )
+
+
+def shown(option: str) -> str:
+    """An option of Beam as it may be written down: some hold passwords."""
+    name, *_ = option.partition("=")
+    return option if name in SHOWN else name
+
+
+if __name__ == "__main__":
+    sys.exit(main())
