@@ -25,18 +25,23 @@ from ml_collections import config_flags
 
 from cxr_embeddings import configs
 from cxr_embeddings.common import untrusted
-from cxr_embeddings.errors import sentence
+from cxr_embeddings.errors import FAMILY, sentence
 
 if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
     from tqdm import tqdm
 
     from cxr_embeddings.input_pipeline.hosts import Hosts
 
-Config = TypeVar("Config", bound="DataclassInstance")
+
+class Dataclass(typing.Protocol):
+    """Any dataclass."""
+
+    __dataclass_fields__: typing.ClassVar[dict[str, dataclasses.Field]]
+
+
+Config = TypeVar("Config", bound=Dataclass)
 
 HELP_FLAGS = ("--help", "-h", "-help", "--helpshort", "--helpfull")
-ERRORS = (ValueError, OSError, ImportError)  # the user's to mend: said as a sentence
 OLD_CONFIG = (
     "it imports `configs`, which is now a part of cxr_embeddings: write `from "
     "cxr_embeddings.configs.schema import ...` in that file"
@@ -81,7 +86,7 @@ class Option(NamedTuple):
 
 def run(
     main: Callable[..., int],
-    schema: type[DataclassInstance],
+    schema: type[Dataclass],
     default: str,
     usage: str,
     stopped: str,
@@ -187,7 +192,7 @@ def run_flags(
 
 
 def options(
-    config: DataclassInstance, short: Mapping[str, str], prefix: str = "config"
+    config: Dataclass, short: Mapping[str, str], prefix: str = "config"
 ) -> Iterator[Option]:
     """Every setting of a config, in the order of the schema; `short` are fields -> short names."""
     hints = typing.get_type_hints(type(config))
@@ -358,7 +363,7 @@ def _guarded(command: Callable[[list[str]], int], argv: Sequence[str] | None, st
         except Usage as error:
             print(f"error: {untrusted.printable(str(error), keep=chr(10))}", file=sys.stderr)
             return error.code
-        except ERRORS as error:
+        except tuple(FAMILY) as error:
             logging.debug("the error came from here", exc_info=True)
             print(f"error: {sentence(error)}", file=sys.stderr)
     return 1
@@ -411,7 +416,7 @@ def on_hosts(command: Callable[[Hosts, Config], int], config: Config) -> int:
     hosts = Hosts(jax.process_index(), jax.process_count(), sharding.gather)
     try:
         return command(hosts, config)
-    except (*ERRORS, jax.errors.JaxRuntimeError) as error:
+    except (*FAMILY, jax.errors.JaxRuntimeError) as error:
         if hosts.count == 1:
             raise
         print(f"error: {sentence(error)}", file=sys.stderr)

@@ -232,16 +232,15 @@ def damaged(published: pathlib.Path, folder: pathlib.Path, how: str) -> pathlib.
         ("whole", ["--from=orbax"], "expected a weights bundle, a folder with card.json"),
         ("whole", ["--from=onnx"], "expected one of timm, keras, tf, elixr_c, orbax and a path"),
         ("whole", ["--from=timm", "--input=/nowhere"], "is /nowhere; expected a file or a folder"),
-        ("whole", ["stray"], "'stray' is no option"),
         ("whole", ["--dtype=float16"], "float16"),
     ],
 )
 def test_what_is_wrong_is_said_and_nothing_is_left(published, tmp_path, how, options, message):
     (tmp_path / "in").mkdir()
     path = damaged(published, tmp_path / "in", how)
-    output = f"--output={tmp_path / 'out' / 'bundle'}"
-    given = [] if "--from" in str(options) else ["--from=timm"]
-    result = running.call("convert_weights", *given, f"--input={path}", output, *options)
+    given = {"--from": "timm", "--input": path, "--output": tmp_path / "out" / "bundle"}
+    given |= dict(one.split("=") for one in options)
+    result = running.call("convert_weights", *(f"{name}={value}" for name, value in given.items()))
     assert result.returncode == 1, result.stdout
     assert re.search(message, result.stderr), result.stderr
     left = [p for p in (tmp_path / "out").rglob("*")] if (tmp_path / "out").exists() else []

@@ -209,7 +209,7 @@ def test_a_bundle_says_how_to_use_it(mimic, environment, tmp_path):
         (["--config.input.path="], 2, "--input: a store"),
         (["--config.input.path=/nowhere"], 1, "/nowhere does not exist"),
         (["--config.input.pth=x"], 1, "did you mean --config.input.path?"),
-        (["--config.batch_size=many"], 1, "batch_size=many"),
+        (["--config.batch_size=many"], 1, "batch_size is 'many'; expected a whole"),
         (
             ["--config.encoder.engine=tensorrt"],
             1,
@@ -227,7 +227,8 @@ def test_a_bundle_says_how_to_use_it(mimic, environment, tmp_path):
     ],
 )
 def test_what_is_wrong_is_said(mimic, tmp_path, options, code, message):
-    result = running.call("embed", *command(mimic, tmp_path / "out", *options)[2:])
+    given = command(mimic, tmp_path / "out", "--config.batch_size=8", *options)[2:]
+    result = running.call("embed", *given)
     assert message in result.stderr + result.stdout
     assert result.returncode == code
 

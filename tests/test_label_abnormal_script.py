@@ -50,14 +50,14 @@ def kind(labels):
     return "uncertain" if -1 in shown else "devices" if LABELS[-1] in labels else "normal"
 
 
-@pytest.mark.parametrize("devices", [None, "normal", "abnormal"])
+@pytest.mark.parametrize("devices", ["unknown", "normal", "abnormal"])
 def test_a_table_of_findings(mimic, tmp_path, devices, capsys):
     root, studies = mimic
     table = root / "mimic-cxr-2.0.0-chexpert.csv.gz"
     output = tmp_path / "abnormal.csv"
-    assert label_abnormal.label_abnormal(None, str(table), devices, str(output)) == 0
+    assert label_abnormal.label_abnormal(str(output), None, str(table), devices) == 0
     expected = {"abnormal": "1", "normal": "0", "uncertain": ""}
-    expected["devices"] = {None: "", "normal": "0", "abnormal": "1"}[devices]
+    expected["devices"] = {"unknown": "", "normal": "0", "abnormal": "1"}[devices]
     found = rows(output)
     kinds = {str(study.study_id): kind(study.labels) for study in studies}
     assert len(set(kinds.values())) == 4
@@ -97,7 +97,7 @@ def test_rejected_reports_are_named_and_nothing_of_them_is_written(tmp_path, cap
     for study, text in texts.items():
         (folder / f"s{study}.txt").write_bytes(text)
     output = tmp_path / "abnormal.csv"
-    assert label_abnormal.label_abnormal(str(tmp_path), None, None, str(output)) == 0
+    assert label_abnormal.label_abnormal(str(output), str(tmp_path)) == 0
     said = capsys.readouterr().out
     assert "binary (study_id, subject_id): 50000001 10000032\n" in said
     assert "empty (study_id, subject_id): 50000002 10000032\n" in said
@@ -123,7 +123,7 @@ def test_contradictions_are_counted_and_named(tmp_path, capsys):
     lines = [f"{i}.png,No Finding|Edema,1" for i in range(12)]
     source, output = tmp_path / "t.csv", tmp_path / "abnormal.csv"
     source.write_text("\n".join(["Image Index,Finding Labels,Patient ID", *lines]) + "\n")
-    label_abnormal.label_abnormal(None, str(source), None, str(output))
+    label_abnormal.label_abnormal(str(output), None, str(source))
     said = capsys.readouterr().out
     assert ["contradiction", "12"] in [line.split() for line in said.splitlines()]
     assert "contradiction (image_id, patient_id): 0.png 1, 1.png 1, 10.png 1, 11.png 1" in said
@@ -134,7 +134,7 @@ def test_heads_read_the_labels_and_take_no_rule_for_a_finding(mimic, tmp_path):
     root, studies = mimic
     output = tmp_path / "abnormal.csv"
     table = str(root / "mimic-cxr-2.0.0-chexpert.csv.gz")
-    label_abnormal.label_abnormal(None, table, "normal", str(output))
+    label_abnormal.label_abnormal(str(output), None, table, "normal")
     for findings in (("all",), ("abnormal",)):
         labels = read_labels(output, findings)
         assert labels.findings == ("abnormal",)
@@ -152,7 +152,7 @@ def test_heads_read_the_labels_and_take_no_rule_for_a_finding(mimic, tmp_path):
 def test_films_and_their_split_are_read_by_heads_too(tmp_path):
     source, output = tmp_path / "t.csv", tmp_path / "abnormal.csv"
     source.write_text("file,label,patient_key,split\na/1.png,NORMAL,p,train\nb.png,PNEUMONIA,q,\n")
-    label_abnormal.label_abnormal(None, str(source), None, str(output))
+    label_abnormal.label_abnormal(str(output), None, str(source))
     assert output.read_text() == (
         "image_id,patient_id,split,abnormal,rule\n"
         "a/1.png,p,train,0,no_finding\n"
@@ -166,9 +166,8 @@ def test_films_and_their_split_are_read_by_heads_too(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"findings": None}, "expected --output, and --reports or --findings"),
-        ({"reports": "x"}, "expected --output, and --reports or --findings"),
-        ({"output": None}, "expected --output, and --reports or --findings"),
+        ({"findings": None}, "expected either --reports or --findings"),
+        ({"reports": "x"}, "expected either --reports or --findings"),
         ({"devices": "ignore"}, "--devices is 'ignore'; expected unknown, normal, abnormal"),
         ({"output": "none/a.csv"}, "cannot be written: expected a file in a folder that exists"),
         ({"output": "."}, "cannot be written: expected a file in a folder that exists"),
@@ -178,7 +177,7 @@ def test_films_and_their_split_are_read_by_heads_too(tmp_path):
 def test_flags_that_cannot_work(tmp_path, monkeypatch, changes, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "t.csv").write_text("file,label,patient_key\na.png,NORMAL,p\n")
-    flags = {"reports": None, "findings": "t.csv", "devices": None, "output": "abnormal.csv"}
+    flags = {"findings": "t.csv", "output": "abnormal.csv"}
     with pytest.raises(ValueError, match=message):
         label_abnormal.label_abnormal(**flags | changes)
     assert {path.name for path in tmp_path.iterdir()} == {"t.csv"}

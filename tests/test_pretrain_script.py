@@ -44,12 +44,8 @@ def data(tmp_path_factory):
     mimic_store.make(
         folder / "mimic", folder / "store", size=SIZE, films_per_shard=16, storage="png8"
     )
-    label_abnormal.label_abnormal(
-        None,
-        str(folder / "mimic/mimic-cxr-2.0.0-chexpert.csv.gz"),
-        None,
-        str(folder / "abnormal.csv"),
-    )
+    table = folder / "mimic/mimic-cxr-2.0.0-chexpert.csv.gz"
+    label_abnormal.label_abnormal(str(folder / "abnormal.csv"), None, str(table))
     with pytest.MonkeyPatch.context() as patch:
         make_tiny(patch)
         card = random_weights.random_card("tiny", SIZE, "native", (0.4,) * 3, (0.3,) * 3)
