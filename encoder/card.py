@@ -14,7 +14,8 @@ from typing_extensions import TypedDict
 
 from cxr_embeddings.common import files, untrusted
 
-from .efficientnet import VARIANTS, embedding_widths
+from .efficientnet import VARIANTS
+from .embedding_layers import embedding_widths
 
 FORMAT_VERSION = 1
 MAX_RESOLUTION, MAX_HEAD_WIDTH = 4096, 1 << 16  # of what memory holds, whatever a card says
@@ -30,7 +31,7 @@ class Card:
         head_width: channels of the head convolution; None: the network has none.
         projection: how the map to 4,096 numbers was made, such as "orthonormal:0 (untrained)";
             None: there is none.
-        embeddings: the layers offered, with their widths: `efficientnet.embedding_widths`.
+        embeddings: the layers offered, with their widths: `embedding_layers.embedding_widths`.
         resolution: side of the square images the weights were trained for, in pixels.
         preset: name of the preprocessing that the weights expect.
         mean, std: of the normalisation that is part of that preprocessing, one a channel.

@@ -14,14 +14,8 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from .card import Card
-from .efficientnet import (
-    EMBEDDING_WIDTH,
-    STAGES,
-    VARIANTS,
-    embedding_widths,
-    stage_blocks,
-    stage_widths,
-)
+from .efficientnet import EMBEDDING_WIDTH, STAGES, VARIANTS, stage_blocks, stage_widths
+from .embedding_layers import embedding_widths
 from .sources import elixr_c, keras, tf, timm
 from .sources.checkpoint import Checkpoint
 from .weights import Variables, abstract_variables, merge, model_for

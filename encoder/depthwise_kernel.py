@@ -1,15 +1,16 @@
 """Depthwise convolution, BatchNorm, swish and the average in one pass, for NVIDIA GPUs.
 
-A Pallas kernel, compiled by Triton. Of XLA's kernels for the same, cuDNN's convolution is followed
-by a pass for BatchNorm and swish and by one for the average that squeeze-and-excitation asks for:
-five times the expanded map is read or written, here twice. Forward only.
+A Pallas kernel, compiled by Triton. XLA takes three kernels for the same: cuDNN's convolution, a
+pass for BatchNorm and swish, and one for the average that squeeze-and-excitation needs. They read
+or write the expanded map five times, this one twice. It computes the forward pass only.
 """
 
 import functools
 import itertools
 import math
-from typing import Any
+from collections.abc import Callable
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -17,27 +18,24 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array, Float, Float32
 
-from . import depthwise
-from .efficientnet import DepthwiseKernel, EfficientNet, swish
+from . import batch_norm, depthwise
+from .batch_norm import swish
+from .efficientnet import (
+    BATCH_NORM_EPSILON,
+    SQUEEZE_RATIO,
+    EfficientNet,
+    MBConv,
+    SqueezeExcite,
+    conv_bn,
+)
+
+# images, kernel, scale, bias, strides -> the map, and its averages
+Layers = Callable[[Array, Array, Array, Array, int], tuple[Array, Array]]
 
 CHANNELS = 64  # of a program, at most: a warp reads two of each lane, 128 bytes of bfloat16
 ELEMENTS = 128  # of a tensor in a program: two for each thread
 TILE = 4  # outputs of a thread in each direction: an input that is loaded serves up to 16 of them
 WARPS = 2
-
-
-def for_gpu(model: EfficientNet, layers: DepthwiseKernel) -> EfficientNet:
-    """The same network in the form for inference on NVIDIA GPUs; training takes the usual one.
-
-    Its form was chosen by the bytes that XLA's programs for an H200 read and write, not by time: of
-    L2 at 475 px, batch 8, in bfloat16 the usual form moves 61 GB, this one with `by_xla` 48 and
-    with `depthwise_bn_swish` 36.
-
-    Args:
-        model: in its usual form.
-        layers: `by_xla` or `depthwise_bn_swish`.
-    """
-    return model.clone(depthwise_kernel=layers, conv_general_dilated=depthwise.by_products)
 
 
 def by_xla(
@@ -60,6 +58,68 @@ def by_xla(
     # Without the barrier XLA writes the map in float32, for the average to read it so.
     y = lax.optimization_barrier(swish(y).astype(images.dtype))
     return y, jnp.mean(y, axis=(1, 2), dtype=jnp.float32)
+
+
+def for_gpu(model: EfficientNet, layers: Layers) -> EfficientNet:
+    """The same network in the form for inference on NVIDIA GPUs.
+
+    Its form was chosen by the bytes that XLA's programs for an H200 read and write, not by time. L2
+    at 475 px, batch 8, in bfloat16 moves 61 GB in the usual form, 48 in this one with `by_xla`, and
+    36 with `depthwise_bn_swish`.
+
+    Args:
+        model: in its usual form.
+        layers: `by_xla` or `depthwise_bn_swish`.
+    """
+    block = functools.partial(FusedMBConv, layers=layers)
+    return model.clone(block=block, conv_general_dilated=depthwise.by_products)
+
+
+class FusedMBConv(MBConv):
+    """`MBConv` for inference, with its variables; the gate scales the projection's kernel.
+
+    Attributes:
+        layers: the depthwise convolution, BatchNorm, swish and the average behind them.
+
+    Raises:
+        ValueError: it is called with `train`.
+    """
+
+    layers: Layers = by_xla
+
+    @nn.compact
+    def __call__(
+        self, inputs: Float[Array, "b h w c"], train: bool = False
+    ) -> Float[Array, "b h2 w2 features"]:
+        if train:
+            raise ValueError("this form is for inference only: train the network in its usual form")
+        setting = {"train": False, "dtype": self.dtype}
+        width = inputs.shape[-1]
+
+        x = inputs
+        if self.expansion != 1:
+            convolution = self.conv_general_dilated
+            x = conv_bn(
+                x, "expand", width * self.expansion, conv_general_dilated=convolution, **setting
+            )
+        x, averages = self._depthwise(x)
+        reduced = int(width * SQUEEZE_RATIO)
+        excite = SqueezeExcite(reduced, self.conv_general_dilated, name="squeeze_excite")
+        gated = functools.partial(depthwise.gated_product, excite(averages[:, None, None]))
+        setting |= {"activation": jax.nn.identity, "conv_general_dilated": gated}
+        x = conv_bn(x, "project", self.features, **setting)
+        return x + inputs if self.strides == 1 and width == self.features else x
+
+    def _depthwise(
+        self, x: Float[Array, "b h w c"]
+    ) -> tuple[Float[Array, "b h2 w2 c"], Float32[Array, "b c"]]:
+        """From the variables of the layers in whose place it stands."""
+        params, statistics = (self.variables[name] for name in ("params", "batch_stats"))
+        scale, bias = batch_norm.as_scale_and_bias(
+            **statistics["depthwise_bn"], **params["depthwise_bn"], epsilon=BATCH_NORM_EPSILON
+        )
+        kernel = params["depthwise_conv"]["kernel"].astype(self.dtype)
+        return self.layers(x, kernel, scale, bias, self.strides)
 
 
 @functools.partial(jax.jit, static_argnames=("strides", "interpret"))  # blocks share traces
@@ -113,12 +173,12 @@ def depthwise_bn_swish(
 
 
 def _program(
-    image_ref: Any,
-    kernel_ref: Any,
-    scale_ref: Any,
-    bias_ref: Any,
-    out_ref: Any,
-    sum_ref: Any,
+    image_ref: jax.Ref,
+    kernel_ref: jax.Ref,
+    scale_ref: jax.Ref,
+    bias_ref: jax.Ref,
+    out_ref: jax.Ref,
+    sum_ref: jax.Ref,
     *,
     first: tuple[int, int],
     strides: int,
@@ -142,7 +202,7 @@ def _program(
     row = tile // tiles_across * TILE
     column = (tile % tiles_across * positions + grid(0)) * TILE
 
-    def of_channel(ref: Any, *tap: int) -> Array:
+    def of_channel(ref: jax.Ref, *tap: int) -> Array:
         return plgpu.load(ref.at[(*tap, channel)], mask=inside, other=0.0).astype(jnp.float32)
 
     taps = list(itertools.product(*map(range, size)))

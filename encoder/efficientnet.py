@@ -7,22 +7,24 @@ The tree of variables is flat (`stem_conv`, `stem_bn`, `stage<i>_block<j>/...`, 
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Float32
 
 from . import batch_norm, depthwise
+from .batch_norm import Activation, swish
 
 BATCH_NORM_EPSILON = 1e-3
 BATCH_NORM_MOMENTUM = 0.99  # TensorFlow's sense: the share of the old value that stays
-EMBEDDING_WIDTH = 4096  # of this project's own embeddings
+EMBEDDING_WIDTH = 4096  # of this project's own `head`; of a `projection`, too
 POOLED_MAP_PATCH = 5
 SQUEEZE_RATIO = 0.25  # of the block's input channels, not of the expanded ones
 
-DepthwiseKernel = Callable[..., tuple[Array, Array]]  # of `depthwise_kernel.py`
+Convolution = Callable[..., Array]  # as `jax.lax.conv_general_dilated`
 
 
 class Variant(NamedTuple):
@@ -75,71 +77,9 @@ def stage_widths(variant: str) -> list[int]:
     return [scale_width(stage[-2], VARIANTS[variant].width) for stage in STAGES]
 
 
-def largest_map(variant: str, resolution: int) -> int:
-    """Numbers in an image's largest tensor, to which the second stage's first block expands."""
-    channels = STAGES[1][2] * stage_widths(variant)[0]
-    return channels * math.ceil(resolution / 2) ** 2
-
-
 def head_name(head_width: int) -> str:
-    """`head` is 4,096 wide, as this project has it; a checkpoint's of another width `own_head`."""
+    """`head` is 4,096 wide, as in this project; a checkpoint's head of another width `own_head`."""
     return "head" if head_width == EMBEDDING_WIDTH else "own_head"
-
-
-def embedding_widths(
-    variant: str, head_width: int | None, projection: bool = False
-) -> dict[str, int]:
-    """Channels of each embedding that a network offers, the default one first.
-
-    Args:
-        variant: a key of `VARIANTS`.
-        head_width: channels of the head convolution; None for a network without one.
-        projection: whether the widest vector is also mapped to `EMBEDDING_WIDTH`.
-
-    Returns:
-        For L2 with a head of 4096 `{"head": 4096, "pooled": 1376, "feature_map": 1376,
-        "pooled_map": 1376}`. `projection`, `head` or `own_head`, and `pooled` are vectors;
-        `feature_map` is the last stage before its average, [h w channel]; `pooled_map` averages it
-        over patches of 5 x 5, as ELIXR-C does.
-    """
-    last = stage_widths(variant)[-1]
-    vectors = {"projection": EMBEDDING_WIDTH} if projection else {}
-    if head_width is not None:
-        vectors[head_name(head_width)] = head_width
-    return vectors | {"pooled": last, "feature_map": last, "pooled_map": last}
-
-
-def embedding_shape(width: int, layer: str, resolution: int) -> tuple[int, ...]:
-    """Shape of one image's embedding: [width], or [h w width] of a map (stride 32 or 160).
-
-    Raises:
-        ValueError: the image is too small for a `pooled_map`.
-    """
-    side = math.ceil(resolution / 32)
-    if layer == "pooled_map":
-        side //= POOLED_MAP_PATCH
-        if not side:
-            raise ValueError(f"pooled_map needs images of 160 px or more, these have {resolution}")
-    return (side, side, width) if layer.endswith("_map") else (width,)
-
-
-@jax.custom_jvp
-def swish(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """x * sigmoid(x), as h * tanh(h) + h with h = x / 2: on CPU a fifth faster, having no division.
-
-    Computed in float32, for that sum cancels at negative x; the result has the dtype of x.
-    """
-    half = x.astype(jnp.float32) / 2
-    return (half * jnp.tanh(half) + half).astype(x.dtype)
-
-
-@swish.defjvp
-def _swish_jvp(x: tuple[Array], tangent: tuple[Array]) -> tuple[Array, Array]:
-    # A form that XLA on CPU computes in one pass; the derived one writes the tanh to memory.
-    wide = x[0].astype(jnp.float32)
-    sigmoid = jnp.tanh(wide / 2) / 2 + 0.5
-    slope = sigmoid * (1 + wide * (1 - sigmoid))
-    return swish(*x), tangent[0] * slope.astype(tangent[0].dtype)
 
 
 def patch_means(x: Float[Array, "b h w c"], size: int) -> Float32[Array, "b h2 w2 c"]:
@@ -153,8 +93,8 @@ def patch_means(x: Float[Array, "b h w c"], size: int) -> Float32[Array, "b h2 w
 class BatchNorm(nn.Module):
     """Variables and results of `nn.BatchNorm`, then the activation; its gradient is fast on CPU."""
 
-    activation: Callable[[Array], Array]
-    dtype: Any
+    activation: Activation
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h w c"]:
@@ -163,10 +103,11 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, width)
         mean = self.variable("batch_stats", "mean", jnp.zeros, width)
         var = self.variable("batch_stats", "var", jnp.ones, width)
-        setting = BATCH_NORM_EPSILON, self.activation, self.dtype
+        last = {"activation": self.activation, "dtype": self.dtype}
         if not train:
-            return batch_norm.normalise(x, mean.value, var.value, scale, bias, *setting)
-        y, *found = batch_norm.normalise_batch(x, scale, bias, *setting)
+            statistics = mean.value, var.value
+            return batch_norm.normalise(x, *statistics, scale, bias, BATCH_NORM_EPSILON, **last)
+        y, *found = batch_norm.normalise_batch(x, scale, bias, BATCH_NORM_EPSILON, **last)
         if not self.is_initializing():
             for kept, new in zip((mean, var), found, strict=True):
                 kept.value = BATCH_NORM_MOMENTUM * kept.value + (1 - BATCH_NORM_MOMENTUM) * new
@@ -180,11 +121,11 @@ def conv_bn(
     kernel_size: int = 1,
     strides: int = 1,
     groups: int = 1,
-    activation: Callable[[Array], Array] = swish,
     *,
+    activation: Activation = swish,
     train: bool,
-    dtype: Any,
-    conv_general_dilated: Callable[..., Array],
+    dtype: DTypeLike,
+    conv_general_dilated: Convolution,
 ) -> Float[Array, "b h2 w2 features"]:
     """Convolution without bias, BatchNorm, activation: submodules `<name>_conv`, `<name>_bn`."""
     x = nn.Conv(
@@ -208,16 +149,12 @@ class SqueezeExcite(nn.Module):
     """
 
     reduced: int
-    conv_general_dilated: Callable[..., Array]
+    conv_general_dilated: Convolution
 
     @nn.compact
     def __call__(self, averages: Float32[Array, "b 1 1 c"]) -> Float32[Array, "b 1 1 c"]:
-        conv = functools.partial(
-            nn.Conv,
-            kernel_size=(1, 1),
-            dtype=jnp.float32,
-            conv_general_dilated=self.conv_general_dilated,
-        )
+        setting = {"dtype": jnp.float32, "conv_general_dilated": self.conv_general_dilated}
+        conv = functools.partial(nn.Conv, kernel_size=(1, 1), **setting)
         gate = swish(conv(self.reduced, name="reduce")(averages))
         return nn.sigmoid(conv(averages.shape[-1], name="expand")(gate))
 
@@ -229,9 +166,8 @@ class MBConv(nn.Module):
     kernel_size: int
     strides: int
     expansion: int
-    dtype: Any
-    conv_general_dilated: Callable[..., Array]
-    depthwise_kernel: DepthwiseKernel | None = None
+    dtype: DTypeLike
+    conv_general_dilated: Convolution
 
     @nn.compact
     def __call__(
@@ -242,34 +178,14 @@ class MBConv(nn.Module):
         width = inputs.shape[-1]
         expanded = width * self.expansion
 
-        x = inputs
-        if self.expansion != 1:
-            x = convolve(x, "expand", expanded)
-        excite = SqueezeExcite(
-            int(width * SQUEEZE_RATIO), self.conv_general_dilated, name="squeeze_excite"
-        )
-        if self.depthwise_kernel is None or train or self.is_initializing():
-            x = convolve(x, "depthwise", expanded, self.kernel_size, self.strides, groups=expanded)
-            gate = excite(jnp.mean(x, axis=(1, 2), keepdims=True, dtype=jnp.float32))
-            x = (x.astype(jnp.float32) * gate).astype(x.dtype)
-        else:
-            x, averages = self._depthwise(x)
-            gate = excite(averages[:, None, None])
-            setting["conv_general_dilated"] = functools.partial(depthwise.gated_product, gate)
-        setting["activation"] = jax.nn.identity
-        x = conv_bn(x, "project", self.features, train=train, **setting)
+        x = inputs if self.expansion == 1 else convolve(inputs, "expand", expanded)
+        x = convolve(x, "depthwise", expanded, self.kernel_size, self.strides, groups=expanded)
+        reduced = int(width * SQUEEZE_RATIO)
+        excite = SqueezeExcite(reduced, self.conv_general_dilated, name="squeeze_excite")
+        gate = excite(jnp.mean(x, axis=(1, 2), keepdims=True, dtype=jnp.float32))
+        x = (x.astype(jnp.float32) * gate).astype(x.dtype)
+        x = convolve(x, "project", self.features, activation=jax.nn.identity)
         return x + inputs if self.strides == 1 and width == self.features else x
-
-    def _depthwise(
-        self, x: Float[Array, "b h w c"]
-    ) -> tuple[Float[Array, "b h2 w2 c"], Float32[Array, "b c"]]:
-        """By the kernel, from the variables of the layers in whose place it stands."""
-        params, statistics = (self.variables[name] for name in ("params", "batch_stats"))
-        scale, bias = batch_norm.as_scale_and_bias(
-            **statistics["depthwise_bn"], **params["depthwise_bn"], epsilon=BATCH_NORM_EPSILON
-        )
-        kernel = params["depthwise_conv"]["kernel"].astype(self.dtype)
-        return self.depthwise_kernel(x, kernel, scale, bias, self.strides)
 
 
 class EfficientNet(nn.Module):
@@ -281,20 +197,17 @@ class EfficientNet(nn.Module):
         projection: map the widest vector to `EMBEDDING_WIDTH` channels, without bias.
         dtype: of the computation. Parameters and BatchNorm statistics are created in float32, and
             the averages that become embeddings are float32, whatever it is.
-        conv_general_dilated: the convolution, with the signature of `jax.lax.conv_general_dilated`.
-        depthwise_kernel: `depthwise_kernel.depthwise_bn_swish`, for inference on NVIDIA GPUs: the
-            depthwise convolution, BatchNorm, swish and the average behind it in one pass. The
-            gate then scales the kernels of the projections instead of the map.
-        remat: recompute each block in the backward pass instead of keeping it: memory for time.
-            XLA on CPU recomputes, but in an order that saves nothing.
+        conv_general_dilated: the convolution, by default the fastest form for each backend.
+        block: `MBConv`, or what computes the same: `depthwise_kernel.for_gpu` has another form.
+        remat: recompute each block in the backward pass: less memory (not on CPU), more time.
     """
 
     variant: str
     head_width: int | None = EMBEDDING_WIDTH
     projection: bool = False
-    dtype: Any = jnp.float32
-    conv_general_dilated: Callable[..., Array] = depthwise.conv_general_dilated
-    depthwise_kernel: DepthwiseKernel | None = None
+    dtype: DTypeLike = jnp.float32
+    conv_general_dilated: Convolution = depthwise.conv_general_dilated
+    block: Callable[..., nn.Module] = MBConv
     remat: bool = False
 
     @nn.compact
@@ -308,33 +221,22 @@ class EfficientNet(nn.Module):
             train: normalise by the batch's own statistics and update `batch_stats`.
 
         Returns:
-            The default embedding of `embedding_widths`, and all intermediates by name: `stem`,
-            `stage1` to `stage7`, `feature_map`, `pooled_map` (from 160 px), `pooled`, `head_map`,
-            `head` or `own_head`, `projection`. Under `jit`, what the caller does not return is not
-            computed.
+            The default embedding, and all intermediates by name: `stem`, `stage1` to `stage7`,
+            `feature_map`, `pooled_map` (from 160 px), `pooled`, `head_map`, `head` or `own_head`,
+            `projection`. Under `jit`, what the caller does not return is not computed.
         """
-        scale = VARIANTS[self.variant]
         setting = {"dtype": self.dtype, "conv_general_dilated": self.conv_general_dilated}
         convolve = functools.partial(conv_bn, train=train, **setting)
-        block_type = nn.remat(MBConv, static_argnums=2) if self.remat else MBConv
+        block = nn.remat(MBConv, static_argnums=2) if self.remat else self.block
         out = {}
 
-        x = images.astype(self.dtype)
-        x = convolve(x, "stem", scale_width(STEM_WIDTH, scale.width), 3, strides=2)
-        out["stem"] = x
+        width = scale_width(STEM_WIDTH, VARIANTS[self.variant].width)
+        x = out["stem"] = convolve(images.astype(self.dtype), "stem", width, 3, strides=2)
         sizes = zip(STAGES, stage_widths(self.variant), stage_blocks(self.variant), strict=True)
         for i, ((kernel_size, strides, expansion, *_), width, blocks) in enumerate(sizes, start=1):
             for j in range(1, blocks + 1):
-                block = block_type(
-                    width,
-                    kernel_size,
-                    strides if j == 1 else 1,
-                    expansion,
-                    **setting,
-                    depthwise_kernel=self.depthwise_kernel,
-                    name=f"stage{i}_block{j}",
-                )
-                x = block(x, train)
+                shape = width, kernel_size, strides if j == 1 else 1, expansion
+                x = block(*shape, **setting, name=f"stage{i}_block{j}")(x, train)
             out[f"stage{i}"] = x
         out["feature_map"] = x
         if min(x.shape[1:3]) >= POOLED_MAP_PATCH:
@@ -342,8 +244,7 @@ class EfficientNet(nn.Module):
         embedding = out["pooled"] = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
         if self.head_width is not None:
             x = out["head_map"] = convolve(x, "head", self.head_width)
-            embedding = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
-            out[head_name(self.head_width)] = embedding
+            embedding = out[head_name(self.head_width)] = jnp.mean(x, (1, 2), jnp.float32)
         if self.projection:
             linear = nn.Dense(EMBEDDING_WIDTH, False, precision="highest", name="projection")
             embedding = out["projection"] = linear(embedding)

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Float32
 
-from . import depthwise, efficientnet, sharding
+from . import depthwise, efficientnet, embedding_layers, sharding
 from .card import Card
 
 Tag = TypeVar("Tag")
@@ -58,7 +58,7 @@ def make_forward(
         _, out = model.apply(variables, (images - centre) / scale)
         return out[layer].reshape(images.shape[0], -1).astype(jnp.float32)
 
-    if model.depthwise_kernel is not None and mesh.shape["model"] == 1:
+    if model.block is not efficientnet.MBConv and mesh.shape["model"] == 1:
         # XLA cannot split a kernel of ours over devices by itself.
         parts = PartitionSpec(), PartitionSpec("data")
         forward = jax.shard_map(
@@ -82,7 +82,7 @@ def films_that_fit(card: Card, dtype: str, memory: Mapping[str, int] | None) -> 
     """
     if not memory or "bytes_limit" not in memory:
         return _CPU_FILMS
-    numbers = efficientnet.largest_map(card.variant, card.resolution)
+    numbers = embedding_layers.largest_map(card.variant, card.resolution)
     largest = jnp.dtype(dtype).itemsize * numbers
     free = 0.9 * memory["bytes_limit"] - memory["bytes_in_use"]
     fit = max(1, int(free / (_LARGE_TENSORS * largest)))

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Float32
 
-from . import efficientnet
+from . import efficientnet, embedding_layers
 from .card import Card
 
 # Else every import of OpenVINO is reported to its maker, unasked, by a fork of this process.
@@ -158,7 +158,7 @@ def films_a_call(card: Card, dtype: str, films: int) -> int:
     """
     _, cores = openvino.Core().get_property("CPU", "RANGE_FOR_STREAMS")
     calls = min(films, cores)
-    numbers = efficientnet.largest_map(card.variant, card.resolution)
+    numbers = embedding_layers.largest_map(card.variant, card.resolution)
     cached = last_cache_bytes() / 3 / (jnp.dtype(dtype).itemsize * numbers * calls)
     return max(n for n in range(1, films // calls + 1) if films % n == 0 and n <= max(1, cached))
 

@@ -11,7 +11,8 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from .card import Card
-from .efficientnet import EMBEDDING_WIDTH, VARIANTS, EfficientNet, embedding_widths
+from .efficientnet import EMBEDDING_WIDTH, VARIANTS, EfficientNet
+from .embedding_layers import embedding_widths
 from .weights import Variables, abstract_variables
 
 # What multiplies 1 / fan_in in the variance of random kernels, by layer; `random_variables` has the

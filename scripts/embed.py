@@ -70,7 +70,7 @@ def embed_with(hosts: Hosts, config: EmbedConfig, place: Place | None = None) ->
     import numpy as np
 
     from cxr_embeddings.common import files
-    from cxr_embeddings.encoder import efficientnet
+    from cxr_embeddings.encoder import embedding_layers
     from cxr_embeddings.encoder.embed import films_that_fit
     from cxr_embeddings.input_pipeline.embeddings import writer
     from cxr_embeddings.input_pipeline.films.presets import PRESETS
@@ -97,7 +97,7 @@ def embed_with(hosts: Hosts, config: EmbedConfig, place: Place | None = None) ->
     fit = min(wanted, films_that_fit(card, config.encoder.dtype, memory)) * mesh.shape["data"]
     batch_size = asked[0] or int(hosts.gather(np.array([fit])).min())
     layer = config.encoder.embedding or next(iter(card.embeddings))
-    shape = efficientnet.embedding_shape(card.embeddings[layer], layer, card.resolution)
+    shape = embedding_layers.embedding_shape(card.embeddings[layer], layer, card.resolution)
     check_memory(shape, source.planned)
     identity = {
         **source.identity,

@@ -13,8 +13,11 @@ from jax import lax
 from parity import TOLERANCE, calibrate, compiled, difference, random_images
 
 from cxr_embeddings.encoder import batch_norm, depthwise_kernel, embed, sharding
-from cxr_embeddings.encoder.efficientnet import BATCH_NORM_EPSILON, EfficientNet, MBConv, swish
+from cxr_embeddings.encoder.batch_norm import swish
+from cxr_embeddings.encoder.depthwise_kernel import FusedMBConv
+from cxr_embeddings.encoder.efficientnet import BATCH_NORM_EPSILON, EfficientNet, MBConv
 from cxr_embeddings.encoder.random_weights import random_variables
+from cxr_embeddings.encoder.weights import abstract_variables
 
 # kernel, stride, height, width, channels, dtype: odd and even sizes, channels that fill no block
 CASES = [
@@ -93,26 +96,20 @@ def interpreted(*layer):
 def test_a_block_gives_the_same(strides, features, side, kernel):
     """The last one has more channels than pixels: there the gate scales the images."""
     images = jnp.asarray(np.random.default_rng(1).normal(size=(2, side, side, 8)), jnp.float32)
-    block = MBConv(features, 3, strides, 6, jnp.float32, lax.conv_general_dilated)
+    shape = features, 3, strides, 6, jnp.float32, lax.conv_general_dilated
+    block, fused = MBConv(*shape), FusedMBConv(*shape, layers=kernel)
     variables = jax.jit(block.init)(jax.random.key(0), images)
     expected = jax.jit(block.apply)(variables, images)
-    with_kernel = block.clone(depthwise_kernel=kernel)
-    assert difference(jax.jit(with_kernel.apply)(variables, images), expected) < 1e-6
+    assert difference(jax.jit(fused.apply)(variables, images), expected) < 1e-6
 
 
-def test_only_inference_takes_it():
-    def never(*layer):
-        raise AssertionError("the kernel was called")
-
-    images = jnp.zeros((2, 6, 6, 8))
-    block = MBConv(8, 3, 1, 6, jnp.float32, lax.conv_general_dilated, never)
-    plain = block.clone(depthwise_kernel=None)
-    variables = jax.eval_shape(block.init, jax.random.key(0), images)
-    assert variables == jax.eval_shape(plain.init, jax.random.key(0), images)
-    train = functools.partial(block.apply, train=True, mutable="batch_stats")
-    jax.eval_shape(train, variables, images)
-    with pytest.raises(AssertionError, match="was called"):
-        jax.eval_shape(block.apply, variables, images)
+def test_training_by_it_is_refused():
+    fast = depthwise_kernel.for_gpu(EfficientNet("b0"), depthwise_kernel.by_xla)
+    variables = abstract_variables(fast)
+    assert variables == abstract_variables(EfficientNet("b0"))
+    train = functools.partial(fast.apply, train=True, mutable="batch_stats")
+    with pytest.raises(ValueError, match="for inference only"):
+        jax.eval_shape(train, variables, jnp.zeros((2, 32, 32, 3)))
 
 
 @pytest.fixture(scope="module")

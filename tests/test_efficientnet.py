@@ -10,14 +10,9 @@ import pytest
 from flax.traverse_util import flatten_dict
 from parity import compiled, difference, random_images
 
-from cxr_embeddings.encoder.efficientnet import (
-    VARIANTS,
-    EfficientNet,
-    Variant,
-    embedding_shape,
-    embedding_widths,
-    swish,
-)
+from cxr_embeddings.encoder.batch_norm import swish
+from cxr_embeddings.encoder.efficientnet import VARIANTS, EfficientNet, Variant
+from cxr_embeddings.encoder.embedding_layers import embedding_shape, embedding_widths
 from cxr_embeddings.encoder.random_weights import random_variables
 from cxr_embeddings.encoder.weights import abstract_variables
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from parity import calibrate, compiled, difference, random_images, swap_two_leaves
 
-from cxr_embeddings.encoder import convert, efficientnet, random_weights, weights
+from cxr_embeddings.encoder import convert, embedding_layers, random_weights, weights
 
 engine = pytest.importorskip(
     "cxr_embeddings.encoder.openvino_engine",
@@ -26,7 +26,7 @@ MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
 
 def card_of(size, head_width=1280, projection=None):
     card = random_weights.random_card("b0", size, "native", MEAN, STD)
-    offered = efficientnet.embedding_widths("b0", head_width, projection is not None)
+    offered = embedding_layers.embedding_widths("b0", head_width, projection is not None)
     return dataclasses.replace(
         card, head_width=head_width, projection=projection, embeddings=offered
     )
@@ -176,7 +176,7 @@ def test_nobody_is_told_that_it_is_used(tmp_path):
     program = """
 import os, sys
 os.register_at_fork(before=lambda: print("forked"))
-from encoder import openvino_engine
+from cxr_embeddings.encoder import openvino_engine
 print(*(name for name, module in sys.modules.items() if "openvino_telemetry" in name and module))
 """
     environment = {**os.environ, "HOME": str(tmp_path)}

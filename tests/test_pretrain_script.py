@@ -18,7 +18,7 @@ import pytest
 import running
 
 from cxr_embeddings.configs.schema import NetworkConfig, PretrainConfig
-from cxr_embeddings.encoder import efficientnet, random_weights, weights
+from cxr_embeddings.encoder import efficientnet, embedding_layers, random_weights, weights
 from cxr_embeddings.encoder.card import load_card
 from cxr_embeddings.input_pipeline import run_folder
 from cxr_embeddings.input_pipeline.synthetic.mimic_folder import write_mimic
@@ -318,7 +318,7 @@ def test_it_starts_from_a_bundle(data, whole, tmp_path, tiny, capsys):
     for name in ("head_conv", "head_bn"):
         del variables["params"][name]
     del variables["batch_stats"]["head_bn"]
-    offered = efficientnet.embedding_widths("tiny", None)
+    offered = embedding_layers.embedding_widths("tiny", None)
     other = dataclasses.replace(card, head_width=None, embeddings=offered)
     other = weights.save_bundle(tmp_path / "headless", variables, other)
     network = NetworkConfig(weights=str(tmp_path / "headless"))

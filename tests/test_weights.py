@@ -16,7 +16,8 @@ from parity import assert_same_leaves
 from cxr_embeddings.configs import demo
 from cxr_embeddings.encoder import random_weights, weights
 from cxr_embeddings.encoder.card import Card, load_card
-from cxr_embeddings.encoder.efficientnet import VARIANTS, EfficientNet, Variant, embedding_widths
+from cxr_embeddings.encoder.efficientnet import VARIANTS, EfficientNet, Variant
+from cxr_embeddings.encoder.embedding_layers import embedding_widths
 
 TINY_DIGEST = "5eeeea7be4acb56876eada8cc986dd34a58d05555c80d7a058f7aa589bbfefee"
 
