@@ -19,42 +19,28 @@ from cxr_embeddings.common import paths
 FLAGS = {
     "embeddings": "folder of embeddings, from embed.py",
     "output": "folder to be written",
+    "cache": "folder for the table of the embeddings; unset: .table in their own folder",
     "layout": "per_image, one TFRecord a film in the films' tree; or parquet, one table",
 }
 LIBRARIES = ("cxr-embeddings", "numpy", "pyarrow")
 
 
-def publish(embeddings: str, output: str, layout: str) -> int:
+def publish(embeddings: str, output: str, layout: str, cache: str | None = None) -> int:
     """Publishes embeddings; the arguments are `FLAGS`. Returns the exit code."""
     if layout not in ("per_image", "parquet"):
         raise ValueError(f"--layout is {layout!r}; expected per_image or parquet")
     from cxr_embeddings.input_pipeline.embeddings import publish as publishing
-    from cxr_embeddings.input_pipeline.embeddings import verified
+    from cxr_embeddings.input_pipeline.embeddings.table import read_table
 
-    source, folder = verified.open_source(embeddings), paths.typed(output)
-    if f"{folder}/".startswith(f"{source.folder}/"):
-        raise ValueError(
-            f"{folder} lies in the folder of the embeddings; expected another, so that they are "
-            "not mixed up"
-        )
-    if source.given_up:
-        print(
-            f"warning: {source.given_up} films of the input were given up and have no "
-            "embedding: rejected.csv, here or of the store that was embedded, names them"
-        )
+    table, folder = read_table(embeddings, cache), paths.typed(output)
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
-    print(f"{source.count} embeddings in {len(source.sums)} files: checking them", flush=True)
-    ids = verified.read_ids(source, cli.progress)
-    print("writing them", flush=True)
-    if layout == "per_image":
-        before, refused = publishing.write_per_image(source, ids, folder, versions, cli.progress)
-        what = "one TFRecord a film"
-    else:
-        before, refused = publishing.write_parquet(source, folder, versions, cli.progress)
-        what = publishing.TABLE
-    if refused:
-        print(f"warning: {refused} films are left out for their names: rejected.csv says why")
-    count = source.count - refused
+    print(f"{len(table.image_id)} embeddings in {table.folders[0]}", flush=True)
+    before, refused = publishing.publish(table, folder, layout, versions, cli.progress)
+    for count, why in ((refused, "for their names"), (len(table.rejected), "as in the source")):
+        if count:
+            print(f"warning: {count} films have no embedding there, {why}: rejected.csv says why")
+    count = len(table.image_id) - refused
+    what = "one TFRecord a film" if layout == "per_image" else publishing.TABLE
     print(f"{count} embeddings in {folder}, {before} of them there before: {what}, with")
     print("manifest.json, rejected.csv and SHA256SUMS.txt. To check them, in that folder:")
     print("    sha256sum -c --quiet SHA256SUMS.txt")

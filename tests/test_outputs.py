@@ -340,7 +340,8 @@ def test_there_are_no_more_shards_than_films():
 
 
 @pytest.mark.parametrize(
-    ("keys", "why"), [("aa", "1 films would write"), (("a", "a.npz/b"), "needs as a folder")]
+    ("keys", "why"),
+    [("aa", "would write one output, a.npz"), (("a", "a.npz/b"), "needs as a folder")],
 )
 def test_two_films_of_one_place_are_refused(keys, why):
     films = [InputFile(f"/in/{i}.dcm", key) for i, key in enumerate(keys)]

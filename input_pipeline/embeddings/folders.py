@@ -4,12 +4,11 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from cxr_embeddings.common import paths
+from cxr_embeddings.common import files, paths
 
 from .. import run_folder
 from ..films.listing import read_list
-from .reader import File, list_files
-from .verified import read_checksums
+from .reader import File, is_embedding_file, list_files
 
 # What a run's identity says of its films and files, and not of the encoder. Of `weights`, which is
 # where they were got, the digest says whether they are the same.
@@ -108,3 +107,13 @@ def shared_manifest(folders: Sequence[Folder]) -> tuple[dict[str, Any] | None, b
     shared = {k: v for k, v in one.items() if all(i.get(k, v) == v for i in identities)}
     shared["views"] = sorted({view for some in views for view in some}) if all(views) else None
     return shared, all(folder.manifest.get("complete") for folder in folders)
+
+
+def read_checksums(folder: str) -> dict[str, str]:
+    """Embedding files named in a folder's SHA256SUMS.txt -> their SHA-256; empty without it."""
+    try:
+        data = files.read_table(f"{folder}/{run_folder.CHECKSUMS}")
+    except FileNotFoundError:
+        return {}
+    sums = run_folder.decode_checksums(data)
+    return {name: digest for name, digest in sums.items() if is_embedding_file(name)}

@@ -102,21 +102,24 @@ def plan_pieces(
         for part, films in enumerate(pieces.values())
         for film in films
     ]
-    _check_places({output.name: output.films[0].path for output in outputs}, len(outputs), suffix)
+    _check_places(outputs, suffix)
     return outputs
 
 
-def _check_places(path_of: Mapping[str, str], count: int, suffix: str) -> None:
+def _check_places(outputs: Sequence[Output], suffix: str) -> None:
     """Raises ValueError if two outputs would be one file, or one a folder of the other."""
-    if len(path_of) < count:
-        raise ValueError(
-            f"{count - len(path_of)} films would write an output that another one writes: rename "
-            "those whose names differ in their suffix alone, or choose layout sharded"
-        )
+    path_of: dict[str, str] = {}
+    for output in outputs:
+        path = output.films[0].path
+        if path_of.setdefault(output.name, path) != path:
+            raise ValueError(
+                f"{path_of[output.name]} and {path} would write one output, {output.name}: rename "
+                "those whose names differ in their suffix alone, or choose another layout"
+            )
     for name in path_of:
         for end in re.finditer(re.escape(suffix) + "/", name):
             if (folder := name[: end.end() - 1]) in path_of:
                 raise ValueError(
                     f"{path_of[folder]} would write the file {folder}, which {path_of[name]} needs "
-                    "as a folder: rename one of them, or choose layout sharded"
+                    "as a folder: rename one of them, or choose another layout"
                 )
