@@ -84,7 +84,7 @@ pd.DataFrame(table.rejected).assign(
 # values.
 
 # %%
-few = encoder.embed(table.image_id[:3], progress=False)
+few = encoder.embed(table.image_id[:3].tolist(), progress=False)
 few.embedding[:, :5].round(3)
 
 # %% [markdown]
