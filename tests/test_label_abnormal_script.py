@@ -4,6 +4,9 @@ import collections
 import csv
 import functools
 import gzip
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -79,7 +82,7 @@ def test_reports(mimic, tmp_path):
     (tmp_path / "in").symlink_to(root)
     result = run("--reports", tmp_path / "in", "--output", tmp_path / "abnormal.csv")
     assert result.returncode == 0, result.stderr
-    assert f"{COUNT} reports in {tmp_path}/in; 1 other files there were ignored" in result.stdout
+    assert f"{COUNT} reports in {tmp_path}/in; ignored 1 other files" in result.stdout
     assert f"{COUNT}/{COUNT} reports" in result.stderr
     found = {row["study_id"]: row for row in rows(tmp_path / "abnormal.csv")}
     for study in studies:
@@ -112,7 +115,9 @@ def test_reports_that_cannot_be_read_end_in_an_error(tmp_path):
     (folder / "s50000002.txt").symlink_to(tmp_path / "nowhere")
     result = run("--reports", tmp_path / "in", "--output", tmp_path / "abnormal.csv")
     assert result.returncode == 1
-    assert "error: 1 of 2 reports are failed or unreadable and count as unknown" in result.stderr
+    assert (
+        "error: 1 of 2 reports could not be read or labelled, and count as unknown" in result.stderr
+    )
     assert [row["rule"] for row in rows(tmp_path / "abnormal.csv")] == [
         "normal_statement",
         "unreadable",
@@ -168,7 +173,7 @@ def test_films_and_their_split_are_read_by_heads_too(tmp_path):
     [
         ({"findings": None}, "expected either --reports or --findings"),
         ({"reports": "x"}, "expected either --reports or --findings"),
-        ({"devices": "ignore"}, "--devices is 'ignore'; expected unknown, normal, abnormal"),
+        ({"devices": "ignore"}, "devices is 'ignore'; expected unknown, normal, abnormal"),
         ({"output": "none/a.csv"}, "cannot be written: expected a file in a folder that exists"),
         ({"output": "."}, "cannot be written: expected a file in a folder that exists"),
         ({"output": "t.csv"}, "is what is read; expected another file to be written"),
@@ -188,3 +193,26 @@ def test_errors_are_sentences(tmp_path):
     assert result.returncode == 1
     assert result.stderr.startswith(f"error: no report in {tmp_path}, among 0 files; expected")
     assert not (tmp_path / "abnormal.csv").exists()
+
+
+def test_in_a_plain_script_there_is_a_table(mimic, tmp_path):
+    """Without `if __name__ == "__main__"`, though the reports go to processes."""
+    root, studies = mimic
+    (tmp_path / "plain.py").write_text(f"""
+import cxr_embeddings as cxr
+print("once")
+table = cxr.label_reports({str(root)!r}, {str(tmp_path / "a.csv")!r}, devices="normal", workers=2)
+assert [*table] == ["study_id", "subject_id", "abnormal", "rule"] and len(table) == {COUNT}
+assert table["abnormal"].notna().all()
+try:
+    cxr.label_reports({str(tmp_path / "none")!r})
+except cxr.Error as error:
+    print(type(error).__name__)
+""")
+    command = [sys.executable, tmp_path / "plain.py"]
+    paths = os.environ | {"PYTHONPATH": str(running.REPOSITORY)}
+    result = subprocess.run(command, capture_output=True, text=True, env=paths, cwd=tmp_path)
+    assert result.stdout.split() == ["once", "FileError"] and not result.stderr
+    found = {row["study_id"]: row["abnormal"] for row in rows(tmp_path / "a.csv")}
+    expected = {"abnormal": "1", "normal": "0", "uncertain": "1", "devices": "0"}
+    assert found == {str(study.study_id): expected[kind(study.labels)] for study in studies}

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cxr_embeddings.common import workers
 from cxr_embeddings.input_pipeline.films import decode as pipeline
 from cxr_embeddings.input_pipeline.films.decode import Prepared
 from cxr_embeddings.input_pipeline.films.film import InputFile, Rejected
@@ -18,8 +19,8 @@ def film(folder, name, value):
     return InputFile(str(path), name)
 
 
-def decode(films, size=8, workers=2, ahead=4):
-    with pipeline.decoders("native", size, None, workers) as decoders:
+def decode(films, size=8, count=2, ahead=4):
+    with pipeline.decoders("native", size, None, count) as decoders:
         yield from pipeline.decode(((film, film.path) for film in films), decoders, ahead)
 
 
@@ -82,7 +83,7 @@ def act(path, *rest):
     return load(path, *rest)
 
 decode.load = act
-decode.serve(*sys.argv[2:])
+decode.serve(*sys.argv[3:])
 """
 
 
@@ -96,11 +97,11 @@ CRASHED = Rejected("crashed", "its decoder processes ended with exit codes -11 a
 def test_a_film_on_which_its_decoder_dies_or_hangs_costs_no_other(
     tmp_path, monkeypatch, bad, expected
 ):
-    monkeypatch.setattr(pipeline, "PROGRAM", DEADLY)
+    monkeypatch.setattr(workers, "PROGRAM", DEADLY)
     monkeypatch.setattr(pipeline, "DECODE_SECONDS", 3)
     films = [film(tmp_path, name, 90) for name in ("a", bad, "b")]
     (tmp_path / "once.png.armed").touch()
-    outcomes = [outcome for _, outcome in decode(films, workers=1)]
+    outcomes = [outcome for _, outcome in decode(films, count=1)]
     assert isinstance(outcomes[0], Prepared) and isinstance(outcomes[2], Prepared)
     assert outcomes[1] == expected or (expected is None and isinstance(outcomes[1], Prepared))
 
@@ -117,20 +118,20 @@ def test_a_decoder_killed_while_idle_costs_no_film(tmp_path):
 
 
 def test_a_decoder_that_cannot_be_started_at_once_is_started_later(tmp_path, monkeypatch):
-    program, paused = pipeline.PROGRAM, []
+    program, paused = workers.PROGRAM, []
 
     def pause(seconds):
         paused.append(seconds)
-        monkeypatch.setattr(pipeline, "PROGRAM", program if len(paused) == 2 else "exit(3)")
+        monkeypatch.setattr(workers, "PROGRAM", program if len(paused) == 2 else "exit(3)")
 
     monkeypatch.setattr(pipeline.files.time, "sleep", pause)
-    monkeypatch.setattr(pipeline, "PROGRAM", "exit(3)")
-    (_, outcome), *_ = decode([film(tmp_path, "a", 9)], workers=1)
+    monkeypatch.setattr(workers, "PROGRAM", "exit(3)")
+    (_, outcome), *_ = decode([film(tmp_path, "a", 9)], count=1)
     assert isinstance(outcome, Prepared) and len(paused) == 2
-    monkeypatch.setattr(pipeline, "PROGRAM", "exit(3)")
+    monkeypatch.setattr(workers, "PROGRAM", "exit(3)")
     monkeypatch.setattr(pipeline.files.time, "sleep", paused.append)
     with pytest.raises(OSError, match="ended with exit code 3 before it was ready"):
-        list(decode([film(tmp_path, "a", 9)], workers=1))
+        list(decode([film(tmp_path, "a", 9)], count=1))
 
 
 def test_leaving_early_leaves_no_process_behind(tmp_path):

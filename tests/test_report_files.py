@@ -3,7 +3,6 @@
 import contextlib
 import gzip
 import io
-import os
 import tarfile
 import types
 import zipfile
@@ -11,6 +10,7 @@ import zipfile
 import fsspec
 import pytest
 
+from cxr_embeddings.common import workers
 from cxr_embeddings.input_pipeline.reports import collections, corpus
 from cxr_embeddings.input_pipeline.reports import label as reports
 from cxr_embeddings.input_pipeline.reports.corpus import label_reports
@@ -59,7 +59,7 @@ def write_tar(path, contents, mode="w:gz"):
     return str(path)
 
 
-def label(path, workers=2):
+def label(path, processes=2):
     """Verdicts by first id, and what was ignored; the bar must have moved to its end."""
     bar = types.SimpleNamespace(total=None, n=0)
 
@@ -68,7 +68,7 @@ def label(path, workers=2):
         bar.update = lambda count: setattr(bar, "n", bar.n + count)
         return contextlib.nullcontext(bar)
 
-    columns, found, ignored = label_reports(path, workers, progress)
+    columns, found, ignored = label_reports(path, processes, progress)
     assert bar.n == bar.total and list(found) == sorted(found)
     assert all(len(ids) == len(columns) for ids in found)
     return {ids[0]: tuple(verdict) for ids, verdict in found.items()}, ignored
@@ -105,24 +105,24 @@ def test_many_reports_keep_their_verdicts(tmp_path):
     contents = {
         name(50_000_000 + i, 10_000_000 + i % 7): ABNORMAL if i % 3 else NORMAL for i in range(700)
     }
-    found, _ = label(write_zip(tmp_path / "r.zip", contents), workers=3)
+    found, _ = label(write_zip(tmp_path / "r.zip", contents), processes=3)
     expected = {str(50_000_000 + i): "abnormal" if i % 3 else "normal" for i in range(700)}
     assert {study: verdict for study, (verdict, _) in found.items()} == expected
 
 
 def test_only_some_reports_are_in_memory(tmp_path, monkeypatch):
     """Those that are read wait in the queue of the workers or are done."""
-    monkeypatch.setattr(corpus, "_CHUNK", 2)
+    monkeypatch.setattr(corpus, "CHUNK", 2)
     contents = {name(50_000_000 + i): NORMAL for i in range(60)}
     read, most, done = [], [], []
-    attempt = collections._try
+    attempt = collections.attempt
 
     def counted(*arguments):
         read.append(arguments)
         most.append(len(read) - len(done))
         return attempt(*arguments)
 
-    monkeypatch.setattr(collections, "_try", counted)
+    monkeypatch.setattr(collections, "attempt", counted)
     bar = types.SimpleNamespace(update=lambda count: done.extend([None] * count))
     path = write(tmp_path, contents)
     label_reports(path, 1, lambda total: contextlib.nullcontext(bar))
@@ -152,12 +152,13 @@ def test_members_that_would_be_unpacked_whole_are_unreadable(tmp_path, compressi
     assert found["50000002"] == ("unknown", "unreadable")
 
 
-def test_an_error_of_ours_tells_nothing_of_the_report(monkeypatch):
+def test_an_error_of_ours_tells_nothing_of_the_report(tmp_path, monkeypatch):
     def failing(text):
         raise RuntimeError(f"no idea what {text} is")
 
     monkeypatch.setattr(reports, "label_report", failing)
-    assert corpus._verdict(SECRET.encode()) == ("unknown", "failed")
+    found, _ = label(write(tmp_path, {"a.txt": SECRET.encode()}))
+    assert found == {"a": ("unknown", "failed")}
 
 
 @pytest.mark.parametrize(
@@ -192,14 +193,11 @@ def test_what_is_no_folder_or_archive_is_refused(tmp_path):
         label(str(tmp_path / "file.zip"))
 
 
-def kill(*_):
-    os.kill(os.getpid(), 9)
-
-
 def test_a_process_that_dies_ends_the_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(corpus, "_label", kill)
+    monkeypatch.setattr(workers, "PROGRAM", "exit(3)")
+    monkeypatch.setattr(corpus, "CHUNK", 1)
     with pytest.raises(OSError, match="a process that labels reports was ended"):
-        label(write(tmp_path, {name(50000001): NORMAL}))
+        label(write(tmp_path, {name(50000001): NORMAL, name(50000002): NORMAL}))
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip", "tgz"])

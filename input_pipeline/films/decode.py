@@ -6,21 +6,15 @@ the run goes on. What passes between processes is bytes, not pickles, and a deco
 of ours: it never imports the user's main module, as the processes of `multiprocessing` do.
 """
 
-import collections
-import concurrent.futures
 import contextlib
 import dataclasses
 import io
-import itertools
 import json
 import multiprocessing
 import os
-import pathlib
-import queue
 import resource
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from typing import TypeVar
@@ -28,7 +22,7 @@ from typing import TypeVar
 import numpy as np
 from jaxtyping import Float32, UInt
 
-from cxr_embeddings.common import files
+from cxr_embeddings.common import files, workers
 from cxr_embeddings.common.files import NotAFile
 
 from .dicom import read_film
@@ -38,12 +32,6 @@ from .presets import PRESETS, network_input
 DECODE_SECONDS = 300  # a film takes well under a second; a stalled network file system may not
 DECODERS_A_FILM = 2  # processes that may die on a film before it is said to be the film's fault
 DECODER_MEMORY = 8 << 30  # bytes of address space: bounds what a crafted file can take
-ROOT = str(pathlib.Path(__file__).parents[3])  # of the package, where nothing has installed it
-PROGRAM = (  # of a decoder
-    "import sys; sys.path.append(sys.argv[1])\n"
-    "from cxr_embeddings.input_pipeline.films import decode\n"
-    "decode.serve(*sys.argv[2:])"
-)
 
 Content = str | bytes | UInt[np.ndarray, "h w"]  # a path or address, a file's bytes, or grey values
 Image = Float32[np.ndarray, "size size 1"]
@@ -165,11 +153,12 @@ class Decoder:
         self._connection, theirs = multiprocessing.Pipe()
         settings = json.dumps([self._preset, self._size, self._views])
         with theirs:
-            self.process = subprocess.Popen(
-                [sys.executable, "-P", "-c", PROGRAM, ROOT, str(theirs.fileno()), settings],
+            self.process = workers.start(
+                __name__,
+                str(theirs.fileno()),
+                settings,
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
-                start_new_session=True,  # Ctrl-C while it starts would have it say where it was
             )
         try:
             self._connection.recv_bytes()
@@ -228,7 +217,7 @@ class Decoder:
 
 @contextlib.contextmanager
 def decoders(
-    preset: str, size: int, views: tuple[str, ...] | None, workers: int
+    preset: str, size: int, views: tuple[str, ...] | None, count: int
 ) -> Iterator[Sequence[Decoder]]:
     """Processes that decode films, for `decode`; each is started when a film is there for it.
 
@@ -236,9 +225,9 @@ def decoders(
         preset: a key of `PRESETS`.
         size: side of the network input in pixels.
         views: ViewPositions to keep; None keeps all.
-        workers: number of processes.
+        count: number of processes.
     """
-    ready = [Decoder(preset, size, views) for _ in range(workers)]
+    ready = [Decoder(preset, size, views) for _ in range(count)]
     try:
         yield ready
     finally:
@@ -269,32 +258,7 @@ def decode(
     Raises:
         OSError: a process cannot be started.
     """
-    idle: queue.LifoQueue[Decoder] = queue.LifoQueue()  # the last one used has been started
-    for decoder in decoders:
-        idle.put(decoder)
-
-    def ask(content: Content) -> Prepared | Skipped | Rejected:
-        decoder = idle.get()
-        try:
-            return decoder(content)
-        finally:
-            idle.put(decoder)
-
-    films = iter(films)
-    pending: collections.deque = collections.deque()
-    with concurrent.futures.ThreadPoolExecutor(len(decoders), "decoder") as threads:
-        try:
-            while True:
-                for tag, content in itertools.islice(films, max(ahead, 1) - len(pending)):
-                    pending.append((tag, threads.submit(ask, content)))
-                if not pending:
-                    return
-                tag, outcome = pending.popleft()
-                yield tag, outcome.result()
-        finally:
-            for _, outcome in pending:
-                outcome.cancel()
-            concurrent.futures.wait(outcome for _, outcome in pending)
+    return workers.in_order(films, decoders, ahead)
 
 
 def batches(

@@ -44,7 +44,7 @@ class Content(NamedTuple):
     data: bytes | str | dict[str, str] | None
 
 
-class Source(NamedTuple):
+class Collection(NamedTuple):
     """Reports, to be read once.
 
     Attributes:
@@ -61,7 +61,7 @@ class Source(NamedTuple):
 
 
 @contextlib.contextmanager
-def open_source(path: str) -> Iterator[Source]:
+def open_reports(path: str) -> Iterator[Collection]:
     """Opens what `path` names: a table (.csv, .csv.gz), an archive (.zip, .tar, .tgz) or a folder.
 
     Of an archive, no name is used as a path, links and devices are ignored, and no more of a member
@@ -85,9 +85,11 @@ def open_source(path: str) -> Iterator[Source]:
             kept = {name: ids for ids, name in listed}
             stream.seek(0)
             contents = (
-                Content(kept[name], _try(read)) for name, read in _members(stream) if name in kept
+                Content(kept[name], attempt(read))
+                for name, read in _members(stream)
+                if name in kept
             )
-            yield Source(columns, len(kept), len(names) - len(kept), contents)
+            yield Collection(columns, len(kept), len(names) - len(kept), contents)
     else:
         yield _listed(files.walk(path), path, _start)
 
@@ -100,11 +102,11 @@ def _archive(path: str) -> Iterator[None]:
         raise ValueError(f"{path} is no whole archive ({error}): get it again") from error
 
 
-def _listed(names: Iterable[str], path: str, read: Callable[[str], bytes]) -> Source:
+def _listed(names: Iterable[str], path: str, read: Callable[[str], bytes]) -> Collection:
     names = list(names)
     columns, listed = _choose(names, path)
-    contents = (Content(ids, _try(lambda name=name: read(name))) for ids, name in listed)
-    return Source(columns, len(listed), len(names) - len(listed), contents)
+    contents = (Content(ids, attempt(lambda name=name: read(name))) for ids, name in listed)
+    return Collection(columns, len(listed), len(names) - len(listed), contents)
 
 
 def _choose(
@@ -172,7 +174,7 @@ def _members(stream: IO[bytes]) -> Iterator[tuple[str, Callable[[], bytes]]]:
                 yield info.name, lambda info=info: archive.extractfile(info).read(MOST)
 
 
-def _try(read: Callable[[], bytes]) -> bytes | None:
+def attempt(read: Callable[[], bytes]) -> bytes | None:
     """The start of a file; None if it cannot be read, or not to its end if it is a .zip's."""
     try:
         return read()
@@ -181,7 +183,7 @@ def _try(read: Callable[[], bytes]) -> bytes | None:
         return None
 
 
-def _read_table(path: str) -> Source:
+def _read_table(path: str) -> Collection:
     """The rows of a table with a column of texts, or columns of sections, and of ids."""
     rows = csv_tables.read_rows(path)
     _, names = next(rows, (1, []))
@@ -210,4 +212,4 @@ def _read_table(path: str) -> Source:
         found[ids] = Content(ids, data)
     if not found:
         raise ValueError(f"{path} has no rows; expected a header and at least one report")
-    return Source(tuple(place), len(found), 0, iter(found.values()))
+    return Collection(tuple(place), len(found), 0, iter(found.values()))

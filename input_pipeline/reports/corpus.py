@@ -3,30 +3,30 @@
 Of the reports' texts nothing is kept, shown or put into an error: only ids, labels and rules.
 """
 
-import collections
-import concurrent.futures
+import contextlib
 import itertools
-import multiprocessing
+import json
 import signal
-from collections.abc import Callable, Sequence
-from concurrent.futures.process import BrokenProcessPool
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
-from cxr_embeddings.common import paths
+from cxr_embeddings.common import paths, workers
 
 from . import label
 from . import sections as report_sections
-from .collections import OPENI, Content, open_source
+from .collections import OPENI, Collection, Content, open_reports
 from .label import Verdict
 
 # Rules of reports that are none, or that nothing could be made of; their label is unknown.
 REJECTED = ("binary", "empty", "failed", "unreadable")
-_CHUNK = 64  # reports that a process labels at a time: some 20 to 100 ms
-Labels = dict[tuple[str, ...], Verdict]
+CHUNK = 64  # reports that a process labels at a time: some 20 to 100 ms
+Report = str | dict[str, str]  # a text, or its sections
 
 
-class Labelled(NamedTuple):
+class LabelledReports(NamedTuple):
     """Reports, judged.
 
     Attributes:
@@ -36,73 +36,70 @@ class Labelled(NamedTuple):
     """
 
     columns: tuple[str, ...]
-    rows: Labels
+    rows: Mapping[tuple[str, ...], Verdict]
     ignored: int
 
 
-def label_reports(path: str, workers: int, progress: Callable[[int], Any]) -> Labelled:
+def label_reports(
+    path: str, processes: int, progress: Callable[[int], contextlib.AbstractContextManager[Any]]
+) -> LabelledReports:
     """Labels every report of a folder, searched recursively, of an archive or of a table.
 
     Read are MIMIC-CXR's reports, by study and patient; any other .txt, by its name; Open-i's .xml,
     by the films that it names; and a CSV with a column of texts, or of findings and impressions.
 
     Args:
-        path: local path or address, as `report_sources.open_source` takes it.
-        workers: number of processes.
+        path: local path or address, as `collections.open_reports` takes it.
+        processes: how many to start, if the reports are many.
         progress: number of reports -> a progress bar as tqdm's, a context manager.
 
     Raises:
         OSError: the folder or the archive cannot be read, or a process ended.
         ValueError: it is damaged, it holds no report or several kinds, or two of one id.
     """
-    found: Labels = {}
-    pending: collections.deque = collections.deque()
-    with open_source(paths.typed(path)) as source:
-        pool = concurrent.futures.ProcessPoolExecutor(
-            workers, multiprocessing.get_context("forkserver"), _leave_interrupts
-        )
+    found: dict[tuple[str, ...], Verdict] = {}
+    with contextlib.ExitStack() as stack:
+        source = stack.enter_context(open_reports(paths.typed(path)))
+        labellers: list[Callable[[Sequence[Report]], Sequence[Verdict]]] = [_verdicts]
+        if source.count > CHUNK:
+            labellers = [stack.enter_context(_Labeller()) for _ in range(processes)]
+        bar = stack.enter_context(progress(source.count))
+        for read, verdicts in workers.in_order(_chunks(source), labellers, 2 * len(labellers)):
+            judged = iter(verdicts)
+            for ids, report in read:
+                verdict = report if isinstance(report, Verdict) else next(judged)
+                found |= dict.fromkeys(ids, verdict)
+            bar.update(len(read))
+        return LabelledReports(source.columns, dict(sorted(found.items())), source.ignored)
+
+
+_Read = tuple[list[tuple[str, ...]], Report | Verdict]
+
+
+def _chunks(source: Collection) -> Iterator[tuple[list[_Read], list[Report]]]:
+    """Some reports with the ids of their rows; and those of them that are to be labelled."""
+    while contents := list(itertools.islice(source.contents, CHUNK)):
+        read = [_read(content, source.columns) for content in contents]
+        yield read, [report for _, report in read if not isinstance(report, Verdict)]
+
+
+def _read(content: Content, columns: tuple[str, ...]) -> _Read:
+    """The rows that a report has, and its text, sections, or why it has neither."""
+    ids, data = [content.ids], content.data
+    if data is None:
+        return ids, Verdict("unknown", "unreadable")
+    if not isinstance(data, bytes):
+        return ids, data
+    if columns != OPENI:
         try:
-            with progress(source.count) as bar:
-                while True:
-                    while len(pending) < 4 * workers:
-                        chunk = list(itertools.islice(source.contents, _CHUNK))
-                        if not chunk:
-                            break
-                        pending.append((len(chunk), pool.submit(_label, chunk, source.columns)))
-                    if not pending:
-                        return Labelled(source.columns, dict(sorted(found.items())), source.ignored)
-                    count, labels = pending.popleft()
-                    for ids, verdict in labels.result():
-                        found[ids] = verdict
-                    bar.update(count)
-        except BrokenProcessPool as error:
-            raise OSError("a process that labels reports was ended: is memory short?") from error
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _leave_interrupts() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-
-
-def _label(
-    chunk: Sequence[Content], columns: tuple[str, ...]
-) -> list[tuple[tuple[str, ...], Verdict]]:
-    rows: list[tuple[tuple[str, ...], Verdict]] = []
-    for content in chunk:
-        is_file = columns == OPENI and isinstance(content.data, bytes | None)  # no table's row
-        rows += _label_films(content) if is_file else [(content.ids, _verdict(content.data))]
-    return rows
-
-
-def _label_films(content: Content) -> list[tuple[tuple[str, ...], Verdict]]:
-    """A row for each film that a report of Open-i names; if it names none, one by its own id."""
+            return ids, report_sections.decode(data)
+        except ValueError:
+            return ids, Verdict("unknown", "binary")
     try:
-        films, sections = _read_openi(content.data or b"")
+        films, sections = _read_openi(data)
     except (ValueError, ElementTree.ParseError):
-        return [(content.ids, Verdict("unknown", "unreadable"))]
-    verdict = _verdict(sections)
-    return [((film, content.ids[1]), verdict) for film in films] or [(content.ids, verdict)]
+        return ids, Verdict("unknown", "unreadable")
+    return [(film, content.ids[1]) for film in films] or ids, sections
 
 
 def _read_openi(data: bytes) -> tuple[list[str], dict[str, str]]:
@@ -117,14 +114,49 @@ def _read_openi(data: bytes) -> tuple[list[str], dict[str, str]]:
     return [film for film in dict.fromkeys(films) if film], sections
 
 
-def _verdict(data: bytes | str | dict[str, str] | None) -> Verdict:
-    if data is None:
-        return Verdict("unknown", "unreadable")
+def _verdicts(reports: Sequence[Report]) -> list[Verdict]:
+    return [_verdict(report) for report in reports]
+
+
+def _verdict(report: Report) -> Verdict:
     try:
-        text = report_sections.decode(data) if isinstance(data, bytes) else data
-    except ValueError:
-        return Verdict("unknown", "binary")
-    try:
-        return label.label_sections(text) if isinstance(text, dict) else label.label_report(text)
+        if isinstance(report, dict):
+            return label.label_sections(report)
+        return label.label_report(report)
     except Exception:  # which might quote the report
         return Verdict("unknown", "failed")
+
+
+class _Labeller:
+    """A process that labels reports, started when it is first needed."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> "_Labeller":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process:
+            self._process.kill()
+            self._process.communicate()
+
+    def __call__(self, reports: Sequence[Report]) -> list[Verdict]:
+        if self._process is None:
+            pipe = subprocess.PIPE
+            self._process = workers.start(__name__, stdin=pipe, stdout=pipe)
+        data, answer = json.dumps(reports).encode() + b"\n", b""
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(data)
+            self._process.stdin.flush()
+            answer = self._process.stdout.readline()
+        if not answer:
+            raise OSError("a process that labels reports was ended: is memory short?")
+        return [Verdict(*verdict) for verdict in json.loads(answer)]
+
+
+def serve() -> None:
+    """A process of `_Labeller`: lines of reports in, of verdicts out. Ends with its parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    for line in sys.stdin.buffer:
+        print(json.dumps(_verdicts(json.loads(line))), flush=True)

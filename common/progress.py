@@ -1,0 +1,42 @@
+"""A progress bar: in a terminal, in a notebook, or as a line every ten seconds in a log."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+
+def wanted(asked: bool | None) -> bool:
+    """Whether to show progress; where nothing is asked, if somebody is likely to look."""
+    return (in_notebook() or sys.stderr.isatty()) if asked is None else asked
+
+
+def in_notebook() -> bool:
+    return "ipykernel" in sys.modules
+
+
+def bar(total: int, done: int = 0, *, what: str = "films", shown: bool | None = True) -> tqdm:
+    """A progress bar, as a context manager with `update`.
+
+    Args:
+        total: number of things to do.
+        done: those that were done before.
+        what: they are called.
+        shown: None: where stderr is a terminal, or in a notebook.
+    """
+    with warnings.catch_warnings():  # without ipywidgets a notebook gets the bar as text
+        warnings.simplefilter("ignore")
+        from tqdm.auto import tqdm
+
+    return tqdm(
+        total=total,
+        initial=done,
+        unit=f" {what}",
+        bar_format="{percentage:3.0f}% {bar} {n}/{total}{unit}, {rate_noinv_fmt}, {remaining} left",
+        mininterval=0.1 if in_notebook() or sys.stderr.isatty() else 10,
+        disable=not wanted(shown),
+    )

@@ -1,0 +1,80 @@
+"""Work done side by side: processes of a program of ours, and results in the order of the tasks."""
+
+import collections
+import concurrent.futures
+import itertools
+import pathlib
+import queue
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
+
+Tag = TypeVar("Tag")
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+_ROOT = str(pathlib.Path(__file__).parents[2])  # of the package, where nothing has installed it
+PROGRAM = """
+import importlib, sys
+sys.path.append(sys.argv[1])
+importlib.import_module(sys.argv[2]).serve(*sys.argv[3:])
+"""
+
+
+def start(module: str, *arguments: str, **options: Any) -> subprocess.Popen[bytes]:
+    """Starts a process that runs `module.serve(*arguments)`.
+
+    It never imports the user's main module, as the processes of `multiprocessing` do.
+
+    Args:
+        module: name of a module of this package.
+        arguments: of its function.
+        options: as of `subprocess.Popen`.
+    """
+    return subprocess.Popen(
+        [sys.executable, "-P", "-c", PROGRAM, _ROOT, module, *arguments],
+        start_new_session=True,  # Ctrl-C while it starts would have it say where it was
+        **options,
+    )
+
+
+def in_order(
+    tasks: Iterable[tuple[Tag, Task]], workers: Sequence[Callable[[Task], Result]], ahead: int
+) -> Iterator[tuple[Tag, Result]]:
+    """Has workers do tasks side by side, and gives the results back in order.
+
+    Args:
+        tasks: any name of each task, and the task.
+        workers: each does one task at a time, on some thread; for one call at a time.
+        ahead: tasks done before they are asked for; bounds the memory.
+
+    Raises:
+        Exception: what a worker raised.
+    """
+    idle: queue.LifoQueue[Callable[[Task], Result]] = queue.LifoQueue()  # the last used is warm
+    for worker in workers:
+        idle.put(worker)
+
+    def do(task: Task) -> Result:
+        worker = idle.get()
+        try:
+            return worker(task)
+        finally:
+            idle.put(worker)
+
+    tasks = iter(tasks)
+    pending: collections.deque[tuple[Tag, concurrent.futures.Future[Result]]] = collections.deque()
+    with concurrent.futures.ThreadPoolExecutor(len(workers), "worker") as threads:
+        try:
+            while True:
+                for tag, task in itertools.islice(tasks, max(ahead, 1) - len(pending)):
+                    pending.append((tag, threads.submit(do, task)))
+                if not pending:
+                    return
+                tag, result = pending.popleft()
+                yield tag, result.result()
+        finally:
+            for _, result in pending:
+                result.cancel()
+            concurrent.futures.wait(result for _, result in pending)
