@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any, TypeVar
 
 Checked = TypeVar("Checked")
+Schema = TypeVar("Schema", bound=type)
 
 MAX_JSON_BYTES = 64 << 20  # a manifest of a store of all MIMIC-CXR takes 0.1 MB
 # Of a table when unpacked. MIMIC-CXR's largest has 377,110 rows of 12 values, in 0.06 GB.
@@ -22,6 +23,12 @@ MAX_TAR_HEADER = 1 << 20
 OPEN = {"extra": "allow", "allow_inf_nan": False}
 CLOSED = {"extra": "forbid", "allow_inf_nan": False}
 _MOST_PROBLEMS = 5  # that an error names
+
+
+def may_have_more(schema: Schema) -> Schema:
+    """Decorates a TypedDict: there may be fields that it does not name."""
+    schema.__pydantic_config__ = OPEN  # type: ignore[attr-defined]  # pydantic's own name
+    return schema
 
 
 def read_json(
@@ -51,7 +58,7 @@ def read_json(
     if re.search(rb"\\u[dD][cC]", data):
         data = _ESCAPE.sub(lambda found: b"\\" * bool(found[1]) + found[0], data)
     try:
-        checked = _adapter(schema).validate_json(data, strict=True)
+        checked = _adapter(schema).validate_json(data, strict=True)  # type: ignore[arg-type]  # classes have hashes
     except ValidationError as error:
         problems = [_problem(found) for found in error.errors(include_url=False)]
         more = [f"{len(problems) - _MOST_PROBLEMS} more"] if problems[_MOST_PROBLEMS:] else []
@@ -145,7 +152,7 @@ class TarMember(tarfile.TarInfo):
     """
 
     @classmethod
-    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> "TarMember":
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "TarMember":
         info = super().frombuf(buf, encoding, errors)
         if not info.isreg() and not info.isdir() and info.size > MAX_TAR_HEADER:
             raise tarfile.ReadError(f"a header of {info.size} bytes; expected {MAX_TAR_HEADER}")

@@ -13,9 +13,10 @@ VIEWS = ("AP", "PA")
 
 def get_config(command: str = "embed") -> EmbedConfig | PreprocessConfig:
     """Of `embed.py` or of `preprocess.py`, which each ask for their own."""
-    return {
+    configs: dict[str, EmbedConfig | PreprocessConfig] = {
         "embed": EmbedConfig(input=InputConfig(views=VIEWS)),
         "preprocess": PreprocessConfig(
             input=FilmsConfig(views=VIEWS), output=StoreConfig(name="mimic_cxr")
         ),
-    }[command]
+    }
+    return configs[command]

@@ -1,14 +1,16 @@
 """The processes that share a run: which one this is, and what they tell one another."""
 
+import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 Result = TypeVar("Result")
 
 
-class Hosts(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Hosts:
     """The processes that share a run, of which this is one.
 
     Attributes:
@@ -27,7 +29,7 @@ ALONE = Hosts(0, 1, lambda row: row[None])
 
 def together(hosts: Hosts, step: Callable[[], Result]) -> Result:
     """Does a step on every host; where it fails on one, the others raise an OSError."""
-    result = error = None
+    error: Exception | None = None
     try:
         result = step()
     except Exception as caught:

@@ -33,10 +33,9 @@ OUTAGE = 1000  # films: where more fail so in a run, not they are to blame, and 
 Count = Annotated[int, Interval(ge=0, lt=2**63)]
 
 
+@untrusted.may_have_more
 class Identity(TypedDict, total=False):
     """What made a folder: the fields that something is read from. There are more."""
-
-    __pydantic_config__ = untrusted.OPEN
 
     input: str | None
     views: list[str] | None
@@ -47,23 +46,20 @@ class Identity(TypedDict, total=False):
     storage: str
 
 
+@untrusted.may_have_more
 class GivenUp(TypedDict, total=False):
-    __pydantic_config__ = untrusted.OPEN
-
     films: Count
 
 
+@untrusted.may_have_more
 class ShardFacts(TypedDict):
-    __pydantic_config__ = untrusted.OPEN
-
     films: Count
     bytes: Count
 
 
+@untrusted.may_have_more
 class Manifest(TypedDict):
     """A manifest, and what those of embeddings or stores have besides."""
-
-    __pydantic_config__ = untrusted.OPEN
 
     manifest_version: NotRequired[int]
     complete: bool
@@ -277,7 +273,9 @@ def rejected_rows(
         before: from `tries_before`.
         tried: image ids of the films that this run tried.
     """
-    rows = [[*row, before.get(row[0], 0) if row[1] in PASSING else ""] for row in rejected]
+    rows: list[list[Any]] = [
+        [*row, before.get(row[0], 0) if row[1] in PASSING else ""] for row in rejected
+    ]
     failed = [row for row in rows if row[1] in PASSING and row[0] in tried]
     if len(failed) <= OUTAGE:
         for row in failed:

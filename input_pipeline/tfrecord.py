@@ -2,9 +2,10 @@
 
 import struct
 from collections.abc import Iterator
+from typing import Any
 
 import google_crc32c
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
 
 # What `tf.train.Example` is on the wire (tensorflow/core/example/{example,feature}.proto): protobuf
 # alone then writes and reads it, and nobody waits for TensorFlow. A map is a repeated entry. Packed
@@ -20,7 +21,7 @@ _EXAMPLE_SCHEMA = {
 FRAME = 16  # bytes around each payload: its length, and checksums of both
 
 
-def _message_classes() -> dict[str, type]:
+def _message_classes() -> dict[str, type[message.Message]]:
     field = descriptor_pb2.FieldDescriptorProto
     file = descriptor_pb2.FileDescriptorProto(name="example.proto", package="tf", syntax="proto3")
     for type_name, fields in _EXAMPLE_SCHEMA.items():
@@ -40,7 +41,7 @@ def _message_classes() -> dict[str, type]:
     }
 
 
-Example = _message_classes()["Example"]
+Example: Any = _message_classes()["Example"]  # its fields are known when it is made
 
 
 def _masked_crc(data: bytes) -> bytes:

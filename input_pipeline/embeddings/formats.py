@@ -36,7 +36,7 @@ class EmbeddingRecord:
 
 def encode_tfrecord(records: Sequence[EmbeddingRecord]) -> bytes:
     """TFRecord framing of one `tf.train.Example` a record, with `image/id` and `embedding`."""
-    parts = []
+    parts: list[bytes] = []
     for record in records:
         example = tfrecord.Example()
         embedding, image_id = example.features.feature.add(), example.features.feature.add()

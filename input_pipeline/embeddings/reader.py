@@ -4,7 +4,7 @@ import collections
 import os
 import posixpath
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -102,7 +102,7 @@ def _list_remote(path: str) -> tuple[str, list[File]]:
 
 def read_ahead(
     folder: str, found: Sequence[File], dtype: str
-) -> Iterator[tuple[list[Rows], list[tuple[str, str]]]]:
+) -> Generator[tuple[list[Rows], list[tuple[str, str]]], None, None]:
     """`_read_block` of all files, in order, on threads, with a progress bar."""
     todo = collections.deque(_blocks(found))
     waiting: collections.deque[tuple[_Block, Future[Any]]] = collections.deque()
@@ -154,7 +154,7 @@ def _read_block(
         try:
             data = files.read_bytes(path)
         except files.NotAFile as error:
-            rejected.append((name, error.strerror))
+            rejected.append((name, error.strerror or str(error)))
             continue
         except OSError as error:
             raise OSError(error.errno, error.strerror or str(error), path) from error

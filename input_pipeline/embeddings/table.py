@@ -33,10 +33,9 @@ MAX_INDEX_BYTES = 4 << 30  # of 10 million films with long paths
 _INDEX_LENGTH = struct.Struct("<Q")
 
 
+@untrusted.may_have_more
 class _Index(TypedDict):
     """What is written behind the rows."""
-
-    __pydantic_config__ = untrusted.OPEN
 
     key: str
     dtype: Literal["float32", "float16"]
@@ -257,7 +256,7 @@ def _write_rows(stream: IO[bytes], folders: Sequence[Folder], dtype: str) -> dic
             widths[width] = first, count + len(rows.file)
             ids += rows.image_id
             file_of += rows.file
-            data = memoryview(rows.embedding).cast("B")
+            data = rows.embedding.data.cast("B")
             stream.write(data)
             content.update(data)
     folder, count = ", ".join(one.folder for one in folders), sum(len(f.files) for f in folders)

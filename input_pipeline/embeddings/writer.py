@@ -67,8 +67,8 @@ def open_run(
                 folder, scratch, threads, outputs, format, identity, details, hosts, refused or {}
             )
 
-        run = together(hosts, open_here if not hosts.index else lambda: None)
-        yield together(hosts, open_here if hosts.index else lambda: run)
+        first = together(hosts, lambda: None if hosts.index else open_here())
+        yield together(hosts, lambda: first or open_here())
 
 
 def _names_there(folder: str, outputs: Sequence[Output], has_manifest: bool) -> set[str]:

@@ -85,10 +85,12 @@ def load(
         return film
 
     try:
-        in_memory = isinstance(content, bytes)
-        film = read(io.BytesIO(content)) if in_memory else files.read_with(content, read)
+        if isinstance(content, bytes):
+            film = read(io.BytesIO(content))
+        else:
+            film = files.read_with(content, read)
     except NotAFile as error:
-        return Rejected("not_a_file", error.strerror)
+        return Rejected("not_a_file", error.strerror or str(error))
     except OSError as error:
         return Rejected("unreadable", os.strerror(error.errno) if error.errno else str(error))
     return film if isinstance(film, Skipped | Rejected) else prepare(film, preset, size)
@@ -188,7 +190,7 @@ class Decoder:
         if isinstance(content, np.ndarray):  # nothing of it is decoded
             film = Film(content, bits_stored=8 * content.itemsize)
             return prepare(film, self._preset, self._size)
-        codes = []
+        codes: list[int | None] = []
         while len(codes) < DECODERS_A_FILM:
             if self.process is None:
                 files.retry(self._start)  # where memory has run out, it may be free again soon
@@ -201,15 +203,14 @@ class Decoder:
 
     def _ask(self, content: str | bytes) -> Prepared | Skipped | Rejected:
         """What the process says of a film. Raises EOFError or OSError where it has died."""
-        in_memory = isinstance(content, bytes)
-        self._connection.send_bytes(b"bytes" if in_memory else b"path")
-        self._connection.send_bytes(content if in_memory else os.fsencode(content))
+        self._connection.send_bytes(b"path" if isinstance(content, str) else b"bytes")
+        self._connection.send_bytes(os.fsencode(content) if isinstance(content, str) else content)
         if not self._connection.poll(DECODE_SECONDS):
             self.stop()
             return Rejected("timed_out", f"not decoded within {DECODE_SECONDS} s")
         kind, facts = json.loads(self._connection.recv_bytes())
         if kind != "Prepared":
-            return {"Skipped": Skipped, "Rejected": Rejected}[kind](**facts)
+            return Skipped(**facts) if kind == "Skipped" else Rejected(**facts)
         image = np.frombuffer(self._connection.recv_bytes(), np.float32)
         image = image.reshape(self._size, self._size, 1)
         return Prepared(image, facts["view_position"], tuple(facts["shape"]))

@@ -12,10 +12,12 @@ import re
 import struct
 import warnings
 import zlib
+from collections.abc import Callable
+from typing import TypeVar
 
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
-from pydicom.tag import Tag
+from pydicom.tag import BaseTag, Tag
 from pydicom.valuerep import STANDARD_VR
 
 from . import dicom_header, pixel_data
@@ -27,7 +29,8 @@ logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # its messages quote he
 
 _HEADER_BYTES = 1 << 16  # read first; MIMIC-CXR headers take some 10 kB, pixels of laterals 15 MB
 
-_WANTED = list(dicom_header.TAGS.values())
+Result = TypeVar("Result")
+_WANTED: list[BaseTag | int] = list(dicom_header.TAGS.values())
 _PIXEL_DATA = {Tag("PixelData"), Tag("FloatPixelData"), Tag("DoubleFloatPixelData")}
 
 
@@ -65,7 +68,7 @@ def read_film(
             return Rejected("corrupt_header", type(error).__name__)
 
 
-def _io(operation, *args):
+def _io(operation: Callable[..., Result], *args: int) -> Result:
     """Calls a method of the stream: what it raises is the file system's failure, not the film's."""
     try:
         return operation(*args)
@@ -176,7 +179,7 @@ def _parse(data: bytes, start: int, syntax: str) -> tuple[Dataset, Element]:
     buffer.seek(start)
     found: dict[str, tuple] = {}
 
-    def at_pixel_data(tag, vr, length) -> bool:
+    def at_pixel_data(tag: BaseTag, vr: str | None, length: int) -> bool:
         if tag in _PIXEL_DATA:
             found["pixels"] = tag, Element(buffer.tell(), length, vr == "OW")
         return tag in _PIXEL_DATA

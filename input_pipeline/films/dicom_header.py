@@ -5,7 +5,7 @@ Raw bytes are parsed here, so that no patient attribute is ever decoded, kept or
 
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import UInt16
@@ -90,7 +90,7 @@ def _windows(header: Dataset) -> tuple[tuple[float, ...], tuple[float, ...]]:
     for name, values in zip(names, numbers, strict=True):
         if np.isnan(values[0]):
             reject("corrupt_header", f"{name} is not a usable number")
-    return numbers
+    return numbers[0], numbers[1]
 
 
 def _voi_function(header: Dataset) -> str:
@@ -163,7 +163,7 @@ def get_integer(header: Dataset, keyword: str) -> int:
         numbers = get_numbers(header, keyword)
     else:
         width = 4 if vr in ("UL", "SL") or (vr in (None, "UN") and len(raw) == 4) else 2
-        order = "little" if header.original_encoding[1] else "big"
+        order: Literal["little", "big"] = "little" if header.original_encoding[1] else "big"
         values = [raw[i : i + width] for i in range(0, len(raw) // width * width, width)]
         numbers = [int.from_bytes(x, order, signed=vr in ("SS", "SL")) for x in values]
     if len(numbers) != 1 or numbers[0] < 0 or numbers[0] % 1:

@@ -31,7 +31,7 @@ def toolkit_intensity(film: Film) -> UInt[np.ndarray, "height width"]:
     if film.turned:
         reject("turned", "an EXIF orientation; turn the pixels and save the film without it")
     values = _stored_values(film)
-    gray = values
+    gray: np.ndarray = values
     if lut := film.get("modality_lut"):
         gray = _look_up(lut, values).astype(np.uint8 if lut.bits == 8 else np.uint16)
     elif rescale := film.get("rescale"):

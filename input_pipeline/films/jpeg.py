@@ -59,7 +59,8 @@ def parse(data: bytes) -> Codestream:
         Rejection: truncated: the data end before the first scan.
         ValueError: this is no JPEG.
     """
-    position, segments, frame = 2, [], None
+    position, frame = 2, None
+    segments: list[tuple[int, int, int]] = []
     while True:
         while data[position : position + 2] == b"\xff\xff":  # fill
             position += 1
@@ -84,7 +85,7 @@ def parse(data: bytes) -> Codestream:
 
 def _find_scans(data: bytes, position: int) -> tuple[tuple[int, ...], int | None]:
     """The scans from the first on, and the end marker; thumbnails hold markers of their own."""
-    scans = []
+    scans: list[int] = []
     for _ in range(_MAX_SEGMENTS):
         if data[position + 1 : position + 2] == _EOI[1:]:
             return tuple(scans), position

@@ -65,7 +65,8 @@ def decode(data: bytes) -> Integer[np.ndarray, "rows columns ..."]:
             zeros = _most_zeros(data[position : position + 14], components)
         position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
 
-    found, expected = collections.Counter(), {}
+    found: collections.Counter[int] = collections.Counter()  # parts of each tile
+    expected: dict[int, int] = {}
     while len(data) >= position + 12 and data[position : position + 2] == b"\xff\x90":
         tile, length, _, parts = struct.unpack_from(">HIBB", data, position + 4)
         if length == 0:  # up to the end marker

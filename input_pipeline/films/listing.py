@@ -106,7 +106,7 @@ def list_inputs(path: str, limit: int | None = None) -> Listing:
 
 def _match(pattern: str) -> tuple[list[str], str]:
     """The files that a glob means, hidden ones left out; and the folder that holds them all."""
-    first = _WILD.search(pattern).start()
+    first = next(_WILD.finditer(pattern)).start()
     root = pattern[:first].rpartition("/")[0]
     rest = pattern.removeprefix(root).removeprefix("/").split("/")
     if is_remote(pattern):

@@ -210,7 +210,7 @@ def _decode_rle(data: bytes, layout: Layout) -> Integer[np.ndarray, "rows column
             f"<{width + 1}I", width, *(64 + start - first for start in (first, *others))
         )
         decoded = imagecodecs.dicomrle_decode(
-            header.ljust(64, b"\0") + data[first:stop], plane.dtype, out=memoryview(plane).cast("B")
+            header.ljust(64, b"\0") + data[first:stop], plane.dtype, out=plane.data.cast("B")
         )
         if len(decoded) != plane.nbytes:
             reject("truncated", f"{len(decoded)} of {plane.nbytes} bytes of pixel data")
@@ -234,7 +234,8 @@ def _decode_jpeg(
     if (rows, columns, components) != expected or bits > layout.allocated:
         found = f"a codestream of {rows} x {columns}, {components} components, {bits} bits"
         reject("corrupt_pixels", f"{found}; header: {layout.rows} x {layout.columns}")
-    if syntax in _JPEG_2000:  # lossy data may exceed BitsStored; pydicom takes the sign bit there
+    if not isinstance(head, jpeg.Codestream):
+        # JPEG 2000. Lossy data may exceed BitsStored; pydicom takes the sign bit there.
         return jpeg2000.decode(data), bits
     depth = min(bits, layout.stored) if syntax in _JPEG_LS else layout.stored
     return jpeg.decode(data, head, rgb=layout.colour == "RGB"), depth

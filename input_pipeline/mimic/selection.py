@@ -172,7 +172,7 @@ def _look_up(
         [column[i] for i in order] for column in (image_ids, patients, studies)
     )
     dicom_ids, rows = [dicom_id_of(image_id) for image_id in image_ids], [-1] * len(order)
-    splits: list[str | None] = [UNASSIGNED] * len(order)
+    splits: list[str] = [UNASSIGNED] * len(order)
     views: list[str | None] = [None] * len(order)
     sizes: list[tuple[int, int] | None] = [None] * len(order)
     if split_path:
@@ -188,7 +188,8 @@ def _look_up(
         notes.append("No table has the splits: every film is unassigned.")
     if metadata:
         rows, patients, studies = _join(dicom_ids, patients, studies, metadata, notes)
-        views = metadata.take("ViewPosition", rows, None)
+        said = zip(rows, metadata.take("ViewPosition", rows), strict=True)
+        views = [view if row >= 0 else None for row, view in said]
         known = {view: view and known_view(view, views_asked) for view in {*views}}
         views = [known[view] for view in views]
         sizes = [*map(film_size, metadata.take("Rows", rows), metadata.take("Columns", rows))]
@@ -240,7 +241,7 @@ def _join(
     }
     notes.append(f"{len(rows) - absent:,} films have a row in {table.path}.")
     notes += [f"{count:,} {what}." for what, count in counts.items() if count]
-    return rows, *completed
+    return rows, completed[0], completed[1]
 
 
 def _choose(

@@ -31,7 +31,7 @@ class Table(NamedTuple):
     row_of: dict[str, int]  # by dicom_id, in the table's order
     columns: dict[str, list[str]]
 
-    def take(self, column: str, rows: Sequence[int], missing: str | None = "") -> list[str | None]:
+    def take(self, column: str, rows: Sequence[int], missing: str = "") -> list[str]:
         """The values of some rows, and `missing` for row -1."""
         values = [*self.columns[column], missing]
         return [values[row] for row in rows]
@@ -91,8 +91,8 @@ def read_table(path: str, columns: Sequence[str]) -> Table:
 def film_size(rows: str, columns: str) -> tuple[int, int] | None:
     """Rows and columns; a program that knows missing numbers may have written 2544 as 2544.0."""
     pattern = r"0*([1-9][0-9]{0,5})(?:\.0*)?"
-    found = re.fullmatch(pattern, rows), re.fullmatch(pattern, columns)
-    return (int(found[0][1]), int(found[1][1])) if all(found) else None
+    height, width = re.fullmatch(pattern, rows), re.fullmatch(pattern, columns)
+    return (int(height[1]), int(width[1])) if height and width else None
 
 
 def _coded_view(text: str) -> str:

@@ -1,7 +1,10 @@
 """Where reports lie: a folder, an archive or a table, as ids and contents, one report at a time."""
 
 import contextlib
+import dataclasses
+import functools
 import gzip
+import io
 import itertools
 import os
 import re
@@ -10,7 +13,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 from cxr_embeddings.common import csv_tables, files
 from cxr_embeddings.common.untrusted import TarMember
@@ -44,7 +47,8 @@ class Content(NamedTuple):
     data: bytes | str | dict[str, str] | None
 
 
-class Collection(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Collection:
     """Reports, to be read once.
 
     Attributes:
@@ -105,7 +109,7 @@ def _archive(path: str) -> Iterator[None]:
 def _listed(names: Iterable[str], path: str, read: Callable[[str], bytes]) -> Collection:
     names = list(names)
     columns, listed = _choose(names, path)
-    contents = (Content(ids, attempt(lambda name=name: read(name))) for ids, name in listed)
+    contents = (Content(ids, attempt(functools.partial(read, name))) for ids, name in listed)
     return Collection(columns, len(listed), len(names) - len(listed), contents)
 
 
@@ -118,7 +122,9 @@ def _choose(
         ValueError: there is no report, there are several kinds, or two are of one id.
     """
     columns: tuple[str, ...] = ("study_id", "subject_id")
-    listed = [((found[2], found[1]), one) for one in names if (found := _MIMIC.search(one))]
+    listed: list[tuple[tuple[str, ...], str]] = [
+        ((found[2], found[1]), one) for one in names if (found := _MIMIC.search(one))
+    ]
     if not listed:
         named = [name for name in names if not _NO_REPORT.search(name)]
         kinds = {kind: [one for one in named if one.lower().endswith(kind)] for kind in _KINDS}
@@ -161,7 +167,7 @@ def _extract(archive: zipfile.ZipFile, name: str) -> bytes:
         return member.read(MOST)
 
 
-def _members(stream: IO[bytes]) -> Iterator[tuple[str, Callable[[], bytes]]]:
+def _members(stream: io.IOBase) -> Iterator[tuple[str, Callable[[], bytes]]]:
     """Name and reader of each plain file of a tar archive, in its order."""
     packed = stream.read(2) == b"\x1f\x8b"
     stream.seek(0)
@@ -169,9 +175,14 @@ def _members(stream: IO[bytes]) -> Iterator[tuple[str, Callable[[], bytes]]]:
         fileobj=stream, mode="r:gz" if packed else "r:", tarinfo=TarMember
     ) as archive:
         while info := archive.next():
-            archive.members = []  # which would grow with the archive
+            archive.members = []  # type: ignore[attr-defined]  # which would grow with the archive
             if info.isreg():
-                yield info.name, lambda info=info: archive.extractfile(info).read(MOST)
+                yield info.name, functools.partial(_start_of, archive, info)
+
+
+def _start_of(archive: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
+    with archive.extractfile(info) as stream:  # type: ignore[union-attr]  # a plain file
+        return stream.read(MOST)
 
 
 def attempt(read: Callable[[], bytes]) -> bytes | None:
@@ -202,14 +213,14 @@ def _read_table(path: str) -> Collection:
             f"of sections ({', '.join(_SECTIONS)}), and one of ids ({', '.join(_IDS['study_id'])}, "
             f"or of films {', '.join(_IDS['image_id'])}). There are: {', '.join(names) or '(none)'}"
         )
-    found: dict[tuple[str, ...], Content] = {}
+    contents: dict[tuple[str, ...], Content] = {}
     for number, row in rows:
         ids = tuple(row[column] for column in place.values())
-        if not ids[0] or ids in found:
+        if not ids[0] or ids in contents:
             what = f"is the second of {' '.join(ids)}" if ids[0] else "lacks an id"
             raise ValueError(f"row {number} of {path} {what}; expected one row for each id")
         data = row[texts[0]] if texts else {name: row[at] for name, at in sections.items()}
-        found[ids] = Content(ids, data)
-    if not found:
+        contents[ids] = Content(ids, data)
+    if not contents:
         raise ValueError(f"{path} has no rows; expected a header and at least one report")
-    return Collection(tuple(place), len(found), 0, iter(found.values()))
+    return Collection(tuple(place), len(contents), 0, iter(contents.values()))

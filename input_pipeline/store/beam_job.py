@@ -155,12 +155,13 @@ def _lost_workers() -> Iterator[list[BaseException]]:
     hook = threading.excepthook
 
     def notice(died: threading.ExceptHookArgs) -> None:
-        if "Worker subprocess exited" in str(died.exc_value):
+        if died.exc_value and "Worker subprocess exited" in str(died.exc_value):
             if lost or interrupted.is_set():
                 return
             lost.append(died.exc_value)
             # A true signal, that wakes it; and SIGINT is ignored by programs in the background.
-            signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+            main = threading.main_thread().ident
+            signal.pthread_kill(main, signal.SIGUSR1)  # type: ignore[arg-type]  # it has started
         elif not issubclass(died.exc_type, grpc.RpcError):  # of those that talked to it
             hook(died)
 

@@ -177,7 +177,7 @@ def _finish(
     ]
     dropped = sorted(by_table + by_name + [row for summary in summaries for row in summary.dropped])
     differences = sorted(row for summary in summaries for row in summary.differences)
-    written = Counter()
+    written: Counter[str] = Counter()
     for summary in summaries:
         written[summary.split] += len(summary.films)
     rows = {

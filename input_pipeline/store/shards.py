@@ -159,7 +159,11 @@ def write_shard(
         views, no_view: which films to keep of those whose view no table says; see
             `mimic_cxr.list_films`.
     """
-    kept, lengths, dropped, differences, size = [], [], [], [], 0
+    kept: list[list[str]] = []
+    lengths: list[int] = []
+    dropped: list[list[str]] = []
+    differences: list[list[str]] = []
+    size = 0
     content = hashlib.sha256()
     with files.writing(paths.inside(folder, shard.name), scratch) as stream:
         for film, outcome in decoded:

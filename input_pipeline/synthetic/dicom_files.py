@@ -28,12 +28,12 @@ def _rle(stored: np.ndarray) -> bytes:
     return header.tobytes() + b"".join(segments)
 
 
-def _jpeg_lossless(stored: np.ndarray, bits: int) -> bytes:
+def _jpeg_lossless(stored: np.ndarray, bits: int) -> bytes | bytearray:
     return imagecodecs.jpeg8_encode(stored, lossless=True, predictor=1, bitspersample=bits)
 
 
 # name -> transfer syntax, and how it compresses a frame of so many bits (None: it does not)
-SYNTAXES: dict[str, tuple[str, Callable[[np.ndarray, int], bytes] | None]] = {
+SYNTAXES: dict[str, tuple[uid.UID, Callable[[np.ndarray, int], bytes | bytearray] | None]] = {
     "implicit": (uid.ImplicitVRLittleEndian, None),
     "explicit": (uid.ExplicitVRLittleEndian, None),
     "big endian": (uid.ExplicitVRBigEndian, None),
@@ -176,10 +176,10 @@ def dicom_bytes(film: Film, technique: Technique, attributes: Mapping[str, objec
     stored = stored_values(film, technique)
     syntax, compress = SYNTAXES[technique.syntax]
     if compress:
-        pixels = encaps.encapsulate([compress(stored, technique.bits)])
+        pixels = encaps.encapsulate([bytes(compress(stored, technique.bits))])
     else:
-        order = ">" if syntax == uid.ExplicitVRBigEndian else "<"
-        pixels = stored.astype(stored.dtype.newbyteorder(order)).tobytes()
+        dtype = stored.dtype.newbyteorder(">" if syntax == uid.ExplicitVRBigEndian else "<")
+        pixels = stored.astype(dtype).tobytes()
         pixels += b"\0" * (len(pixels) % 2)
     header = pydicom.Dataset()
     header.file_meta = pydicom.dataset.FileMetaDataset()

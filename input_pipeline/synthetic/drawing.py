@@ -35,7 +35,7 @@ def _frontal(
 
     flank = [(-0.3, -1.7), (-0.27, -1.1), (-0.62, -0.98), (-1.0, -0.88), (-1.3, -0.6), (-1.4, 0.1),
              (-1.15, 0.2), (-0.97, -0.2), (-0.97, 0.2), (-0.99, 0.7), (-0.98, 1.7)]  # fmt: skip
-    body = flank + mirror(flank, -1)[::-1]
+    body = [*flank, *mirror(flank, -1)[::-1]]
     tissue = 0.55 * fill(canvas, body, soft=0.02) + 0.4 * fill(canvas, body, soft=0.12)
     breasts = both(ellipse(0.48, 0.3, 0.36, 0.3))
 
@@ -180,7 +180,7 @@ def draw_film(
     ImageDraw.Draw(marker).text(place, "L", fill=255, font=font)
     film = np.maximum(film, 0.97 * np.asarray(marker, np.float32) / 255)
     if rng.random() < 0.3:  # the collimator's blades, blackened or left as unexposed film
-        top, left = rng.integers(1, [0.04 * height + 2, 0.05 * width + 2])
+        top, left = rng.integers(1, np.array([0.04 * height + 2, 0.05 * width + 2]))
         blades = np.full(shape, rng.choice([0.0, 0.98], p=[0.8, 0.2]), np.float32)
         blades[top:-top, left:-left] = film[top:-top, left:-left]
         film = blades

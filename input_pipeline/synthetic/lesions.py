@@ -111,7 +111,7 @@ def _devices(chest: Chest) -> Film:
         curve([(0.95, 0.8), (0.7, 0.4), (0.6, 0.0), (0.62, -0.36)]),
     ]
     lines = [*trachea, (vein, 0.016, 0.9), *((wire, 0.01, 0.5) for wire in wires)]
-    pads = fill(canvas, *(ellipse(*wire[-1], 0.03, 0.03) for wire in wires))
+    pads = fill(canvas, *(ellipse(x, y, 0.03, 0.03) for *_, (x, y) in wires))
     return 1.1 * stroke(canvas, *lines) + 0.9 * pads
 
 

@@ -1,0 +1,134 @@
+"""The wheel in an environment of the base dependencies alone, beside packages named as our folders.
+
+The environment has exactly the packages that `dependencies` in pyproject.toml leads to, as links
+to those of the environment that runs the tests: no network is needed. Who imports a package of an
+extra, or one of ours by a name at the top, fails here.
+"""
+
+import importlib.metadata
+import os
+import pathlib
+import subprocess
+import sys
+import tomllib
+
+import pytest
+from conftest import REPOSITORY
+from packaging.requirements import Requirement
+from test_packaging import LINKS, build  # noqa: F401  a fixture
+
+pytestmark = pytest.mark.slow
+
+
+def closure(requirements: list[str]) -> set[str]:
+    """The names of all distributions that requirements lead to, in this environment."""
+    waiting, seen = [(Requirement(text), "") for text in requirements], set()
+    names = set()
+    while waiting:
+        requirement, extra = waiting.pop()
+        if requirement.marker and not requirement.marker.evaluate({"extra": extra}):
+            continue
+        for wanted in ("", *requirement.extras):
+            if (requirement.name, wanted) not in seen:
+                seen.add((requirement.name, wanted))
+                needs = importlib.metadata.requires(requirement.name) or []
+                waiting += [(Requirement(text), wanted) for text in needs]
+        names.add(requirement.name)
+    return names
+
+
+def link(distribution: str, folder: pathlib.Path) -> None:
+    for file in importlib.metadata.files(distribution) or ():
+        if ".." not in file.parts and file.suffix != ".pyc":
+            place = folder / file
+            place.parent.mkdir(parents=True, exist_ok=True)
+            if not place.exists():
+                place.symlink_to(file.locate())
+
+
+@pytest.fixture(scope="module")
+def bare(build, tmp_path_factory):  # noqa: F811
+    """Runs a command of the bare environment in a folder of foreign packages."""
+    folder = tmp_path_factory.mktemp("bare")
+    environment, work = folder / "environment", folder / "work"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
+    python = environment / "bin" / "python"
+    (packages,) = environment.glob("lib/python*/site-packages")
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    for name in closure(project["dependencies"]):
+        link(name, packages)
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index"]
+    subprocess.run([*pip, "--quiet", build("wheel")], check=True)
+    for name in LINKS:
+        (work / name).mkdir(parents=True)
+        (work / name / "__init__.py").write_text(f"raise RuntimeError('a foreign {name}')\n")
+
+    def run(*command, code=0):
+        first, *rest = map(str, command)
+        settings = {"PATH": os.defpath, "HOME": str(folder), "JAX_PLATFORMS": "cpu"}
+        done = subprocess.run(
+            [environment / "bin" / first, *rest],
+            cwd=work,
+            env=settings | {"PYTHONPATH": str(work)},
+            capture_output=True,
+            text=True,
+            timeout=200,
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    run.work = work
+    return run
+
+
+@pytest.fixture(scope="module")
+def films(bare):
+    bare("cxr-synthetic-mimic", "--output=mimic", "--films=40")
+    return "mimic/files"
+
+
+@pytest.fixture(scope="module")
+def embeddings(bare, films):
+    bare("cxr-embed", "--config=configs/demo.py", f"--config.input.path={films}", OUTPUT)
+    return "embeddings"
+
+
+OUTPUT = "--config.output.path=embeddings"
+
+
+def test_nothing_else_is_there(bare):
+    found = bare("python", "-c", "import cxr_embeddings; print(cxr_embeddings.__file__)")
+    assert "site-packages" in found
+    for name in ("tensorflow", "apache_beam", "pyarrow", "pytest"):
+        program = f"import importlib.util as i; print(i.find_spec({name!r}))"
+        assert bare("python", "-c", program).strip() == "None"
+
+
+def test_the_demo_needs_no_extra(bare, embeddings, films):
+    labels = "mimic/mimic-cxr-2.0.0-chexpert.csv.gz"
+    bare(
+        "cxr-train-head",
+        "--config=configs/head.py",
+        f"--config.embeddings.path={embeddings}",
+        f"--config.labels.path={labels}",
+        "--config.labels.findings=No Finding",
+        "--config.labels.not_mentioned=negative",
+        "--config.output.path=head",
+    )
+    assert (bare.work / "head" / "report.html").is_file()
+    bare("cxr-predict", "--head=head", f"--embeddings={embeddings}", "--output=predictions.csv")
+    bare("cxr-contact-sheet", "--input=mimic", "--output=films.png", "--limit=6")
+    bare(
+        "cxr-neighbours",
+        f"--embeddings={embeddings}",
+        f"--labels={labels}",
+        f"--input={films}",
+        "--output=neighbours.png",
+    )
+
+
+def test_an_extra_that_is_missing_is_named(bare, films):
+    config, path = "--config=configs/demo.py", f"--config.input.path={films}"
+    said = bare("cxr-embed", config, path, OUTPUT + "2", "--config.output.format=parquet", code=1)
+    assert "error: this needs pyarrow" in said and "cxr-embeddings[tables]" in said
+    assert "Traceback" not in said
