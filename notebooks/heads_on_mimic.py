@@ -14,15 +14,18 @@
 # %% [markdown]
 # # Heads on the published MIMIC-CXR embeddings
 #
-# Google has published embeddings of MIMIC-CXR on PhysioNet ("Generalized Image Embeddings for the
-# MIMIC Chest X-Ray dataset"). CXR Foundation's EfficientNet-L2 made them: 1,376 numbers for each
-# film, one TFRecord file for each film. You need access to MIMIC-CXR on PhysioNet to download them.
+# Google has published embeddings of MIMIC-CXR on PhysioNet ("Generalized Image
+# Embeddings for the MIMIC Chest X-Ray dataset"). CXR Foundation's EfficientNet-L2 made
+# them: 1,376 numbers for each film, one TFRecord file for each film. You need access to
+# MIMIC-CXR on PhysioNet to download them.
 #
-# This notebook shows how the files are read, how MIMIC-CXR's labels are joined, and how a head is
-# trained. **Its data are made up**: random numbers in the published format, with labels that depend
-# on them. So the results mean nothing. With the real files, change three paths and run it again.
+# This notebook shows how the files are read, how MIMIC-CXR's labels are joined, and how
+# a head is trained. **Its data are made up**: random numbers in the published format,
+# with labels that depend on them. So the results mean nothing. With the real files,
+# change three paths and run it again.
 
 # %%
+import os
 import pathlib
 import tempfile
 
@@ -30,10 +33,13 @@ import numpy as np
 import pandas as pd
 
 import cxr_embeddings as cxr
-from cxr_embeddings.input_pipeline.embeddings.formats import EmbeddingRecord, encode_tfrecord
+from cxr_embeddings.input_pipeline.embeddings.formats import (
+    EmbeddingRecord,
+    encode_tfrecord,
+)
 
-scratch = tempfile.TemporaryDirectory()  # removed at the end
-work = pathlib.Path(scratch.name)
+scratch = tempfile.TemporaryDirectory()  # for all files below; removed at the end
+os.chdir(scratch.name)
 
 # %% [markdown]
 # ## 1. Files in the published format
@@ -44,12 +50,12 @@ work = pathlib.Path(scratch.name)
 # | labels | `mimic-cxr-2.0.0-chexpert.csv.gz` of MIMIC-CXR-JPG: one row for each study |
 # | splits | `mimic-cxr-2.0.0-split.csv.gz` of MIMIC-CXR-JPG: one row for each film |
 #
-# The next cell makes small stand-ins: 300 patients with one to three studies, and one or two films
-# for each study.
+# The next cell makes small stand-ins: 300 patients with one to three studies, and one
+# or two films for each study.
 
 # %%
 rng = np.random.default_rng(0)
-directions = {name: rng.normal(size=1376) / 20 for name in ("Cardiomegaly", "Edema")}
+directions = {name: rng.normal(size=1376) / 12 for name in ("Cardiomegaly", "Edema")}
 label_rows, split_rows = [], []
 for patient in range(10_000_000, 10_000_300):
     for study in range(rng.integers(1, 4)):
@@ -65,32 +71,42 @@ for patient in range(10_000_000, 10_000_300):
             vector = rng.normal(size=1376) + sum(
                 present[name] * directions[name] for name in directions
             )
-            file = work / f"files/p{str(patient)[:2]}/p{patient}/s{study_id}/{dicom_id}.tfrecord"
+            name = f"files/p{str(patient)[:2]}/p{patient}/s{study_id}/{dicom_id}"
+            record = EmbeddingRecord(f"{name}.dcm", vector.astype(np.float32))
+            file = pathlib.Path(f"{name}.tfrecord")
             file.parent.mkdir(parents=True, exist_ok=True)
-            record = EmbeddingRecord(
-                str(file.relative_to(work).with_suffix(".dcm")), vector.astype(np.float32)
-            )
             file.write_bytes(encode_tfrecord([record]))
-            split = "train" if patient % 10 < 6 else "validate" if patient % 10 < 8 else "test"
-            split_rows.append(
-                {"dicom_id": dicom_id, "study_id": study_id, "subject_id": patient, "split": split}
+            split = (
+                "train"
+                if patient % 10 < 6
+                else "validate"
+                if patient % 10 < 8
+                else "test"
             )
-pd.DataFrame(label_rows).to_csv(work / "mimic-cxr-2.0.0-chexpert.csv.gz", index=False)
-pd.DataFrame(split_rows).to_csv(work / "mimic-cxr-2.0.0-split.csv.gz", index=False)
+            split_rows.append(
+                {
+                    "dicom_id": dicom_id,
+                    "study_id": study_id,
+                    "subject_id": patient,
+                    "split": split,
+                }
+            )
+pd.DataFrame(label_rows).to_csv("mimic-cxr-2.0.0-chexpert.csv.gz", index=False)
+pd.DataFrame(split_rows).to_csv("mimic-cxr-2.0.0-split.csv.gz", index=False)
 
 # %% [markdown]
 # With the real files, these three paths are all that changes:
 
 # %%
-published = work / "files"
-labels = work / "mimic-cxr-2.0.0-chexpert.csv.gz"
-splits = work / "mimic-cxr-2.0.0-split.csv.gz"
+published = "files"
+labels = "mimic-cxr-2.0.0-chexpert.csv.gz"
+splits = "mimic-cxr-2.0.0-split.csv.gz"
 
 # %% [markdown]
 # ## 2. Read the embeddings
 #
-# The files are gathered once into one table, `.table` beside them; the next call only opens it. If
-# the folder cannot be written, name another place with `cache=`.
+# The files are gathered once into one table, `.table` beside them; the next call only
+# opens it. If the folder cannot be written, name another place with `cache=`.
 
 # %%
 table = cxr.read_embeddings(published, progress=False)
@@ -98,14 +114,14 @@ print(table.embedding.shape, table.embedding.dtype)
 table.image_id[:3].tolist()
 
 # %% [markdown]
-# `table.encoder` is None: the published files do not say which encoder made them. Files of this
-# project do, and a head refuses embeddings of another encoder.
+# `table.encoder` is None: the published files do not say which encoder made them. Files
+# of this project do, and a head refuses embeddings of another encoder.
 
 # %% [markdown]
 # ## 3. Join the labels, train a head
 #
-# CheXpert's table has one row for each study. A row counts for all films of its study. Films and
-# rows are matched by the ids in the paths, never by their order.
+# CheXpert's table has one row for each study. A row counts for all films of its study.
+# Films and rows are matched by the ids in the paths, never by their order.
 #
 # | Cell | Meaning | Here |
 # |---|---|---|
@@ -152,36 +168,42 @@ pd.DataFrame(
 # %% [markdown]
 # ## 4. One example for each study
 #
-# A study often has several films, but one report and so one label. `per_study="mean"` averages the
-# embeddings of a study's films.
+# A study often has several films, but one report and so one label. `per_study="mean"`
+# averages the embeddings of a study's films.
 
 # %%
 by_study = cxr.train_head(
-    table, labels, findings=["Edema"], split_path=splits, per_study="mean", progress=False
+    table,
+    labels,
+    findings=["Edema"],
+    split_path=splits,
+    per_study="mean",
+    progress=False,
 )
 print(by_study.summary)
 
 # %% [markdown]
 # ## 5. What was not used
 #
-# Nothing is dropped silently: `left_out.csv` names every film and every row of the table that was
-# not used, and why.
+# Nothing is dropped silently: `left_out.csv` names every film and every row of the
+# table that was not used, and why.
 
 # %%
-head.report(work / "head")
-left_out = pd.read_csv(work / "head" / "left_out.csv")
+head.report("head")
+left_out = pd.read_csv("head/left_out.csv")
 left_out["reason"].value_counts().to_frame("rows")
 
 # %% [markdown]
 # ## 6. Predictions
 #
-# One row for each film: a logit (use it to rank films), a calibrated probability, and 1 where the
-# probability reaches the threshold that was chosen on tune.
+# One row for each film: a logit (use it to rank films), a calibrated probability, and 1
+# where the probability reaches the threshold that was chosen on tune.
 
 # %%
-head.predict(table).head().round(3)
+head.predict(table).drop(columns="reason").head().round(3)
 
 # %%
+os.chdir("/")
 scratch.cleanup()
 
 # %% [markdown]
