@@ -86,7 +86,7 @@ class _WriteShard(beam.DoFn):
         files.bill(settings.user_project)
         # Where the header decides, films of other views are dropped before their pixels are read.
         views = None if settings.has_views else settings.views
-        decoders = decode.decoders(settings.preset, settings.size, views, workers=1)
+        decoders = decode.decoders(settings.preset, settings.size, views, 1)
         self._decoders = self._stack.enter_context(decoders)
 
     def process(self, place: tuple[int, int]) -> None:
