@@ -40,6 +40,7 @@ class Dataclass(typing.Protocol):
 
 
 Config = TypeVar("Config", bound=Dataclass)
+Result = TypeVar("Result")
 
 HELP_FLAGS = ("--help", "-h", "-help", "--helpshort", "--helpfull")
 OLD_CONFIG = (
@@ -399,7 +400,7 @@ def _printable(stream: typing.TextIO) -> Iterator[None]:
         stream.reconfigure(errors=errors)
 
 
-def on_hosts(command: Callable[[Hosts, Config], int], config: Config) -> int:
+def on_hosts(command: Callable[[Hosts, Config], Result], config: Config) -> Result:
     """Runs `command(hosts, config)` as one of the processes that work together, or as the only one.
 
     Where it fails, one of several ends at once; not by an exception: JAX would wait for the others,

@@ -11,9 +11,9 @@ import pytest
 import running
 from running import tree
 
+from cxr_embeddings import preparing
 from cxr_embeddings.configs.schema import ImageConfig
 from cxr_embeddings.input_pipeline.synthetic.mimic_folder import write_mimic
-from cxr_embeddings.scripts import preprocess
 
 
 @pytest.fixture(scope="module")
@@ -149,12 +149,12 @@ def test_the_config_of_every_value_s_default_can_be_said():
 )
 def test_images_that_cannot_be_made(image, message):
     with pytest.raises((ValueError, OSError), match=message):
-        preprocess.image_rule(ImageConfig(**{"preset": "native", "size": 64, **image}))
+        preparing.image_rule(ImageConfig(**{"preset": "native", "size": 64, **image}))
 
 
 def test_passwords_among_beams_options_are_not_written_down():
     options = ["--s3_secret_access_key=SECRET", "--runner=FnApiRunner", "--streaming"]
-    shown = [preprocess.shown(option) for option in options]
+    shown = [preparing.shown(option) for option in options]
     assert shown == ["--s3_secret_access_key", "--runner=FnApiRunner", "--streaming"]
 
 

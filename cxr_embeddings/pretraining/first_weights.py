@@ -1,25 +1,45 @@
 """What pretraining starts from: a weights bundle, or random numbers."""
 
+from __future__ import annotations
+
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 from cxr_embeddings.common import paths
 from cxr_embeddings.configs.schema import NetworkConfig
 
+if TYPE_CHECKING:
+    from cxr_embeddings.encoder.card import Card
+    from cxr_embeddings.encoder.efficientnet import EfficientNet
+    from cxr_embeddings.encoder.weights import Variables
+
+
+def resolved(config: NetworkConfig) -> NetworkConfig:
+    """The settings with the dtype of this machine's devices where none is given.
+
+    Raises:
+        ValueError: there is no such dtype.
+    """
+    import jax
+
+    dtype = config.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
+    if dtype not in ("bfloat16", "float32"):
+        raise ValueError(f"network.dtype is {dtype!r}; expected bfloat16 or float32")
+    return dataclasses.replace(config, dtype=dtype)
+
 
 def load(
-    config: NetworkConfig, seed: int, store: Mapping[str, Any], say: Callable[..., object]
-) -> tuple[Any, Any, Any]:
-    """The card of what is to be trained, the network, and its first variables in float32; the dtype
-    is filled in where it is unset. Digest, source and terms of the card are those of the bundle
-    that it starts from.
+    config: NetworkConfig, seed: int, store: Mapping[str, object], say: Callable[[str], object]
+) -> tuple[Card, EfficientNet, Variables]:
+    """The card of what is to be trained, the network, and its first variables in float32.
 
-    The embedding is this project's own, of 4,096 numbers; where a bundle has no such layer, it
-    starts from random numbers.
+    Digest, source and terms of the card are those of the bundle that it starts from. The embedding
+    is this project's own, of 4,096 numbers; where a bundle has no such layer, the layer starts from
+    random numbers.
 
     Args:
-        config: of the network.
+        config: of the network, from `resolved`.
         seed: of random numbers.
         store: identity of the store, which says preset and size of the images.
         say: prints, or does not.
@@ -27,16 +47,10 @@ def load(
     Raises:
         ValueError: the options contradict the bundle.
     """
-    import jax
-
     from cxr_embeddings.encoder import random_weights, weights
     from cxr_embeddings.encoder.card import load_card
     from cxr_embeddings.input_pipeline.films.presets import PRESETS
 
-    if config.dtype is None:
-        config.dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    if config.dtype not in ("bfloat16", "float32"):
-        raise ValueError(f"network.dtype is {config.dtype!r}; expected bfloat16 or float32")
     preset, size, version = store["preset"], store["size"], store.get("preset_version", 1)
     rule, variant, origin = PRESETS[preset], config.variant or "b0", None
     if config.weights != "random":

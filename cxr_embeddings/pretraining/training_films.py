@@ -1,12 +1,19 @@
 """The films to pretrain on: stores, joined by id to their labels and splits."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from jaxtyping import Int32, Int64, Shaped
 
 from cxr_embeddings.common import paths
 from cxr_embeddings.configs.schema import TrainingFilmsConfig
+
+if TYPE_CHECKING:
+    from cxr_embeddings.input_pipeline.store.dataset import Store
+    from cxr_embeddings.input_pipeline.store.random_access import Places
 
 
 class TrainingFilms(NamedTuple):
@@ -19,17 +26,17 @@ class TrainingFilms(NamedTuple):
         split: train, tune or test; "" for films that are not used.
     """
 
-    stores: list[Any]
-    places: Any
-    label: np.ndarray
-    split: np.ndarray
+    stores: list[Store]
+    places: Places
+    label: Int32[np.ndarray, " film"]
+    split: Shaped[np.ndarray, " film"]
 
-    def rows(self, split: str) -> np.ndarray:
+    def rows(self, split: str) -> Int64[np.ndarray, " row"]:
         """Indices of the labelled films of a split."""
         return np.flatnonzero((self.split == split) & (self.label >= 0))
 
 
-def read(config: TrainingFilmsConfig, say: Callable[..., object]) -> TrainingFilms:
+def read(config: TrainingFilmsConfig, say: Callable[[str], object]) -> TrainingFilms:
     """Opens the stores and finds the label and the split of each of their films.
 
     Raises:

@@ -1,14 +1,21 @@
 """The folder of a training: of one run, held by one process, and seen alike by all hosts."""
 
+from __future__ import annotations
+
 import contextlib
 import dataclasses
 import importlib.metadata
 import pathlib
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cxr_embeddings.configs.schema import BundleConfig, PretrainConfig
+
+if TYPE_CHECKING:
+    from cxr_embeddings.encoder.card import Card
+    from cxr_embeddings.encoder.weights import Variables
+    from cxr_embeddings.input_pipeline.hosts import Hosts
 
 LIBRARIES = ("cxr-embeddings", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
 WEIGHTS = "weights"
@@ -16,7 +23,7 @@ WEIGHTS = "weights"
 
 def open_folder(
     stack: contextlib.ExitStack,
-    hosts: Any,
+    hosts: Hosts,
     folder: pathlib.Path,
     config: PretrainConfig,
     identity: dict[str, str],
@@ -70,7 +77,7 @@ def _claim(
     files.write_whole(str(folder / run_folder.MANIFEST), data, scratch)
 
 
-def agreed(hosts: Any, folder: pathlib.Path, number: int) -> int:
+def agreed(hosts: Hosts, folder: pathlib.Path, number: int) -> int:
     """A number read off the folder. Raises OSError where the hosts have not all found the same."""
     found = hosts.gather(np.array([number]))[:, 0]
     if (found != number).any():
@@ -81,10 +88,10 @@ def agreed(hosts: Any, folder: pathlib.Path, number: int) -> int:
 
 
 def save(
-    hosts: Any,
+    hosts: Hosts,
     folder: pathlib.Path,
-    variables: Any,
-    card: Any,
+    variables: Variables,
+    card: Card,
     given: BundleConfig,
     identity: dict[str, str],
 ) -> None:

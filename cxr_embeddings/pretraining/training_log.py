@@ -1,10 +1,11 @@
 """What a training writes down: rows of metrics.csv, the same for TensorBoard, and as a picture."""
 
+from __future__ import annotations
+
 import contextlib
 import csv
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 from cxr_embeddings.common import writing
 
@@ -36,7 +37,7 @@ def read_metrics(folder: pathlib.Path) -> list[dict[str, str]]:
 @contextlib.contextmanager
 def open_log(
     folder: pathlib.Path, step: int, hidden: bool
-) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+) -> Iterator[Callable[[Mapping[str, float]], None]]:
     """Gives a function that writes one row: names of `COLUMNS` -> numbers; missing ones are empty.
 
     Args:
@@ -58,7 +59,7 @@ def open_log(
     with (folder / METRICS).open("a", newline="") as stream, curves:
         writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
 
-        def write(row: Mapping[str, Any]) -> None:
+        def write(row: Mapping[str, float]) -> None:
             writer.writerow({name: _text(value) for name, value in row.items()})
             stream.flush()
             for name, value in row.items():
@@ -71,12 +72,12 @@ def open_log(
         yield write
 
 
-def line(row: Mapping[str, Any]) -> str:
+def line(row: Mapping[str, float]) -> str:
     """The row as a line for the terminal."""
     shown = ("loss", "films_per_second", "probe_auroc", "knn_auroc")
     parts = (f"{name.replace('_', ' ')} {row[name]:.4g}" for name in shown if name in row)
     return f"step {row['step']}: {', '.join(parts)}"
 
 
-def _text(value: Any) -> str:
+def _text(value: float) -> str:
     return str(value) if isinstance(value, int) else f"{value:.6g}"

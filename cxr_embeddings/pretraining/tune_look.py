@@ -1,39 +1,48 @@
 """What a training looks at on the tune split: how well its embeddings tell the classes apart."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Float32, Int32, Int64
 
-from cxr_embeddings.configs.schema import WatchConfig
+if TYPE_CHECKING:
+    from cxr_embeddings.encoder.weights import Variables
+    from cxr_embeddings.pretraining.job import Training
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of the linear probe
 NEIGHBOURS = 20
 
 
-def sample(rows: np.ndarray, size: int) -> np.ndarray:
+def sample(rows: Int64[np.ndarray, " n"], size: int) -> Int64[np.ndarray, " row"]:
     """Some of the rows, always the same."""
     return np.sort(np.random.default_rng(0).permutation(rows)[:size])
 
 
 def make_embedder(
-    films: Any, card: Any, model: Any, mesh: Any, hosts: Any, batch_size: int, workers: int
-) -> Callable[[Any, np.ndarray], np.ndarray]:
+    training: Training,
+) -> Callable[[Variables, Int64[np.ndarray, " row"]], Float32[np.ndarray, "row dim"]]:
     """Gives `embed(variables, rows)`: embeddings of films, float32 [row dim], on every host."""
     from cxr_embeddings.encoder import embed, sharding, weights
     from cxr_embeddings.input_pipeline.store import random_access
 
-    shapes = weights.abstract_variables(model)
-    forward = embed.make_forward(model, shapes, mesh, "head", card.mean, card.std)
+    films, mesh, hosts = training.films, training.mesh, training.hosts
+    card, batch_size = training.card, training.recipe.micro_batch
+    shapes = weights.abstract_variables(training.model)
+    forward = embed.make_forward(training.model, shapes, mesh, "head", card.mean, card.std)
     move = sharding.mover(sharding.variable_shardings(mesh, shapes))
     each = batch_size // hosts.count
 
-    def embed_rows(variables: Any, rows: np.ndarray) -> np.ndarray:
+    def embed_rows(
+        variables: Variables, rows: Int64[np.ndarray, " row"]
+    ) -> Float32[np.ndarray, "row dim"]:
         steps = math.ceil(len(rows) / batch_size)
         padded = np.resize(rows, steps * batch_size).reshape(steps, hosts.count, each)
         batches = random_access.batches(
-            films.stores, films.places, lambda i: padded[i, hosts.index], 0, steps, workers
+            films.stores, films.places, lambda i: padded[i, hosts.index], 0, steps, training.workers
         )
         embeddings = embed.embed(forward, move(variables), mesh, batches)
         mine = np.stack([some for _, some in embeddings])
@@ -44,7 +53,10 @@ def make_embedder(
 
 
 def measure(
-    train: np.ndarray, train_label: np.ndarray, tune: np.ndarray, tune_label: np.ndarray
+    train: Float32[np.ndarray, "n dim"],
+    train_label: Int32[np.ndarray, " n"],
+    tune: Float32[np.ndarray, "m dim"],
+    tune_label: Int32[np.ndarray, " m"],
 ) -> dict[str, float]:
     """AUROC on tune of a linear probe and of the nearest neighbours among films of train.
 
@@ -83,21 +95,17 @@ def measure(
     }
 
 
-def make_look(
-    config: WatchConfig,
-    films: Any,
-    card: Any,
-    model: Any,
-    mesh: Any,
-    hosts: Any,
-    batch_size: int,
-    workers: int,
-) -> Callable[[Any], dict[str, float]]:
-    """Gives a function from the encoder's variables to the numbers of `measure`."""
-    embed_rows = make_embedder(films, card, model, mesh, hosts, batch_size, workers)
-    train, tune = (sample(films.rows(name), config.evaluate_films) for name in ("train", "tune"))
+def make_look(training: Training, most: int) -> Callable[[Variables], dict[str, float]]:
+    """Gives a function from the encoder's variables to the numbers of `measure`.
 
-    def look(variables: Any) -> dict[str, float]:
+    Args:
+        training: what is trained.
+        most: films of train, and of tune, that are looked at.
+    """
+    embed_rows, films = make_embedder(training), training.films
+    train, tune = (sample(films.rows(name), most) for name in ("train", "tune"))
+
+    def look(variables: Variables) -> dict[str, float]:
         if not len(tune):
             return {}
         embeddings = embed_rows(variables, train), embed_rows(variables, tune)

@@ -1,0 +1,172 @@
+"""Films to a store of images that are ready for the network: the job of `scripts/preprocess.py`."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from cxr_embeddings import cli
+from cxr_embeddings.common import files, paths
+from cxr_embeddings.configs.schema import ImageConfig, PreprocessConfig
+
+if TYPE_CHECKING:
+    from cxr_embeddings.input_pipeline.mimic.selection import FilmList
+    from cxr_embeddings.input_pipeline.store.build import Outcome
+
+# Beam's options whose values the manifest may hold; others may be passwords
+SHOWN = ("--runner", "--direct_num_workers", "--direct_running_mode", "--region", "--machine_type")
+
+
+def prepare(config: PreprocessConfig, beam_options: Sequence[str] = ()) -> Outcome:
+    """Lists the films, and makes the store or what is still missing of it.
+
+    Args:
+        config: of the job.
+        beam_options: options of Apache Beam, such as --direct_num_workers=4.
+
+    Returns:
+        What became of the films.
+
+    Raises:
+        ValueError: an option is wrong, or the folder holds another store.
+        OSError: a file cannot be read or written, or another run writes to the folder.
+        ImportError: Apache Beam is not installed.
+    """
+    views = cli.kept_views(config.input.views)
+    preset, size = image_rule(config.image)
+
+    from cxr_embeddings.input_pipeline.mimic import selection
+
+    files.bill(config.input.user_project)
+    source, folder = paths.typed(config.input.path), paths.typed(config.output.path)
+    listed = selection.list_films(
+        source,
+        metadata_path=config.input.metadata_path,
+        split_path=config.input.split_path,
+        views=views,
+        no_view=config.input.no_view,
+        limit=config.input.limit,
+    )
+    report_list(source, listed)
+
+    from cxr_embeddings.input_pipeline.store import beam_job, build
+
+    options = beam_job.parse_options(beam_job.runner_options(beam_options))
+    settings = beam_job.Settings(
+        folder,
+        preset,
+        size,
+        config.image.storage,
+        views,
+        config.input.no_view,
+        listed.has_views,
+        config.input.user_project,
+    )
+    details = {
+        "config": dataclasses.asdict(config),
+        "beam": [shown(option) for option in beam_options],
+        "versions": beam_job.versions(),
+    }
+    start = time.monotonic()
+    outcome = build.make_store(
+        listed,
+        settings,
+        config.output.name,
+        config.output.films_per_shard,
+        source,
+        details,
+        options,
+        cli.progress,
+    )
+    report_outcome(folder, outcome, time.monotonic() - start)
+    return outcome
+
+
+def image_rule(config: ImageConfig) -> tuple[str, int]:
+    """Preset and size of the images: those of the weights' card, or those that are given.
+
+    Raises:
+        ValueError: they are unknown, or contradict the card.
+    """
+    from cxr_embeddings.input_pipeline.films.presets import PRESETS
+    from cxr_embeddings.input_pipeline.store.codecs import STORAGES
+    from cxr_embeddings.loading import check_version
+
+    preset, size, card = config.preset, config.size, None
+    if config.weights:
+        from cxr_embeddings.encoder.card import load_card
+
+        card = load_card(paths.typed_local(config.weights, "image.weights"))
+        asked, given = (preset, size), (card.preset, card.resolution)
+        if any(a not in (None, g) for a, g in zip(asked, given, strict=True)):
+            raise ValueError(
+                f"image.preset and image.size are {asked}, but the card of {config.weights} says "
+                f"{given}: leave them out, or choose other weights"
+            )
+        preset, size = given
+    if preset not in PRESETS or not size:
+        raise ValueError(
+            f"image.preset is {preset!r} and image.size {size}; expected one of "
+            f"{', '.join(PRESETS)} and pixels, or image.weights, a bundle that knows both"
+        )
+    if card:
+        check_version(card, print)
+    if not 8 <= size <= 8192:
+        raise ValueError(f"image.size is {size}; expected 8 to 8192 pixels")
+    if config.storage not in STORAGES:
+        raise ValueError(
+            f"image.storage is {config.storage!r}; expected one of {', '.join(STORAGES)}"
+        )
+    return preset, size
+
+
+def report_list(source: str, listed: FilmList) -> None:
+    """Says what was found and chosen, beside what MIMIC-CXR has."""
+    from cxr_embeddings.input_pipeline.mimic import counts
+
+    print(f"{len(listed.films)} of {len(listed.films) + len(listed.skipped)} films in {source}")
+    for note in listed.notes:
+        print(f"  {note}")
+    print(counts.counts_table(listed.counts), flush=True)
+
+
+def report_outcome(folder: str, outcome: Outcome, seconds: float) -> None:
+    """Says what became of the films, and where things lie."""
+    total = sum(outcome.written.values())
+    by_split = ", ".join(f"{split} {count}" for split, count in outcome.written.items())
+    rate = (total - outcome.before) / seconds
+    print(f"{'written':13}{total - outcome.before:8}   {rate:.1f} films a second")
+    print(f"{'already done':13}{outcome.before:8}")
+    for kind in ("skipped", "rejected"):
+        reasons = collections.Counter(
+            f"{reason} {detail}" if kind == "skipped" else reason
+            for _, k, reason, detail in outcome.dropped
+            if k == kind
+        )
+        note = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
+        print(f"{kind:13}{reasons.total():8}   {note}")
+    print(f"{'in the store':13}{total:8}   {by_split}")
+    if outcome.differences:
+        whats = collections.Counter(what for _, what, *_ in outcome.differences)
+        note = ", ".join(f"{what} {count}" for what, count in whats.items())
+        print(f"warning: files contradict the tables: {note}; see differences.csv")
+    if outcome.retryable:
+        print(
+            f"warning: {outcome.retryable} films failed temporarily: the same command tries them "
+            "again"
+        )
+    if outcome.given_up:
+        print(
+            f"warning: {outcome.given_up} films failed in several runs and were given up. To have "
+            "them tried again, remove rejected.csv and run the same command"
+        )
+    print(f"in {folder}, with films.csv, skipped.csv, rejected.csv and SHA256SUMS.txt")
+
+
+def shown(option: str) -> str:
+    """An option of Beam as it may be written down."""
+    name, *_ = option.partition("=")
+    return option if name in SHOWN else name
