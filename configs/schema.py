@@ -1,13 +1,12 @@
-"""Every setting of the commands that take a config, typed, with the sentence of `--help` for it.
-
-The settings of a config are fixed: another value makes a new config (`dataclasses.replace`).
-"""
+"""Every setting of the commands that take a config, typed, with its sentence for `--help`."""
 
 import dataclasses
-from typing import Any
+from typing import TypeVar
+
+Value = TypeVar("Value")
 
 
-def field(default: Any, help: str, repeated: bool = False) -> Any:
+def field(default: Value, help: str, repeated: bool = False) -> Value:
     """A dataclass field with its help text, and whether its option may be given several times."""
     return dataclasses.field(default=default, metadata={"help": help, "repeated": repeated})
 
@@ -22,7 +21,7 @@ DTYPE = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class InputConfig:
     path: str = field(
         "",
@@ -35,7 +34,7 @@ class InputConfig:
     user_project: str | None = field(None, USER_PROJECT)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class EncoderConfig:
     weights: str = field("", "a weights bundle (folder with card.json), or `random`: untrained")
     variant: str | None = field(None, "b0 to b7 or l2; default: as the weights' card")
@@ -59,7 +58,7 @@ class EncoderConfig:
     model_parallel: int = field(1, "number of devices that share one copy of the weights")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class OutputConfig:
     path: str = field("", "folder of the embeddings; the same command again goes on there")
     layout: str | None = field(
@@ -73,20 +72,20 @@ class OutputConfig:
     )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class EmbedConfig:
     """Settings of `scripts/embed.py`."""
 
-    input: InputConfig = InputConfig()
-    encoder: EncoderConfig = EncoderConfig()
-    output: OutputConfig = OutputConfig()
+    input: InputConfig = dataclasses.field(default_factory=InputConfig)
+    encoder: EncoderConfig = dataclasses.field(default_factory=EncoderConfig)
+    output: OutputConfig = dataclasses.field(default_factory=OutputConfig)
     batch_size: int = field(0, "films in a step, over all devices; 0: as many as the memory holds")
     distributed: bool = field(
         False, "share the work with other processes, one for each host or GPU"
     )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class FilmsConfig:
     path: str = field(
         "",
@@ -111,7 +110,7 @@ class FilmsConfig:
     user_project: str | None = field(None, USER_PROJECT)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class ImageConfig:
     weights: str = field("", "a weights bundle, whose card says preset and size")
     preset: str | None = field(None, PRESET)
@@ -123,7 +122,7 @@ class ImageConfig:
     )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class StoreConfig:
     path: str = field(
         "", "folder of the store, such as .../mimic_cxr/1.0.0; the same command again goes on there"
@@ -134,16 +133,16 @@ class StoreConfig:
     )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class PreprocessConfig:
     """Settings of `scripts/preprocess.py`."""
 
-    input: FilmsConfig = FilmsConfig()
-    image: ImageConfig = ImageConfig()
-    output: StoreConfig = StoreConfig()
+    input: FilmsConfig = dataclasses.field(default_factory=FilmsConfig)
+    image: ImageConfig = dataclasses.field(default_factory=ImageConfig)
+    output: StoreConfig = dataclasses.field(default_factory=StoreConfig)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class EmbeddingsConfig:
     path: tuple[str, ...] = field(
         (),
@@ -157,7 +156,7 @@ class EmbeddingsConfig:
     dtype: str = field("float32", "numbers of that table: float32, or float16 for half the disk")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class LabelsConfig:
     path: str = field("", "CSV of labels: of MIMIC-CXR, of ChestX-ray14, or any other")
     findings: tuple[str, ...] = field(
@@ -194,7 +193,7 @@ class LabelsConfig:
     per_study: str = field("none", "mean or max: one example for each study, of its films")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class TrainingConfig:
     optimizer: str = field("lbfgs", "lbfgs (linear probes, to the optimum), adamw or lars")
     hidden: tuple[int, ...] = field((), "widths of hidden layers: 512,256; none: linear probe")
@@ -217,19 +216,19 @@ class TrainingConfig:
     shuffle: bool = field(True, "take the films in a new order in every epoch")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class HeadOutputConfig:
     path: str = field("", "folder to be made: head, metrics, predictions, report, figures")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class HeadConfig:
     """Settings of `scripts/train_head.py`."""
 
-    embeddings: EmbeddingsConfig = EmbeddingsConfig()
-    labels: LabelsConfig = LabelsConfig()
-    training: TrainingConfig = TrainingConfig()
-    output: HeadOutputConfig = HeadOutputConfig()
+    embeddings: EmbeddingsConfig = dataclasses.field(default_factory=EmbeddingsConfig)
+    labels: LabelsConfig = dataclasses.field(default_factory=LabelsConfig)
+    training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
+    output: HeadOutputConfig = dataclasses.field(default_factory=HeadOutputConfig)
     sizes: tuple[str, ...] = field(
         (), "numbers of labelled films to show the AUROC for, such as 8,16,...,all; none: no curve"
     )
@@ -239,7 +238,7 @@ class HeadConfig:
     seed: int = field(0, "seed of the bootstrap, the draws and a random split")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class TrainingFilmsConfig:
     stores: tuple[str, ...] = field((), "folders made by preprocess.py, all of one preset and size")
     labels: tuple[str, ...] = field(
@@ -255,7 +254,7 @@ class TrainingFilmsConfig:
     workers: int = field(0, "threads that read films; 0: one for each processor")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class NetworkConfig:
     weights: str = field("random", "a weights bundle to start from, or `random`")
     variant: str | None = field(None, "b0 to b7 or l2; default: that of the bundle, else b0")
@@ -269,7 +268,7 @@ class NetworkConfig:
     )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class AugmentationConfig:
     crop: float = field(0.7, "smallest share of the film's side that a view shows")
     rotation: float = field(10.0, "largest angle to either side in degrees")
@@ -280,7 +279,7 @@ class AugmentationConfig:
     mirror: bool = field(False, "mirror half of the views left to right; hearts lie on one side")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class PretrainingConfig:
     objective: str = field("supcon", "supcon, the supervised contrastive loss; or cross_entropy")
     temperature: float = field(0.1, "temperature of the contrastive loss")
@@ -299,10 +298,10 @@ class PretrainingConfig:
     warmup_steps: int = field(500, "steps in which the rate rises; then it falls to 0, as a cosine")
     weight_decay: float = field(0.05, "of kernels, not of biases or BatchNorm; for lars about 1e-6")
     average_decay: float = field(0.999, "of the moving average of the weights, which is the result")
-    augmentation: AugmentationConfig = AugmentationConfig()
+    augmentation: AugmentationConfig = dataclasses.field(default_factory=AugmentationConfig)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class WatchConfig:
     log_steps: int = field(10, "steps from one row of metrics.csv to the next")
     evaluate_steps: int = field(500, "steps from one evaluation on the tune split to the next")
@@ -310,7 +309,7 @@ class WatchConfig:
     checkpoint_steps: int = field(200, "most steps lost if the run is stopped")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class BundleConfig:
     licence: str = field(
         "", "licence of the new weights; default: that of the weights to start from"
@@ -319,22 +318,22 @@ class BundleConfig:
     training_data: str = field("", "one sentence on the films, with their attribution")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class PretrainOutputConfig:
     path: str = field(
         "", "folder of the run: weights, metrics.csv, checkpoints; the same command again goes on"
     )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class PretrainConfig:
     """Settings of `scripts/pretrain.py`."""
 
-    input: TrainingFilmsConfig = TrainingFilmsConfig()
-    network: NetworkConfig = NetworkConfig()
-    training: PretrainingConfig = PretrainingConfig()
-    watch: WatchConfig = WatchConfig()
-    bundle: BundleConfig = BundleConfig()
-    output: PretrainOutputConfig = PretrainOutputConfig()
+    input: TrainingFilmsConfig = dataclasses.field(default_factory=TrainingFilmsConfig)
+    network: NetworkConfig = dataclasses.field(default_factory=NetworkConfig)
+    training: PretrainingConfig = dataclasses.field(default_factory=PretrainingConfig)
+    watch: WatchConfig = dataclasses.field(default_factory=WatchConfig)
+    bundle: BundleConfig = dataclasses.field(default_factory=BundleConfig)
+    output: PretrainOutputConfig = dataclasses.field(default_factory=PretrainOutputConfig)
     seed: int = field(0, "seed of the first weights, the views and the order of the films")
     distributed: bool = field(False, "train with other processes, one for each host or GPU")
