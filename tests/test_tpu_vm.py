@@ -21,16 +21,9 @@ pytestmark = pytest.mark.skipif(not shutil.which("flock"), reason="flock is not 
 
 def fake_gcloud() -> None:
     """The commands of gcloud that the script calls."""
-    import json
-    import os
-    import pathlib
-    import subprocess
-    import sys
-
     folder = pathlib.Path(sys.argv[0]).parent
-    slices = json.loads(
-        (folder / "slices").read_text()
-    )  # states of a new one; [group, states to come, labels]
+    # states of a new slice; then, for the one that is there: group, states to come, labels
+    slices = json.loads((folder / "slices").read_text())
     words = [a for a in sys.argv[1:] if a[:2] != "--"][2:]
     options = dict(a[2:].partition("=")[::2] for a in sys.argv[1:] if a[:2] == "--")
     assert options["zone"] == "us-west4-a" and "quiet" in options
@@ -53,23 +46,17 @@ def fake_gcloud() -> None:
             source, target = (w.replace("films:", f"{home}/") for w in words[2:])
             subprocess.run(["cp", "-r", source, target], check=True)
         if verb == "ssh":
-            names = {
-                "HOME": home,
-                "HOSTNAME": f"w-{worker}",
-                "PATH": f"{home}:{os.environ['PATH']}",
-            }
+            path = f"{home}:{os.environ['PATH']}"
+            names = {"HOME": home, "HOSTNAME": f"w-{worker}", "PATH": path}
             subprocess.run(["bash", "-c", options["command"]], cwd=home, env=names, check=True)
     (folder / "slices").write_text(json.dumps(slices))
 
 
 def fake_python() -> None:
-    """A python3.12 whose environments hold a pip that does nothing."""
-    import os
-    import sys
-
-    assert sys.argv[1:-1] == ["-m", "venv", "--clear"]
-    os.makedirs(sys.argv[-1] + "/bin")
-    os.symlink("/bin/true", sys.argv[-1] + "/bin/pip")
+    """A python3 whose uv makes environments with a pip that does nothing."""
+    if sys.argv[2] == "uv":
+        os.makedirs(sys.argv[-1] + "/bin")
+        os.symlink("/bin/true", sys.argv[-1] + "/bin/pip")
 
 
 @pytest.fixture
@@ -82,13 +69,12 @@ def cloud(tmp_path):
     (checkout / "secret").write_text("not tracked")
     for arguments in (["init", "--quiet"], ["add", "scripts", "a file"]):
         subprocess.run(["git", "-C", checkout, *arguments], check=True)
-    for worker in (0, 1):
-        (tmp_path / f"worker-{worker}").mkdir()
-        for name in ("python3.13", "python3.11"):
-            os.symlink("/bin/false", tmp_path / f"worker-{worker}" / name)
-    programs = {"gcloud": fake_gcloud, "worker-0/python3.12": fake_python}
-    for name, function in (programs | {"worker-1/python3.12": fake_python}).items():
-        source = f"#!{sys.executable} -IS\n{inspect.getsource(function)}\n{function.__name__}()\n"
+    programs = {f"worker-{worker}/python3": fake_python for worker in (0, 1)}
+    for name, function in (programs | {"gcloud": fake_gcloud}).items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        modules = "import json, os, pathlib, subprocess, sys"
+        body = f"{inspect.getsource(function)}\n{function.__name__}()\n"
+        source = f"#!{sys.executable} -IS\n{modules}\n{body}"
         (tmp_path / name).write_text(source)
         (tmp_path / name).chmod(0o755)
     names = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "CXR_POLL_SECONDS": "0.01"}
@@ -113,14 +99,13 @@ def test_a_command_runs_on_all_workers_and_its_logs_are_collected(cloud):
     command = "ls; pwd; command -v pip; until [ -e ~/go ]; do sleep 0.01; done; exit $1"
     said = do("run", *WHERE, "--", "bash", "-c", command, "name", "7")
     assert said.count(": started") == 2
-    assert do("watch", *WHERE, code=3).count(": running") == 2
+    assert do("collect", *WHERE, code=3).count(": running") == 2
     assert "already" in do("run", *WHERE, "--", "true", code=1)  # and the code stays as it is
     for worker in (0, 1):
         (folder / f"worker-{worker}" / "go").touch()
-    while ": running" in do("watch", *WHERE, code=None):
+    while ": running" in do("collect", *WHERE, code=None):
         time.sleep(0.05)
-    assert do("watch", *WHERE, code=4).count("ended with exit code 7") == 2
-    do("collect", *WHERE, "--to=logs")
+    assert do("collect", *WHERE, "--to=logs", code=4).count("ended with exit code 7") == 2
     for worker in (0, 1):
         log = (folder / f"checkout/logs/worker-{worker}/run/log").read_text()
         assert "a file\nscripts" in log and "secret" not in log and "venv/bin/pip" in log
@@ -136,7 +121,7 @@ def test_a_preempted_slice_is_made_anew_once(cloud):
     calls = (folder / "calls").read_text()
     assert calls.index("tpu-vm delete") < calls.index("tpu-vm create")
     slices(["WAITING_FOR_RESOURCES", "FAILED"])
-    assert "is FAILED now" in do("create", *NEW, "--queued", code=5)
+    assert "is FAILED: try later" in do("create", *NEW, "--queued", code=5)
     assert "is FAILED: `create` makes it" in do("run", *WHERE, "--", "true", code=5)
 
 
@@ -151,17 +136,15 @@ def test_only_what_the_script_made_is_deleted(cloud):
 
 def test_a_dry_run_calls_nothing_and_wrong_words_are_named(cloud):
     folder, do, _ = cloud
-    assert "+ gcloud compute tpus queued-resources create" in do(
-        "create", *NEW, "--queued", "--dry-run"
-    )
+    assert "tpus queued-resources create" in do("create", *NEW, "--queued", "--dry-run")
     for verb in (["run", *WHERE, "--dry-run", "--", "x"], ["collect", *WHERE, "--dry-run"]):
         assert "+ gcloud compute tpus tpu-vm" in do(*verb)
     for words, said in {
-        ("fly", *WHERE): "fly is nothing to do",
-        ("watch", "--name=Films"): "--name is 'Films'",
-        ("create", *WHERE, "--type=v9-8"): "say --version",
+        ("fly", *WHERE): "fly is unknown",
+        ("collect", "--name=Films"): "--name is 'Films'",
+        ("create", *WHERE, "--type=v9-8"): "Give --version",
         ("run", *WHERE): "needs a command",
-        ("watch", *WHERE, "now"): "now is no option",
+        ("collect", *WHERE, "now"): "now is no option",
     }.items():
         assert said in do(*words, code=2)
     assert not (folder / "calls").exists()
