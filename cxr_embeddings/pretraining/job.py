@@ -46,6 +46,7 @@ class Training(NamedTuple):
         mesh: their devices.
         recipe: what is trained, and how.
         films: to train on, and to look at.
+        schedule: number of a step -> its films, as rows of `films.rows("train")`.
         card: of what it starts from.
         model: the network.
         workers: threads that read films.
@@ -55,6 +56,7 @@ class Training(NamedTuple):
     mesh: jax.sharding.Mesh
     recipe: Recipe
     films: training_films.TrainingFilms
+    schedule: Callable[[int], Int64[np.ndarray, " batch"]]
     card: Card
     model: EfficientNet
     workers: int
@@ -75,6 +77,7 @@ def pretrain(config: PretrainConfig, hosts: Hosts) -> None:
 
     from cxr_embeddings.encoder import checkpoints, sharding
     from cxr_embeddings.encoder import pretrain as trainer
+    from cxr_embeddings.input_pipeline.store import random_access
 
     _check(config)
     say = (lambda *_: None) if hosts.index else functools.partial(print, flush=True)
@@ -82,12 +85,14 @@ def pretrain(config: PretrainConfig, hosts: Hosts) -> None:
     mesh = sharding.make_mesh(config.network.model_parallel)
     recipe = make_recipe(config, mesh.shape["data"])
     films = training_films.read(config.input, say)
+    label = films.label[films.rows("train")]
+    schedule = random_access.make_schedule(label, recipe.batch_size, config.seed)
     network = first_weights.resolved(config.network)
     config = dataclasses.replace(config, network=network)
     made = films.stores[0].identity
     card, model, variables = first_weights.load(network, config.seed, made, say)
     workers = config.input.workers or machine.processors()
-    training = Training(hosts, mesh, recipe, films, card, model, workers)
+    training = Training(hosts, mesh, recipe, films, schedule, card, model, workers)
     identity = _identity(training, network.dtype or "", config.seed)
     rules = sharding.FULLY_SHARDED if network.fully_sharded else sharding.MODEL_PARALLEL
     start = functools.partial(trainer.start, recipe, width=card.head_width)
@@ -112,7 +117,7 @@ def pretrain(config: PretrainConfig, hosts: Hosts) -> None:
         say(f"goes on after step {first}" if first else f"{recipe.steps} steps")
         step = trainer.make_step(model, recipe, mesh, shapes, card.mean, card.std, rules)
         log = stack.enter_context(training_log.open_log(folder, first, bool(hosts.index)))
-        steps = trainer.train(step, state, mesh, _batches(training, config.seed, first), first)
+        steps = trainer.train(step, state, mesh, _batches(training, first), first)
         state = _watched(
             training,
             config.watch,
@@ -168,19 +173,18 @@ def _identity(training: Training, dtype: str, seed: int) -> dict[str, str]:
 
 
 def _batches(
-    training: Training, seed: int, first: int
+    training: Training, first: int
 ) -> Iterator[tuple[Float32[np.ndarray, "local h w 1"], Int32[np.ndarray, " local"]]]:
     """This host's films and labels of each step after the first `first` ones."""
     from cxr_embeddings.input_pipeline.store import random_access
 
     films, recipe, hosts = training.films, training.recipe, training.hosts
     rows = films.rows("train")
-    schedule = random_access.make_schedule(films.label[rows], recipe.batch_size, seed)
     each = recipe.batch_size // hosts.count
     mine = slice(hosts.index * each, (hosts.index + 1) * each)
 
     def rows_of_step(number: int) -> Int64[np.ndarray, " local"]:
-        return rows[schedule(number)][mine]
+        return rows[training.schedule(number)][mine]
 
     batches = random_access.batches(
         films.stores, films.places, rows_of_step, first, recipe.steps, training.workers
