@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from cxr_embeddings import cli
-from cxr_embeddings.common import files, paths
+from cxr_embeddings.common import files, paths, progress
 from cxr_embeddings.configs.schema import ImageConfig, PreprocessConfig
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def prepare(config: PreprocessConfig, beam_options: Sequence[str] = ()) -> Outco
         source,
         details,
         options,
-        cli.progress,
+        functools.partial(progress.bar, shown=True),
     )
     report_outcome(folder, outcome, time.monotonic() - start)
     return outcome

@@ -9,9 +9,8 @@ import pytest
 import running
 from PIL import Image
 
-from cxr_embeddings import film_sheet
+from cxr_embeddings import film_sheet, nearest_films
 from cxr_embeddings.heads.labels.findings import CHEXPERT
-from cxr_embeddings.scripts import neighbours
 
 COUNT = 16
 run = functools.partial(running.run, "neighbours")
@@ -65,9 +64,9 @@ def test_what_is_printed_and_drawn(folder):
     with Image.open(picture) as sheet:
         pixels = np.asarray(sheet)
     green = (pixels == film_sheet.GREEN).all(-1)
-    row = np.diff(np.flatnonzero(green.sum(0) > neighbours.SIDE))
+    row = np.diff(np.flatnonzero(green.sum(0) > nearest_films.SIDE))
     assert (row > 1).sum() >= 5, "the frames of five neighbours stand apart"
-    assert pixels.shape[1] == film_sheet.GAP + 6 * (neighbours.SIDE + film_sheet.GAP)
+    assert pixels.shape[1] == film_sheet.GAP + 6 * (nearest_films.SIDE + film_sheet.GAP)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +89,7 @@ def run_with(folder, capsys, header, *rows):
     """What is printed with a table of the first films."""
     lines = [f"{50000000 + i},{row}" for i, row in enumerate(rows)]
     (folder / "labels.csv").write_text("\n".join([header, *lines]))
-    neighbours.neighbours(f"{folder}/embeddings", f"{folder}/labels.csv", None, None)
+    nearest_films.compare_neighbours(f"{folder}/embeddings", f"{folder}/labels.csv")
     return capsys.readouterr().out
 
 
@@ -113,7 +112,7 @@ def test_no_finding_is_pooled_where_there_is_nothing_else(folder, capsys):
 def test_films_that_are_gone_leave_a_cross(folder, capsys):
     (folder / "files/p10/p10000000/s50000000/00.png").unlink()
     arguments = [f"{folder}/{name}" for name in ("embeddings", "labels.csv", "files", "sheet.png")]
-    neighbours.neighbours(*arguments)
+    nearest_films.compare_neighbours(*arguments)
     with Image.open(folder / "sheet.png") as sheet:
         crossed = (np.asarray(sheet) == film_sheet.RED).all(-1).any()
     assert crossed

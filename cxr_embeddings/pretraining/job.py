@@ -10,8 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-from cxr_embeddings import cli
-from cxr_embeddings.common import machine, paths
+from cxr_embeddings.common import machine, paths, progress
 from cxr_embeddings.configs.schema import PretrainConfig, WatchConfig
 from cxr_embeddings.pretraining import (
     first_weights,
@@ -220,7 +219,7 @@ def _watched(
     look = tune_look.make_look(training, watch.evaluate_films)
     films = recipe.batch_size
     since, counted = None, 0
-    with cli.progress(recipe.steps * films, first * films, hidden) as bar:
+    with progress.bar(recipe.steps * films, first * films, shown=not hidden) as bar:
         for number, state, metrics in steps:
             bar.update(films)
             last = number == recipe.steps

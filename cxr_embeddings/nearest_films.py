@@ -1,0 +1,231 @@
+"""How often near films share their findings, and a picture: the job of `scripts/neighbours.py`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int64, Shaped
+
+from cxr_embeddings.common import paths, progress
+
+if TYPE_CHECKING:
+    from cxr_embeddings.heads.neighbours import Sharing
+
+NEIGHBOURS, ROWS, SIDE = 5, 6, 168
+PERMUTATIONS, SEED = 1000, 0
+MANY = 20_000  # films that take so long that their progress is shown
+
+
+class Labelled(NamedTuple):
+    """The films that have labels.
+
+    Attributes:
+        rows: of the table of embeddings.
+        patient_id: "" where it is unknown.
+        label: 0 or 1.
+        mask: whether that is known.
+        findings: names of the columns.
+    """
+
+    rows: Int64[np.ndarray, " n"]
+    patient_id: Shaped[np.ndarray, " n"]
+    label: Shaped[np.ndarray, "n finding"]
+    mask: Bool[np.ndarray, "n finding"]
+    findings: tuple[str, ...]
+
+    @property
+    def has(self) -> Bool[np.ndarray, "n finding"]:
+        """Which films are known to have a finding."""
+        return (self.label > 0) & self.mask
+
+
+def compare_neighbours(
+    embeddings: str | Sequence[str], labels: str, input: str = "", output: str = ""
+) -> Mapping[str, Sharing]:
+    """Prints how often neighbours share a finding, and draws some films with their neighbours.
+
+    Args:
+        embeddings: folder of embeddings, or several.
+        labels: CSV of labels.
+        input: folder, glob or list of the films, for the picture; "" for none.
+        output: the PNG file of the picture; "" for none.
+
+    Returns:
+        What was found, by finding.
+
+    Raises:
+        ValueError: the table says nothing of these films, or an argument is wrong.
+        OSError: a file cannot be read or written.
+    """
+    if bool(input) != bool(output):
+        raise ValueError("a picture needs both --input and --output; only one of them is given")
+    output = output and _check_output(output)
+    from cxr_embeddings.heads import neighbours as near
+    from cxr_embeddings.heads.labels.columns import plain
+    from cxr_embeddings.heads.labels.findings import NO_FINDING
+    from cxr_embeddings.heads.statistics import bootstrap
+    from cxr_embeddings.input_pipeline.embeddings.table import read_table
+
+    table = read_table(embeddings)
+    films = _labelled(table.image_id, labels)
+    rows, patient_id, label, mask, findings = films
+    if not len(rows):
+        raise ValueError(
+            f"{labels} says of none of the films whether it has a finding; expected 0 or 1"
+        )
+    patient = bootstrap.patients(patient_id)
+    known = len({*patient_id} - {""})
+    print(
+        f"{len(rows)} films of {known or 'unknown'} patients with labels, of {len(table.image_id)} "
+        f"embeddings of {table.embedding.shape[1]:,} numbers"
+    )
+    if not (table.encoder or {}).get("trained"):
+        print("warning: nothing says that these are the embeddings of a trained network")
+    if unknown := (patient_id == "").sum():
+        print(
+            f"warning: {unknown} films of unknown patients: neighbours may be of the same patient, "
+            "and chance is of films, as if each were another patient's"
+        )
+    few = len(rows) < MANY
+    with progress.bar(len(rows), shown=not few) as bar:
+        neighbour, cosine = near.nearest(table.embedding[rows], patient, NEIGHBOURS, bar.update)
+    alone = [name for name in findings if plain(name) == plain(NO_FINDING)]
+    with progress.bar(PERMUTATIONS, what="permutations", shown=not few) as bar:
+        found, whole = near.sharing(
+            neighbour, patient, findings, label, mask, PERMUTATIONS, SEED, alone, bar.update
+        )
+    if not found:
+        raise ValueError(f"{labels} gives no film a finding; expected some")
+    _report(found, whole, [name for name in found if name not in alone] or [*found])
+    if input and output:
+        chosen = _choose(films.has, [findings.index(name) for name in found])
+        shown = [(j, i, *neighbour[i]) for j, i in chosen.items()]
+        _draw(shown, _find_films(table.image_id[rows], input), cosine, films, output)
+        print(f"{output}: {len(shown)} films, drawn at random, and their neighbours")
+    return found
+
+
+def _check_output(path: str) -> str:
+    """The path in full. Raises ValueError where no picture can be written there."""
+    path = str(paths.typed_local(path, "--output"))
+    if not path.lower().endswith(".png") or not os.path.isdir(os.path.dirname(path)):
+        raise ValueError(f"--output is {path}; expected a file *.png in a folder that exists")
+    return path
+
+
+def _labelled(image_id: Shaped[np.ndarray, " film"], path: str) -> Labelled:
+    """The films that have labels."""
+    from cxr_embeddings.heads.labels import findings, label_table, matching
+    from cxr_embeddings.heads.labels.columns import alike
+
+    table = label_table.read_labels(path)
+    if all(alike(name, table.columns) for name in findings.CHEXPERT):  # whose labellers write no 0
+        table = label_table.read_labels(path, not_mentioned="negative")
+    facts, films = table.facts, matching.film_ids(image_id)
+    position, _ = matching.place(films, facts)
+    patient_id = matching.with_ids(films, facts, position).patient
+    label, mask = table.label[position], table.mask[position]
+    rows = np.flatnonzero((position >= 0) & mask.any(axis=1))
+    return Labelled(rows, patient_id[rows], label[rows], mask[rows], table.findings)
+
+
+def _report(found: dict[str, Sharing], whole: Sharing, pooled: list[str]) -> None:
+    """A line for each finding, and what those that are pooled say together."""
+    lines = found | {f"{len(pooled)} pooled": whole}
+    width = max(map(len, lines))
+    heading = f"of the {NEIGHBOURS} nearest, share it"
+    print(f"{heading:{width + 6}}   share  chance  95 % of chance       p")
+    for name, one in lines.items():
+        print(
+            f"{name:{width}} {one.films:5}   {one.share:5.3f}   {one.chance:5.3f}  "
+            f"{one.low:5.3f} to {one.high:5.3f}  {one.p:6.3f}"
+        )
+    print(f"pooled: {', '.join(pooled)}")
+    if not whole.chance > 0:
+        print("no film of another patient shares one of these")
+        return
+    more = "more often than chance explains"
+    if whole.p != whole.p:
+        more = "no test is possible, as too few patients have as many films as another"
+    elif whole.p > 0.05:
+        more = f"no {more}"
+    print(
+        f"neighbours share a film's finding {whole.share / whole.chance:.2f} times as often as "
+        f"films at random: {more}"
+    )
+
+
+def _choose(has: Bool[np.ndarray, "n finding"], findings: list[int]) -> dict[int, int]:
+    """For each of the findings that most films have, one of these at random, each film once."""
+    random, chosen = np.random.default_rng(SEED), {}
+    for j in sorted(findings, key=lambda j: -has[:, j].sum())[:ROWS]:
+        free = np.setdiff1d(np.flatnonzero(has[:, j]), [*chosen.values()])
+        if len(free):
+            chosen[j] = int(random.choice(free))
+    return chosen
+
+
+def _find_films(image_id: Shaped[np.ndarray, " n"], path: str) -> list[str]:
+    """Where each film lies; "" where it is not in the input."""
+    from cxr_embeddings.heads.labels import matching
+    from cxr_embeddings.input_pipeline.films.listing import list_inputs
+
+    listed = list_inputs(path).files
+    below = np.array([file.key for file in listed], object)  # the folder itself may have moved
+    position, _ = matching.place(
+        matching.film_ids(image_id), matching.Facts(path, {"image": below}, {}, {})
+    )
+    return [listed[at].path if at >= 0 else "" for at in position]
+
+
+def _draw(
+    shown: Sequence[tuple[int, ...]],
+    paths: Sequence[str],
+    cosine: Float32[np.ndarray, "n neighbour"],
+    films: Labelled,
+    output: str,
+) -> None:
+    """A row for each film shown: itself and its neighbours, framed where they share the finding.
+
+    Args:
+        shown: finding, film and its neighbours of each row; indices.
+        paths: where each film lies; "" where it is not known.
+        cosine: of each film with its neighbours.
+        films: their labels.
+        output: the PNG file.
+    """
+    from cxr_embeddings import film_sheet
+    from cxr_embeddings.common import files
+    from cxr_embeddings.input_pipeline.films import dicom
+    from cxr_embeddings.input_pipeline.films.film import Rejected
+
+    has, known, findings = films.has, films.mask, films.findings
+
+    def tile(
+        i: int, section: str, technique: list[str], frame: film_sheet.Colour
+    ) -> film_sheet.Tile:
+        picture = None
+        if paths[i]:
+            with files.open_input(paths[i]) as stream:
+                drawn = film_sheet.draw_film(dicom.read_film(stream), SIDE)
+            picture = None if isinstance(drawn, Rejected) else drawn
+        names = ", ".join(name for name, there in zip(findings, has[i], strict=True) if there)
+        colour = film_sheet.GREEN if frame == film_sheet.GREEN else film_sheet.AMBER
+        return film_sheet.Tile(section, names, technique, colour, picture, frame)
+
+    tiles = []
+    for j, i, *near in shown:
+        section = (
+            f"{findings[j]}: shared by {has[near, j].sum()} of {known[near, j].sum()} neighbours"
+        )
+        tiles.append(tile(i, section, ["the film"], film_sheet.TEXT))
+        for n, other in enumerate(near):
+            frame = film_sheet.GREEN if has[other, j] else film_sheet.FRAME
+            tiles.append(tile(other, section, [f"cosine {cosine[i, n]:.3f}"], frame))
+    sheet = film_sheet.draw_sheet(
+        tiles, "Films and their nearest", "green: shares the row's finding", NEIGHBOURS + 1, SIDE
+    )
+    sheet.save(output)
