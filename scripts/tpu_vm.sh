@@ -92,7 +92,7 @@ run() { # COMMAND...
 on_worker() { # COMMAND...; in ~/cxr-embeddings, where file descriptor 9 holds the lock
   [[ -x venv/bin/pip ]] || python3 -m pip install --quiet --user uv # images may have Python 3.10
   [[ -x venv/bin/pip ]] || python3 -m uv venv --quiet --clear --seed --python '>=3.11' venv
-  venv/bin/pip install --quiet --constraint source/constraints.txt --editable './source[tpu,gcs]'
+  venv/bin/pip install --quiet --constraint source/constraints.txt --editable './source[tpu,gcs,tensorflow]'
   rm -f run/exit_code
   nohup bash -c 'cd source && PATH="$PWD/../venv/bin:$PATH" PYTHONUNBUFFERED=1 "$@" 9>&-
     echo $? >../run/exit_code' job "$@" >>run/log 2>&1 </dev/null &
