@@ -53,18 +53,21 @@ def prepare(config: PreprocessConfig, beam_options: Sequence[str] = ()) -> Outco
     )
     report_list(source, listed)
 
-    from cxr_embeddings.input_pipeline.store import beam_job, build
+    from cxr_embeddings.input_pipeline.store import beam_job, build, shards
 
     options = beam_job.parse_options(beam_job.runner_options(beam_options))
-    settings = beam_job.Settings(
-        folder,
-        preset,
-        size,
-        config.image.storage,
-        views,
-        config.input.no_view,
-        listed.has_views,
-        config.input.user_project,
+    settings = shards.Settings(
+        folder=folder,
+        source=source,
+        name=config.output.name,
+        films_per_shard=config.output.films_per_shard,
+        preset=preset,
+        size=size,
+        storage=config.image.storage,
+        views=views,
+        no_view=config.input.no_view,
+        has_views=listed.has_views,
+        user_project=config.input.user_project,
     )
     details = {
         "config": dataclasses.asdict(config),
@@ -72,16 +75,8 @@ def prepare(config: PreprocessConfig, beam_options: Sequence[str] = ()) -> Outco
         "versions": beam_job.versions(),
     }
     start = time.monotonic()
-    outcome = build.make_store(
-        listed,
-        settings,
-        config.output.name,
-        config.output.films_per_shard,
-        source,
-        details,
-        options,
-        functools.partial(progress.bar, shown=True),
-    )
+    bar = functools.partial(progress.bar, shown=True)
+    outcome = build.make_store(listed, settings, details, options, bar)
     report_outcome(folder, outcome, time.monotonic() - start)
     return outcome
 

@@ -14,6 +14,7 @@ from annotated_types import Gt, Interval, Len
 from typing_extensions import TypedDict
 
 from cxr_embeddings.common import files, untrusted, writing
+from cxr_embeddings.common.identities import Facts, differences
 
 from .head import HeadNetwork
 from .select import Trained
@@ -23,9 +24,10 @@ CARD_VERSION = 1
 
 # What must be equal for two embeddings to come from one encoder: keys of a run's identity, and what
 # a run means that was made before there was the key
-ENCODER = dict.fromkeys(
-    ("weights_digest", "projection", "variant", "embedding", "resolution", "preset", "mean", "std")
-) | {"preset_version": 1}
+ENCODER = (
+    *("weights_digest", "projection", "variant", "embedding", "resolution", "preset"),
+    *("preset_version", "mean", "std"),
+)
 MAX_NUMBERS = 1 << 28  # of a head, by the shapes that its card says: 1 GB
 
 
@@ -154,7 +156,7 @@ def load(folder: str | os.PathLike) -> Saved:
     return Saved(trained, card)
 
 
-def check_encoder(card: Mapping[str, Any], encoder: Mapping[str, Any] | None, width: int) -> None:
+def check_encoder(card: Mapping[str, Any], encoder: Facts | None, width: int) -> None:
     """Raises ValueError unless embeddings are from the encoder that the head was trained on.
 
     Args:
@@ -174,15 +176,8 @@ def check_encoder(card: Mapping[str, Any], encoder: Mapping[str, Any] | None, wi
             f"{_with(encoder)}: whether one encoder made both cannot be told; expected both with "
             "or both without"
         )
-    both = {
-        key: [(one or {}).get(key, old) for one in (trained_on, encoder)]
-        for key, old in ENCODER.items()
-    }
-    differing = [
-        f"  {key}: {ours!r} of the head, {theirs!r} of the embeddings"
-        for key, (ours, theirs) in both.items()
-        if ours != theirs
-    ]
+    places = ("of the head", "of the embeddings")
+    differing = differences(trained_on or {}, encoder or {}, places, ENCODER)
     if differing:
         raise ValueError(
             "the embeddings are of another encoder than the head was trained on:\n"

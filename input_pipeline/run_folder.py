@@ -11,19 +11,19 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, NotRequired
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, NotRequired, Protocol, overload
 
 from annotated_types import Interval, Len
 from typing_extensions import TypedDict
 
 from cxr_embeddings.common import csv_tables, files, paths, untrusted
+from cxr_embeddings.common.identities import Facts, differences
 
 REJECTED = ("image_id", "reason", "detail", "tries")  # columns of rejected.csv
 MANIFEST, CHECKSUMS = "manifest.json", "SHA256SUMS.txt"
 MANIFEST_VERSION = 1
 SCRATCH, LOCK = ".partial", ".lock"  # folder of what is being written; who holds the run's folder
-UNSAID = {"preset_version": 1}  # what a manifest means that was written before there was the key
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # of file systems without locks
 PASSING = ("unreadable", "crashed", "timed_out", "failed")  # reasons that another run may not meet
 TRIES = 3  # runs that end with such a reason, after which the film counts as rejected for good
@@ -64,11 +64,20 @@ class Manifest(TypedDict):
     manifest_version: NotRequired[int]
     complete: bool
     identity: Identity
-    runs: list[Any]
+    runs: list[dict[str, object]]
     embedded: NotRequired[Count]
     retryable: NotRequired[Count]
     given_up: NotRequired[GivenUp]
     shards: NotRequired[dict[str, ShardFacts]]
+
+
+class Bar(contextlib.AbstractContextManager["Bar"], Protocol):
+    """What a progress bar is told."""
+
+    def update(self, films: int) -> object: ...
+
+
+Progress = Callable[[int, int], Bar]  # (films in all, those done before) -> a progress bar
 
 
 @contextlib.contextmanager
@@ -191,7 +200,7 @@ def read_manifest(folder: str) -> Manifest | None:
         return None
 
 
-def earlier_runs(folder: str, identity: Mapping[str, Any]) -> list[Any] | None:
+def earlier_runs(folder: str, identity: Facts) -> list[Facts] | None:
     """Details of the runs that wrote to a folder; None if none did.
 
     Raises:
@@ -200,13 +209,11 @@ def earlier_runs(folder: str, identity: Mapping[str, Any]) -> list[Any] | None:
     manifest = read_manifest(folder)
     if manifest is None:
         return None
-    found, identity = UNSAID | manifest["identity"], UNSAID | plain({**identity})
     differing = [
-        f"  {key}: {found.get(key)!r} there, {identity.get(key)!r} asked for"
-        if key != "films"
-        else "  films, or their splits and views: the input, a table or the limit has changed"
-        for key in sorted(found.keys() | identity.keys())
-        if found.get(key) != identity.get(key)
+        "  films, or their splits and views: the input, a table or the limit has changed"
+        if line.startswith("  films: ")
+        else line
+        for line in differences(manifest["identity"], plain(identity), ("there", "asked for"))
     ]
     if differing:
         raise ValueError(
@@ -218,7 +225,7 @@ def earlier_runs(folder: str, identity: Mapping[str, Any]) -> list[Any] | None:
 
 
 def encode_manifest(
-    identity: Mapping[str, Any], runs: Sequence[Any], complete: bool, **facts: Any
+    identity: Facts, runs: Sequence[Facts], complete: bool, **facts: object
 ) -> bytes:
     """A manifest: what the folder holds, and the details of the runs that made it."""
     content = {
@@ -231,7 +238,11 @@ def encode_manifest(
     return (json.dumps(plain(content), indent=2) + "\n").encode()
 
 
-def plain(value: Any) -> Any:
+@overload
+def plain(value: Facts) -> dict[str, object]: ...
+@overload
+def plain(value: object) -> object: ...
+def plain(value: object) -> object:
     """JSON values whose texts are UTF-8: names of folders may hold bytes that no JSON reads."""
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode()
@@ -265,7 +276,7 @@ def tries_before(folder: str) -> dict[str, int]:
 
 def rejected_rows(
     rejected: Iterable[Sequence[str]], before: Mapping[str, int], tried: Collection[str]
-) -> tuple[list[list[Any]], int, int]:
+) -> tuple[list[list[object]], int, int]:
     """The rows of rejected.csv, and how many of its films are to be tried again and are given up.
 
     Args:

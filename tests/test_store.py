@@ -179,10 +179,22 @@ def test_shards_are_cut_by_a_hash_and_evenly():
         assert decoded == shard or decoded.films == list(shard.films)
 
 
-@pytest.mark.parametrize(("name", "count"), [("mimic-cxr", 8), ("Mimic", 8), ("", 8), ("x", 0)])
-def test_plans_that_make_no_sense(name, count):
-    with pytest.raises(ValueError, match="expected"):
-        shards.plan([], name, count)
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": "mimic-cxr"}, "name is 'mimic-cxr'; expected small letters"),
+        ({"name": "Mimic"}, "name is 'Mimic'"),
+        ({"name": ""}, "name is ''"),
+        ({"films_per_shard": 0}, "films_per_shard is 0; expected 1 to 100000"),
+        ({"preset": "natve"}, "preset 'natve'.*; expected one of cxr_foundation"),
+        ({"size": 4}, "size 4 .*; expected .* 8 to 8192 pixels"),
+        ({"storage": "png"}, "storage 'png'; expected .* one of png16"),
+    ],
+)
+def test_settings_that_make_no_sense(mimic, tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        make(mimic, tmp_path / "s", **changes)
+    assert not (tmp_path / "s").exists()
 
 
 def test_the_table_says_where_each_record_lies(whole):
@@ -201,11 +213,11 @@ def test_a_broken_run_goes_on_with_what_is_missing(mimic, whole, tmp_path, monke
     expected = tree(whole[0])
     write_shard, written = shards.write_shard, []
 
-    def failing(folder, scratch, shard, *rest):
+    def failing(settings, shard, films):
         if len(written) == 3:
             raise OSError(28, "No space left on device")
         written.append(shard.name)
-        return write_shard(folder, scratch, shard, *rest)
+        return write_shard(settings, shard, films)
 
     monkeypatch.setattr(shards, "write_shard", failing)
     with pytest.raises(OSError, match=r"No space left on device.*goes on from here"):
@@ -239,10 +251,10 @@ def test_what_is_damaged_is_made_again_and_nothing_else(mimic, whole, copied, ha
     made = []
     write_shard = shards.write_shard
 
-    def noted(folder, scratch, shard, *rest):
+    def noted(settings, shard, films):
         assert not (copied / "dataset_info.json").exists(), "TFDS would read it by old lengths"
         made.append(shard.name)
-        return write_shard(folder, scratch, shard, *rest)
+        return write_shard(settings, shard, films)
 
     monkeypatch.setattr(shards, "write_shard", noted)
     make(mimic, copied)
@@ -484,7 +496,7 @@ def test_a_store_in_another_file_system(mimic, whole, monkeypatch):
     monkeypatch.setattr(files, "open_input", open_input)
 
     def decode(films, *_):  # here, since the file system is in this process
-        return ((film, load(film.path, "native", SIZE, None)) for film in films)
+        return ((film, load(path, "native", SIZE, None)) for film, path in films)
 
     monkeypatch.setattr(pipeline, "decode", decode)
     make(mimic, "memory://stores/1.0.0")

@@ -17,7 +17,6 @@ from cxr_embeddings.input_pipeline import tfrecord
 from cxr_embeddings.input_pipeline.films.decode import Prepared
 from cxr_embeddings.input_pipeline.mimic import selection
 from cxr_embeddings.input_pipeline.store import beam_job, build, dataset, random_access, shards
-from cxr_embeddings.input_pipeline.store.codecs import STORAGES
 
 SIZE = 24
 
@@ -34,8 +33,9 @@ def write_store(folder, ids, storage="png16", **changes):
         selection.FilmRecord(f"/in/{name}", name, name, "s", "train", "PA", None) for name in ids
     ]
     listed = selection.FilmList(films, [], [], collections.Counter(), [], True)
-    settings = beam_job.Settings(str(folder), "native", SIZE, storage, ("PA",), "keep", True, None)
-    settings = dataclasses.replace(settings, **changes)
+    settings = {"folder": str(folder), "source": "/in", "name": "films", "films_per_shard": 8}
+    settings |= {"preset": "native", "size": SIZE, "storage": storage, "views": ("PA",)}
+    settings |= {"no_view": "keep", "has_views": True} | changes
 
     def write(settings, places, _):
         for place in places:
@@ -43,18 +43,13 @@ def write_store(folder, ids, storage="png16", **changes):
             drawn = (
                 (film, Prepared(picture(film.image_id), "PA", (SIZE, SIZE))) for film in shard.films
             )
-            scratch = f"{settings.folder}/.partial"
-            kept = STORAGES[settings.storage]
-            shards.write_shard(settings.folder, scratch, shard, drawn, kept, ("PA",), "keep")
+            shards.write_shard(settings, shard, drawn)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(beam_job, "run", write)
         build.make_store(
             listed,
-            settings,
-            "films",
-            8,
-            "/in",
+            shards.Settings(**settings),
             {},
             beam_job.parse_options([]),
             lambda films, done: tqdm.tqdm(disable=True),

@@ -2,9 +2,10 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from cxr_embeddings.common import files, paths
+from cxr_embeddings.common.identities import UNSAID, Facts, differences
 
 from .. import run_folder
 from ..films.listing import read_list
@@ -22,14 +23,14 @@ class Folder(NamedTuple):
         path: what was asked for: the folder, or a single file in it.
         folder: absolute, or an address.
         files: the embedding files.
-        manifest: of the run that made them; empty where there is none.
+        manifest: of the run that made them; None where there is none.
         sums: name of a file -> its SHA-256, as far as the run wrote it down.
     """
 
     path: str
     folder: str
     files: Sequence[File]
-    manifest: Mapping[str, Any]
+    manifest: run_folder.Manifest | None
     sums: Mapping[str, str]
 
 
@@ -54,7 +55,7 @@ def open_folders(path: str | Sequence[str]) -> list[Folder]:
             raise ValueError(f"the embeddings {one} and {seen[place]} are one place: name it once")
         seen[place] = one
         folder, found = list_files(one)
-        manifest = run_folder.read_manifest(folder) or {}
+        manifest = run_folder.read_manifest(folder)
         folders.append(Folder(one, folder, found, manifest, read_checksums(folder)))
     return folders
 
@@ -66,7 +67,7 @@ def _listed(path: str) -> list[str]:
     return read_list(path)
 
 
-def shared_manifest(folders: Sequence[Folder]) -> tuple[dict[str, Any] | None, bool | None]:
+def shared_manifest(folders: Sequence[Folder]) -> tuple[Facts | None, bool | None]:
     """What the manifests of folders say of all their embeddings.
 
     Returns:
@@ -77,10 +78,10 @@ def shared_manifest(folders: Sequence[Folder]) -> tuple[dict[str, Any] | None, b
         ValueError: another encoder, or an unknown one, made the embeddings of one; says which.
     """
     first, *others = folders
+    one = first.manifest and first.manifest["identity"]
     if not others:
-        return first.manifest.get("identity"), first.manifest.get("complete")
-    one = first.manifest.get("identity")
-    identities = [folder.manifest.get("identity") for folder in folders]
+        return one, first.manifest and first.manifest["complete"]
+    identities = [folder.manifest and folder.manifest["identity"] for folder in folders]
     for folder, other in zip(others, identities[1:], strict=True):
         if (one is None) != (other is None):
             without = first if one is None else folder
@@ -88,25 +89,21 @@ def shared_manifest(folders: Sequence[Folder]) -> tuple[dict[str, Any] | None, b
                 f"no {run_folder.MANIFEST} says which encoder made the embeddings in "
                 f"{without.folder}, and of the others one does: expected one in all or in none"
             )
-        if one is None:
+        if one is None or other is None:
             continue
-        one, other = run_folder.UNSAID | one, run_folder.UNSAID | other
-        differing = [
-            f"  {key}: {one.get(key)!r} in the first, {other.get(key)!r} in the second"
-            for key in sorted(one.keys() | other.keys())
-            if key not in _ABOUT_FILMS and one.get(key) != other.get(key)
-        ]
-        if differing:
+        keys = sorted({*UNSAID, *one, *other} - {*_ABOUT_FILMS})
+        if differing := differences(one, other, ("in the first", "in the second"), keys):
             raise ValueError(
                 f"the embeddings in {first.folder} and {folder.folder} are of different encoders, "
                 "and cannot be one table:\n" + "\n".join(differing)
             )
     if one is None:
         return None, None
-    views = [identity.get("views") for identity in identities]
-    shared = {k: v for k, v in one.items() if all(i.get(k, v) == v for i in identities)}
+    known = [identity for identity in identities if identity]
+    views = [identity.get("views") for identity in known]
+    shared = {k: v for k, v in (UNSAID | {**one}).items() if all(i.get(k, v) == v for i in known)}
     shared["views"] = sorted({view for some in views for view in some}) if all(views) else None
-    return shared, all(folder.manifest.get("complete") for folder in folders)
+    return shared, all(folder.manifest and folder.manifest["complete"] for folder in folders)
 
 
 def read_checksums(folder: str) -> dict[str, str]:

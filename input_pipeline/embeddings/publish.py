@@ -6,10 +6,9 @@ The copy holds the same ids and the same float32 numbers as the folder it is mad
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
-from typing import IO, Any, NamedTuple, Protocol
+from typing import IO, NamedTuple
 
 from cxr_embeddings.common import files, paths, writing
 
@@ -30,23 +29,18 @@ _WINDOWS = re.compile(r"[A-Za-z]:[/\\]")  # the start of an absolute path
 class _Copy(NamedTuple):
     """What is written beside the embeddings: of the manifest, and the rows of rejected.csv."""
 
-    identity: Mapping[str, Any]
-    details: Mapping[str, Any]
+    identity: run_folder.Facts
+    details: run_folder.Facts
     given_up: int
     rejected: list[list[str | None]]
 
 
-class Bar(Protocol):
-    """What a progress bar is told."""
-
-    def update(self, films: int) -> object: ...
-
-
-Progress = Callable[[int, int], AbstractContextManager[Bar]]  # (films in all, done before)
-
-
 def publish(
-    table: Embeddings, folder: str, layout: str, versions: Mapping[str, str], progress: Progress
+    table: Embeddings,
+    folder: str,
+    layout: str,
+    versions: Mapping[str, str],
+    progress: run_folder.Progress,
 ) -> tuple[int, int]:
     """Writes the embeddings of one finished folder in another layout.
 
@@ -175,7 +169,9 @@ def place(image_id: str, input: str) -> str:
     return film_key(relative)
 
 
-def _write_table(table: Embeddings, folder: str, copy: _Copy, progress: Progress) -> None:
+def _write_table(
+    table: Embeddings, folder: str, copy: _Copy, progress: run_folder.Progress
+) -> None:
     """Writes one table, and what stands beside it."""
     with run_folder.claim(folder) as scratch:
         earlier = run_folder.earlier_runs(folder, copy.identity)
@@ -207,7 +203,7 @@ def _write_table(table: Embeddings, folder: str, copy: _Copy, progress: Progress
         write(run_folder.CHECKSUMS, run_folder.encode_checksums(sums))
 
 
-def _write_rows(stream: IO[bytes], table: Embeddings, progress: Progress) -> None:
+def _write_rows(stream: IO[bytes], table: Embeddings, progress: run_folder.Progress) -> None:
     """Writes the table by row groups; its columns are those of `formats.encode_parquet`."""
     import pyarrow as pa
     import pyarrow.parquet as pq

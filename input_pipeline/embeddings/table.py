@@ -127,7 +127,7 @@ def read_table(
     state, sources = hashlib.sha256(), []
     for one in folders:
         # A file that was changed may keep its size and time: its run's checksums tell it, too.
-        state.update(repr((TABLE_VERSION, dtype, one.manifest, one.sums)).encode())
+        state.update(repr((TABLE_VERSION, dtype, one.manifest or {}, one.sums)).encode())
         for file in one.files:
             state.update(repr(tuple(file)).encode())
         # One cache may serve several folders, and a folder may move together with its own cache.

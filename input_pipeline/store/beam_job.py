@@ -5,7 +5,6 @@ clusters are bounded. TFDS' own Beam writer would hold gigabytes in memory.
 """
 
 import contextlib
-import dataclasses
 import difflib
 import importlib.metadata
 import os
@@ -15,7 +14,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import apache_beam as beam
 import grpc
@@ -27,10 +26,9 @@ from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
 from cxr_embeddings.common import files, machine
 
-from .. import run_folder
 from ..films import decode
 from . import shards
-from .codecs import STORAGES
+from .shards import Settings
 
 _LIBRARIES = (
     "cxr-embeddings",
@@ -50,31 +48,6 @@ runpy.run_module("apache_beam.runners.worker.sdk_worker_main", run_name="__main_
 """
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What a worker must know.
-
-    Attributes:
-        folder: of the store; absolute or an address, and the same for all workers.
-        preset: a key of `preprocessing.PRESETS`.
-        size: side of the images in pixels.
-        storage: a key of `storage.STORAGES`.
-        views: ViewPositions to keep; None keeps all.
-        no_view: what to do with films whose view nothing says; see `mimic_cxr.list_films`.
-        has_views: whether a table told the views, so that films need not.
-        user_project: see `files.bill`.
-    """
-
-    folder: str
-    preset: str
-    size: int
-    storage: str
-    views: tuple[str, ...] | None
-    no_view: str
-    has_views: bool
-    user_project: str | None
-
-
 class _WriteShard(beam.DoFn):
     """(place, length) in the plan -> a shard on the disk."""
 
@@ -90,17 +63,10 @@ class _WriteShard(beam.DoFn):
         self._decoders = self._stack.enter_context(decoders)
 
     def process(self, place: tuple[int, int]) -> None:
-        settings = self._settings
-        shard = files.retry(lambda: shards.read_shard(settings.folder, *place))
-        summary = shards.write_shard(
-            settings.folder,
-            f"{settings.folder}/{run_folder.SCRATCH}",
-            shard,
-            decode.decode(((film, film.path) for film in shard.films), self._decoders, _AHEAD),
-            STORAGES[settings.storage],
-            settings.views,
-            settings.no_view,
-        )
+        shard = files.retry(lambda: shards.read_shard(self._settings.folder, *place))
+        films = ((film, film.path) for film in shard.films)
+        decoded = decode.decode(films, self._decoders, _AHEAD)
+        summary = shards.write_shard(self._settings, shard, decoded)
         Metrics.counter("films", "written").inc(len(summary.films))
         for _, kind, reason, _ in summary.dropped:
             Metrics.counter("films", f"{kind}: {reason}").inc()
@@ -165,7 +131,7 @@ def _lost_workers() -> Iterator[list[BaseException]]:
         elif not issubclass(died.exc_type, grpc.RpcError):  # of those that talked to it
             hook(died)
 
-    def interrupt(*_: Any) -> NoReturn:
+    def interrupt(*_: object) -> NoReturn:
         # Beam would wait for its workers, of which some may not even listen yet.
         command = ["pkill", "-KILL", "-P", str(os.getpid()), "-f", "sdk_worker_main"]
         interrupted.set()

@@ -1,13 +1,12 @@
-"""Makes a store of preprocessed films: plans its shards, has Beam write them, and finishes it."""
+"""Makes a store of prepared films: plans its shards, has Beam write them, and finishes it."""
 
 import contextlib
 import dataclasses
 import hashlib
-import json
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
@@ -18,6 +17,7 @@ from ..films.presets import PRESETS
 from ..mimic import counts as mimic_counts
 from ..mimic import selection
 from . import beam_job, dataset, shards
+from .shards import Settings, Shard, Summary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,27 +41,43 @@ class Outcome:
     given_up: int
 
 
+class _Made(NamedTuple):
+    """A store whose shards are all there.
+
+    Attributes:
+        identity: what made it.
+        runs: details of the runs that made it.
+        summaries: of its shards, in order.
+        tries: image id -> how many runs failed on it before this one.
+        tried: image ids of the films that this run tried.
+        before: number of films that were there before.
+        write: writes a file of its folder, by name and content.
+    """
+
+    identity: run_folder.Facts
+    runs: Sequence[run_folder.Facts]
+    summaries: Sequence[Summary]
+    tries: Mapping[str, int]
+    tried: set[str]
+    before: int
+    write: Callable[[str, bytes], None]
+
+
 def make_store(
     listed: selection.FilmList,
-    settings: beam_job.Settings,
-    name: str,
-    films_per_shard: int,
-    source: str,
-    details: Mapping[str, Any],
+    settings: Settings,
+    details: run_folder.Facts,
     options: PipelineOptions,
-    progress: Callable[[int, int], Any],
+    progress: run_folder.Progress,
 ) -> Outcome:
     """Makes a store, or what is still missing of it.
 
     Args:
         listed: the films.
         settings: how they are prepared, and where to.
-        name: of the data set, for TFDS.
-        films_per_shard: at most.
-        source: where the films are from.
         details: what else the manifest should say.
-        options: from `preprocess.parse_options`.
-        progress: (films, those done before) -> a progress bar as tqdm's, a context manager.
+        options: from `beam_job.parse_options`.
+        progress: (films, those done before) -> a progress bar.
 
     Raises:
         ValueError: the folder holds something else.
@@ -69,21 +85,21 @@ def make_store(
     """
     folder = settings.folder
     films = [film for film in listed.films if paths.is_text(film.image_id)]
-    planned = shards.plan(films, name, films_per_shard)
+    planned = shards.plan(films, settings.name, settings.films_per_shard)
     plan, places = shards.encode_plan(planned)
     identity = {
-        "input": source,
-        "name": name,
+        "input": settings.source,
+        "name": settings.name,
         "preset": settings.preset,
         "preset_version": PRESETS[settings.preset].version,
         "size": settings.size,
         "storage": settings.storage,
         "views": settings.views,
         "no_view": settings.no_view,
-        "films_per_shard": films_per_shard,
+        "films_per_shard": settings.films_per_shard,
         "films": hashlib.sha256(plan).hexdigest(),
     }
-    identity, details = json.loads(json.dumps([identity, details]))
+    details = run_folder.plain(details)
     with run_folder.claim(folder) as scratch:
         runs = _check_folder(folder, identity, planned)
         runs = runs if details in runs else [*runs, details]
@@ -94,9 +110,8 @@ def make_store(
         write(shards.PLAN, plan)
         there = shards.read_summaries(folder, planned)
         tries = run_folder.tries_before(folder)
-        done = {n for n, summary in there.items() if not summary.retryable(tries)}
+        done = {name for name, summary in there.items() if not summary.retryable(tries)}
         todo = [i for i, shard in enumerate(planned) if shard.name not in done]
-        before = sum(len(there[n].films) for n in done)
         bar = progress(len(films), sum(len(shard.films) for shard in planned if shard.name in done))
         if todo:
             write(run_folder.MANIFEST, run_folder.encode_manifest(identity, runs, complete=False))
@@ -111,12 +126,14 @@ def make_store(
             raise OSError(f"Beam ended, but {len(lost)} shards are missing, such as {lost[0]}")
         tried = {film.image_id for i in todo for film in planned[i].films}
         summaries = [there[shard.name] for shard in planned]
-        return _finish(listed, settings, identity, runs, summaries, tries, tried, write, before)
+        before = sum(len(there[name].films) for name in done)
+        made = _Made(identity, runs, summaries, tries, tried, before, write)
+        return _finish(listed, settings, made)
 
 
 def _check_folder(
-    folder: str, identity: Mapping[str, Any], planned: Sequence[shards.Shard]
-) -> list[Any]:
+    folder: str, identity: run_folder.Facts, planned: Sequence[Shard]
+) -> list[run_folder.Facts]:
     """Details of the earlier runs into a folder. Raises ValueError if it is not this store's."""
     runs = run_folder.earlier_runs(folder, identity)
     fs, root = paths.file_system(folder)
@@ -134,7 +151,7 @@ def _check_folder(
 
 @contextlib.contextmanager
 def _watched(
-    folder: str, todo: Sequence[shards.Shard], advance: Callable[[int], object]
+    folder: str, todo: Sequence[Shard], advance: Callable[[int], object]
 ) -> Iterator[None]:
     """Tells `advance` of shards as their summaries appear, wherever the workers are."""
     ended, seconds = threading.Event(), 10 if paths.is_remote(folder) else 0.5
@@ -157,63 +174,53 @@ def _watched(
         thread.join()
 
 
-def _finish(
-    listed: selection.FilmList,
-    settings: beam_job.Settings,
-    identity: Mapping[str, Any],
-    runs: Sequence[Any],
-    summaries: Sequence[shards.Summary],
-    tries: Mapping[str, int],
-    tried: Collection[str],
-    write: Callable[[str, bytes], None],
-    before: int,
-) -> Outcome:
+def _finish(listed: selection.FilmList, settings: Settings, made: _Made) -> Outcome:
     """Writes what goes beside the shards; last of all the checksums."""
-    by_table = [[image_id, "skipped", *vars(why).values()] for image_id, why in listed.skipped]
+    by_table = [[image_id, "skipped", why.reason, why.detail] for image_id, why in listed.skipped]
     by_name = [
         [film.image_id, "rejected", "name_not_utf8", "rename it, or a folder that it lies in"]
         for film in listed.films
         if not paths.is_text(film.image_id)
     ]
-    dropped = sorted(by_table + by_name + [row for summary in summaries for row in summary.dropped])
-    differences = sorted(row for summary in summaries for row in summary.differences)
+    dropped = sorted(by_table + by_name + [row for one in made.summaries for row in one.dropped])
+    differences = sorted(row for summary in made.summaries for row in summary.differences)
     written: Counter[str] = Counter()
-    for summary in summaries:
+    for summary in made.summaries:
         written[summary.split] += len(summary.films)
     rows = {
         kind: [[image_id, *why] for image_id, k, *why in dropped if k == kind]
         for kind in ("skipped", "rejected")
     }
-    rejected, retryable, given_up = run_folder.rejected_rows(rows["rejected"], tries, tried)
-    counts = mimic_counts.counts_rows(listed.counts)
-    tables = {
-        dataset.FILMS: dataset.films_table(summaries),
-        "imputed.csv": writing.encode_table(["image_id", "view", "from"], listed.imputed),
-        "differences.csv": writing.encode_table(["image_id", "what", "table", "file"], differences),
-        "counts.csv": writing.encode_table(counts[0], counts[1:]),
-        "skipped.csv": writing.encode_table(["image_id", "reason", "detail"], rows["skipped"]),
-        "rejected.csv": writing.encode_table(run_folder.REJECTED, rejected),
-    }
-    metadata = dataset.tfds_metadata(
-        settings.folder, identity["name"], settings.size, settings.storage, summaries
+    rejected, retryable, given_up = run_folder.rejected_rows(
+        rows["rejected"], made.tries, made.tried
     )
-    for file, data in metadata.items():  # not among the checksums: TFDS may write them anew
-        write(file, data)
+    counts = mimic_counts.counts_rows(listed.counts)
+    encode = writing.encode_table
+    tables = {
+        dataset.FILMS: dataset.films_table(made.summaries),
+        "imputed.csv": encode(["image_id", "view", "from"], listed.imputed),
+        "differences.csv": encode(["image_id", "what", "table", "file"], differences),
+        "counts.csv": encode(counts[0], counts[1:]),
+        "skipped.csv": encode(["image_id", "reason", "detail"], rows["skipped"]),
+        "rejected.csv": encode(run_folder.REJECTED, rejected),
+    }
+    for file, data in dataset.tfds_metadata(settings, made.summaries).items():
+        made.write(file, data)  # not among the checksums: TFDS may write them anew
     tables[run_folder.MANIFEST] = run_folder.encode_manifest(
-        identity,
-        runs,
+        made.identity,
+        made.runs,
         complete=not retryable,
         listed=len(listed.films) + len(listed.skipped),
-        written=sum(written.values()),
+        written=written.total(),
         skipped=len(rows["skipped"]),
         rejected=len(rejected),
         retryable=retryable,
         given_up=run_folder.describe_given_up(given_up),
-        shards={s.name: {"films": len(s.films), "bytes": s.bytes} for s in summaries},
+        shards={s.name: {"films": len(s.films), "bytes": s.bytes} for s in made.summaries},
     )
-    sums = {summary.name: summary.sha256 for summary in summaries}
+    sums = {summary.name: summary.sha256 for summary in made.summaries}
     for file, data in tables.items():
-        write(file, data)
+        made.write(file, data)
         sums[file] = hashlib.sha256(data).hexdigest()
-    write(run_folder.CHECKSUMS, run_folder.encode_checksums(sums))
-    return Outcome(written, before, dropped, differences, retryable, given_up)
+    made.write(run_folder.CHECKSUMS, run_folder.encode_checksums(sums))
+    return Outcome(written, made.before, dropped, differences, retryable, given_up)

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float32, UInt
 
 
-class Storage(NamedTuple):
+class Codec(NamedTuple):
     """A way to store films.
 
     Attributes:
@@ -64,7 +64,7 @@ def _jpeg(image: Float32[np.ndarray, "h w 1"], quality: int) -> bytes:
 
 
 STORAGES = {
-    "png16": Storage(functools.partial(_png, dtype="uint16"), "uint16", "png"),
-    "png8": Storage(functools.partial(_png, dtype="uint8"), "uint8", "png"),
-    "jpeg95": Storage(functools.partial(_jpeg, quality=95), "uint8", "jpeg"),
+    "png16": Codec(functools.partial(_png, dtype="uint16"), "uint16", "png"),
+    "png8": Codec(functools.partial(_png, dtype="uint8"), "uint8", "png"),
+    "jpeg95": Codec(functools.partial(_jpeg, quality=95), "uint8", "jpeg"),
 }

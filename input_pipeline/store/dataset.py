@@ -20,7 +20,7 @@ from ..films.decode import Batch, Prepared
 from ..films.film import InputFile, film_key
 from ..films.presets import PRESETS
 from .codecs import STORAGES
-from .shards import Summary
+from .shards import Settings, Summary
 
 FILMS = "films.csv"
 COLUMNS = ("image_id", "patient_id", "study_id", "view_position", "split", "shard", "bytes")
@@ -43,7 +43,7 @@ class Store:
     """
 
     folder: str
-    identity: Mapping[str, Any]
+    identity: run_folder.Identity
     shards: Mapping[str, Sequence[InputFile]]
     lengths: Mapping[str, Int64[np.ndarray, " films"]]
     retryable: int
@@ -75,22 +75,17 @@ def features(size: int, storage: str) -> Any:
     )
 
 
-def tfds_metadata(
-    folder: str, name: str, size: int, storage: str, summaries: Sequence[Summary]
-) -> dict[str, bytes]:
+def tfds_metadata(settings: Settings, summaries: Sequence[Summary]) -> dict[str, bytes]:
     """The files by which TFDS knows the folder: name -> content.
 
     Args:
-        folder: of the store; its last part is the version if it looks like 1.0.0.
-        name: of the data set.
-        size: side of the images in pixels.
-        storage: a key of `STORAGES`.
+        settings: of the store; its folder's last part is the version if it looks like 1.0.0.
         summaries: of all shards, in order.
     """
     os.environ |= _HUSH
     import tensorflow_datasets as tfds
 
-    last = posixpath.basename(folder)
+    last, name = posixpath.basename(settings.folder), settings.name
     version = last if tfds.core.Version.is_valid(last) else "1.0.0"
     scratch = tempfile.TemporaryDirectory()  # TFDS writes to fewer file systems than we do
     template = tfds.core.ShardedFileTemplate(
@@ -110,7 +105,8 @@ def tfds_metadata(
     identity = tfds.core.DatasetIdentity(
         name=name, version=tfds.core.Version(version), data_dir=scratch.name, module_name=""
     )
-    info = tfds.core.DatasetInfo(builder=identity, features=features(size, storage))
+    described = features(settings.size, settings.storage)
+    info = tfds.core.DatasetInfo(builder=identity, features=described)
     info.set_file_format("tfrecord")
     info.set_splits(tfds.core.SplitDict(splits))
     with scratch as written:
@@ -144,7 +140,7 @@ def open_store(folder: str) -> Store:
             f"{folder} holds no {run_folder.MANIFEST} that says by which preset its images were "
             "prepared; expected a store made by scripts/preprocess.py"
         )
-    identity = run_folder.UNSAID | manifest["identity"]
+    identity: run_folder.Identity = {"preset_version": 1, **manifest["identity"]}
     preset, version = identity["preset"], identity["preset_version"]
     if preset in PRESETS and version != PRESETS[preset].version:
         raise ValueError(

@@ -19,12 +19,59 @@ from cxr_embeddings.common import files, paths, untrusted
 from .. import run_folder, tfrecord
 from ..films.decode import Prepared
 from ..films.film import Rejected, Skipped
+from ..films.presets import PRESETS
 from ..mimic.selection import FilmRecord
-from .codecs import Storage
+from .codecs import STORAGES
 
 SUMMARIES = ".shards"  # hidden folder of the plan and the summaries
 _READERS = 16  # of summaries, which on a cloud store take their time
 PLAN = f"{SUMMARIES}/plan.jsonl"  # a line for every shard
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a store is made of, and how; its workers get it, too.
+
+    Attributes:
+        folder: of the store; absolute or an address, and the same for all workers.
+        source: where the films are from.
+        name: of the data set, for TFDS.
+        films_per_shard: at most.
+        preset: a key of `presets.PRESETS`.
+        size: side of the images in pixels.
+        storage: a key of `codecs.STORAGES`.
+        views: ViewPositions to keep; None keeps all.
+        no_view: what to do with films whose view nothing says; see `selection.list_films`.
+        has_views: whether a table told the views, so that films need not.
+        user_project: see `files.bill`.
+    """
+
+    folder: str
+    source: str
+    name: str
+    films_per_shard: int
+    preset: str
+    size: int
+    storage: str
+    views: tuple[str, ...] | None
+    no_view: str
+    has_views: bool
+    user_project: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.name.isidentifier() or not self.name.islower() or not self.name.isascii():
+            raise ValueError(
+                f"the data set's name is {self.name!r}; expected small letters, digits and _, as "
+                "in mimic_cxr"
+            )
+        if not 1 <= self.films_per_shard <= 100_000:
+            raise ValueError(f"films_per_shard is {self.films_per_shard}; expected 1 to 100000")
+        if self.preset not in PRESETS or self.storage not in STORAGES or not 8 <= self.size <= 8192:
+            raise ValueError(
+                f"found the preset {self.preset!r}, size {self.size} and storage {self.storage!r}; "
+                f"expected one of {', '.join(PRESETS)}, 8 to 8192 pixels, and one of "
+                f"{', '.join(STORAGES)}"
+            )
 
 
 class Shard(NamedTuple):
@@ -80,16 +127,7 @@ def plan(films: Iterable[FilmRecord], dataset: str, films_per_shard: int) -> lis
 
     Films come in the order of a hash of their ids: always the same, and neighbours in a shard are
     of unrelated patients, as training wants them.
-
-    Raises:
-        ValueError: `films_per_shard` is out of range, or `dataset` is no name for TFDS.
     """
-    if not 1 <= films_per_shard <= 100_000:
-        raise ValueError(f"output.films_per_shard is {films_per_shard}; expected 1 to 100000")
-    if not dataset.isidentifier() or not dataset.islower() or not dataset.isascii():
-        raise ValueError(
-            f"output.name is {dataset!r}; expected small letters, digits and _, as in mimic_cxr"
-        )
     by_split: dict[str, list[FilmRecord]] = {}
     for film in films:
         by_split.setdefault(film.split, []).append(film)
@@ -140,25 +178,19 @@ def encode_example(values: Mapping[str, bytes]) -> bytes:
 
 
 def write_shard(
-    folder: str,
-    scratch: str,
+    settings: Settings,
     shard: Shard,
     decoded: Iterable[tuple[FilmRecord, Prepared | Skipped | Rejected]],
-    storage: Storage,
-    views: tuple[str, ...] | None,
-    no_view: str,
 ) -> Summary:
     """Writes a shard, then its summary.
 
     Args:
-        folder: of the store; absolute or an address.
-        scratch: folder for what is being written.
+        settings: of the store.
         shard: what to write.
-        decoded: its films, as `pipeline.decode` gives them.
-        storage: how images are kept.
-        views, no_view: which films to keep of those whose view no table says; see
-            `mimic_cxr.list_films`.
+        decoded: its films, as `decode.decode` gives them.
     """
+    folder, storage = settings.folder, STORAGES[settings.storage]
+    scratch = f"{folder}/{run_folder.SCRATCH}"
     kept: list[list[str]] = []
     lengths: list[int] = []
     dropped: list[list[str]] = []
@@ -169,7 +201,7 @@ def write_shard(
         for film, outcome in decoded:
             if isinstance(outcome, Prepared):
                 differences += _differences(film, outcome)
-                outcome = _choose(film, outcome, views, no_view)
+                outcome = _choose(film, outcome, settings)
             if not isinstance(outcome, Prepared):
                 kind = type(outcome).__name__.lower()
                 dropped.append([film.image_id, kind, outcome.reason, outcome.detail])
@@ -194,14 +226,12 @@ def write_shard(
     return summary
 
 
-def _choose(
-    film: FilmRecord, prepared: Prepared, views: tuple[str, ...] | None, no_view: str
-) -> Prepared | Skipped:
+def _choose(film: FilmRecord, prepared: Prepared, settings: Settings) -> Prepared | Skipped:
     """A film whose view only its file says is kept or skipped by that."""
     view = prepared.view_position
-    if film.view is not None or views is None or view in views:
+    if film.view is not None or settings.views is None or view in settings.views:
         return prepared
-    if not view and no_view == "keep":
+    if not view and settings.no_view == "keep":
         return prepared
     return Skipped("view", view or "not said")
 

@@ -1,0 +1,26 @@
+"""What made a folder, compared: a run with another, embeddings with embeddings or with a head."""
+
+from collections.abc import Iterable, Mapping
+
+Facts = Mapping[str, object]  # plain JSON values by name: an identity, or details of a run
+
+UNSAID: dict[str, object] = {"preset_version": 1}  # what it means where an older version says none
+
+
+def differences(
+    one: Facts, other: Facts, places: tuple[str, str], keys: Iterable[str] | None = None
+) -> list[str]:
+    """A line for each fact in which two identities differ.
+
+    Args:
+        one: the first.
+        other: the second.
+        places: where each is said, such as ("in the first", "in the second").
+        keys: names of the facts that count; None: all.
+    """
+    one, other = UNSAID | {**one}, UNSAID | {**other}
+    return [
+        f"  {key}: {one.get(key)!r} {places[0]}, {other.get(key)!r} {places[1]}"
+        for key in (sorted(one.keys() | other.keys()) if keys is None else keys)
+        if one.get(key) != other.get(key)
+    ]
