@@ -1,14 +1,11 @@
 """How often the intervals hold the truth, and tests reject it, on simulated films.
 
-python -m benchmarks.coverage auroc [replications]
-
-prints a table of Markdown: `auroc`, `auprc`, `rates`, `ece`, `gap`, `compare` or `neighbours`, each
-with what was done before, where that is cheap to repeat. docs/statistics.md has all of them. Scores
-are normal, alike in spread; films of a patient share the label and half the variance of the score.
+A table of Markdown has this method and the one before it, where that is cheap to repeat.
+docs/statistics.md has all tables. Scores are normal, with the same spread in both classes; films of
+a patient share the label and half the variance of the score.
 """
 
 import itertools
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 
@@ -279,21 +276,20 @@ TABLES: dict[str, tuple[Callable[[int], Iterator[str]], int]] = {
 }
 
 
-def main() -> None:
-    if len(sys.argv) < 2 or sys.argv[1] not in TABLES:
-        raise SystemExit(
-            f"expected one of {', '.join(TABLES)}, and a number of replications\n{__doc__}"
-        )
-    table, replications = TABLES[sys.argv[1]]
-    replications = int(sys.argv[2]) if len(sys.argv) > 2 else replications
+def run(table: str, replications: int = 0) -> None:
+    """Prints one table.
+
+    table: auroc, auprc, rates, ece, gap, compare or neighbours.
+    replications: simulated samples a row; 0 is as many as docs/statistics.md has.
+    """
+    if table not in TABLES:
+        raise SystemExit(f"error: found the table {table!r}; expected one of {', '.join(TABLES)}")
+    rows, usual = TABLES[table]
+    replications = replications or usual
     start = time.process_time()
-    for i, line in enumerate(table(replications)):
+    for i, line in enumerate(rows(replications)):
         print(f"| {line} |", flush=True)
         if not i:
             print("|" + " --- |" * (line.count(" | ") + 1))
     seconds = time.process_time() - start
     print(f"\n{replications} replications a row, {seconds:,.0f} s of one core")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,5 @@
 """Reads the test files that come with pydicom and compares with pydicom, file by file.
 
-    python benchmarks/dicom_files.py
-
 Nothing is downloaded: of the files that pydicom keeps elsewhere none is read. pydicom decodes with
 the plug-ins that are installed; where it cannot, there is nothing to compare with.
 """
@@ -35,7 +33,8 @@ def compare(path: pathlib.Path) -> tuple[str, str]:
     return ours, "equal to pydicom" if np.array_equal(film.pixels, grey) else "DIFFERS"
 
 
-def main() -> None:
+def run() -> None:
+    """Prints a table of the outcomes, with the first files of each."""
     logging.disable()
     warnings.simplefilter("ignore")
     counts, names = collections.Counter(), collections.defaultdict(list)
@@ -48,7 +47,3 @@ def main() -> None:
     for (ours, theirs), count in sorted(counts.items()):
         print(f"| {ours} | {theirs} | {count} | {', '.join(names[ours, theirs][:4])} |")
     print(f"{counts.total()} files")
-
-
-if __name__ == "__main__":
-    main()

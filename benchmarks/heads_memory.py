@@ -25,7 +25,7 @@ def peak_gigabytes() -> float:
         return int(re.search(r"VmHWM:\s+(\d+) kB", status.read())[1]) / 1e6
 
 
-def run(repeats: int, films: int = FILMS) -> None:
+def run(films: int = FILMS) -> None:
     """Prints seconds and the largest resident memory of each training, in order."""
     with tempfile.NamedTemporaryFile(suffix=".npy") as file:
         shape = (films + TUNE, heads.DIM)

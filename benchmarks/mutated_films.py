@@ -1,14 +1,11 @@
 """Damages films in nine ways and counts what is made of them.
 
-    python benchmarks/mutated_films.py [--films 10000] [--dicoms FOLDER] [--jpegs FOLDER]
-
 A damaged film is a film, a skipped one or a rejection with a reason, by every preset: never an
 exception, and never `unreadable`, which is kept for file systems: where these fail it is that.
 With a folder of JPEGs, 100 of them lose 1,500 bytes (removed, or overwritten by zeros) at a random
 place of their scan: how many still give a film? All of the folder that are sound must.
 """
 
-import argparse
 import collections
 import contextlib
 import io
@@ -170,13 +167,14 @@ def damage_rates(folder: pathlib.Path, seeds: int = 3) -> None:
         print(f"| {name} | {accepted[True]} | {accepted[False]} |", flush=True)
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--films", type=int, default=10_000)
-    parser.add_argument("--dicoms", type=pathlib.Path, help="a folder of films to damage too")
-    parser.add_argument("--jpegs", type=pathlib.Path, help="a folder of JPEGs to measure with")
-    arguments = parser.parse_args()
-    told_apart = not arguments.films or mutated(arguments.films, arguments.dicoms)
-    if arguments.jpegs:
-        damage_rates(arguments.jpegs)
+def run(films: int = 10_000, dicoms: str = "", jpegs: str = "") -> None:
+    """Prints the counts; ends with exit code 1 if a film was not told from a failing file system.
+
+    films: how many damaged films to read.
+    dicoms: a folder of films to damage too.
+    jpegs: a folder of JPEGs to measure with.
+    """
+    told_apart = not films or mutated(films, pathlib.Path(dicoms) if dicoms else None)
+    if jpegs:
+        damage_rates(pathlib.Path(jpegs))
     sys.exit(not told_apart)

@@ -1,19 +1,25 @@
-"""Forward passes of the same network by other engines, each as it runs best, for bench.py."""
+"""Forward passes of the same network by other engines, each as it runs best, for encoder.py."""
 
 import pathlib
 import tempfile
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from benchmarks import peers
+from cxr_embeddings.encoder.weights import Variables
 
-Run = Callable[[], Any]  # returns when the work is done: float32 [b width], or what becomes one
-Make = Callable[[str, dict, np.ndarray, str], Run]
+if TYPE_CHECKING:
+    import torch
+
+Run = Callable[[], np.ndarray]  # returns when the work is done: float32 [b width]
+Make = Callable[[str, Variables, np.ndarray, str], Run]  # variant, variables, images, dtype
 
 
-def _torch_network(variant: str, variables: dict, dtype: str) -> tuple[Any, Any]:
+def _torch_network(
+    variant: str, variables: Variables, dtype: str
+) -> tuple["torch.nn.Module", "torch.device"]:
     """timm's network without classifier, BatchNorm folded in, channels last, on its device."""
     import torch
 
@@ -24,7 +30,7 @@ def _torch_network(variant: str, variables: dict, dtype: str) -> tuple[Any, Any]
     return network.requires_grad_(False), device
 
 
-def fold(network: Any) -> Any:
+def fold(network: "torch.nn.Module") -> "torch.nn.Module":
     """Takes every BatchNorm of a network of timm into the convolution before it."""
     import torch
     from torch.nn.utils.fusion import fuse_conv_bn_weights
@@ -39,20 +45,17 @@ def fold(network: Any) -> Any:
     for part, names in parts:
         for conv_name, bn_name in names.items():
             conv, bn = getattr(part, conv_name), getattr(part, bn_name)
+            statistics = bn.running_mean, bn.running_var, bn.eps
             conv.weight, conv.bias = fuse_conv_bn_weights(
-                conv.weight,
-                conv.bias,
-                bn.running_mean,
-                bn.running_var,
-                bn.eps,
-                bn.weight,
-                bn.bias,
+                conv.weight, conv.bias, *statistics, bn.weight, bn.bias
             )
             setattr(part, bn_name, getattr(bn, "act", torch.nn.Identity()))
     return network
 
 
-def _timm(network: Any, device: Any, images: np.ndarray, dtype: str) -> Run:
+def _timm(
+    network: "torch.nn.Module", device: "torch.device", images: np.ndarray, dtype: str
+) -> Run:
     import torch
 
     x = torch.from_numpy(images).permute(0, 3, 1, 2).to(device, getattr(torch, dtype))
@@ -64,27 +67,18 @@ def _timm(network: Any, device: Any, images: np.ndarray, dtype: str) -> Run:
     return run
 
 
-def timm_eager(variant: str, variables: dict, images: np.ndarray, dtype: str) -> Run:
+def timm_eager(variant: str, variables: Variables, images: np.ndarray, dtype: str) -> Run:
     return _timm(*_torch_network(variant, variables, dtype), images, dtype)
 
 
-def timm_compiled(variant: str, variables: dict, images: np.ndarray, dtype: str) -> Run:
+def timm_compiled(variant: str, variables: Variables, images: np.ndarray, dtype: str) -> Run:
     import torch
 
     network, device = _torch_network(variant, variables, dtype)
     return _timm(torch.compile(network, mode="max-autotune"), device, images, dtype)
 
 
-def tensorrt(variant: str, variables: dict, images: np.ndarray, dtype: str) -> Run:
-    import torch
-    import torch_tensorrt  # noqa: F401  registers the backend
-
-    network, device = _torch_network(variant, variables, dtype)
-    compiled = torch.compile(network, backend="torch_tensorrt", dynamic=False)
-    return _timm(compiled, device, images, dtype)
-
-
-def keras(variant: str, variables: dict, images: np.ndarray, dtype: str) -> Run:
+def keras(variant: str, variables: Variables, images: np.ndarray, dtype: str) -> Run:
     import keras
     import tensorflow as tf
 
@@ -96,30 +90,25 @@ def keras(variant: str, variables: dict, images: np.ndarray, dtype: str) -> Run:
     return lambda: call(x, training=False).numpy()
 
 
-def _exported(variant: str, variables: dict, images: np.ndarray, path: pathlib.Path) -> None:
-    import torch
-
-    network, device = _torch_network(variant, variables, "float32")
-    x = torch.from_numpy(images).permute(0, 3, 1, 2).to(device)
-    with torch.inference_mode():
-        torch.onnx.export(network, (x,), path, dynamo=True, external_data=True, verbose=False)
-
-
-def onnxruntime(variant: str, variables: dict, images: np.ndarray, dtype: str) -> Run:
+def onnxruntime(variant: str, variables: Variables, images: np.ndarray, dtype: str) -> Run:
     import onnxruntime
+    import torch
 
     if dtype != "float32":
         raise ValueError("onnxruntime has no bfloat16 for these layers")
     providers = onnxruntime.get_available_providers()
+    network, device = _torch_network(variant, variables, "float32")
+    x = torch.from_numpy(images).permute(0, 3, 1, 2).to(device)
     with tempfile.TemporaryDirectory() as folder:
         file = pathlib.Path(folder) / "network.onnx"
-        _exported(variant, variables, images, file)
+        with torch.inference_mode():
+            torch.onnx.export(network, (x,), file, dynamo=True, external_data=True, verbose=False)
         session = onnxruntime.InferenceSession(file, providers=providers)
     feed = {session.get_inputs()[0].name: np.ascontiguousarray(images.transpose(0, 3, 1, 2))}
     return lambda: session.run(None, feed)[0]
 
 
-def openvino(variant: str, variables: dict, images: np.ndarray, dtype: str) -> Run:
+def openvino(variant: str, variables: Variables, images: np.ndarray, dtype: str) -> Run:
     import torch
 
     from cxr_embeddings.encoder.openvino_engine import PRECISIONS, openvino
@@ -136,7 +125,6 @@ def openvino(variant: str, variables: dict, images: np.ndarray, dtype: str) -> R
 ENGINES: dict[str, Make] = {
     "timm": timm_eager,
     "torch.compile": timm_compiled,
-    "TensorRT": tensorrt,
     "Keras": keras,
     "onnxruntime": onnxruntime,
     "OpenVINO": openvino,

@@ -3,15 +3,23 @@
 Each is imported where it is asked for; none is needed to embed films.
 """
 
+from __future__ import annotations
+
 import re
 import sys
-from typing import Any
+import types
+from typing import TYPE_CHECKING
 from unittest import mock
 
 import numpy as np
 from flax.traverse_util import flatten_dict
 
 from cxr_embeddings.encoder.efficientnet import VARIANTS, scale_width
+from cxr_embeddings.encoder.weights import Variables
+
+if TYPE_CHECKING:
+    import keras
+    import torch
 
 TIMM_LAYERS = {  # ours -> timm's; in blocks by the number of their convolutions
     "": {"stem_conv": "conv_stem", "stem_bn": "bn1", "head_conv": "conv_head", "head_bn": "bn2"},
@@ -44,7 +52,7 @@ def head_width(variant: str) -> int:
     return scale_width(1280, VARIANTS[variant].width)
 
 
-def timm_tensors(variables: dict) -> dict[str, np.ndarray]:
+def timm_tensors(variables: Variables) -> dict[str, np.ndarray]:
     """All that timm's file holds: our variables by its names, its classifier, its counters."""
     found = {}
     for path, leaf in flatten_dict(variables, sep="/").items():
@@ -65,7 +73,7 @@ def timm_tensors(variables: dict) -> dict[str, np.ndarray]:
     return found
 
 
-def import_timm() -> Any:
+def import_timm() -> types.ModuleType:
     """timm, which imports torchvision for other networks than these: a stub will do."""
     import torch  # noqa: F401  outside of the patch, which takes away only what it put there
 
@@ -81,7 +89,7 @@ def import_timm() -> Any:
     return timm
 
 
-def timm_network(variant: str, variables: dict) -> Any:
+def timm_network(variant: str, variables: Variables) -> torch.nn.Module:
     """timm's own network with our variables in it; made without any, so that it holds them once."""
     import torch
 
@@ -94,7 +102,7 @@ def timm_network(variant: str, variables: dict) -> Any:
     return network.eval()
 
 
-def keras_network(variant: str, **options: Any) -> Any:
+def keras_network(variant: str, **options: object) -> keras.Model:
     """Keras' network without weights of its own."""
     sys.setrecursionlimit(10_000)  # Keras walks through L2's 88 blocks so
     from keras.src.applications import efficientnet as reference
@@ -106,7 +114,7 @@ def keras_network(variant: str, **options: Any) -> Any:
         return reference.EfficientNet(scale.width, scale.depth, scale.resolution, **options)
 
 
-def assign_keras(network: Any, variables: dict) -> None:
+def assign_keras(network: keras.Model, variables: Variables) -> None:
     """Puts our variables into the layers of Keras' network, every one of them."""
     kept = r"normalization|predictions"
     theirs = {w.path: w for w in network.weights if not re.match(kept, w.path)}

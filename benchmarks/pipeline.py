@@ -10,6 +10,8 @@ import contextlib
 import io
 import pathlib
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,8 +20,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks import timing
-from benchmarks.scale import preprocess_command
-from benchmarks.watching import watch
 from cxr_embeddings import film_sources
 from cxr_embeddings.common import files, machine, paths
 from cxr_embeddings.configs.schema import EmbedConfig, EncoderConfig, InputConfig
@@ -128,29 +128,45 @@ def make_store(
     for i in range(count):
         (pictures / f"{i:06d}.png").write_bytes(encoded[i % len(encoded)])
     made, card = folder / "store", network.card
-    command = preprocess_command(pictures, made, card.preset, card.resolution)
-    watch("preprocess", [*command, "--direct_running_mode=in_memory"])  # this one starts sooner
+    command = [sys.executable, "scripts/preprocess.py", "--config=configs/preprocess.py"]
+    command += [f"--config.input.path={pictures}", f"--config.output.path={made}"]
+    command += [f"--config.image.preset={card.preset}", f"--config.image.size={card.resolution}"]
+    command += ["--runner=FnApiRunner", "--direct_running_mode=in_memory"]
+    root = pathlib.Path(__file__).resolve().parents[1]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"preprocess.py failed: {done.stderr[-2000:]}")
     return str(made)
 
 
 def run(
-    repeats: int,
+    repeats: int = 10,
+    *,
     variant: str = "b0",
-    resolution: str = "224",
+    resolution: int = 224,
     engine: str = "jax",
-    batch_size: str = "0",
-    films: str = "24",
+    batch_size: int = 0,
+    films: int = 24,
     input: str = "",
-    records: str = "1024",
+    records: int = 1024,
 ) -> None:
-    """Prints the two comparisons; the options are those of benchmarks/run.py, as typed."""
-    encoder = EncoderConfig("random", variant, int(resolution), engine=engine)
-    network = load_network(encoder, int(batch_size))
-    config = EmbedConfig(input=InputConfig(limit=int(films)), encoder=encoder)
+    """Prints the two comparisons.
+
+    repeats: rounds that count.
+    variant, resolution: of the network.
+    engine: jax or openvino.
+    batch_size: films a batch; 0: as embed.py chooses.
+    films: how many to draw, or to take from --input.
+    input: folder of films; without one they are drawn.
+    records: films in the store; with few of them, start and end count for much.
+    """
+    encoder = EncoderConfig("random", variant, resolution, engine=engine)
+    network = load_network(encoder, batch_size)
+    config = EmbedConfig(input=InputConfig(limit=films), encoder=encoder)
     with tempfile.TemporaryDirectory() as name:
         scratch = pathlib.Path(name)
         if not input:
-            drawn = {"films": int(films), "laterals": 0, "damaged": 0, "size_range": SIDES}
+            drawn = {"films": films, "laterals": 0, "damaged": 0, "size_range": SIDES}
             mimic_folder.write_mimic(scratch / "films", **drawn)
         folder = paths.typed(input or str(scratch / "films"))
         source = film_sources.films_source(config, folder, say=lambda *_, **__: None)
@@ -164,9 +180,9 @@ def run(
         )
         from_files(network, source, count, repeats)
         config.input.limit = None
-        store = make_store(batches, network, scratch, int(records))
+        store = make_store(batches, network, scratch, records)
         source = film_sources.open_source(config, store, say=lambda *_, **__: None)
-        from_store(network, source, int(records), repeats)
+        from_store(network, source, records, repeats)
 
 
 def from_files(network: Network, source: film_sources.Source, count: int, repeats: int) -> None:

@@ -139,7 +139,7 @@ def peak_megabytes(function: Callable, path: pathlib.Path) -> float:
         return pool.submit(_peak_megabytes, function, path).result()
 
 
-def run(repeats: int) -> None:
+def run(repeats: int = 10) -> None:
     """Prints the comparison, ours by transfer syntax, ours by stage, and peak memory."""
     with tempfile.TemporaryDirectory() as folder:
         paths = write_films(pathlib.Path(folder))
@@ -172,7 +172,3 @@ def run(repeats: int) -> None:
 
         for name, function in (("nothing", pathlib.Path), ("toolkit", toolkit_png), ("ours", ours)):
             print(f"peak memory, {name:8} {peak_megabytes(function, plain):6.0f} MB")
-
-
-if __name__ == "__main__":
-    run(repeats=10)

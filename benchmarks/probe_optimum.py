@@ -1,13 +1,10 @@
 """Linear probes beside scikit-learn's optimum: rare findings, and penalties down to 1e-6.
 
-    python benchmarks/probe_optimum.py [--films 1000] [--positives 5] [--dim 1376] [--draws 3]
-
 Embeddings are drawn as in benchmarks/heads.py. scikit-learn goes on to a gradient of 1e-10 in
 float64. A row: both AUROCs on 4,000 other films, and how far our kernel is from theirs, in lengths
 of theirs; the mean of the draws for the AUROCs, the largest for the differences.
 """
 
-import argparse
 import time
 import warnings
 
@@ -51,18 +48,21 @@ def optimum(x: np.ndarray, label: np.ndarray, penalty: float) -> np.ndarray:
         return basis @ model.fit(x @ basis, label).coef_[0]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    for name, value in (("films", 1000), ("positives", 5), ("dim", 1376), ("draws", 3)):
-        parser.add_argument(f"--{name}", type=int, default=value)
-    given = parser.parse_args()
-    share, found, steps, seconds = given.positives / given.films, [], [], []
-    for seed in range(given.draws):
-        (x, score), (other, truth) = draw(given.films, given.dim, seed), draw(TEST, given.dim, 99)
+def run(films: int = 1000, positives: int = 5, dim: int = 1376, draws: int = 3) -> None:
+    """Prints a table, a row for each penalty.
+
+    films: to train on.
+    positives: of them, films with the finding.
+    dim: width of the embeddings.
+    draws: how many times all is drawn.
+    """
+    share, found, steps, seconds = positives / films, [], [], []
+    for seed in range(draws):
+        (x, score), (other, truth) = draw(films, dim, seed), draw(TEST, dim, 99)
         label, truth = label_of(score, share), label_of(truth, share)
         mean, scale = standardisation(x, np.arange(len(x)))
         x, other = (x - mean) / scale, (other - mean) / scale
-        zero, one = np.zeros(given.dim, np.float32), np.ones(given.dim, np.float32)
+        zero, one = np.zeros(dim, np.float32), np.ones(dim, np.float32)
         features, weight = select(x, np.arange(len(x)), zero, one), np.ones_like(label)[:, None]
         start = time.process_time()
         probe = logistic.fit(features, label[:, None], weight, PENALTIES)
@@ -73,8 +73,8 @@ def main() -> None:
             aurocs = (float(auroc(other @ kernel, truth)) for kernel in (theirs, ours))
             away = np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)
             found.append((*aurocs, away))
-    table = np.array(found).reshape(given.draws, len(PENALTIES), 3)
-    print(f"{given.positives} positives in {given.films:,} films of {given.dim:,} numbers")
+    table = np.array(found).reshape(draws, len(PENALTIES), 3)
+    print(f"{positives} positives in {films:,} films of {dim:,} numbers")
     print("| penalty | scikit-learn | ours | largest difference | largest distance |")
     print("|---|---|---|---|---|")
     for penalty, rows in zip(PENALTIES, table.swapaxes(0, 1), strict=True):
@@ -82,7 +82,3 @@ def main() -> None:
         gap, away = np.abs(rows[:, 0] - rows[:, 1]).max(), rows[:, 2].max()
         print(f"| {penalty:g} | {theirs:.4f} | {ours:.4f} | {gap:.4f} | {away:.4f} |")
     print(f"steps {steps}, seconds of processor time {np.round(seconds, 1)}, compilation included")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,53 +1,59 @@
-"""Benchmarks, each against its baseline, taking turns: `python benchmarks/run.py encoder`."""
+"""Benchmarks, run by hand from a checkout: `python benchmarks/run.py SUBJECT --help`.
+
+Each subject is a file beside this one with a function `run`. What `run` takes are the options: a
+parameter without a default has no dashes, as in `python benchmarks/run.py coverage auroc`.
+"""
 
 import argparse
 import importlib
+import inspect
 import pathlib
 import sys
+from collections.abc import Callable
 
-BENCHMARKS = {
-    "preprocess": "from a DICOM file to 1280 x 1280 network input, against the toolkit's own steps",
+SUBJECTS = {
     "encoder": "the network's forward pass, against every other engine that is installed",
+    "pipeline": "films to embedding records: seconds by stage, and against the forward pass alone",
+    "preprocess": "a DICOM file to 1280 x 1280 network input, against the toolkit's own steps",
     "pretrain": "the gradient of a pretraining step, against its plain form in Flax",
     "heads": "training heads, against the toolkit's Keras head and scikit-learn",
-    "heads_memory": "training heads on as many films as MIMIC-CXR has: time and peak memory",
-    "storage": "storing films: bytes, time, and what 8 bits and JPEG do to embeddings and heads",
-    "scale": "a load test: 20,000 films from files to embeddings; memory, file handles, start-up",
-    "pipeline": "films to embedding records by stage, and ready ones against the bare forward pass",
+    "heads_memory": "training heads on as many films as MIMIC-CXR has: seconds and peak memory",
+    "coverage": "how often confidence intervals hold the truth, on simulated films",
+    "probe_optimum": "linear probes beside scikit-learn's optimum",
+    "dicom_files": "pydicom's own test files: are the pixels equal to pydicom's?",
+    "mutated_films": "damaged films: is each a film or a rejection with a reason?",
 }
 
 
-OPTIONS = {  # of single benchmarks
-    "encoder": {
-        "cases": "VARIANT:RESOLUTION:BATCH,...",
-        "dtype": "float32 or bfloat16",
-        "engines": "others to compare with, with commas, or all",
-        "output": "folder for encoder.json, encoder.md and roofline.png",
-    },
-    "pipeline": {
-        "variant": "of the network: b0 ... b7 or l2",
-        "resolution": "of the network, in pixels",
-        "engine": "jax or openvino",
-        "batch_size": "films a batch; 0: as embed.py chooses",
-        "films": "how many to draw, or to take of --input",
-        "input": "folder of films; none: drawn ones",
-        "records": "ready films in the store; with few of them, start and end count for much",
-    },
-}
+def arguments_of(run: Callable[..., object], name: str, argv: list[str]) -> dict[str, object]:
+    """The options of a subject from its command line, by the signature of its `run`."""
+    text = inspect.getdoc(run)
+    parser = argparse.ArgumentParser(
+        f"run.py {name}", description=text, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for option in inspect.signature(run).parameters.values():
+        if option.default is option.empty:
+            parser.add_argument(option.name)
+        else:
+            kind, default = type(option.default), option.default
+            parser.add_argument(f"--{option.name}", type=kind, default=default, help=f"{default!r}")
+    return vars(parser.parse_args(argv))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    commands = parser.add_subparsers(dest="benchmark", required=True)
-    for name, text in BENCHMARKS.items():
-        command = commands.add_parser(name, help=text, description=text)
-        command.add_argument("--repeats", type=int, default=10, help="rounds that count")
-        for option, meaning in OPTIONS.get(name, {}).items():
-            command.add_argument(f"--{option}", help=meaning, default=argparse.SUPPRESS)
-    arguments = vars(parser.parse_args())
-    sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])
-    importlib.import_module(f"benchmarks.{arguments.pop('benchmark')}").run(**arguments)
+def main(argv: list[str] | None = None) -> None:
+    """Runs the subject that is named first."""
+    shown = "\n".join(f"  {name:15}{text}" for name, text in SUBJECTS.items())
+    parser = argparse.ArgumentParser(
+        description=f"{__doc__}\nSubjects:\n{shown}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("subject", choices=SUBJECTS, metavar="SUBJECT")
+    argv = sys.argv[1:] if argv is None else argv
+    name = parser.parse_args(argv[:1]).subject
+    run = importlib.import_module(f"benchmarks.{name}").run
+    run(**arguments_of(run, name, argv[1:]))
 
 
 if __name__ == "__main__":
+    sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])
     main()

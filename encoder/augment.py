@@ -1,7 +1,6 @@
 """Random views of a film, drawn on the device: crop, rotation, contrast, brightness, blur, noise.
 
-No mirroring unless asked for: the heart has a side, and so have situs inversus and the air bubble
-of the stomach.
+No mirroring unless asked for: the heart lies on one side, and so does the stomach's air bubble.
 """
 
 from typing import NamedTuple

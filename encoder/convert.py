@@ -6,7 +6,7 @@ import math
 import pathlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,10 +18,10 @@ from .efficientnet import EMBEDDING_WIDTH, STAGES, VARIANTS, stage_blocks, stage
 from .embedding_layers import embedding_widths
 from .sources import elixr_c, keras, tf, timm
 from .sources.checkpoint import Checkpoint
-from .weights import Variables, abstract_variables, merge, model_for
+from .weights import HasShape, Variables, abstract_variables, merge, model_for
 
 
-class Source(NamedTuple):
+class CheckpointKind(NamedTuple):
     """A kind of published checkpoint: how it is read, and what its weights may be used for."""
 
     read: Callable[[pathlib.Path], Checkpoint]
@@ -30,10 +30,14 @@ class Source(NamedTuple):
 
 
 SOURCES = {
-    "timm": Source(timm.read, "Apache-2.0 as published by timm; of others' weights, theirs"),
-    "keras": Source(keras.read, "Apache-2.0 as published by Keras; of others' weights, theirs"),
-    "tf": Source(tf.read, "Apache-2.0"),
-    "elixr_c": Source(
+    "timm": CheckpointKind(
+        timm.read, "Apache-2.0 as published by timm; of others' weights, theirs"
+    ),
+    "keras": CheckpointKind(
+        keras.read, "Apache-2.0 as published by Keras; of others' weights, theirs"
+    ),
+    "tf": CheckpointKind(tf.read, "Apache-2.0"),
+    "elixr_c": CheckpointKind(
         elixr_c.read,
         "Health AI Developer Foundations terms of use",
         "https://developers.google.com/health-ai-developer-foundations/terms; the prohibited use "
@@ -43,7 +47,7 @@ SOURCES = {
 CHECK_SIZE = 64  # pixels: a second for L2, and every stage still has more than one
 
 
-def variant_of(leaves: Mapping[str, Any], origin: str) -> str:
+def variant_of(leaves: Mapping[str, HasShape], origin: str) -> str:
     """The key of `VARIANTS` whose stages have as many blocks, as wide, as those found.
 
     Args:
@@ -194,7 +198,7 @@ def add_projection(card: Card, variables: Variables, seed: int) -> tuple[Card, V
 
 
 class Check(NamedTuple):
-    """What a network says of two fixed images, in a form that two people can compare.
+    """The embeddings of two fixed images, in a form that two people can compare.
 
     Attributes:
         digest: of the numbers, in steps so coarse that the rounding errors of another machine
@@ -222,8 +226,8 @@ def self_check(card: Card, variables: Variables) -> Check:
     length = np.linalg.norm(embedding, axis=1, keepdims=True)
     if np.linalg.norm(embedding[0] - embedding[1]) <= 1e-5 * length.max():
         raise ValueError(
-            f"{card.source}: its network says the same of two different images; the weights are "
-            "damaged, or untrained"
+            f"{card.source}: its network gives the same embedding for two different images; the "
+            "weights are damaged, or untrained"
         )
     signs = generator.integers(0, 2, (embedding.shape[1], 16)) * np.float32(2) - 1
     numbers = embedding / length @ signs

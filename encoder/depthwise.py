@@ -9,7 +9,6 @@ a training step takes five times as long.
 import functools
 import itertools
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +18,12 @@ from jaxtyping import Array, Float, Float32
 
 Pair = tuple[int, int]  # vertical, horizontal; or before, after
 Size = Sequence[int] | np.ndarray  # vertical, horizontal
+Padding = str | Sequence[Pair]
+Precision = lax.PrecisionLike
 
 
 def _pad(images: Array, padding: Sequence[Pair]) -> Array:
-    """Pads height and width (or crops, by less than nothing).
+    """Pads height and width; negative padding crops.
 
     The barrier keeps the padded images in memory: else XLA sees through the padding, and computes
     the activation in front of it once for the middle tap and once more for the others.
@@ -143,20 +144,20 @@ def _image_gradient(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def matrix_product(
-    images: Float[Array, "b h w i"], kernel: Float[Array, "1 1 i o"], precision: Any
+    images: Float[Array, "b h w i"], kernel: Float[Array, "1 1 i o"], precision: Precision
 ) -> Float[Array, "b h w o"]:
     """A 1x1 convolution."""
     return jnp.dot(images, kernel[0, 0], precision=precision)
 
 
 def _matrix_product_forward(
-    images: Array, kernel: Array, precision: Any
+    images: Array, kernel: Array, precision: Precision
 ) -> tuple[Array, tuple[Array, Array]]:
     return matrix_product(images, kernel, precision), (images, kernel)
 
 
 def _matrix_product_backward(
-    precision: Any, saved: tuple[Array, Array], cotangent: Array
+    precision: Precision, saved: tuple[Array, Array], cotangent: Array
 ) -> tuple[Array, Array]:
     images, kernel = saved
     # Without the barrier XLA computes all that made the cotangent once more for the second product,
@@ -176,13 +177,14 @@ def conv_general_dilated(
     lhs: Float[Array, "b h w c"],
     rhs: Float[Array, "kh kw i o"],
     window_strides: Sequence[int],
-    padding: str | Sequence[tuple[int, int]],
+    padding: Padding,
     *,
     lhs_dilation: Sequence[int] = (1, 1),
     rhs_dilation: Sequence[int] = (1, 1),
     feature_group_count: int = 1,
     platform: str | None = None,
-    **options: Any,
+    precision: Precision = None,
+    **options: object,
 ) -> Float[Array, "b h2 w2 o"]:
     """`jax.lax.conv_general_dilated` as `flax.linen.Conv` calls it, for NHWC images, HWIO kernels.
 
@@ -204,6 +206,7 @@ def conv_general_dilated(
             lhs_dilation=lhs_dilation,
             rhs_dilation=rhs_dilation,
             feature_group_count=feature_group_count,
+            precision=precision,
             **options,
         )
 
@@ -211,7 +214,7 @@ def conv_general_dilated(
         return shifted_sum(x, kernel, tuple(window_strides), tuple(map(tuple, padding)))
 
     def pointwise(x: Array, kernel: Array) -> Array:
-        return matrix_product(x, kernel, options.get("precision"))
+        return matrix_product(x, kernel, precision)
 
     if (
         dense
@@ -234,7 +237,13 @@ def conv_general_dilated(
 
 
 def by_products(
-    lhs: Float[Array, "b h w c"], rhs: Float[Array, "kh kw i o"], *where: Any, **options: Any
+    lhs: Float[Array, "b h w c"],
+    rhs: Float[Array, "kh kw i o"],
+    window_strides: Sequence[int],
+    padding: Padding,
+    *,
+    precision: Precision = None,
+    **options: object,
 ) -> Float[Array, "b h2 w2 o"]:
     """`conv_general_dilated`, for the network's 1x1 convolutions a matrix product on every device.
 
@@ -242,17 +251,18 @@ def by_products(
     1.9 GB that are read and written.
     """
     if rhs.shape[:2] == (1, 1):
-        return matrix_product(lhs, rhs, options.get("precision"))
-    return conv_general_dilated(lhs, rhs, *where, **options)
+        return matrix_product(lhs, rhs, precision)
+    setting = {"precision": precision, **options}
+    return conv_general_dilated(lhs, rhs, window_strides, padding, **setting)
 
 
 def gated_product(
     gate: Float32[Array, "b 1 1 i"],
     images: Float[Array, "b h w i"],
     kernel: Float[Array, "1 1 i o"],
-    *_: Any,
-    precision: Any = None,
-    **options: Any,
+    *_: object,
+    precision: Precision = None,
+    **__: object,
 ) -> Float[Array, "b h w o"]:
     """The 1x1 convolution of `images * gate`: the gate scales what is smaller, kernel or images.
 

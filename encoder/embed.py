@@ -4,9 +4,8 @@ import collections
 import functools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,9 +14,10 @@ from jaxtyping import Array, Float, Float32
 
 from . import depthwise, efficientnet, embedding_layers, sharding
 from .card import Card
+from .weights import Variables
 
 Tag = TypeVar("Tag")
-Forward = Callable[[Any, Float32[Array, "b h w 1"]], Float32[Array, "b dim"]]
+Forward = Callable[[Variables, Float32[Array, "b h w 1"]], Float32[Array, "b dim"]]
 
 _IN_FLIGHT = 2  # one batch computes while the next is already on its way to the devices
 _CPU_FILMS, _MOST_FILMS = 8, 64  # of a batch for each device; more are no faster
@@ -26,8 +26,8 @@ _LARGE_TENSORS = 5  # as large as the largest one, at a time: of L2 at 1280 px X
 
 
 def make_forward(
-    model: nn.Module,
-    variables: Any,
+    model: efficientnet.EfficientNet,
+    variables: Variables,
     mesh: Mesh,
     layer: str,
     mean: Sequence[float],
@@ -36,7 +36,7 @@ def make_forward(
     """Compiles (at first use) the program from grey images to embeddings.
 
     Args:
-        model: an `EfficientNet`.
+        model: the network.
         variables: its variables, or their shapes.
         mesh: where to run it; with a Pallas kernel its axis `model` has to be 1.
         layer: an intermediate of the network: head, pooled, feature_map, ...
@@ -53,7 +53,7 @@ def make_forward(
         known = functools.partial(depthwise.conv_general_dilated, platform=platform)
         model = model.clone(conv_general_dilated=known)
 
-    def forward(variables: Any, images: Float32[Array, "b h w 1"]) -> Float32[Array, "b dim"]:
+    def forward(variables: Variables, images: Float32[Array, "b h w 1"]) -> Float32[Array, "b dim"]:
         centre, scale = (jnp.asarray(v, jnp.float32)[None, None, None] for v in (mean, std))
         _, out = model.apply(variables, (images - centre) / scale)
         return out[layer].reshape(images.shape[0], -1).astype(jnp.float32)
@@ -91,7 +91,7 @@ def films_that_fit(card: Card, dtype: str, memory: Mapping[str, int] | None) -> 
 
 def embed(
     forward: Forward,
-    variables: Any,
+    variables: Variables,
     mesh: Mesh,
     batches: Iterable[tuple[Tag, Float[np.ndarray, "b h w 1"]]],
 ) -> Iterator[tuple[Tag, Float32[np.ndarray, "b dim"]]]:
@@ -141,5 +141,7 @@ def _more_parts(error: Exception, parts: int, films: int) -> int:
     finer = [n for n in range(parts + 1, films + 1) if films % n == 0]
     if "RESOURCE_EXHAUSTED" not in str(error) or not finer or jax.process_count() > 1:
         raise error
-    logging.warning("a batch is too large for the memory: computed in %d parts from now", finer[0])
+    logging.warning(
+        "a batch does not fit into the memory: it is computed in %d parts from now on", finer[0]
+    )
     return finer[0]

@@ -9,22 +9,24 @@ import collections
 import pathlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, PyTree
 
 from . import efficientnet, embedding_layers
 from .card import Card
+from .weights import Variables
 
-# Else every import of OpenVINO is reported to its maker, unasked, by a fork of this process.
+# Otherwise each import of OpenVINO reports itself to its maker, from a fork of this process.
 sys.modules.setdefault("openvino_telemetry", None)
 import openvino  # noqa: E402
 from openvino import opset13 as ops  # noqa: E402
 
 Tag = TypeVar("Tag")
+Tree = Mapping[str, PyTree[np.ndarray]]
 Tensor = openvino.Node  # of a graph; [b c h w] unless said otherwise
 
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
@@ -32,12 +34,12 @@ FEW_POSITIONS = 100  # of a map: joined, films of 49 are a quarter faster, of 19
 CACHES = pathlib.Path("/sys/devices/system/cpu/cpu0/cache")  # a folder for each level
 
 
-def _constant(value: Any) -> Tensor:
+def _constant(value: np.ndarray) -> Tensor:
     return ops.constant(np.ascontiguousarray(value, np.float32))
 
 
-def _wide(channels: Any) -> Tensor:
-    return _constant(np.asarray(channels)[None, :, None, None])
+def _wide(channels: np.ndarray) -> Tensor:
+    return _constant(channels[None, :, None, None])
 
 
 def _average(x: Tensor, keep_dims: bool = False) -> Tensor:
@@ -81,16 +83,14 @@ def _conv_bias(
     return _in_films(x, films) if joined else x
 
 
-def _folded(
-    params: Mapping[str, Any], stats: Mapping[str, Any], name: str
-) -> tuple[np.ndarray, np.ndarray]:
+def _folded(params: Tree, stats: Tree, name: str) -> tuple[np.ndarray, np.ndarray]:
     """The kernel and bias of a convolution with the BatchNorm after it."""
     norm, found = params[f"{name}_bn"], stats[f"{name}_bn"]
     factor = norm["scale"] / np.sqrt(found["var"] + efficientnet.BATCH_NORM_EPSILON)
     return params[f"{name}_conv"]["kernel"] * factor, norm["bias"] - found["mean"] * factor
 
 
-def _stem(grey: Tensor, card: Card, params: Mapping[str, Any], stats: Mapping[str, Any]) -> Tensor:
+def _stem(grey: Tensor, card: Card, params: Tree, stats: Tree) -> Tensor:
     """The channels' normalisation and the first convolution, exact where numbers are bfloat16.
 
     The three channels are one grey image and a constant, in different shares. So are, in a
@@ -112,8 +112,8 @@ def _stem(grey: Tensor, card: Card, params: Mapping[str, Any], stats: Mapping[st
 
 def _conv_bn(
     x: Tensor,
-    params: Mapping[str, Any],
-    stats: Mapping[str, Any],
+    params: Tree,
+    stats: Tree,
     name: str,
     stride: int = 1,
     activation: Callable[[Tensor], Tensor] = ops.swish,
@@ -122,7 +122,7 @@ def _conv_bn(
     return _conv_bias(x, *_folded(params, stats, name), activation, stride)
 
 
-def _squeeze_excite(x: Tensor, params: Mapping[str, Any]) -> Tensor:
+def _squeeze_excite(x: Tensor, params: Tree) -> Tensor:
     """As `efficientnet.SqueezeExcite`."""
     gate = _average(x, keep_dims=True)
     for name, activation in {"reduce": ops.swish, "expand": ops.sigmoid}.items():
@@ -131,9 +131,7 @@ def _squeeze_excite(x: Tensor, params: Mapping[str, Any]) -> Tensor:
     return x * gate
 
 
-def _block(
-    inputs: Tensor, params: Mapping[str, Any], stats: Mapping[str, Any], stride: int
-) -> Tensor:
+def _block(inputs: Tensor, params: Tree, stats: Tree, stride: int) -> Tensor:
     """As `efficientnet.MBConv`."""
     x = inputs
     if "expand_conv" in params:
@@ -169,7 +167,7 @@ def last_cache_bytes() -> int:
     return 1024 * int(sizes[-1].read_text().strip().removesuffix("K")) if sizes else 0
 
 
-def _build(card: Card, variables: Any, layer: str, films: int) -> openvino.Model:
+def _build(card: Card, variables: Variables, layer: str, films: int) -> openvino.Model:
     """The program of `embed.make_forward` as a graph of OpenVINO, for so many films."""
     variables = jax.tree.map(np.asarray, variables)
     params, stats = variables["params"], variables["batch_stats"]
@@ -197,7 +195,7 @@ def _build(card: Card, variables: Any, layer: str, films: int) -> openvino.Model
 
 
 def compile(
-    card: Card, variables: Any, layer: str, dtype: str, films: int
+    card: Card, variables: Variables, layer: str, dtype: str, films: int
 ) -> list[openvino.InferRequest]:
     """The network's program, with requests for as many calls as shall run or wait.
 

@@ -10,38 +10,42 @@ micro-batch, over all devices, so `micro_batch` is part of what is trained, devi
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float32, Int32
+from jaxtyping import Array, Float32, Int32, PyTree
 
 from . import augment, sharding, supcon
 from .efficientnet import EfficientNet
 from .recipe import OBJECTIVES, Recipe, learning_rate, optimizer
+from .weights import Variables
 
 VIEWS = 2  # of each film
+
+Tree = dict[str, PyTree]
+Channels = Sequence[float]  # a number for each of the three
 
 
 class State(NamedTuple):
     """What a step changes. `average` is of the encoder's variables, as is `batch_stats`."""
 
     step: Int32[Array, ""]
-    params: dict[str, Any]  # of "encoder" and "head"
-    batch_stats: Any
-    optimizer: Any
-    average: dict[str, Any]
+    params: Tree  # of "encoder" and "head"
+    batch_stats: Tree
+    optimizer: optax.OptState
+    average: Tree
 
 
-Gradient = Callable[..., tuple[Array, Any, Any, Array]]
+Gradient = Callable[[Tree, Tree, Array, Array, Array], tuple[Array, Tree, Tree, Array]]
 Step = Callable[[State, Array, Array], tuple[State, dict[str, Array]]]
 
 
-def start(recipe: Recipe, variables: dict[str, Any], width: int) -> State:
+def start(recipe: Recipe, variables: Variables, width: int) -> State:
     """The state before the first step.
 
     Args:
@@ -79,7 +83,9 @@ def views(
     return jax.vmap(of_film)(films, row).reshape(-1, *films.shape[1:])
 
 
-def make_gradient(model: EfficientNet, recipe: Recipe, mesh: Mesh, mean: Any, std: Any) -> Gradient:
+def make_gradient(
+    model: EfficientNet, recipe: Recipe, mesh: Mesh, mean: Channels, std: Channels
+) -> Gradient:
     """The program for the gradient of a whole batch, to be called under `jit`.
 
     Args:
@@ -99,8 +105,8 @@ def make_gradient(model: EfficientNet, recipe: Recipe, mesh: Mesh, mean: Any, st
     of_parts = NamedSharding(mesh, PartitionSpec(None, "data"))
 
     def forward(
-        params: Any, batch_stats: Any, step: Array, films: Array, row: Array
-    ) -> tuple[Array, tuple[Any, Array]]:
+        params: Tree, batch_stats: Tree, step: Array, films: Array, row: Array
+    ) -> tuple[Array, tuple[Tree, Array]]:
         """Of a micro-batch what the loss takes; new statistics, and the embeddings."""
         images = jax.lax.with_sharding_constraint(views(recipe, step, films, row), rows)
         variables = {"params": params["encoder"], "batch_stats": batch_stats}
@@ -126,8 +132,8 @@ def make_gradient(model: EfficientNet, recipe: Recipe, mesh: Mesh, mean: Any, st
         return jax.lax.with_sharding_constraint(array, rows)
 
     def gradient(
-        params: Any, batch_stats: Any, step: Array, films: Array, label: Array
-    ) -> tuple[Array, Any, Any, Array]:
+        params: Tree, batch_stats: Tree, step: Array, films: Array, label: Array
+    ) -> tuple[Array, Tree, Tree, Array]:
         row = jnp.arange(recipe.batch_size, dtype=jnp.int32)
         of_view = jnp.repeat(label, VIEWS)
 
@@ -136,7 +142,7 @@ def make_gradient(model: EfficientNet, recipe: Recipe, mesh: Mesh, mean: Any, st
 
         if parts == 1:
 
-            def whole(params: Any) -> tuple[Array, Any]:
+            def whole(params: Tree) -> tuple[Array, tuple[Tree, Array]]:
                 outputs, more = forward(params, batch_stats, step, films, row)
                 return loss(outputs), more
 
@@ -145,14 +151,14 @@ def make_gradient(model: EfficientNet, recipe: Recipe, mesh: Mesh, mean: Any, st
 
         films, row = split(films), split(row)
 
-        def project(stats: Any, part: tuple[Array, Array]) -> tuple[Any, tuple[Array, Array]]:
+        def project(stats: Tree, part: tuple[Array, Array]) -> tuple[Tree, tuple[Array, Array]]:
             outputs, (stats, embedding) = forward(params, stats, step, *part)
             return stats, (outputs, embedding)
 
         stats, (outputs, embedding) = jax.lax.scan(project, batch_stats, (films, row))
         value, by_output = jax.value_and_grad(loss)(join(outputs))
 
-        def add(total: Any, part: tuple[Array, Array, Array]) -> tuple[Any, None]:
+        def add(total: Tree, part: tuple[Array, Array, Array]) -> tuple[Tree, None]:
             *inputs, cotangent = part
             _, back = jax.vjp(lambda p: forward(p, batch_stats, step, *inputs)[0], params)
             return jax.tree.map(jnp.add, total, *back(cotangent)), None
@@ -165,7 +171,14 @@ def make_gradient(model: EfficientNet, recipe: Recipe, mesh: Mesh, mean: Any, st
 
 
 def make_step(
-    model: EfficientNet, recipe: Recipe, mesh: Mesh, state: State, mean: Any, std: Any, rules: Any
+    model: EfficientNet,
+    recipe: Recipe,
+    mesh: Mesh,
+    state: State,
+    *,
+    mean: Channels,
+    std: Channels,
+    rules: sharding.Rules,
 ) -> Step:
     """Compiles (at first use) one step.
 
@@ -238,7 +251,7 @@ def train(
         numbers, which are still being computed.
 
     Raises:
-        ValueError: the numbers of a step are no finite ones.
+        ValueError: the numbers of a step are not finite.
     """
     before = None
     for number, (films, label) in enumerate(batches, first + 1):
@@ -281,7 +294,7 @@ def read(step: int, metrics: dict[str, Array]) -> dict[str, float]:
     wrong = [name for name in ("loss", "gradient_norm") if not np.isfinite(numbers[name])]
     if wrong:
         raise ValueError(
-            f"{' and '.join(wrong)} of step {step} are no finite numbers: lower "
+            f"{' and '.join(wrong)} of step {step} are not finite: lower "
             "training.learning_rate or raise training.warmup_steps or training.temperature, in a "
             "new output.path; the last checkpoint is of an earlier, finite step"
         )

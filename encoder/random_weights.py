@@ -1,6 +1,6 @@
 """Untrained weights through which a signal survives: for demos, benchmarks and tests.
 
-Nothing made from them is passed off as trained: their card says so, and so does every manifest.
+Their card and every manifest say that they are untrained.
 """
 
 import concurrent.futures

@@ -1,12 +1,12 @@
 """What is trained, and how: the recipe, and the objectives and optimisers that it names."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Float32, Int32
+from jaxtyping import Array, Float, Float32, Int32, PyTree
 
 from . import augment, supcon
 from .augment import Augmentation
@@ -79,7 +79,7 @@ OBJECTIVES = {
 }
 
 
-def _kernels(params: Any) -> Any:
+def _kernels(params: PyTree[Array]) -> PyTree[bool]:
     """Where weight decay and LARS's rates apply: not to biases, nor to BatchNorm."""
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 

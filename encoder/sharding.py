@@ -9,13 +9,13 @@ import math
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Shaped
+from jax.tree_util import KeyPath
+from jaxtyping import Array, PyTree, Shaped
 
 Rules = Mapping[str, Sequence[PartitionSpec]]
 
@@ -63,8 +63,8 @@ def join_hosts() -> None:
             jax.distributed.initialize()
     except ValueError as error:
         raise ValueError(
-            f"the processes of this run cannot be told ({error}): start it on a TPU slice or by "
-            f"srun, or set {', '.join(_HOSTS)} for each, or leave config.distributed out"
+            f"the processes of this run do not know one another ({error}): start it on a TPU slice "
+            f"or by srun, or set {', '.join(_HOSTS)} for each, or leave config.distributed out"
         ) from error
 
 
@@ -80,8 +80,8 @@ def gather(row: Shaped[np.ndarray, " n"]) -> Shaped[np.ndarray, "hosts n"]:
         return np.asarray(multihost_utils.process_allgather(row))
     except RuntimeError as error:
         raise OSError(
-            "another process of this run has ended, and its log says why; the same command on all "
-            "of them goes on from here"
+            "another process of this run has ended; its log says why. Run the same command on all "
+            "hosts again to continue"
         ) from error
 
 
@@ -125,7 +125,7 @@ def local_rows(batch: Shaped[Array, "b ..."]) -> Shaped[np.ndarray, "local ..."]
     return np.concatenate([np.asarray(parts[start]) for start in sorted(parts)])
 
 
-def put_variables(variables: Any, shardings: Any) -> Any:
+def put_variables(variables: PyTree, shardings: PyTree) -> PyTree:
     """A tree of arrays, which every host has, on the devices."""
     if jax.process_count() == 1:
         return jax.device_put(variables, shardings)
@@ -144,17 +144,17 @@ def whole(array: Array) -> np.ndarray:
     return found
 
 
-def mover(shardings: Any) -> Callable[[Any], Any]:
+def mover(shardings: PyTree) -> Callable[[PyTree], PyTree]:
     """A program that splits a tree of arrays in another way; all hosts have to run it."""
     return jax.jit(lambda tree: tree, out_shardings=shardings)
 
 
-def collect(mesh: Mesh, variables: Any) -> Any:
+def collect(mesh: Mesh, variables: PyTree) -> PyTree:
     """A tree of arrays, split in whatever way, in the memory of every host; all have to ask."""
     return jax.tree.map(whole, mover(NamedSharding(mesh, PartitionSpec()))(variables))
 
 
-def variable_shardings(mesh: Mesh, variables: Any, rules: Rules = MODEL_PARALLEL) -> Any:
+def variable_shardings(mesh: Mesh, variables: PyTree, rules: Rules = MODEL_PARALLEL) -> PyTree:
     """The sharding of every leaf of a tree of arrays or of their shapes.
 
     Of the rules of a leaf the first one counts whose devices divide its dimensions; without any it
@@ -167,7 +167,7 @@ def variable_shardings(mesh: Mesh, variables: Any, rules: Rules = MODEL_PARALLEL
             for axes, size in zip(spec, shape, strict=False)
         )
 
-    def place(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+    def place(path: KeyPath, leaf: Array | np.ndarray | jax.ShapeDtypeStruct) -> NamedSharding:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         specs = next(specs for pattern, specs in rules.items() if re.search(pattern, name))
         spec = next((spec for spec in specs if fits(spec, leaf.shape)), PartitionSpec())
@@ -176,7 +176,7 @@ def variable_shardings(mesh: Mesh, variables: Any, rules: Rules = MODEL_PARALLEL
     return jax.tree_util.tree_map_with_path(place, variables)
 
 
-def bytes_per_device(shapes: Any, shardings: Any) -> int:
+def bytes_per_device(shapes: PyTree, shardings: PyTree) -> int:
     """What a tree of arrays or of their shapes takes on a device."""
     sizes = jax.tree.map(
         lambda leaf, place: math.prod(place.shard_shape(leaf.shape)) * leaf.dtype.itemsize,

@@ -3,32 +3,42 @@
 Whatever reads weights ends in `merge`, which names every leaf that does not fit.
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import lax
+from jax.typing import DTypeLike
+from jaxtyping import PyTree
 
 from cxr_embeddings.common.writing import by_orbax, whole_folder
 
 from . import sharding
 from .card import CARD, CHECKPOINT, Card
+from .damaged import explained
 from .efficientnet import EfficientNet, MBConv
 
-Variables = dict[str, Any]  # {"params": ..., "batch_stats": ...}, nested dicts of arrays
+Variables = dict[str, PyTree]  # {"params": ..., "batch_stats": ...}, nested dicts of arrays
 
 
-def model_for(card: Card, dtype: Any = jnp.float32) -> EfficientNet:
+@runtime_checkable
+class HasShape(Protocol):
+    """An array, its metadata, or one of a checkpoint that is still to be read."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+
+def model_for(card: Card, dtype: DTypeLike = jnp.float32) -> EfficientNet:
     """The network that the card's weights belong to, computing in `dtype`."""
     return EfficientNet(card.variant, card.head_width, card.projection is not None, dtype)
 
@@ -41,7 +51,7 @@ def abstract_variables(model: EfficientNet) -> Variables:
     return jax.eval_shape(model.init, jax.random.key(0), images)
 
 
-def cast_kernels(variables: Variables, dtype: Any) -> Variables:
+def cast_kernels(variables: Variables, dtype: DTypeLike) -> Variables:
     """Convolutions' kernels in the dtype of the computation: half the memory in bfloat16.
 
     BatchNorm's leaves and the biases stay as they are: they are 0.5 % of the bytes, and the network
@@ -70,7 +80,7 @@ def digest(variables: Variables) -> str:
     return total.hexdigest()
 
 
-def merge(found: Mapping[str, Any], expected: Variables, origin: str) -> Variables:
+def merge(found: Mapping[str, HasShape], expected: Variables, origin: str) -> Variables:
     """Arranges leaves into the network's tree; nothing is skipped and nothing made up.
 
     Args:
@@ -168,8 +178,8 @@ def load_variables(
     path: str | os.PathLike,
     card: Card,
     *,
-    dtype: Any = None,
-    place: Callable[[Variables], Any] | None = None,
+    dtype: DTypeLike | None = None,
+    place: Callable[[Variables], PyTree] | None = None,
     verify: bool = True,
 ) -> Variables:
     """Reads a bundle's variables straight to their devices.
@@ -200,8 +210,9 @@ def load_variables(
             "missing or cut off; fetch or convert the weights again"
         )
     expected = abstract_variables(model_for(card))
+    advice = "it is damaged or incomplete; fetch or convert the weights again"
     with ocp.StandardCheckpointer() as checkpointer:
-        with _explained(folder):
+        with explained(f"{folder} cannot be read", advice):
             stored = flatten_dict(checkpointer.metadata(folder).item_metadata.tree, sep="/")
         stored = merge(stored, expected, str(folder))
         kernels = stored["params"]["stem_conv"]["kernel"].dtype
@@ -214,7 +225,7 @@ def load_variables(
             stored,
             jax.tree.broadcast(shardings, stored),
         )
-        with _explained(folder):
+        with explained(f"{folder} cannot be read", advice):
             variables = checkpointer.restore(folder, target)
     if verify and (found := digest(variables)) != card.digest:
         raise ValueError(
@@ -226,15 +237,3 @@ def load_variables(
 
 def _file_bytes(folder: pathlib.Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-
-
-@contextlib.contextmanager
-def _explained(folder: pathlib.Path) -> Iterator[None]:
-    """Says what to do where Orbax, of a damaged checkpoint, raises this or that."""
-    try:
-        yield
-    except Exception as error:
-        raise ValueError(
-            f"{folder} cannot be read ({str(error)[:200]}): it is damaged or incomplete; fetch or "
-            "convert the weights again"
-        ) from error

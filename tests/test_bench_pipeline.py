@@ -22,10 +22,11 @@ def one_device():
     return sharding.make_mesh(1, jax.devices()[:1])
 
 
+@pytest.mark.slow
 def test_stages_and_ratio_are_printed_and_plausible(monkeypatch, capsys):
     monkeypatch.setattr(pipeline, "SIDES", (64, 96))
     monkeypatch.setattr(pipeline, "make_mesh", lambda _: one_device())
-    pipeline.run(1, resolution="32", batch_size="8", films="5", records="12")
+    pipeline.run(1, resolution=32, batch_size=8, films=5, records=12)
     printed = capsys.readouterr().out
     assert printed.startswith("5 drawn films; b0 at 32 px by jax in float32, batches of 8\n")
     rows = {
@@ -48,4 +49,4 @@ def test_stages_and_ratio_are_printed_and_plausible(monkeypatch, capsys):
 def test_a_folder_without_films_is_named(tmp_path):
     (tmp_path / "no_film.dcm").write_bytes(b"no film")
     with pytest.raises(SystemExit, match=f"no film in {tmp_path} gives an image"):
-        pipeline.run(1, resolution="32", batch_size="8", input=str(tmp_path))
+        pipeline.run(1, resolution=32, batch_size=8, input=str(tmp_path))

@@ -181,7 +181,7 @@ def test_self_check_is_of_the_weights_and_repeats(checkpoint):
 def test_self_check_finds_dead_and_damaged_networks(checkpoint):
     card, variables = read(checkpoint)
     dead = jax.tree.map(jnp.zeros_like, variables)
-    with pytest.raises(ValueError, match="says the same of two different images"):
+    with pytest.raises(ValueError, match="gives the same embedding for two different images"):
         convert.self_check(card, dead)
     stem = jax.tree.map(lambda leaf: leaf * jnp.nan, variables["params"]["stem_bn"])
     params = variables["params"] | {"stem_bn": stem}

@@ -220,7 +220,7 @@ def damaged(published: pathlib.Path, folder: pathlib.Path, how: str) -> pathlib.
 @pytest.mark.parametrize(
     ("how", "options", "message"),
     [
-        ("cut off", [], r"cannot be read: .*; expected safetensors: fetch it again"),
+        ("cut off", [], r"cannot be read .*: expected safetensors; fetch it again"),
         ("not finite", [], "its network gives numbers that are not finite"),
         ("whole", ["--variant=l2"], "asked for variant l2, but it is b0"),
         ("whole", ["--projection=gaussian"], "expected orthonormal:SEED"),

@@ -503,7 +503,7 @@ def test_no_patient_attribute_leaks(capfd, caplog, recwarn):
 
 
 def test_mutated_films_are_films_or_rejections(shared_data):
-    program = [sys.executable, "benchmarks/mutated_films.py", "--films=1200"]
+    program = [sys.executable, "benchmarks/run.py", "mutated_films", "--films=1200"]
     program += [f"--dicoms={shared_data / 'dicom'}"]
     done = subprocess.run(program, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -239,7 +239,7 @@ LIES = {
 def test_a_lie_neither_allocates_nor_hangs(file, write, lie):
     file.write_bytes(write({"weight": LIES[lie]}, {"0": ONE.tobytes()}))
     tracemalloc.start()
-    with pytest.raises(ValueError, match=r"cannot be read: .*fetch the file again"):
+    with pytest.raises(ValueError, match=r"cannot be read .*fetch the file again"):
         tensors(file)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -272,7 +272,7 @@ def test_a_huge_memo_index_takes_no_memory(file):
 )
 def test_what_is_no_state_dict_is_named(file, content, message):
     file.write_bytes(content)
-    with pytest.raises(ValueError, match=f"weights.pth cannot be read: .*{message}"):
+    with pytest.raises(ValueError, match=f"weights.pth cannot be read .*{message}"):
         tensors(file)
 
 

@@ -114,7 +114,8 @@ def pretrain(config: PretrainConfig, hosts: Hosts) -> None:
             state = jax.jit(start, out_shardings=placed)(variables)
         del variables
         say(f"goes on after step {first}" if first else f"{recipe.steps} steps")
-        step = trainer.make_step(model, recipe, mesh, shapes, card.mean, card.std, rules)
+        pixels = {"mean": card.mean, "std": card.std}
+        step = trainer.make_step(model, recipe, mesh, shapes, **pixels, rules=rules)
         log = stack.enter_context(training_log.open_log(folder, first, bool(hosts.index)))
         steps = trainer.train(step, state, mesh, _batches(training, first), first)
         state = _watched(

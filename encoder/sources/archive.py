@@ -12,6 +12,7 @@ from cxr_embeddings.common.writing import scratch_folder
 
 MAX_BYTES = 16 << 30  # unpacked; L2 with its averages and its optimizer's state takes 8
 MAX_MEMBERS = 1000
+KERAS_MEMBERS = ("config.json", "model.weights.h5")
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 
 
@@ -41,23 +42,17 @@ def unpacked(path: pathlib.Path, scratch: pathlib.Path) -> Iterator[pathlib.Path
                     tar.extractall(target, members, filter="data")
             else:
                 with zipfile.ZipFile(path) as archive:
-                    members = [archive.getinfo(n) for n in ("config.json", "model.weights.h5")]
-                    _check_size(len(members), sum(member.file_size for member in members))
-                    archive.extractall(target, members)
-        except OSError as error:
-            if error.errno is not None:  # of the disk, not of the archive
-                raise
-            raise _unreadable(path, error) from None
+                    both = [archive.getinfo(name) for name in KERAS_MEMBERS]
+                    _check_size(len(both), sum(member.file_size for member in both))
+                    archive.extractall(target, both)
         except Exception as error:  # a damaged archive can fail anywhere
-            raise _unreadable(path, error) from None
+            if isinstance(error, OSError) and error.errno is not None:  # of the disk
+                raise
+            raise ValueError(
+                f"{path} cannot be unpacked ({error}): it is damaged, cut off, too large or "
+                "something else; fetch it again"
+            ) from None
         yield target
-
-
-def _unreadable(path: pathlib.Path, error: Exception) -> ValueError:
-    return ValueError(
-        f"{path} cannot be unpacked ({error}): it is damaged, cut off, too large or something "
-        "else; fetch it again"
-    )
 
 
 def _check_size(members: int, size: int) -> None:

@@ -9,7 +9,7 @@ import functools
 import math
 import pathlib
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32
@@ -92,7 +92,7 @@ def read(path: pathlib.Path) -> Checkpoint:
 
 def describe(path: pathlib.Path) -> Description:
     """What `read` finds out. For a `saved_model.process`."""
-    with saved_model.explained(path, MODEL):
+    with saved_model.understood(path, MODEL):
         program = saved_model.trace(saved_model.meta_graph(path), OUTPUT)
         resolution, preset = image_preparation(program)
         shapes = saved_model.checkpoint_reader(path).get_variable_to_shape_map()
@@ -152,7 +152,7 @@ def _only(program: Program, *kinds: str) -> Op:
     return found[0]
 
 
-def _demand(op: Op, **attributes: Any) -> None:
+def _demand(op: Op, **attributes: object) -> None:
     for name, expected in attributes.items():
         if (found := op.attributes.get(name, DEFAULTS.get(name, False))) != expected:
             raise ValueError(f"{op} has {name} {found}, expected {expected}")

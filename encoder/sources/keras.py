@@ -8,7 +8,7 @@ std say the same of images in [0, 1].
 import pathlib
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import h5py
 import numpy as np
@@ -42,6 +42,10 @@ RESCALINGS = {  # layer -> scale, as Keras builds them
 }
 
 
+Member = TypeVar("Member", h5py.Group, h5py.Dataset)
+Config = dict[str, Any]  # config.json of a .keras file: whatever JSON Keras writes there
+
+
 class _AnotherNetwork(Exception):
     """What shows that a file is of another network than Keras' EfficientNet."""
 
@@ -61,7 +65,7 @@ def read(path: pathlib.Path) -> Checkpoint:
         layers = _layers(h5py.File(file))
         config = None
         if packed:
-            config = files.read_json(path / "config.json", dict[str, Any], "fetch it again")
+            config = files.read_json(path / "config.json", Config, "fetch it again")
         mean, std = _normalisation(layers, config)
     except _AnotherNetwork as error:
         raise ValueError(
@@ -117,7 +121,7 @@ def _some(names: Iterable[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if names[5:] else "")
 
 
-def _own(group: h5py.Group, name: str, kind: type) -> Any:
+def _own(group: h5py.Group, name: str, kind: type[Member]) -> Member:
     """A group, or an array of numbers, that lies in this file; HDF5 can refer to any other file."""
     member = None
     if isinstance(group.get(name, getlink=True), h5py.HardLink):
@@ -156,7 +160,7 @@ def _float32(array: h5py.Dataset) -> np.ndarray:
 
 
 def _normalisation(
-    layers: dict[str, list[h5py.Dataset]], config: dict[str, Any] | None
+    layers: dict[str, list[h5py.Dataset]], config: Config | None
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation, of images in [0, 1], that the first layers amount to.
 
@@ -183,7 +187,7 @@ def _normalisation(
     return tuple(tuple(float(f"{x:.7g}") for x in values) for values in (mean, std))
 
 
-def _demand_efficientnet(config: dict[str, Any]) -> None:
+def _demand_efficientnet(config: Config) -> None:
     """What the arrays do not show: swish and epsilon, which Keras lets anybody choose."""
     for layer in config["config"]["layers"]:
         settings = layer["config"]

@@ -5,18 +5,33 @@ ever run that one output needs, and only if it consists of what image networks n
 """
 
 import concurrent.futures
-import contextlib
 import dataclasses
 import functools
 import multiprocessing
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
+from google.protobuf.message import DecodeError, Message
 from jaxtyping import Float32
+
+from ..damaged import explained
+
+if TYPE_CHECKING:
+    from tensorflow.core.framework.attr_value_pb2 import AttrValue
+    from tensorflow.core.framework.graph_pb2 import GraphDef
+    from tensorflow.core.framework.node_def_pb2 import NodeDef
+    from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef
+    from tensorflow.python.training.py_checkpoint_reader import CheckpointReader
+else:  # TensorFlow is imported in a process of its own
+    AttrValue = GraphDef = NodeDef = MetaGraphDef = Message
+    CheckpointReader = object
+
+Answer = TypeVar("Answer")
 
 PREFIX = "variables/variables"  # of the files with the values
 VARIABLES = ("VarHandleOp", "VariableV2")
@@ -84,7 +99,7 @@ class Program(NamedTuple):
         keys: `Op.variable` -> what the checkpoint calls it.
     """
 
-    graph_def: Any
+    graph_def: GraphDef
     input: str
     output: str
     ops: list[Op]
@@ -100,7 +115,9 @@ def process() -> concurrent.futures.Executor:
     return concurrent.futures.ProcessPoolExecutor(1, spawn, _frugal_tensorflow)
 
 
-def ask(process: concurrent.futures.Executor, function: Callable, *arguments: Any) -> Any:
+def ask(
+    process: concurrent.futures.Executor, function: Callable[..., Answer], *arguments: object
+) -> Answer:
     """What a function returns or raises, in a process of TensorFlow.
 
     Raises:
@@ -141,7 +158,7 @@ def run(path: pathlib.Path, features: dict[str, bytes], output: str, model: str)
     options = tf.compat.v1.ConfigProto()  # no optimizer, for one swaps functions for others
     options.graph_options.rewrite_options.disable_meta_optimizer = True
     session = tf.compat.v1.Session(graph=tf.Graph(), config=options)
-    with explained(path, model), session:
+    with understood(path, model), session:
         program = trace(meta_graph(path), output)
         tf.graph_util.import_graph_def(program.graph_def, name="")
         variables = [op for op in program.ops if op.kind in VARIABLES]
@@ -165,7 +182,7 @@ def run(path: pathlib.Path, features: dict[str, bytes], output: str, model: str)
 
 
 @functools.cache
-def checkpoint_reader(path: pathlib.Path) -> Any:
+def checkpoint_reader(path: pathlib.Path) -> CheckpointReader:
     """TensorFlow's reader of the values of a SavedModel."""
     import tensorflow as tf
 
@@ -178,34 +195,23 @@ def value(path: pathlib.Path, key: str, model: str) -> Float32[np.ndarray, "..."
     Raises:
         ValueError: it is damaged.
     """
-    with explained(path, model):
+    with understood(path, model):
         return np.asarray(checkpoint_reader(path).get_tensor(key), np.float32)
 
 
-@contextlib.contextmanager
-def explained(path: pathlib.Path, model: str) -> Iterator[None]:
-    """Turns what a damaged or foreign file leads to into a ValueError that says what to do."""
+def understood(path: pathlib.Path, model: str) -> AbstractContextManager[None]:
+    """Raises ValueError with what to do in place of what a damaged or foreign file leads to."""
     import tensorflow as tf
-    from google.protobuf.message import DecodeError
 
-    try:
-        yield
-    except (
-        ArithmeticError,
-        AttributeError,
-        LookupError,
-        TypeError,
-        ValueError,
-        DecodeError,
-        tf.errors.OpError,
-    ) as error:
-        raise ValueError(
-            f"{path} is not understood: {error}. Perhaps it is damaged, or another model than "
-            f"{model}: fetch that one again"
-        ) from error
+    damages = ArithmeticError, AttributeError, LookupError, TypeError, ValueError
+    return explained(
+        f"{path} is not understood",
+        f"it is damaged, or another model than {model}; fetch that one again",
+        (*damages, DecodeError, tf.errors.OpError),
+    )
 
 
-def meta_graph(path: pathlib.Path) -> Any:
+def meta_graph(path: pathlib.Path) -> MetaGraphDef:
     """The MetaGraphDef for serving; see `run` for what is raised."""
     from tensorflow.core.protobuf import saved_model_pb2
 
@@ -218,7 +224,7 @@ def meta_graph(path: pathlib.Path) -> Any:
     raise ValueError(f"{file.name} has no graph with the tag serve")
 
 
-def trace(meta_graph: Any, output: str) -> Program:
+def trace(meta_graph: MetaGraphDef, output: str) -> Program:
     """Finds what an output depends on, through all calls of functions.
 
     Args:
@@ -257,7 +263,7 @@ def trace(meta_graph: Any, output: str) -> Program:
     return Program(kept, source.name, result, ops, keys)
 
 
-def _inlined(graph_def: Any) -> tuple[dict[str, Op], list[Op]]:
+def _inlined(graph_def: GraphDef) -> tuple[dict[str, Op], list[Op]]:
     """The ops of a graph by name, and all of them with those of the functions they call.
 
     A call becomes the identity of what its function returns. A loop or a condition depends on what
@@ -285,7 +291,7 @@ def _inlined(graph_def: Any) -> tuple[dict[str, Op], list[Op]]:
     return graph, everything
 
 
-def _linked(nodes: Iterable[Any], given: dict[str, tuple[Op, int]]) -> dict[str, Op]:
+def _linked(nodes: Iterable[NodeDef], given: dict[str, tuple[Op, int]]) -> dict[str, Op]:
     """The NodeDefs of one graph or function as ops by name; arguments are what is given."""
     ops = {name: Op(name, "Identity", inputs=[source]) for name, source in given.items()}
     for node in nodes:
@@ -307,7 +313,8 @@ def _reference(ops: dict[str, Op], reference: str) -> tuple[Op, int]:
     return ops[name], int(output.split(":")[-1] or 0)
 
 
-def _value(attribute: Any) -> Any:
+def _value(attribute: AttrValue) -> Any:
+    """A number, bytes, a list of numbers or another message: what its kind says."""
     kind = attribute.WhichOneof("value")
     return list(attribute.list.i) if kind == "list" else kind and getattr(attribute, kind)
 

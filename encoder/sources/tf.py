@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 
+from ..damaged import explained
 from ..efficientnet import STAGES, VARIANTS, stage_blocks
 from .checkpoint import IMAGENET_MEAN, IMAGENET_STD, Checkpoint, Leaf
 
@@ -73,18 +74,19 @@ def read(path: pathlib.Path) -> Checkpoint:
         )
     import tensorflow as tf
 
-    # The reader makes an error's type out of the words in its message: any of these.
-    damages = (tf.errors.OpError, ValueError, IndexError, KeyError, RuntimeError)
-    try:
+    readable = functools.partial(
+        explained,
+        f"{prefix} cannot be read as a TensorFlow checkpoint",
+        "it is damaged, cut off or of another kind; fetch it again",
+        # The reader makes an error's type out of the words in its message: any of these.
+        (tf.errors.OpError, ValueError, IndexError, KeyError, RuntimeError),
+    )
+    with readable():
         reader = tf.train.load_checkpoint(str(prefix))
-    except damages as error:
-        raise ValueError(_damaged(prefix, error)) from None
 
     def values(name: str) -> np.ndarray:
-        try:
+        with readable():
             return np.asarray(reader.get_tensor(name), np.float32)
-        except damages as error:
-            raise ValueError(_damaged(prefix, error)) from None
 
     shapes = reader.get_variable_to_shape_map()
     kept, dropped = set(shapes), []
@@ -123,13 +125,6 @@ def _prefix(path: pathlib.Path) -> pathlib.Path:
             "expected one file *.index: name the one that you want"
         )
     return found[0].with_suffix("")
-
-
-def _damaged(prefix: pathlib.Path, error: Exception) -> str:
-    return (
-        f"{prefix} cannot be read as a TensorFlow checkpoint ({str(error)[:200]}): it is damaged, "
-        "cut off or of another kind; fetch it again"
-    )
 
 
 def _block_places(count: int, prefix: pathlib.Path) -> list[tuple[int, int]]:

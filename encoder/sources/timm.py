@@ -16,6 +16,7 @@ from typing_extensions import TypedDict
 
 from cxr_embeddings.common import files, untrusted
 
+from ..damaged import explained
 from . import torch_file
 from .checkpoint import IMAGENET_MEAN, IMAGENET_STD, Checkpoint, Leaf
 
@@ -164,7 +165,12 @@ class _Config(_Pretrained):
 
 
 def _described(config: pathlib.Path) -> Published:
-    try:
+    advice = (
+        "expected architecture and pretrained_cfg with input_size [3, side, side], mean and std; "
+        "fetch it again, or move the weights away from it"
+    )
+    damages = (AttributeError, KeyError, TypeError, ValueError)
+    with explained(f"{config} is not timm's", advice, damages):
         fields = files.read_json(config, _Config, "fetch it again")
         given = fields.get("pretrained_cfg", fields)
         mean, std = (tuple(map(float, given[name])) for name in ("mean", "std"))
@@ -173,12 +179,6 @@ def _described(config: pathlib.Path) -> Published:
             raise ValueError(f"input_size {given['input_size']}, mean {mean}, std {std}")
         tag = str(given.get("tag") or "")
         return Published(str(fields["architecture"]), tag, mean, std, int(sides.pop()))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{config} is not timm's ({type(error).__name__}: {error}): expected architecture and "
-            "pretrained_cfg with input_size [3, side, side], mean and std; fetch it again, or move "
-            "the weights away from it"
-        ) from error
 
 
 def _path(name: str, tensors: Mapping[str, Leaf]) -> str:
@@ -213,14 +213,12 @@ def _safetensors(file: pathlib.Path) -> dict[str, Leaf]:
     """
     from safetensors import SafetensorError, safe_open
 
-    try:
-        with safe_open(file, framework="numpy"):
-            pass
-    except SafetensorError as error:
-        raise ValueError(
-            f"{file} cannot be read: {error}; expected safetensors: fetch it again from where it "
-            "was published"
-        ) from error
+    advice = "expected safetensors; fetch it again from where it was published"
+    with (
+        explained(f"{file} cannot be read", advice, (SafetensorError,)),
+        safe_open(file, framework="numpy"),
+    ):
+        pass
     with file.open("rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
         header = json.loads(opened.read(length))

@@ -5,19 +5,19 @@ nothing is unpickled: its opcodes are walked, the few that a dict of tensors is 
 interpreted, every other one is refused. Numbers stay in the file until they are asked for.
 """
 
-import contextlib
 import io
 import math
 import pathlib
 import pickletools
 import struct
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
 
+from ..damaged import explained
 from .checkpoint import Leaf
 
 ZIP_MAGIC = b"PK\x03\x04"
@@ -26,21 +26,25 @@ LEGACY_PROTOCOL = 1001
 MOST_PICKLED = 16 << 20  # bytes of pickles in a file; L2's take 0.4 MB
 MOST_NUMBERS = 1 << 48  # in a storage: arithmetic with lies stays quick
 MOST_DIMENSIONS = 8
+ADVICE = (
+    "expected a dict of tensors as torch.save writes it; fetch the file again from where it was "
+    "published"
+)
 STATE_DICTS = ("state_dict_ema", "state_dict", "model")  # in an outer dict, the best first
 
 
-class Storage(NamedTuple):
-    """A run of numbers in the file; `count` is what the pickle says, not what the file holds."""
+class StoredNumbers(NamedTuple):
+    """A run of numbers in the file; `length` is what the pickle says, not what the file holds."""
 
     key: str
     dtype: np.dtype
-    count: int
+    length: int
 
 
 class Tensor(NamedTuple):
     """A view of a storage; `offset` and `strides` count numbers, not bytes."""
 
-    storage: Storage
+    storage: StoredNumbers
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
@@ -49,7 +53,7 @@ class Tensor(NamedTuple):
 class Contents(NamedTuple):
     """The pickled object, the bytes that each storage really has, and what reads them by key."""
 
-    pickled: Any
+    pickled: object
     sizes: dict[str, int]
     load: Callable[[str], bytes]
 
@@ -70,26 +74,13 @@ def tensors(path: pathlib.Path) -> dict[str, Leaf]:
     """
     with path.open("rb") as file:
         is_zip = file.read(4) == ZIP_MAGIC
-    with _explained(path):
+    with explained(f"{path} cannot be read", ADVICE):
         contents = _open_zip(path) if is_zip else _open_legacy(path)
         named = _state_dict(contents.pickled)
         return {name: _leaf(path, name, tensor, contents) for name, tensor in named.items()}
 
 
-@contextlib.contextmanager
-def _explained(path: pathlib.Path) -> Iterator[None]:
-    """Says what to do; a damaged file can fail anywhere, also inside zipfile and pickletools."""
-    try:
-        yield
-    except Exception as error:
-        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__} "
-        raise ValueError(
-            f"{path} cannot be read: {kind}{str(error)[:300]}; expected a dict of tensors as "
-            "torch.save writes it: fetch the file again from where it was published"
-        ) from error
-
-
-def _state_dict(pickled: Any) -> dict[str, Tensor]:
+def _state_dict(pickled: object) -> dict[str, Tensor]:
     if isinstance(pickled, dict):
         pickled = next((pickled[name] for name in STATE_DICTS if name in pickled), pickled)
     if not isinstance(pickled, dict):
@@ -108,7 +99,7 @@ def _leaf(path: pathlib.Path, name: str, tensor: Tensor, contents: Contents) -> 
 
     def read() -> np.ndarray:
         strides = [dtype.itemsize * stride for stride in tensor.strides]
-        with _explained(path):
+        with explained(f"{path} cannot be read", ADVICE):
             start = dtype.itemsize * tensor.offset
             values = np.ndarray(tensor.shape, dtype, contents.load(key), start, strides)
             return values.astype(np.float32)
@@ -146,9 +137,9 @@ def _open_legacy(path: pathlib.Path) -> Contents:
         start = stream.getvalue()[:16]
         if start[:1] != b"\x80" or _walk(stream, {}) != LEGACY_MAGIC:
             raise ValueError(f"it begins with {start!r}, neither a zip nor torch's older format")
-        if _walk(stream, {}) != LEGACY_PROTOCOL or not _walk(stream, {})["little_endian"]:
+        if _walk(stream, {}) != LEGACY_PROTOCOL or not _is_little_endian(_walk(stream, {})):
             raise ValueError(f"its protocol is not {LEGACY_PROTOCOL}, little-endian")
-        storages: dict[str, Storage] = {}
+        storages: dict[str, StoredNumbers] = {}
         pickled = _walk(stream, storages)
         if _walk(stream, {}) != sorted(storages):
             raise ValueError("its list of storages is not that of its tensors")
@@ -170,7 +161,11 @@ def _open_legacy(path: pathlib.Path) -> Contents:
     return Contents(pickled, {key: size for key, (_, size) in places.items()}, load)
 
 
-def _walk(stream: io.BytesIO, storages: dict[str, Storage]) -> Any:
+def _is_little_endian(system: object) -> bool:
+    return isinstance(system, dict) and bool(system["little_endian"])
+
+
+def _walk(stream: io.BytesIO, storages: dict[str, StoredNumbers]) -> object:
     """What the pickle at the stream's position describes; leaves the stream behind it.
 
     Args:
@@ -182,7 +177,7 @@ def _walk(stream: io.BytesIO, storages: dict[str, Storage]) -> Any:
     """
     stack: list[Any] = []
     marks: list[int] = []
-    memo: dict[int, Any] = {}
+    memo: dict[object, Any] = {}
     for opcode, argument, _ in pickletools.genops(stream):
         name = opcode.name
         if name in OPERANDS:
@@ -226,35 +221,42 @@ def _walk(stream: io.BytesIO, storages: dict[str, Storage]) -> Any:
             case _:
                 asked = f"{name} {argument or ''}".strip()[:80]
                 raise ValueError(f"it asks for {asked!r}, which no dict of tensors needs")
+    raise ValueError("its pickle has no end")
 
 
-def _set_items(target: Any, operands: list[Any]) -> None:
+def _set_items(target: object, operands: list[object]) -> None:
     """Keys are strings or integers: a tuple of tuples of tuples could take for ever to hash."""
     if not isinstance(target, dict) or not all(isinstance(k, str | int) for k in operands[::2]):
         raise ValueError(f"it sets items or attributes of a {type(target).__name__}")
     target.update(zip(operands[::2], operands[1::2], strict=True))
 
 
-def _storage(identity: Any) -> Storage:
+def _storage(identity: object) -> StoredNumbers:
     match identity:
         case ("storage", np.dtype() as dtype, str(key), _, int(count), *view):
             if 0 <= count < MOST_NUMBERS and not any(view):  # views: of torch < 0.4
-                return Storage(key, dtype, count)
+                return StoredNumbers(key, dtype, count)
     raise ValueError("it refers to something that is no storage of numbers")
 
 
-def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Tensor:
+def _tensor(storage: object, offset: object, shape: object, strides: object, *_: object) -> Tensor:
     """`torch._utils._rebuild_tensor_v2`; the arguments left out concern gradients."""
-    if not isinstance(storage, Storage):
+    if not isinstance(storage, StoredNumbers):
         raise ValueError(f"a tensor lies in a {type(storage).__name__}, no storage")
+    if (
+        not isinstance(offset, int)
+        or not isinstance(shape, tuple)
+        or not isinstance(strides, tuple)
+    ):
+        raise ValueError("a tensor has no offset, shape or strides")
     numbers = [offset, *shape, *strides]
-    if not all(isinstance(n, int) and 0 <= n <= storage.count for n in numbers):
-        raise ValueError(f"a tensor does not lie inside its storage of {storage.count} numbers")
+    if not all(isinstance(n, int) and 0 <= n <= storage.length for n in numbers):
+        raise ValueError(f"a tensor does not lie inside its storage of {storage.length} numbers")
     if 0 in shape or not len(shape) == len(strides) <= MOST_DIMENSIONS:
         raise ValueError(f"a tensor has {len(shape)} dimensions, {len(strides)} strides, or a zero")
     last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
-    if last >= storage.count or math.prod(shape) > storage.count:
-        raise ValueError(f"a tensor {shape} goes beyond its storage of {storage.count} numbers")
+    if last >= storage.length or math.prod(shape) > storage.length:
+        raise ValueError(f"a tensor {shape} goes beyond its storage of {storage.length} numbers")
     return Tensor(storage, offset, tuple(shape), tuple(strides))
 
 

@@ -1,0 +1,28 @@
+"""One way to turn what a damaged or foreign file leads to into a sentence that says what to do."""
+
+import contextlib
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def explained(
+    what: str,
+    advice: str,
+    errors: tuple[type[Exception], ...] = (Exception,),
+    passed_on: tuple[type[Exception], ...] = (),
+) -> Iterator[None]:
+    """Raises ValueError in place of the errors that damage leads to; it can fail anywhere.
+
+    Args:
+        what: what cannot be done, such as "weights.pth cannot be read".
+        advice: why that may be, and what to do.
+        errors: those that damage leads to.
+        passed_on: of these, errors with another cause, such as a full disk.
+    """
+    try:
+        yield
+    except passed_on:
+        raise
+    except errors as error:
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        raise ValueError(f"{what} ({kind}{str(error)[:300]}): {advice}") from error

@@ -1,0 +1,130 @@
+"""The benchmarks: every subject can be started, and small cases give numbers that fit together."""
+
+import functools
+import importlib
+import inspect
+import itertools
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from benchmarks import coverage, encoder, gpu, peer_engines, peers, run, timing
+from cxr_embeddings.encoder import depthwise_kernel, efficientnet
+from cxr_embeddings.encoder.efficientnet import VARIANTS, EfficientNet, Variant
+
+
+@pytest.mark.parametrize("subject", run.SUBJECTS)
+def test_every_subject_can_be_started(subject):
+    function = importlib.import_module(f"benchmarks.{subject}").run
+    options = inspect.signature(function).parameters.values()
+    argv = [option.name for option in options if option.default is option.empty]
+    given = run.arguments_of(function, subject, argv)
+    assert given == {o.name: o.name if o.default is o.empty else o.default for o in options}
+
+
+def test_turns_are_drawn_and_settle_before_they_count(monkeypatch):
+    calls = []
+    clock = itertools.count()
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: calls.append("clock") or next(clock))
+    forms = {name: functools.partial(calls.append, name) for name in "ab"}
+    assert timing.interleave(forms, 20, warmup=0, settle=1) == {"a": [1] * 20, "b": [1] * 20}
+    turns = [calls[i : i + 4] for i in range(0, len(calls), 4)]
+    assert all(turn == [turn[0], "clock", turn[0], "clock"] for turn in turns)
+    firsts = {turn[0] for turn in turns[::2]}
+    assert len(turns) == 40 and firsts == {"a", "b"}, "either may be the first of a round"
+
+
+def doubled(variant, variables, images, dtype):
+    """A peer that computes something else."""
+    network = EfficientNet(variant, peers.head_width(variant))
+    embeddings = 2 * np.asarray(jax.jit(network.apply)(variables, images)[0])
+    return lambda: embeddings
+
+
+def broken(variant, variables, images, dtype):
+    raise MemoryError("no card\nin the slot")
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    monkeypatch.setitem(VARIANTS, "tiny", Variant(0.25, 0.1, 32))
+    monkeypatch.setattr(efficientnet, "STAGES", efficientnet.STAGES[:2])
+    monkeypatch.setattr(peer_engines, "ENGINES", {"doubled": doubled, "broken": broken})
+
+
+def test_engines_are_compared_and_one_that_fails_is_left_out(tiny, tmp_path, capsys):
+    encoder.run(3, "tiny:32:2", output=str(tmp_path))
+    assert "without broken: no card\n" in capsys.readouterr().out
+    rows = json.loads((tmp_path / "encoder.json").read_text())["rows"]
+    found = {row["engine"]: row for row in rows}
+    assert [*found] == [encoder.OURS, encoder.ENGINE, encoder.PLAIN, "doubled"]
+    assert found[encoder.OURS]["times as fast as ours"] == 1
+    for name, row in found.items():
+        assert row["differs"] == pytest.approx(float(name == "doubled"), abs=1e-5)
+        assert row["images/s"] > 0 and row["ready after s"] > 0
+    assert (tmp_path / "encoder.md").read_text().count("\n| tiny at 32 px, batch 2") == len(found)
+
+
+def test_without_any_case_it_fails(tiny, monkeypatch):
+    monkeypatch.setattr(encoder, "own_engines", lambda: {encoder.OURS: broken})
+    with pytest.raises(SystemExit, match="no case could be measured"):
+        encoder.run(3, "tiny:32:8")
+
+
+@pytest.mark.parametrize("case", ["l2", "l9:224:1", "l2:224:0", "l2:224:-1", "l2:224:1:2"])
+def test_a_wrong_case_is_named(case):
+    with pytest.raises(SystemExit, match=f"found the case '{case}'; expected VARIANT"):
+        encoder.run(1, case)
+
+
+def test_a_wrong_engine_is_named(tiny):
+    with pytest.raises(SystemExit, match="no such engine: nope; expected plain Flax, doubled"):
+        encoder.run(1, engines="nope")
+
+
+@pytest.fixture
+def small_steps(tiny, monkeypatch):
+    """The steps of gpu.py, as small as they can be."""
+    monkeypatch.setattr(depthwise_kernel, "TILE", 2)  # the interpreter's program compiles sooner
+    for name, step in gpu.STEPS.items():
+        cases = step.small if name == "kernel" else "tiny:32:2"
+        monkeypatch.setitem(gpu.STEPS, name, step._replace(small=cases))
+    monkeypatch.setitem(peer_engines.ENGINES, "torch.compile", doubled)
+
+
+def test_each_result_of_a_gpu_is_written_when_it_is_done(small_steps, tmp_path):
+    for name in gpu.STEPS:
+        gpu.measure(name, tmp_path, small=True)
+    rows = [json.loads(line) for line in (tmp_path / "gpu.jsonl").read_text().splitlines()]
+    steps = {name: [row for row in rows if row["step"] == name] for name in gpu.STEPS}
+    for row in steps["parity"]:
+        assert row["least cosine"] > 0.999 > row["cosine of two films"]
+        assert row["differs"] < (1e-5 if row["dtype"] == "float32" else 0.1)
+    engines = [encoder.OURS, encoder.ENGINE, "torch.compile"]
+    assert [row["engine"] for row in steps["b0"]] == engines
+    assert all(row["images/s"] > 0 for name in ("b0", "l2", "larger") for row in steps[name])
+    assert [row["engine"] for row in steps["kernel"]] == ["XLA", "Pallas"]
+    assert steps["kernel"][1]["differs"] < 2**-7
+    table = (tmp_path / "gpu.md").read_text()
+    assert all(f"## {name}\n" in table for name in ("machine", *gpu.STEPS))
+
+
+def test_a_gpu_is_not_kept_longer_than_asked(tmp_path, capsys):
+    assert gpu.run(tmp_path, minutes=0, small=True) == 0
+    assert capsys.readouterr().out.count("left out, the time is over") == len(gpu.STEPS)
+
+
+def test_a_step_that_fails_is_said(tmp_path, monkeypatch, capfd):
+    step = gpu.STEPS["kernel"]._replace(small="no layer")
+    monkeypatch.setattr(gpu, "STEPS", {"none": step})  # which the program does not know
+    assert gpu.run(tmp_path, minutes=1, small=True) == 1
+    assert "none: failed with exit code 2" in capfd.readouterr().out
+
+
+def test_tables_of_simulations(capsys):
+    coverage.run("rates", 1)
+    assert "\n1 replications a row" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="found the table 'nope'; expected one of auroc"):
+        coverage.run("nope")
