@@ -103,7 +103,7 @@ class Card:
 class _Versioned(TypedDict):
     """What cards of all versions have."""
 
-    __pydantic_config__ = untrusted.OPEN
+    __pydantic_config__ = untrusted.OPEN  # type: ignore[misc]  # pydantic reads it
 
     format_version: NotRequired[int]
 

@@ -218,8 +218,8 @@ def self_check(card: Card, variables: Variables) -> Check:
     """
     generator = np.random.Generator(np.random.SFC64(0))
     images = generator.random((2, CHECK_SIZE, CHECK_SIZE, 3), np.float32)
-    images = (images - np.float32(card.mean)) / np.float32(card.std)
-    embedding, _ = jax.jit(model_for(card).apply)(variables, images)
+    mean, std = (np.asarray(values, np.float32) for values in (card.mean, card.std))
+    embedding, _ = jax.jit(model_for(card).apply)(variables, (images - mean) / std)
     embedding = np.asarray(embedding)
     if not np.isfinite(embedding).all():
         raise ValueError(f"{card.source}: its network gives numbers that are not finite")

@@ -9,6 +9,7 @@ a training step takes five times as long.
 import functools
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +44,8 @@ def _shifted(images: Array, first: Size, size: Size, strides: Pair = (1, 1)) -> 
 
 
 def _taps(kernel: Array) -> list[Pair]:
-    return list(itertools.product(*map(range, kernel.shape[:2])))
+    height, width = kernel.shape[:2]
+    return list(itertools.product(range(height), range(width)))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -73,7 +75,7 @@ def _shifted_sum_forward(
     padded = _pad(images, padding)
     size = np.subtract(padded.shape[1:3], kernel.shape[:2]) // strides + 1
     wide = kernel.astype(jnp.float32)
-    total = 0
+    total: Any = 0
     for tap in _taps(kernel):
         total += _shifted(padded, tap, size, strides).astype(jnp.float32) * wide[tap][None, None]
     return total.astype(images.dtype), (padded, kernel)
@@ -129,7 +131,7 @@ def _image_gradient(
     padded = _pad(cotangent, list(zip(front.tolist(), back.tolist(), strict=True)))
 
     def at(*phase: int) -> Array:
-        total = 0
+        total: Any = 0
         for tap in _taps(kernel):
             shift, rest = np.divmod(np.add(phase, before) - tap, strides)
             if not rest.any():
@@ -184,7 +186,7 @@ def conv_general_dilated(
     feature_group_count: int = 1,
     platform: str | None = None,
     precision: Precision = None,
-    **options: object,
+    **options: Any,
 ) -> Float[Array, "b h2 w2 o"]:
     """`jax.lax.conv_general_dilated` as `flax.linen.Conv` calls it, for NHWC images, HWIO kernels.
 
@@ -243,7 +245,7 @@ def by_products(
     padding: Padding,
     *,
     precision: Precision = None,
-    **options: object,
+    **options: Any,
 ) -> Float[Array, "b h2 w2 o"]:
     """`conv_general_dilated`, for the network's 1x1 convolutions a matrix product on every device.
 
@@ -252,17 +254,17 @@ def by_products(
     """
     if rhs.shape[:2] == (1, 1):
         return matrix_product(lhs, rhs, precision)
-    setting = {"precision": precision, **options}
-    return conv_general_dilated(lhs, rhs, window_strides, padding, **setting)
+    options["precision"] = precision
+    return conv_general_dilated(lhs, rhs, window_strides, padding, **options)
 
 
 def gated_product(
     gate: Float32[Array, "b 1 1 i"],
     images: Float[Array, "b h w i"],
     kernel: Float[Array, "1 1 i o"],
-    *_: object,
+    *where: object,
     precision: Precision = None,
-    **__: object,
+    **options: object,
 ) -> Float[Array, "b h w o"]:
     """The 1x1 convolution of `images * gate`: the gate scales what is smaller, kernel or images.
 

@@ -25,6 +25,7 @@ from .efficientnet import (
     SQUEEZE_RATIO,
     EfficientNet,
     MBConv,
+    Setting,
     SqueezeExcite,
     conv_bn,
 )
@@ -93,7 +94,7 @@ class FusedMBConv(MBConv):
     ) -> Float[Array, "b h2 w2 features"]:
         if train:
             raise ValueError("this form is for inference only: train the network in its usual form")
-        setting = {"train": False, "dtype": self.dtype}
+        setting: Setting = {"train": False, "dtype": self.dtype}
         width = inputs.shape[-1]
 
         x = inputs
@@ -152,7 +153,7 @@ def depthwise_bn_swish(
     tiles = pl.cdiv(height, TILE), pl.cdiv(width, TILE * positions)
     body = functools.partial(
         _program,
-        first=tuple(-before for before, _ in pads),
+        first=(-pads[0][0], -pads[1][0]),
         strides=strides,
         tiles_across=tiles[1],
         shape=(positions, block),

@@ -7,7 +7,7 @@ The tree of variables is flat (`stem_conv`, `stem_bn`, `stage<i>_block<j>/...`, 
 import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -25,6 +25,7 @@ POOLED_MAP_PATCH = 5
 SQUEEZE_RATIO = 0.25  # of the block's input channels, not of the expanded ones
 
 Convolution = Callable[..., Array]  # as `jax.lax.conv_general_dilated`
+Setting = dict[str, Any]  # keywords of layers
 
 
 class Variant(NamedTuple):
@@ -103,7 +104,7 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, width)
         mean = self.variable("batch_stats", "mean", jnp.zeros, width)
         var = self.variable("batch_stats", "var", jnp.ones, width)
-        last = {"activation": self.activation, "dtype": self.dtype}
+        last: Setting = {"activation": self.activation, "dtype": self.dtype}
         if not train:
             statistics = mean.value, var.value
             return batch_norm.normalise(x, *statistics, scale, bias, BATCH_NORM_EPSILON, **last)
@@ -153,10 +154,9 @@ class SqueezeExcite(nn.Module):
 
     @nn.compact
     def __call__(self, averages: Float32[Array, "b 1 1 c"]) -> Float32[Array, "b 1 1 c"]:
-        setting = {"dtype": jnp.float32, "conv_general_dilated": self.conv_general_dilated}
-        conv = functools.partial(nn.Conv, kernel_size=(1, 1), **setting)
-        gate = swish(conv(self.reduced, name="reduce")(averages))
-        return nn.sigmoid(conv(averages.shape[-1], name="expand")(gate))
+        setting: Setting = {"dtype": jnp.float32, "conv_general_dilated": self.conv_general_dilated}
+        gate = swish(nn.Conv(self.reduced, (1, 1), **setting, name="reduce")(averages))
+        return nn.sigmoid(nn.Conv(averages.shape[-1], (1, 1), **setting, name="expand")(gate))
 
 
 class MBConv(nn.Module):
@@ -173,8 +173,8 @@ class MBConv(nn.Module):
     def __call__(
         self, inputs: Float[Array, "b h w c"], train: bool = False
     ) -> Float[Array, "b h2 w2 features"]:
-        setting = {"dtype": self.dtype, "conv_general_dilated": self.conv_general_dilated}
-        convolve = functools.partial(conv_bn, train=train, **setting)
+        setting: Setting = {"dtype": self.dtype, "conv_general_dilated": self.conv_general_dilated}
+        convolve: Convolution = functools.partial(conv_bn, train=train, **setting)
         width = inputs.shape[-1]
         expanded = width * self.expansion
 
@@ -195,8 +195,7 @@ class EfficientNet(nn.Module):
         variant: a key of `VARIANTS`.
         head_width: channels of the head convolution; None leaves it out, as in ELIXR-C.
         projection: map the widest vector to `EMBEDDING_WIDTH` channels, without bias.
-        dtype: of the computation. Parameters and BatchNorm statistics are created in float32, and
-            the averages that become embeddings are float32, whatever it is.
+        dtype: of the computation; variables and embeddings are float32, whatever it is.
         conv_general_dilated: the convolution, by default the fastest form for each backend.
         block: `MBConv`, or what computes the same: `depthwise_kernel.for_gpu` has another form.
         remat: recompute each block in the backward pass: less memory (not on CPU), more time.
@@ -225,11 +224,10 @@ class EfficientNet(nn.Module):
             `feature_map`, `pooled_map` (from 160 px), `pooled`, `head_map`, `head` or `own_head`,
             `projection`. Under `jit`, what the caller does not return is not computed.
         """
-        setting = {"dtype": self.dtype, "conv_general_dilated": self.conv_general_dilated}
-        convolve = functools.partial(conv_bn, train=train, **setting)
+        setting: Setting = {"dtype": self.dtype, "conv_general_dilated": self.conv_general_dilated}
+        convolve: Convolution = functools.partial(conv_bn, train=train, **setting)
         block = nn.remat(MBConv, static_argnums=2) if self.remat else self.block
         out = {}
-
         width = scale_width(STEM_WIDTH, VARIANTS[self.variant].width)
         x = out["stem"] = convolve(images.astype(self.dtype), "stem", width, 3, strides=2)
         sizes = zip(STAGES, stage_widths(self.variant), stage_blocks(self.variant), strict=True)

@@ -9,7 +9,7 @@ import collections
 import pathlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -21,13 +21,13 @@ from .card import Card
 from .weights import Variables
 
 # Otherwise each import of OpenVINO reports itself to its maker, from a fork of this process.
-sys.modules.setdefault("openvino_telemetry", None)
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 import openvino  # noqa: E402
 from openvino import opset13 as ops  # noqa: E402
 
 Tag = TypeVar("Tag")
 Tree = Mapping[str, PyTree[np.ndarray]]
-Tensor = openvino.Node  # of a graph; [b c h w] unless said otherwise
+Tensor: TypeAlias = openvino.Node  # of a graph; [b c h w] unless said otherwise
 
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 FEW_POSITIONS = 100  # of a map: joined, films of 49 are a quarter faster, of 196 no faster

@@ -11,7 +11,7 @@ micro-batch, over all devices, so `micro_batch` is part of what is trained, devi
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -113,7 +113,7 @@ def make_gradient(
         (embedding, _), updates = model.apply(
             variables, (images - centre) / scale, train=True, mutable=["batch_stats"]
         )
-        outputs = head.apply({"params": params["head"]}, embedding)
+        outputs = cast(Array, head.apply({"params": params["head"]}, embedding))
         return outputs, (updates["batch_stats"], jax.lax.stop_gradient(embedding))
 
     def split(array: Array, each: int = 1) -> Array:
@@ -202,7 +202,7 @@ def make_step(
         with jax.numpy_dtype_promotion("standard"):  # Optax counts steps in integers
             updates, moments = optimize.update(gradients, state.optimizer, state.params)
             now = rate(state.step)
-        params = optax.apply_updates(state.params, updates)
+        params = cast(Tree, optax.apply_updates(state.params, updates))
         # The first weights are far from the last ones: a young average forgets them soon.
         count = state.step.astype(jnp.float32)
         decay = jnp.minimum(recipe.average_decay, (1 + count) / (10 + count))

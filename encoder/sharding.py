@@ -95,9 +95,9 @@ def make_mesh(model_parallel: int = 1, devices: Sequence[jax.Device] | None = No
     Raises:
         ValueError: the number of devices of a host is no multiple of `model_parallel`.
     """
-    devices = jax.devices() if devices is None else devices
-    devices = np.array(sorted(devices, key=lambda device: (device.process_index, device.id)))
-    here = sum(device.process_index == jax.process_index() for device in devices)
+    found = jax.devices() if devices is None else devices
+    grid = np.array(sorted(found, key=lambda device: (device.process_index, device.id)))
+    here = sum(device.process_index == jax.process_index() for device in grid)
     if model_parallel < 1 or here % model_parallel:
         raise ValueError(
             f"model_parallel is {model_parallel}; expected a divisor of the {here} "
@@ -105,7 +105,7 @@ def make_mesh(model_parallel: int = 1, devices: Sequence[jax.Device] | None = No
         )
     # Flax layers carry no sharding in their types, so the axes are said to be automatic.
     return Mesh(
-        devices.reshape(-1, model_parallel), ("data", "model"), axis_types=(AxisType.Auto,) * 2
+        grid.reshape(-1, model_parallel), ("data", "model"), axis_types=(AxisType.Auto,) * 2
     )
 
 

@@ -76,7 +76,7 @@ def digest(variables: Variables) -> str:
             leaf = leaf.addressable_data(0) if replicated else sharding.whole(leaf)
         leaf = np.ascontiguousarray(leaf)
         total.update(f"{path} {leaf.dtype} {leaf.shape}\n".encode())
-        total.update(leaf.view(np.uint8))
+        total.update(leaf.view(np.uint8).data)
     return total.hexdigest()
 
 

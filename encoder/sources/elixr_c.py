@@ -99,7 +99,7 @@ def describe(path: pathlib.Path) -> Description:
         values = {}
         for name, op in match(program, resolution).items():
             key = program.keys.get(op.variable)
-            if shapes.get(key) != [*op.shape]:
+            if key is None or shapes.get(key) != [*op.shape]:
                 raise ValueError(f"{op} {op.shape} is saved as {key!r} {shapes.get(key)}")
             values[name] = key, op.shape
         kept = {key for key, _ in values.values()}
@@ -196,7 +196,8 @@ def _agreeing(steps: Sequence[Step], expected: Sequence[tuple[str, Layer]]) -> i
 
 def _steps(program: Program, size: int) -> list[Step]:
     """All layers in the order of their dependence; `size` is the image's side."""
-    rank, steps = {}, []
+    rank: dict[Op, int] = {}
+    steps: list[Step] = []
     for op in program.ops:
         rank[op] = max((rank.get(source, 0) for source, _ in op.inputs), default=0)
         if step := _step(op, size):

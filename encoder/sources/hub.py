@@ -65,7 +65,7 @@ def download(repository: str, folder: str = "") -> Download:
             f"{repository!r} is no repository; expected ORG/NAME, as in --from hf:timm/NAME"
         )
     with _explained(repository):
-        commit = model_info(repository, timeout=TIMEOUT).sha
+        commit = str(model_info(repository, timeout=TIMEOUT).sha)
         names = sorted(list_repo_files(repository, revision=commit))
         found = _choose(names, folder, repository)
         local = [hf_hub_download(repository, name, revision=commit) for name in found.files]

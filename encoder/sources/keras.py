@@ -43,6 +43,7 @@ RESCALINGS = {  # layer -> scale, as Keras builds them
 
 
 Member = TypeVar("Member", h5py.Group, h5py.Dataset)
+Three = tuple[float, float, float]  # a number for each channel
 Config = dict[str, Any]  # config.json of a .keras file: whatever JSON Keras writes there
 
 
@@ -161,7 +162,7 @@ def _float32(array: h5py.Dataset) -> np.ndarray:
 
 def _normalisation(
     layers: dict[str, list[h5py.Dataset]], config: Config | None
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
+) -> tuple[Three, Three]:
     """Mean and standard deviation, of images in [0, 1], that the first layers amount to.
 
     (x - mean) / sqrt(variance), then times the second scale if there is one.
@@ -184,7 +185,12 @@ def _normalisation(
         raise KeyError(f"its Normalization holds {statistics}, expected mean and variance of 3")
     mean, variance = (_float32(array).astype(np.float64) for array in statistics)
     std = np.sqrt(variance) / (RESCALINGS["rescaling_1"] if "rescaling_1" in layers else 1)
-    return tuple(tuple(float(f"{x:.7g}") for x in values) for values in (mean, std))
+    return _three(mean), _three(std)
+
+
+def _three(values: np.ndarray) -> Three:
+    red, green, blue = (float(f"{value:.7g}") for value in values)
+    return red, green, blue
 
 
 def _demand_efficientnet(config: Config) -> None:

@@ -149,7 +149,7 @@ def run(path: pathlib.Path, features: dict[str, bytes], output: str, model: str)
         FileNotFoundError: it is no SavedModel.
         ValueError: it is damaged, or might do what no image network does.
     """
-    sys.modules.setdefault("jax", None)  # or TensorFlow imports it: 0.1 GB
+    sys.modules.setdefault("jax", None)  # type: ignore[arg-type]  # or TensorFlow imports it: 0.1 GB
     import tensorflow as tf
 
     example = tf.train.Example()

@@ -145,11 +145,11 @@ def _published(file: pathlib.Path) -> Published:
     advprop = tag.split("_")[0] == "ap"
     mean, std = (ADVPROP_MEAN, ADVPROP_STD) if advprop else (IMAGENET_MEAN, IMAGENET_STD)
     resolution = 475 if network.endswith("_l2") and "475" in tag else None
-    return Published(named[0], tag, mean, std, resolution)
+    return Published(named[0] if named else network, tag, mean, std, resolution)
 
 
 class _Pretrained(TypedDict, total=False):
-    __pydantic_config__ = untrusted.OPEN
+    __pydantic_config__ = untrusted.OPEN  # type: ignore[misc]  # pydantic reads it
 
     mean: list[float]
     std: list[float]
