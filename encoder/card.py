@@ -100,10 +100,9 @@ class Card:
             )
 
 
+@untrusted.may_have_more
 class _Versioned(TypedDict):
     """What cards of all versions have."""
-
-    __pydantic_config__ = untrusted.OPEN  # type: ignore[misc]  # pydantic reads it
 
     format_version: NotRequired[int]
 

@@ -148,15 +148,15 @@ def _published(file: pathlib.Path) -> Published:
     return Published(named[0] if named else network, tag, mean, std, resolution)
 
 
+@untrusted.may_have_more
 class _Pretrained(TypedDict, total=False):
-    __pydantic_config__ = untrusted.OPEN  # type: ignore[misc]  # pydantic reads it
-
     mean: list[float]
     std: list[float]
     input_size: list[int]
     tag: str | None
 
 
+@untrusted.may_have_more
 class _Config(_Pretrained):
     """timm's config.json; older ones have the fields of pretrained_cfg at their top."""
 
