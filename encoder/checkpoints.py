@@ -4,11 +4,13 @@ import contextlib
 import functools
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import jax
 from jaxtyping import PyTree
 from orbax import checkpoint as ocp
+
+from cxr_embeddings.common.identities import Facts, differences
 
 from .damaged import explained
 
@@ -27,9 +29,7 @@ def open_checkpoints(folder: str | os.PathLike) -> Iterator[ocp.CheckpointManage
         yield manager
 
 
-def save(
-    manager: ocp.CheckpointManager, step: int, state: PyTree, identity: Mapping[str, object]
-) -> None:
+def save(manager: ocp.CheckpointManager, step: int, state: PyTree, identity: Facts) -> None:
     """Copies the state and writes it while training goes on. The data position is the step."""
     arguments = {"state": ocp.args.StandardSave(state), "run": ocp.args.JsonSave(dict(identity))}
     manager.save(step, args=ocp.args.Composite(**arguments), force=True)
@@ -40,7 +40,7 @@ def restore(
     step: int,
     state: PyTree,
     shardings: PyTree,
-    identity: Mapping[str, object],
+    identity: Facts,
 ) -> PyTree:
     """The state of a checkpoint; all hosts have to ask for the same one.
 
@@ -76,14 +76,12 @@ def restore(
         return manager.restore(step, args=arguments)["state"]
 
 
-def _check_identity(found: object, expected: Mapping[str, object], what: str) -> None:
+def _check_identity(found: object, expected: Facts, what: str) -> None:
     """Raises ValueError that names every setting in which a run differs from what was found."""
     found = found if isinstance(found, dict) else {}
-    names = sorted({*found, *expected})
-    differ = [name for name in names if found.get(name) != expected.get(name)]
-    if differ:
+    if differing := differences(found, expected, ("there", "asked for")):
         raise ValueError(
             f"{what} is of another run:\n"
-            + "".join(f"  {n}: there {found.get(n)!r}, now {expected.get(n)!r}\n" for n in differ)
-            + "use the same settings to continue it, or choose another output.path"
+            + "\n".join(differing)
+            + "\nuse the same settings to continue it, or choose another output.path"
         )
