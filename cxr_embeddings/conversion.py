@@ -70,7 +70,7 @@ def convert(source: str, path: str, output: str, wanted: Wanted) -> Card:
         raise ValueError("--output is missing: the folder of the new bundle")
     seed = convert.projection_seed(wanted.projection) if wanted.projection else None
     reader, file, origin = find_source(source, path)
-    if reader == "orbax":
+    if folder is None or reader == "orbax":
         card, variables = read_bundle(file, wanted)
     else:
         card, variables = read_checkpoint(reader, file, folder, wanted)

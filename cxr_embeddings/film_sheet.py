@@ -10,12 +10,12 @@ import pathlib
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from cxr_embeddings.input_pipeline.films.film import Film, Rejected
+    from cxr_embeddings.input_pipeline.films.film import Film, Rejected, Skipped
 
 BACKGROUND, FRAME, TEXT, DIM = (14, 16, 21), (38, 43, 54), (230, 233, 240), (139, 147, 163)
 GREEN, AMBER, RED = (129, 212, 163), (255, 199, 112), (240, 104, 104)
@@ -49,15 +49,15 @@ class Tile:
     frame: Colour = FRAME
 
 
-def draw_film(film: Film | Rejected, side: int) -> Image.Image | Rejected:
+def draw_film(film: Film | Skipped | Rejected, side: int) -> Image.Image | Rejected:
     """What `dicom.read_film` gave as the preset `native` sees it, a Pillow picture; or Rejected."""
     from PIL import Image
 
     from cxr_embeddings.input_pipeline.films import presets
-    from cxr_embeddings.input_pipeline.films.film import Rejected, Rejection
+    from cxr_embeddings.input_pipeline.films.film import Film, Rejected, Rejection
 
-    if isinstance(film, Rejected):
-        return film
+    if not isinstance(film, Film):
+        return Rejected(film.reason, film.detail)
     try:
         pixels = presets.network_input(film, presets.PRESETS["native"], side)
     except Rejection as rejection:
@@ -194,8 +194,9 @@ def _make_tile(path: str, labels: Mapping[str, Mapping[str, float]], side: int) 
     picture = draw_film(film, side)
     if isinstance(picture, Rejected):
         return Tile("Not readable", picture.reason.replace("_", " "), [name], RED, None)
+    film = cast("Film", film)  # for there is a picture
 
-    syntaxes = {uid: name for name, (uid, _) in dicom_files.SYNTAXES.items()}
+    syntaxes: dict[str, str] = {uid: name for name, (uid, _) in dicom_files.SYNTAXES.items()}
     uid = syntax[1].decode() if syntax else ""
     photometric = film.photometric.replace("MONOCHROME", "MONO")
     view = film.view_position or "no view"

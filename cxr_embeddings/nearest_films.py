@@ -160,7 +160,8 @@ def _report(found: dict[str, Sharing], whole: Sharing, pooled: list[str]) -> Non
 
 def _choose(has: Bool[np.ndarray, "n finding"], findings: list[int]) -> dict[int, int]:
     """For each of the findings that most films have, one of these at random, each film once."""
-    random, chosen = np.random.default_rng(SEED), {}
+    random = np.random.default_rng(SEED)
+    chosen: dict[int, int] = {}
     for j in sorted(findings, key=lambda j: -has[:, j].sum())[:ROWS]:
         free = np.setdiff1d(np.flatnonzero(has[:, j]), [*chosen.values()])
         if len(free):

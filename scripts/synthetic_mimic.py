@@ -8,6 +8,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from cxr_embeddings import cli
 from cxr_embeddings.common import paths
@@ -36,7 +37,7 @@ def synthetic_mimic(
     if len(size_range) != 2:
         raise ValueError(f"--size_range is {size_range}; expected two numbers, such as 420,1100")
     folder = paths.typed_local(output, "--output")
-    parameters = {
+    parameters: dict[str, Any] = {
         "films": films,
         "laterals": laterals,
         "damaged": damaged,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cxr_embeddings.common import paths
 from cxr_embeddings.configs.schema import NetworkConfig
@@ -30,7 +30,7 @@ def resolved(config: NetworkConfig) -> NetworkConfig:
 
 
 def load(
-    config: NetworkConfig, seed: int, store: Mapping[str, object], say: Callable[[str], object]
+    config: NetworkConfig, seed: int, store: Mapping[str, Any], say: Callable[[str], object]
 ) -> tuple[Card, EfficientNet, Variables]:
     """The card of what is to be trained, the network, and its first variables in float32.
 

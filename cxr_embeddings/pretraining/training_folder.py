@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import importlib.metadata
 import pathlib
 from typing import TYPE_CHECKING
@@ -40,7 +41,8 @@ def open_folder(
     from cxr_embeddings.input_pipeline import run_folder
     from cxr_embeddings.input_pipeline.hosts import together
 
-    together(hosts, lambda: hosts.index or _claim(stack, folder, config, identity))
+    claim = functools.partial(_claim, stack, folder, config, identity)
+    together(hosts, (lambda: None) if hosts.index else claim)
 
     def see() -> None:
         if run_folder.earlier_runs(str(folder), identity) is None:
@@ -132,4 +134,4 @@ def save(
         data = run_folder.encode_manifest(identity, runs, complete=True)
         files.write_whole(str(folder / run_folder.MANIFEST), data)
 
-    together(hosts, lambda: hosts.index or write())
+    together(hosts, (lambda: None) if hosts.index else write)

@@ -64,7 +64,7 @@ def open_log(
             stream.flush()
             for name, value in row.items():
                 if name != "step":
-                    curves.add_scalar(name, value, row["step"])
+                    curves.add_scalar(name, value, int(row["step"]))
             curves.flush()
             if "probe_auroc" in row:
                 training_picture.draw(folder / training_picture.PICTURE, read_metrics(folder))

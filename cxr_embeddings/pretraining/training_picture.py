@@ -2,6 +2,7 @@
 
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.style
 from matplotlib.figure import Figure
@@ -12,11 +13,12 @@ from cxr_embeddings.heads.report import panels
 from cxr_embeddings.heads.report.panels import AMBER, BLACK, BLUE, Heading
 
 PICTURE = "curves.png"
-BATCH = {"color": BLACK, "lw": 0.8}
-TUNE = {"color": BLUE, "marker": "o", "ms": 3}
-NEAREST = {"color": AMBER, "marker": "s", "ms": 3}
+Look = dict[str, Any]  # of a curve, as Matplotlib takes it
+BATCH: Look = {"color": BLACK, "lw": 0.8}
+TUNE: Look = {"color": BLUE, "marker": "o", "ms": 3}
+NEAREST: Look = {"color": AMBER, "marker": "s", "ms": 3}
 # column of metrics.csv -> its look, panel by panel
-PANELS = (
+PANELS: tuple[tuple[Heading, dict[str, Look]], ...] = (
     (Heading("Loss", [""]), {"loss": BATCH}),
     (Heading("AUROC on tune", [""]), {"probe_auroc": TUNE, "knn_auroc": NEAREST}),
     (Heading("Alignment", ["of two views"]), {"alignment": BATCH}),
