@@ -7,6 +7,7 @@ the network is not kept waiting. The network is an untrained one, and ready befo
 
 import collections
 import contextlib
+import dataclasses
 import io
 import pathlib
 import statistics
@@ -15,15 +16,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from benchmarks import timing
-from cxr_embeddings import film_sources
 from cxr_embeddings.common import files, machine, paths
 from cxr_embeddings.configs.schema import EmbedConfig, EncoderConfig, InputConfig
-from cxr_embeddings.encoder.embed import films_that_fit
+from cxr_embeddings.embedding import embed_run
+from cxr_embeddings.film_sources import FilmSource, open_source
 from cxr_embeddings.input_pipeline.embeddings import output_plan, writer
 from cxr_embeddings.input_pipeline.films import decode, dicom
 from cxr_embeddings.input_pipeline.films.film import Film
@@ -31,31 +32,11 @@ from cxr_embeddings.input_pipeline.films.presets import PRESETS, network_input
 from cxr_embeddings.input_pipeline.hosts import ALONE
 from cxr_embeddings.input_pipeline.store.codecs import STORAGES
 from cxr_embeddings.input_pipeline.synthetic import mimic_folder
-from cxr_embeddings.loading import load_encoder, make_infer, make_mesh
-from cxr_embeddings.scripts import embed
+from cxr_embeddings.loading import Encoder, open_encoder
 
 SIDES = (2021, 3056)  # of drawn films, in pixels; MIMIC-CXR's are mostly 2544 x 3056
 GOAL = 0.95
 BARE, WHOLE = "bare forward pass", "end to end"
-
-
-class Network(NamedTuple):
-    """What embed.py would run."""
-
-    card: Any
-    infer: Callable[..., Any]  # (films, images) -> (films, embeddings), batch by batch
-    batch_size: int
-
-
-def load_network(config: EncoderConfig, batch_size: int) -> Network:
-    """Compiles the network as embed.py does; a `batch_size` of 0 is as many as fit."""
-    mesh = make_mesh(config)
-    card, model, variables = load_encoder(config, mesh, say=lambda _: None)
-    fit = films_that_fit(card, config.dtype, mesh.local_devices[0].memory_stats())
-    batch_size = batch_size or fit * mesh.shape["data"]
-    layer = next(iter(card.embeddings))
-    infer = make_infer(config, card, model, variables, mesh, layer, batch_size)
-    return Network(card, infer, batch_size)
 
 
 @contextlib.contextmanager
@@ -68,19 +49,20 @@ def opened_run(planned: Sequence[output_plan.Output]) -> Iterator[writer.Run]:
         yield run
 
 
-def make_records(network: Network, source: film_sources.Source) -> None:
+def make_records(network: Encoder, source: FilmSource) -> None:
     """All that embed.py does once its network is ready."""
-    with contextlib.redirect_stderr(io.StringIO()), opened_run(source.planned) as run:  # its bar
-        embed.embed_films(run, network.batch_size, source, network.card, network.infer, ALONE)
+    with opened_run(source.planned) as run:
+        embed_run(run, source, network, network.batch_size, ALONE, shown=False)
         run.finish(source.missing)
 
 
-def run_bare(network: Network, batches: Sequence[decode.Batch]) -> list[np.ndarray]:
+def run_bare(network: Encoder, batches: Sequence[decode.Batch]) -> list[np.ndarray]:
     """The forward pass alone: images in memory -> embeddings, batch by batch."""
-    return [rows for _, rows in network.infer((None, batch.image) for batch in batches)]
+    infer = network.compiled(network.batch_size)
+    return [rows for _, rows in infer((None, batch.image) for batch in batches)]
 
 
-def one_by_one(network: Network, source: film_sources.Source) -> dict[str, float]:
+def one_by_one(network: Encoder, source: FilmSource) -> dict[str, float]:
     """Does the stages of `make_records` one after another in this process: stage -> seconds."""
     seconds: collections.Counter[str] = collections.Counter()
 
@@ -112,13 +94,13 @@ def one_by_one(network: Network, source: film_sources.Source) -> dict[str, float
     return seconds
 
 
-def read_batches(network: Network, source: film_sources.Source) -> list[decode.Batch]:
+def read_batches(network: Encoder, source: FilmSource) -> list[decode.Batch]:
     with opened_run(source.planned) as run:
         return list(source.batches(run, network.card, network.batch_size, lambda *_: None))
 
 
 def make_store(
-    batches: Sequence[decode.Batch], network: Network, folder: pathlib.Path, count: int
+    batches: Sequence[decode.Batch], network: Encoder, folder: pathlib.Path, count: int
 ) -> str:
     """Has preprocess.py write a store of so many films, of which these are the images in turn."""
     pictures = folder / "pictures"
@@ -161,31 +143,32 @@ def run(
     records: films in the store; with few of them, start and end count for much.
     """
     encoder = EncoderConfig("random", variant, resolution, engine=engine)
-    network = load_network(encoder, batch_size)
+    network = open_encoder(encoder, batch_size, say=lambda _: None)
+    network = dataclasses.replace(network, batch_size=network.films_a_step(1 << 20))
     config = EmbedConfig(input=InputConfig(limit=films), encoder=encoder)
     with tempfile.TemporaryDirectory() as name:
         scratch = pathlib.Path(name)
         if not input:
             drawn = {"films": films, "laterals": 0, "damaged": 0, "size_range": SIDES}
             mimic_folder.write_mimic(scratch / "films", **drawn)
-        folder = paths.typed(input or str(scratch / "films"))
-        source = film_sources.films_source(config, folder, say=lambda *_, **__: None)
+        config.input.path = folder = paths.typed(input or str(scratch / "films"))
+        source = open_source(config, say=lambda _: None)
         batches = read_batches(network, source)
         count = sum(len(batch.films) for batch in batches)
         if not count:
             raise SystemExit(f"error: no film in {folder} gives an image; expected chest films")
         print(
-            f"{count} {'films' if input else 'drawn films'}; {variant} at {resolution} px by "
-            f"{engine} in {encoder.dtype}, batches of {network.batch_size}\n"
+            f"{count} {'films' if input else 'drawn films'}; {network.description}, batches of "
+            f"{network.batch_size}\n"
         )
         from_files(network, source, count, repeats)
-        config.input.limit = None
         store = make_store(batches, network, scratch, records)
-        source = film_sources.open_source(config, store, say=lambda *_, **__: None)
+        config = dataclasses.replace(config, input=InputConfig(store))
+        source = open_source(config, say=lambda _: None)
         from_store(network, source, records, repeats)
 
 
-def from_files(network: Network, source: film_sources.Source, count: int, repeats: int) -> None:
+def from_files(network: Encoder, source: FilmSource, count: int, repeats: int) -> None:
     """Prints where the time goes between the files of `count` films and their records."""
     rounds: list[dict[str, float]] = []
     forms = {"stages": lambda: rounds.append(one_by_one(network, source))}
@@ -203,7 +186,7 @@ def from_files(network: Network, source: film_sources.Source, count: int, repeat
     )
 
 
-def from_store(network: Network, source: film_sources.Source, count: int, repeats: int) -> None:
+def from_store(network: Encoder, source: FilmSource, count: int, repeats: int) -> None:
     """Prints what the way from `count` ready records keeps of the bare forward pass."""
     batches = read_batches(network, source)
     forms = {BARE: lambda: run_bare(network, batches)}

@@ -9,6 +9,8 @@ WEIGHTS = pathlib.Path(__file__).parents[1] / "weights/demo"
 
 def get_config() -> EmbedConfig:
     return EmbedConfig(
-        encoder=EncoderConfig(weights=str(WEIGHTS), variant="b0", resolution=224, dtype="float32"),
+        encoder=EncoderConfig(
+            weights=str(WEIGHTS), variant="b0", resolution=224, dtype="float32", engine="jax"
+        ),
         batch_size=8,
     )

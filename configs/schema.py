@@ -36,7 +36,9 @@ class InputConfig:
 
 @dataclasses.dataclass
 class EncoderConfig:
-    weights: str = field("", "a weights bundle (folder with card.json), or `random`: untrained")
+    weights: str = field(
+        "", "a weights bundle (folder with card.json), demo: the shipped one, or random: untrained"
+    )
     variant: str | None = field(None, "b0 to b7 or l2; default: as the weights' card")
     resolution: int | None = field(
         None, "side of the network's input in pixels; default: as the weights' card"
@@ -49,10 +51,11 @@ class EncoderConfig:
     preset: str | None = field(None, PRESET)
     dtype: str | None = field(None, DTYPE)
     engine: str = field(
-        "jax",
-        "what computes: jax; or openvino, the faster one on x86 CPUs (pip install "
-        "'cxr-embeddings[openvino]'), whose bfloat16 is faster yet where the CPU has it; or "
-        "pallas, on NVIDIA GPUs, with a kernel of ours for depthwise convolutions (not yet timed)",
+        "auto",
+        "what computes: auto: the fastest engine that is installed for the device; jax; openvino, "
+        "on x86 CPUs (pip install 'cxr-embeddings[openvino]'), whose bfloat16 is faster still "
+        "where the CPU has it; or pallas, on NVIDIA GPUs, with our own kernel for depthwise "
+        "convolutions (not yet timed)",
     )
     seed: int = field(0, "seed of the random numbers of weights=random")
     model_parallel: int = field(1, "number of devices that share one copy of the weights")

@@ -28,8 +28,6 @@ from cxr_embeddings.common import untrusted
 from cxr_embeddings.errors import FAMILY, sentence
 
 if TYPE_CHECKING:
-    from tqdm import tqdm
-
     from cxr_embeddings.input_pipeline.hosts import Hosts
 
 
@@ -424,23 +422,3 @@ def on_hosts(command: Callable[[Hosts, Config], Result], config: Config) -> Resu
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(1)
-
-
-def kept_views(views: tuple[str, ...] | None) -> tuple[str, ...] | None:
-    """The views in capitals; None keeps all."""
-    names = {name.upper() for name in views or ()}
-    return None if not names or "ALL" in names else tuple(sorted(names))
-
-
-def progress(total: int, done: int = 0, hidden: bool = False, what: str = "films") -> tqdm:
-    """A progress bar, as a context manager; in a log a line every ten seconds."""
-    from tqdm import tqdm
-
-    return tqdm(
-        total=total,
-        initial=done,
-        unit=f" {what}",
-        bar_format="{percentage:3.0f}% {bar} {n}/{total}{unit}, {rate_noinv_fmt}, {remaining} left",
-        mininterval=0.1 if sys.stderr.isatty() else 10,
-        disable=hidden,
-    )

@@ -1,12 +1,12 @@
-"""What embed.py reads: films, decoded by processes of their own, or a store of prepared ones."""
+"""What is embedded: films, decoded by processes of their own, or a store of prepared ones."""
 
 from __future__ import annotations
 
 import collections
+import dataclasses
 import itertools
-import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 from cxr_embeddings.common import machine, paths
 from cxr_embeddings.configs.schema import EmbedConfig
@@ -16,11 +16,15 @@ if TYPE_CHECKING:
     from cxr_embeddings.input_pipeline.embeddings.output_plan import Output
     from cxr_embeddings.input_pipeline.embeddings.writer import Run
     from cxr_embeddings.input_pipeline.films.decode import Batch
-    from cxr_embeddings.input_pipeline.films.film import InputFile, Rejected
+    from cxr_embeddings.input_pipeline.films.film import InputFile, Rejected, Skipped
     from cxr_embeddings.input_pipeline.store.dataset import Store
 
+    Say = Callable[[str], object]
+    Drop = Callable[[InputFile, Skipped | Rejected], None]
 
-class Source(NamedTuple):
+
+@dataclasses.dataclass(frozen=True)
+class FilmSource:
     """Films to be embedded.
 
     Attributes:
@@ -28,28 +32,33 @@ class Source(NamedTuple):
         layout: of the outputs.
         identity: what the manifest says of the input.
         batches: (run, card, films a batch, what to do with a film that gives no image) -> batches
-            of the films that the run still has to do; of a store all of them.
-        missing: films that a store lacks for reasons that may pass.
-        given_up: films that it lacks for such reasons after several runs.
+            of the films that the run still has to do; a store's are all of them images.
+        missing: films that a store lacks because they failed temporarily.
+        given_up: films that it lacks because they failed in several runs.
         refused: film -> why its embedding could not be written; `planned` leaves it out.
     """
 
     planned: Sequence[Output]
     layout: str
-    identity: Mapping[str, Any]
-    batches: Callable[..., Iterator[Batch]]
+    identity: Mapping[str, object]
+    batches: Callable[[Run, Card, int, Drop], Iterator[Batch]]
     missing: int = 0
     given_up: int = 0
-    refused: Mapping[InputFile, Rejected] = types.MappingProxyType({})
+    refused: Mapping[InputFile, Rejected] = dataclasses.field(default_factory=dict)
+
+    @property
+    def prepared_for(self) -> tuple[str, int] | None:
+        """Preset and side in pixels of a store's images; None where films are prepared as asked."""
+        store = self.identity.get("store")
+        return (store["preset"], store["size"]) if isinstance(store, dict) else None
 
 
-def open_source(config: EmbedConfig, folder: str, say: Callable[..., object]) -> Source:
+def open_source(config: EmbedConfig, say: Say) -> FilmSource:
     """Finds the films of a run.
 
     Args:
-        config: of the run. With a store and random weights, preset and resolution are filled in.
-        folder: `config.input.path` as an absolute path or address.
-        say: prints, or does not.
+        config: of the run.
+        say: is told what is found.
 
     Raises:
         ValueError: the options contradict one another or the store.
@@ -57,42 +66,45 @@ def open_source(config: EmbedConfig, folder: str, say: Callable[..., object]) ->
     """
     from cxr_embeddings.input_pipeline.store import dataset
 
+    folder = paths.typed(config.input.path)
     if dataset.is_store(folder):
-        return store_source(config, dataset.open_store(folder), say)
+        return _store_source(config, dataset.open_store(folder), say)
     if config.distributed:
         raise ValueError(
             f"config.distributed divides the shards of a store, and {folder} is none: make one by "
             "scripts/preprocess.py"
         )
-    return films_source(config, folder, say)
+    return _films_source(config, folder, say)
 
 
-def films_source(config: EmbedConfig, path: str, say: Callable[..., object]) -> Source:
+def _films_source(config: EmbedConfig, path: str, say: Say) -> FilmSource:
     from cxr_embeddings.input_pipeline.embeddings import output_plan
     from cxr_embeddings.input_pipeline.films import decode
     from cxr_embeddings.input_pipeline.films.listing import list_inputs
 
     listing = list_inputs(path, config.input.limit)
-    say(f"{len(listing.files)} films in {path}", flush=True)
+    say(f"{len(listing.files)} films in {path}")
     for suffix, count in listing.ignored.items():
-        say(f"  {count} files *{suffix} are no films by their name")
+        say(f"  ignored {count} {suffix} files")
     if listing.repeated:
-        say(f"  {listing.repeated} entries of the list name a film once more")
+        say(f"  ignored {listing.repeated} entries of the list that name a film again")
     layout, views = config.output.layout or "per_image", config.input.views
-    films, refused = part_out(listing.files, layout, config, say)
+    films, refused = _part_out(listing.files, layout, config, say)
     planned = output_plan.plan(films, layout, config.output.format, config.output.shards)
 
-    def batches(run: Run, card: Card, size: int, drop: Callable[..., None]) -> Iterator[Batch]:
+    def batches(run: Run, card: Card, size: int, drop: Drop) -> Iterator[Batch]:
         workers = config.input.workers or machine.processors()
+        named = ((film, film.path) for film in run.todo)
         with decode.decoders(card.preset, card.resolution, views, workers) as decoders:
-            decoded = decode.decode(run.todo, decoders, ahead=2 * max(size, workers))
+            decoded = decode.decode(named, decoders, ahead=2 * max(size, workers))
             yield from decode.batches(decoded, size, drop)
 
-    return Source(planned, layout, {"input": path, "views": views}, batches, refused=refused)
+    identity = {"input": path, "views": views}
+    return FilmSource(planned, layout, identity, batches, refused=refused)
 
 
-def part_out(
-    films: Iterable[InputFile], layout: str, config: EmbedConfig, say: Callable[..., object]
+def _part_out(
+    films: Iterable[InputFile], layout: str, config: EmbedConfig, say: Say
 ) -> tuple[Sequence[InputFile], Mapping[InputFile, Rejected]]:
     """As `output_plan.part_out`; says how many cannot be written."""
     from cxr_embeddings.input_pipeline.embeddings import output_plan
@@ -100,23 +112,23 @@ def part_out(
     folder = paths.typed(config.output.path)
     kept, refused = output_plan.part_out(films, folder, layout, config.output.format)
     for reason, count in collections.Counter(why.reason for why in refused.values()).items():
-        say(f"  {count} are rejected from the start ({reason}): rejected.csv names them")
+        say(f"  {count} are rejected from the start ({reason}): see rejected.csv")
     return kept, refused
 
 
-def store_source(config: EmbedConfig, opened: Store, say: Callable[..., object]) -> Source:
+def _store_source(config: EmbedConfig, opened: Store, say: Say) -> FilmSource:
     from cxr_embeddings.input_pipeline.embeddings import output_plan
     from cxr_embeddings.input_pipeline.store import dataset
 
     made = opened.identity
     films = sum(map(len, opened.shards.values()))
     say(f"{films} films in the store {opened.folder}")
-    say(f"  preset {made['preset']}, {made['size']} px, {made['storage']}", flush=True)
+    say(f"  preset {made['preset']}, {made['size']} px, {made['storage']}")
     if not films:
         raise ValueError("the store holds no film: its skipped.csv and rejected.csv say why")
     if opened.retryable:
         say(
-            f"warning: {opened.retryable} films are missing in it for reasons that may pass: "
+            f"warning: the store lacks {opened.retryable} films that failed temporarily: "
             "scripts/preprocess.py tries them again"
         )
     views = tuple(made["views"]) if made["views"] else None
@@ -127,12 +139,9 @@ def store_source(config: EmbedConfig, opened: Store, say: Callable[..., object])
         )
     if config.input.limit is not None:
         raise ValueError("input.limit is for films; a store is embedded whole")
-    if config.encoder.weights == "random":
-        config.encoder.preset = config.encoder.preset or made["preset"]
-        config.encoder.resolution = config.encoder.resolution or made["size"]
     layout = config.output.layout or "sharded"
     names = list(opened.shards)
-    _, refused = part_out(itertools.chain(*opened.shards.values()), layout, config, say)
+    _, refused = _part_out(itertools.chain(*opened.shards.values()), layout, config, say)
     # mimic_cxr-train.tfrecord-00000-of-00010 -> embeddings-train-00000-of-00010
     pieces = {
         name.partition("-")[2].replace(".tfrecord", ""): [f for f in films if f not in refused]
@@ -140,7 +149,7 @@ def store_source(config: EmbedConfig, opened: Store, say: Callable[..., object])
     }
     planned = output_plan.plan_pieces(pieces, layout, config.output.format)
 
-    def batches(run: Run, card: Card, size: int, drop: Callable[..., None]) -> Iterator[Batch]:
+    def batches(run: Run, card: Card, size: int, drop: Drop) -> Iterator[Batch]:
         parts = {run.output_of[film].part for film in run.todo}
         with_work = [names[part] for part in sorted(parts)]
         yield from dataset.batches(opened, with_work, size, wanted=set(run.todo))
@@ -150,15 +159,16 @@ def store_source(config: EmbedConfig, opened: Store, say: Callable[..., object])
         "views": views,
         "store": {name: made[name] for name in ("preset", "size", "storage", "no_view", "films")},
     }
-    return Source(planned, layout, identity, batches, opened.retryable, opened.given_up, refused)
+    missing, given_up = opened.retryable, opened.given_up
+    return FilmSource(planned, layout, identity, batches, missing, given_up, refused)
 
 
-def check_store(identity: Mapping[str, Any], card: Card) -> None:
+def check_store(source: FilmSource, card: Card) -> None:
     """Raises ValueError where a store's images are not those that the weights expect."""
-    made = identity.get("store")
-    if made and (made["preset"], made["size"]) != (card.preset, card.resolution):
+    made = source.prepared_for
+    if made not in (None, (card.preset, card.resolution)):
         raise ValueError(
-            f"the store holds images of the preset {made['preset']} at {made['size']} px, but "
-            f"these weights expect {card.preset} at {card.resolution} px: make a store for them by "
+            f"the store holds images of the preset {made[0]} at {made[1]} px, but these weights "
+            f"expect {card.preset} at {card.resolution} px: make a store for them by "
             "scripts/preprocess.py --config.image.weights, or choose other weights"
         )

@@ -1,132 +1,261 @@
-"""The encoder that a command line asks for, on the devices, and what runs it."""
+"""The encoder: weights on the devices, and the engine that computes embeddings with them."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib.util
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+import logging
+import math
+import os
+import pathlib
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import IO, TYPE_CHECKING, Protocol, TypeVar
 
-from cxr_embeddings.common import paths
+from cxr_embeddings.common import machine, paths
 from cxr_embeddings.configs.schema import EncoderConfig
+from cxr_embeddings.engines import choose
+from cxr_embeddings.errors import translated
 
 if TYPE_CHECKING:
     import jax
+    import numpy as np
 
     from cxr_embeddings.encoder.card import Card
     from cxr_embeddings.encoder.efficientnet import EfficientNet
     from cxr_embeddings.encoder.weights import Variables
+    from cxr_embeddings.input_pipeline.embeddings.table import Embeddings
+    from cxr_embeddings.input_pipeline.films.decode import Decoder
 
-ENGINES = ("jax", "openvino", "pallas")
+Tag = TypeVar("Tag")
+DEMO = pathlib.Path(__file__).parent / "weights/demo"  # in any install
 
 
-def make_mesh(config: EncoderConfig) -> jax.sharding.Mesh:
-    """The devices that share the films: all that JAX sees; of OpenVINO each host's CPU.
+class Infer(Protocol):
+    """What takes batches of (tag, images float32 [b h w 1]) to (tag, embeddings [b dim])."""
 
-    Raises:
-        ValueError: there is no such engine, or not on these devices, or `model_parallel` does
-            not fit.
-        ImportError: the engine is not installed.
+    def __call__(
+        self, batches: Iterable[tuple[Tag, np.ndarray]]
+    ) -> Iterator[tuple[Tag, np.ndarray]]: ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Encoder:
+    """Weights on the devices, ready to embed films; `load_encoder` makes it.
+
+    Attributes:
+        card: what the weights are, and how films are prepared for them.
+        layer: of the network, whose output is the embedding.
+        settings: what was asked for, with the engine and the dtype that were chosen.
+        mesh: the devices that share the films.
+        batch_size: films a step, over all devices of all hosts; 0: as many as their memory holds.
+        compiled: films of this host in a step -> what computes them.
+        lock: held while the decoders are in use.
     """
-    if config.engine not in ENGINES:
-        raise ValueError(
-            f"encoder.engine is {config.engine!r}; expected one of {', '.join(ENGINES)}"
-        )
-    if config.engine == "openvino" and not importlib.util.find_spec("openvino"):
-        raise ImportError(
-            "encoder.engine=openvino needs OpenVINO: pip install 'cxr-embeddings[openvino]', in a "
-            "checkout pip install -e '.[openvino]'"
-        )
-    import jax
 
-    from cxr_embeddings.encoder import sharding
+    card: Card
+    layer: str
+    settings: EncoderConfig
+    mesh: jax.sharding.Mesh
+    batch_size: int
+    compiled: Callable[[int], Infer]
+    lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
 
-    if config.engine == "pallas" and jax.default_backend() != "gpu":
-        raise ValueError(
-            f"encoder.engine is 'pallas', which needs an NVIDIA GPU, but JAX runs on "
-            f"{jax.default_backend()}: leave the option out"
+    @translated
+    def embed(
+        self,
+        films: str | os.PathLike | Iterable[str | os.PathLike | IO[bytes] | bytes | np.ndarray],
+        *,
+        image_ids: Sequence[str] | None = None,
+        progress: bool | None = None,
+    ) -> Embeddings:
+        """Embeds films in memory; nothing is written. For many films see `cxr_embeddings.embed`.
+
+        Args:
+            films: paths or addresses of DICOM, PNG and JPEG files; such files opened in binary
+                mode, or their bytes; uint8 or uint16 arrays [height width] of grey values, where 0
+                is black, which are taken as a PNG file of that depth would be. A path alone may
+                also be a folder, a glob or a list of files.
+            image_ids: what the films are called; None: their absolute paths or addresses, and by
+                their position ("0", "1", ...) those that have none.
+            progress: show a progress bar; None: in a terminal or a notebook.
+
+        Returns:
+            The embeddings in the order of the films: `image_id`, `embedding` float32 [film dim].
+            Films that cannot be read are in `rejected`, with reason and detail.
+
+        Raises:
+            InputError: no film is given, one is of another type, or two have one image id.
+        """
+        from cxr_embeddings.in_memory import embed_films
+
+        return embed_films(self, films, image_ids, progress)
+
+    @functools.cached_property
+    def shape(self) -> tuple[int, ...]:
+        """Of one embedding: [dim], or [h w channels] of a map."""
+        from cxr_embeddings.encoder.embedding_layers import embedding_shape
+
+        width = self.card.embeddings[self.layer]
+        return embedding_shape(width, self.layer, self.card.resolution)
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """What makes its embeddings comparable with others: a part of every manifest."""
+        from cxr_embeddings.input_pipeline.films.presets import PRESETS
+
+        card = self.card
+        return {
+            "weights": card.source,
+            "weights_digest": card.digest,
+            "trained": card.trained,
+            "projection": card.projection if self.layer == "projection" else None,
+            "variant": card.variant,
+            "embedding": self.layer,
+            "shape": self.shape,
+            "dtype": self.settings.dtype,
+            "resolution": card.resolution,
+            "preset": card.preset,
+            "preset_version": PRESETS[card.preset].version,
+            "mean": card.mean,
+            "std": card.std,
+        }
+
+    @functools.cached_property
+    def decoders(self) -> Sequence[Decoder]:
+        """Processes that read films for `embed`; each is started when it is first needed."""
+        from cxr_embeddings.input_pipeline.films import decode
+
+        card, count = self.card, machine.processors()
+        found = [decode.Decoder(card.preset, card.resolution, None) for _ in range(count)]
+        weakref.finalize(self, decode.stop, found)
+        return found
+
+    def films_a_step(self, films: int) -> int:
+        """Of `batch_size`, or as many of so many films as the memory of all devices holds."""
+        from cxr_embeddings.encoder.embed import films_that_fit
+
+        shared = self.mesh.shape["data"]
+        memory = self.mesh.local_devices[0].memory_stats()
+        fit = films_that_fit(self.card, self.settings.dtype, memory)
+        return self.batch_size or min(math.ceil(max(1, films) / shared), fit) * shared
+
+    @property
+    def description(self) -> str:
+        """One line that says what computes what."""
+        card, chosen, device = self.card, self.settings, self.mesh.devices.flat[0]
+        return (
+            f"{card.variant} at {card.resolution} px, {self.layer} ({math.prod(self.shape):,}), "
+            f"{chosen.dtype} by {chosen.engine} on {self.mesh.size} {device.platform}"
         )
-    if config.engine == "pallas" and config.model_parallel != 1:
-        raise ValueError(
-            f"encoder.model_parallel is {config.model_parallel}; with engine=pallas expected 1"
-        )
-    if config.engine != "openvino":
-        return sharding.make_mesh(config.model_parallel)
-    hosts = range(jax.process_count())
-    devices = [jax.local_devices(process_index=host, backend="cpu")[0] for host in hosts]
-    return sharding.make_mesh(config.model_parallel, devices)
+
+    def __repr__(self) -> str:
+        return f"Encoder({self.description}; weights: {self.card.source})"
 
 
-def make_infer(
-    config: EncoderConfig,
-    card: Card,
-    model: EfficientNet,
-    variables: Variables,
-    mesh: jax.sharding.Mesh,
-    layer: str,
-    films: int,
-) -> Callable[..., Any]:
-    """What takes batches of (tag, images) to (tag, embeddings).
+@translated
+def load_encoder(
+    weights: str | os.PathLike = "demo",
+    *,
+    engine: str = "auto",
+    dtype: str | None = None,
+    embedding: str | None = None,
+    batch_size: int = 0,
+    model_parallel: int = 1,
+    variant: str | None = None,
+    resolution: int | None = None,
+    preset: str | None = None,
+    seed: int = 0,
+) -> Encoder:
+    """Loads weights, and puts them on the devices.
 
     Args:
-        config: of the encoder.
-        card, model, variables: from `load_encoder`.
-        mesh: from `make_mesh`.
-        layer: to emit.
-        films: of this host in a batch.
-    """
-    if config.engine == "openvino":
-        from cxr_embeddings.encoder import openvino_engine
-
-        requests = openvino_engine.compile(card, variables, layer, config.dtype, films)
-        return functools.partial(openvino_engine.embed, requests)
-    from cxr_embeddings.encoder import embed
-
-    forward = embed.make_forward(model, variables, mesh, layer, card.mean, card.std)
-    return functools.partial(embed.embed, forward, variables, mesh)
-
-
-def check_version(card: Card, say: Callable[..., object]) -> None:
-    """Notes that weights were made with films prepared by an older version of their preset.
+        weights: folder of a weights bundle; "demo" for the weights that are shipped; "random" for
+            untrained ones, whose variant, resolution, preset and seed are given.
+        engine: "jax"; "openvino", the faster one on x86 CPUs; "pallas" on NVIDIA GPUs; "auto": the
+            fastest that is installed for the device.
+        dtype: of the arithmetic, "float32" or "bfloat16"; None: float32 on CPUs, else bfloat16.
+        embedding: layer to emit, of those that the card offers; None: the first of them.
+        batch_size: films a step, over all devices; 0: as many as their memory holds.
+        model_parallel: devices that share one copy of the weights.
+        variant, resolution, preset: of random weights; with a bundle its card decides.
+        seed: of random weights.
 
     Raises:
-        ValueError: of a newer one, which this program cannot follow.
+        InputError: the options contradict one another, the card or the devices.
+        FileError: there is no such bundle, or it cannot be read.
+        MissingPackage: the engine is not installed.
     """
-    from cxr_embeddings.input_pipeline.films.presets import PRESETS
+    say = logging.getLogger("cxr_embeddings").warning
+    config = EncoderConfig(
+        weights=os.fspath(weights),
+        variant=variant,
+        resolution=resolution,
+        embedding=embedding,
+        preset=preset,
+        dtype=dtype,
+        engine=engine,
+        seed=seed,
+        model_parallel=model_parallel,
+    )
+    return open_encoder(config, batch_size, say)
 
-    made, now = card.preset_version, PRESETS[card.preset].version
-    if made > now:
+
+def open_encoder(
+    config: EncoderConfig, batch_size: int = 0, say: Callable[[str], object] = print
+) -> Encoder:
+    """The encoder that a config asks for.
+
+    Args:
+        config: what is asked for.
+        batch_size: films a step, over all devices of all hosts; 0: as many as their memory holds.
+        say: is told what the user should know.
+
+    Raises:
+        ValueError, OSError, ImportError: as the family of `load_encoder`.
+    """
+    from cxr_embeddings.encoder import weights
+
+    config, mesh = choose(config)
+    shared = mesh.shape["data"]
+    if batch_size < 0 or batch_size % shared:
         raise ValueError(
-            f"the weights' card has version {made} of the preset {card.preset}, this program has "
-            f"{now}: update cxr-embeddings"
+            f"batch_size is {batch_size}; expected a positive multiple of {shared}, the number of "
+            "devices that share a batch, or 0"
         )
-    if made < now:
-        say(
-            f"note: the weights are of version {made} of the preset {card.preset}; films are "
-            f"prepared by version {now} (docs/films.md says what differs)"
-        )
+    card = _read_card(config, say)
+    layer = config.embedding or next(iter(card.embeddings))
+    model = weights.model_for(card, config.dtype)
+    if mesh.devices.flat[0].platform == "gpu":
+        from cxr_embeddings.encoder import depthwise_kernel as gpu
+
+        layers = gpu.depthwise_bn_swish if config.engine == "pallas" else gpu.by_xla
+        model = gpu.for_gpu(model, layers)
+    card, variables = _load_variables(config, card, model, mesh)
+
+    def compiled(films: int) -> Infer:
+        if config.engine == "openvino":
+            from cxr_embeddings.encoder import openvino_engine
+
+            requests = openvino_engine.compile(card, variables, layer, config.dtype, films)
+            return functools.partial(openvino_engine.embed, requests)
+        return functools.partial(embed.embed, forward, variables, mesh)
+
+    if config.engine != "openvino":
+        from cxr_embeddings.encoder import embed
+
+        forward = embed.make_forward(model, variables, mesh, layer, card.mean, card.std)
+    return Encoder(card, layer, config, mesh, batch_size, functools.lru_cache(2)(compiled))
 
 
-def load_encoder(
-    config: EncoderConfig, mesh: jax.sharding.Mesh, say: Callable[..., object] = print
-) -> tuple[Card, EfficientNet, Variables]:
-    """The weights' card, the network and its variables on the devices.
-
-    Raises:
-        ValueError: the config contradicts the card, or asks for what the weights cannot give.
-    """
-    from cxr_embeddings.encoder import random_weights, sharding, weights
+def _read_card(config: EncoderConfig, say: Callable[[str], object]) -> Card:
+    """The card of the weights. Raises ValueError where the config contradicts it."""
+    from cxr_embeddings.encoder import random_weights
     from cxr_embeddings.encoder.card import load_card
     from cxr_embeddings.input_pipeline.films.presets import PRESETS
 
-    if config.dtype is None:
-        on_cpu = mesh.devices.flat[0].platform == "cpu"
-        config.dtype = "float32" if on_cpu else "bfloat16"
-    if config.dtype not in ("bfloat16", "float32"):
-        raise ValueError(f"encoder.dtype is {config.dtype!r}; expected bfloat16 or float32")
-    random = config.weights == "random"
-    if random:
+    if config.weights == "random":
         say("warning: weights=random: these will be the embeddings of an untrained network")
         name = config.preset or "native"
         preset = PRESETS.get(name, PRESETS["native"])
@@ -134,8 +263,7 @@ def load_encoder(
             config.variant, config.resolution, name, preset.mean, preset.std, preset.version
         )
     else:
-        bundle = paths.typed_local(config.weights, "encoder.weights")
-        card = load_card(bundle)
+        card = load_card(_bundle(config))
     if card.preset not in PRESETS:
         raise ValueError(f"encoder.preset is {card.preset!r}; expected one of {', '.join(PRESETS)}")
     check_version(card, say)
@@ -153,20 +281,55 @@ def load_encoder(
             f"{offers}. head is this project's own, of 4,096 numbers; `convert_weights.py "
             "--projection orthonormal:0` adds an untrained map to 4,096 numbers, named projection"
         )
-    model = weights.model_for(card, config.dtype)
-    if mesh.devices.flat[0].platform == "gpu":
-        from cxr_embeddings.encoder import depthwise_kernel as gpu
+    return card
 
-        layers = gpu.depthwise_bn_swish if config.engine == "pallas" else gpu.by_xla
-        model = gpu.for_gpu(model, layers)
+
+def _bundle(config: EncoderConfig) -> pathlib.Path:
+    """The folder of the weights. Raises OSError where there is none."""
+    if config.weights == "demo":
+        return DEMO
+    bundle = paths.typed_local(config.weights, "encoder.weights")
+    if not bundle.exists():
+        raise FileNotFoundError(
+            f"the weights {bundle} do not exist; expected the folder of a weights bundle, as "
+            f"convert_weights.py and pretrain.py make them, or demo for those in {DEMO}"
+        )
+    return bundle
+
+
+def check_version(card: Card, say: Callable[[str], object]) -> None:
+    """Notes that weights were made with films prepared by an older version of their preset.
+
+    Raises:
+        ValueError: the version is newer than this program.
+    """
+    from cxr_embeddings.input_pipeline.films.presets import PRESETS
+
+    made, now = card.preset_version, PRESETS[card.preset].version
+    if made > now:
+        raise ValueError(
+            f"the weights' card has version {made} of the preset {card.preset}, this program has "
+            f"{now}: update cxr-embeddings"
+        )
+    if made < now:
+        say(
+            f"note: the weights are of version {made} of the preset {card.preset}; films are "
+            f"prepared by version {now} (docs/films.md says what differs)"
+        )
+
+
+def _load_variables(
+    config: EncoderConfig, card: Card, model: EfficientNet, mesh: jax.sharding.Mesh
+) -> tuple[Card, Variables]:
+    """The variables on the devices, and the card with their digest."""
+    from cxr_embeddings.encoder import random_weights, sharding, weights
+
     place = functools.partial(sharding.variable_shardings, mesh)
     # OpenVINO takes BatchNorm into the kernels first, and rounds them then
     kernels = "float32" if config.engine == "openvino" else config.dtype
-    if random:
-        variables = random_weights.random_variables(model, config.seed)
-        card = dataclasses.replace(card, digest=weights.digest(variables))
-        variables = weights.cast_kernels(variables, kernels)
-        variables = sharding.put_variables(variables, place(variables))
-    else:
-        variables = weights.load_variables(bundle, card, dtype=kernels, place=place)
-    return card, model, variables
+    if config.weights != "random":
+        return card, weights.load_variables(_bundle(config), card, dtype=kernels, place=place)
+    variables = random_weights.random_variables(model, config.seed)
+    card = dataclasses.replace(card, digest=weights.digest(variables))
+    variables = weights.cast_kernels(variables, kernels)
+    return card, sharding.put_variables(variables, place(variables))

@@ -9,7 +9,6 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from cxr_embeddings import cli
 from cxr_embeddings.common import files, paths, progress
 from cxr_embeddings.configs.schema import ImageConfig, PreprocessConfig
 
@@ -36,11 +35,12 @@ def prepare(config: PreprocessConfig, beam_options: Sequence[str] = ()) -> Outco
         OSError: a file cannot be read or written, or another run writes to the folder.
         ImportError: Apache Beam is not installed.
     """
-    views = cli.kept_views(config.input.views)
     preset, size = image_rule(config.image)
 
+    from cxr_embeddings.input_pipeline.films.film import kept_views
     from cxr_embeddings.input_pipeline.mimic import selection
 
+    views = kept_views(config.input.views)
     files.bill(config.input.user_project)
     source, folder = paths.typed(config.input.path), paths.typed(config.output.path)
     listed = selection.list_films(

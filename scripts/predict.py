@@ -90,9 +90,9 @@ def predict_films(saved: Saved, weights: str, input: str, output: pathlib.Path) 
     The embeddings lie in a hidden folder beside the output until no film is to be tried again.
     """
     from cxr_embeddings.configs.schema import EmbedConfig, EncoderConfig, InputConfig, OutputConfig
+    from cxr_embeddings.embedding import run_job
     from cxr_embeddings.input_pipeline import run_folder
     from cxr_embeddings.input_pipeline.embeddings.table import read_table
-    from cxr_embeddings.scripts import embed
 
     encoder = saved.card["encoder"]
     if encoder is None:
@@ -122,7 +122,7 @@ def predict_films(saved: Saved, weights: str, input: str, output: pathlib.Path) 
         folders.append(choose_folder(saved.card, weights, output, identity, planned))
         return folders[0]
 
-    code = embed.embed(config, place)
+    done = run_job(config, place=place)
     manifest, table = run_folder.read_manifest(folders[0]), None
     if manifest["embedded"]:
         table = read_table(folders[0], None, saved.card["embeddings_dtype"])
@@ -132,7 +132,7 @@ def predict_films(saved: Saved, weights: str, input: str, output: pathlib.Path) 
     else:
         del table  # else NFS would keep the file that it is mapped from
         shutil.rmtree(folders[0], ignore_errors=True)
-    return code
+    return 0 if done.is_success else 1
 
 
 def choose_folder(

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from cxr_embeddings import cli
-from cxr_embeddings.common import paths
+from cxr_embeddings.common import paths, progress
 
 FLAGS = {
     "embeddings": "folder of embeddings, from embed.py",
@@ -35,7 +35,7 @@ def publish(embeddings: str, output: str, layout: str, cache: str | None = None)
     table, folder = read_table(embeddings, cache), paths.typed(output)
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
     print(f"{len(table.image_id)} embeddings in {table.folders[0]}", flush=True)
-    before, refused = publishing.publish(table, folder, layout, versions, cli.progress)
+    before, refused = publishing.publish(table, folder, layout, versions, progress.bar)
     for count, why in ((refused, "for their names"), (len(table.rejected), "as in the source")):
         if count:
             print(f"warning: {count} films have no embedding there, {why}: rejected.csv says why")

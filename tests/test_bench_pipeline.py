@@ -17,18 +17,14 @@ STAGES = (
 )
 
 
-def one_device():
-    """For which the network compiles in a third of the time."""
-    return sharding.make_mesh(1, jax.devices()[:1])
-
-
 @pytest.mark.slow
 def test_stages_and_ratio_are_printed_and_plausible(monkeypatch, capsys):
     monkeypatch.setattr(pipeline, "SIDES", (64, 96))
-    monkeypatch.setattr(pipeline, "make_mesh", lambda _: one_device())
+    one_device = sharding.make_mesh(1, jax.devices()[:1])  # compiles in a third of the time
+    monkeypatch.setattr(sharding, "make_mesh", lambda *_: one_device)
     pipeline.run(1, resolution=32, batch_size=8, films=5, records=12)
     printed = capsys.readouterr().out
-    assert printed.startswith("5 drawn films; b0 at 32 px by jax in float32, batches of 8\n")
+    assert printed.startswith("5 drawn films; b0 at 32 px, head (4,096), float32 by jax"), printed
     rows = {
         name: float(number)
         for name, number in re.findall(r"^(\w[\w ]+?)  +([\d.]+) +\d+%$", printed, re.MULTILINE)

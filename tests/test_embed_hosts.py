@@ -44,6 +44,7 @@ def command(store, output, *options):
         "--config.encoder.weights=random",
         "--config.encoder.variant=b0",
         "--config.encoder.dtype=float32",
+        "--config.encoder.engine=jax",
         f"--config.output.path={output}",
         *options,
     ]

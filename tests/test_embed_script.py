@@ -213,7 +213,7 @@ def test_a_bundle_says_how_to_use_it(mimic, environment, tmp_path):
         (
             ["--config.encoder.engine=tensorrt"],
             1,
-            "engine is 'tensorrt'; expected one of jax",
+            "engine is 'tensorrt'; expected one of auto, jax",
         ),
         (["--config.batch_size=-1"], 1, "batch_size is -1; expected a positive multiple of 8"),
         (["--config.encoder.weights=/nowhere"], 1, "/nowhere/card.json not found"),
@@ -261,7 +261,7 @@ def test_films_that_cannot_be_reached_are_no_success(environment, mimic, tmp_pat
     given = f"--config.input.path={tmp_path}/list.txt"
     result = run(mimic, tmp_path / "out", given, environment=environment)
     assert result.returncode == 1
-    assert "1 films failed for reasons that may pass" in result.stdout
+    assert "1 films failed temporarily" in result.stdout
     assert json.loads((tmp_path / "out/manifest.json").read_text())["complete"] is False
 
 

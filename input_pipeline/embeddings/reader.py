@@ -3,15 +3,13 @@
 import collections
 import os
 import posixpath
-import sys
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
-from cxr_embeddings.common import files, paths
+from cxr_embeddings.common import files, paths, progress
 
 from .. import tfrecord
 from . import formats
@@ -101,20 +99,15 @@ def _list_remote(path: str) -> tuple[str, list[File]]:
 
 
 def read_ahead(
-    folder: str, found: Sequence[File], dtype: str
+    folder: str, found: Sequence[File], dtype: str, shown: bool | None = True
 ) -> Generator[tuple[list[Rows], list[tuple[str, str]]], None, None]:
-    """`_read_block` of all files, in order, on threads, with a progress bar."""
+    """`_read_block` of all files, in order, on threads, with a progress bar if it is `shown`."""
     todo = collections.deque(_blocks(found))
     waiting: collections.deque[tuple[_Block, Future[Any]]] = collections.deque()
     ahead = 0
     count = _THREADS_REMOTE if paths.is_remote(folder) else _THREADS_LOCAL
     threads = ThreadPoolExecutor(count, "reader")
-    bar = tqdm(
-        total=len(found),
-        unit=" files",
-        bar_format="{percentage:3.0f}% {bar} {n}/{total} files, {rate_noinv_fmt}, {remaining} left",
-        mininterval=0.1 if sys.stderr.isatty() else 10,
-    )
+    bar = progress.bar(len(found), what="files", shown=shown)
     try:
         while todo or waiting:
             has_room = todo and len(waiting) < 2 * count and ahead + todo[0].size <= _BYTES_AHEAD

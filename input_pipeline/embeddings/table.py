@@ -90,7 +90,10 @@ class Embeddings:
 
 
 def read_table(
-    path: str | Sequence[str], cache: str | None = None, dtype: str = "float32"
+    path: str | Sequence[str],
+    cache: str | None = None,
+    dtype: str = "float32",
+    shown: bool | None = True,
 ) -> Embeddings:
     """Reads embeddings of any layout and format, or maps the table that was made of them before.
 
@@ -103,6 +106,7 @@ def read_table(
             these, or a list: see `embedding_folders.open_folders`.
         cache: local folder for the table; None is `.table` in the first folder, if it is local.
         dtype: "float32", or "float16" for half the size.
+        shown: show a progress bar; see `common.progress.bar`.
 
     Raises:
         FileNotFoundError: no embedding file is there.
@@ -147,11 +151,25 @@ def read_table(
         with _write_errors(cache), _alone_in(cache):
             table = _open(place, key, said)  # another reader may have made it meanwhile
             if table is None:
-                _make(place, folders, dtype, key)
+                _make(place, folders, dtype, key, shown)
                 table = _open(place, key, said)
     if table is None:
         raise OSError(errno.EIO, "the table of the embeddings is damaged as soon as written", place)
     return table
+
+
+def of_arrays(
+    image_id: Sequence[str],
+    embedding: Float[np.ndarray, "n dim"],
+    encoder: dict[str, Any],
+    complete: bool,
+    rejected: list[LeftOut],
+) -> Embeddings:
+    """Embeddings that were never written; their digest is as of those read from files."""
+    content = hashlib.sha256(np.ascontiguousarray(embedding).tobytes())
+    content.update(json.dumps([embedding.dtype.name, [*embedding.shape], [*image_id]]).encode())
+    ids = np.array(image_id, object)
+    return Embeddings(ids, embedding, encoder, complete, content.hexdigest(), rejected)
 
 
 def _own_cache(folder: str) -> str:
@@ -187,11 +205,7 @@ def _open(place: str, key: str, said: dict[str, Any]) -> Embeddings | None:
                 return None
     except (OSError, ValueError, OverflowError):
         return None
-    rejected = [
-        LeftOut(row["image_id"], row["reason"], row.get("detail") or "")
-        for folder in said["folders"]
-        for row in run_folder.read_dropped(folder, "rejected")
-    ]
+    rejected = rejected_films(said["folders"])
     there = {*index["image_id"]} if rejected else ()  # a run since then may have read some
     return Embeddings(
         image_id=np.array(index["image_id"], object),
@@ -203,6 +217,15 @@ def _open(place: str, key: str, said: dict[str, Any]) -> Embeddings | None:
         ],
         **said,
     )
+
+
+def rejected_films(folders: Sequence[str]) -> list[LeftOut]:
+    """The films that the runs which made some folders rejected, when they last ended."""
+    return [
+        LeftOut(row["image_id"], row["reason"], row.get("detail") or "")
+        for folder in folders
+        for row in run_folder.read_dropped(folder, "rejected")
+    ]
 
 
 @contextlib.contextmanager
@@ -229,7 +252,7 @@ def _alone_in(cache: str) -> Iterator[None]:
         yield
 
 
-def _make(place: str, folders: Sequence[Folder], dtype: str, key: str) -> None:
+def _make(place: str, folders: Sequence[Folder], dtype: str, key: str, shown: bool | None) -> None:
     """Writes the table of these folders, with `key` in its index."""
     needed = sum(file.size for one in folders for file in one.files) * np.dtype(dtype).itemsize // 4
     free = shutil.disk_usage(os.path.dirname(place)).free
@@ -237,18 +260,20 @@ def _make(place: str, folders: Sequence[Folder], dtype: str, key: str) -> None:
         missing = f"about {needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free"
         raise OSError(errno.ENOSPC, missing)
     with writing.whole_file(place) as stream:
-        index = json.dumps({"key": key} | _write_rows(stream, folders, dtype)).encode()
+        index = json.dumps({"key": key} | _write_rows(stream, folders, dtype, shown)).encode()
         stream.write(index + _INDEX_LENGTH.pack(len(index)))
 
 
-def _write_rows(stream: IO[bytes], folders: Sequence[Folder], dtype: str) -> dict[str, Any]:
+def _write_rows(
+    stream: IO[bytes], folders: Sequence[Folder], dtype: str, shown: bool | None
+) -> dict[str, Any]:
     """Writes the rows of all files, each block as soon as it is read. Returns their index."""
     ids: list[str] = []
     file_of: list[str] = []
     rejected: list[tuple[str, str]] = []
     widths: dict[int, tuple[str, int]] = {}  # the first file of a width, and its number of rows
     content = hashlib.sha256()
-    for groups, faults in _read(folders, dtype):
+    for groups, faults in _read(folders, dtype, shown):
         rejected += faults
         for rows in groups:
             width = rows.embedding.shape[1]
@@ -286,12 +311,12 @@ def _write_rows(stream: IO[bytes], folders: Sequence[Folder], dtype: str) -> dic
 
 
 def _read(
-    folders: Sequence[Folder], dtype: str
+    folders: Sequence[Folder], dtype: str, shown: bool | None
 ) -> Iterator[tuple[list[Rows], list[tuple[str, str]]]]:
     """The blocks of `read_ahead` of all folders; of several, files are named with their folder."""
     for one in folders:
         names = {file.name: f"{one.folder}/{file.name}" for file in one.files}
-        with contextlib.closing(read_ahead(one.folder, one.files, dtype)) as blocks:
+        with contextlib.closing(read_ahead(one.folder, one.files, dtype, shown)) as blocks:
             for groups, faults in blocks:
                 if len(folders) > 1:
                     groups = [g._replace(file=[names[name] for name in g.file]) for g in groups]

@@ -142,6 +142,12 @@ def modality_range(
     return min(ends), max(ends)
 
 
+def kept_views(views: Collection[str] | None) -> tuple[str, ...] | None:
+    """The views to keep, in capitals; None, as "all" does, keeps all."""
+    names = {name.upper() for name in views or ()}
+    return None if not names or "ALL" in names else tuple(sorted(names))
+
+
 def known_view(text: str, asked: Collection[str] | None = None) -> str:
     """A ViewPosition as it may be repeated: in capitals if it is of `VIEWS`, else `OTHER_VIEW`.
 

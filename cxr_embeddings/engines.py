@@ -1,0 +1,63 @@
+"""What computes the network, and on which devices: JAX, OpenVINO, or JAX with a kernel of ours."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import platform
+from typing import TYPE_CHECKING
+
+from cxr_embeddings.configs.schema import EncoderConfig
+
+if TYPE_CHECKING:
+    import jax
+
+ENGINES = ("auto", "jax", "openvino", "pallas")
+
+
+def choose(config: EncoderConfig) -> tuple[EncoderConfig, jax.sharding.Mesh]:
+    """The config with an engine and a dtype, and the devices: for OpenVINO each host's CPU.
+
+    `auto` is OpenVINO on x86 CPUs where it is installed, and else JAX.
+
+    Raises:
+        ValueError: there is no such engine, or not on these devices, or `model_parallel` does not
+            fit.
+        ImportError: the engine is not installed.
+    """
+    engine, dtype = config.engine, config.dtype
+    if engine not in ENGINES:
+        raise ValueError(f"encoder.engine is {engine!r}; expected one of {', '.join(ENGINES)}")
+    installed = importlib.util.find_spec("openvino") is not None
+    if engine == "openvino" and not installed:
+        raise ImportError(
+            "encoder.engine=openvino needs OpenVINO: pip install 'cxr-embeddings[openvino]', in a "
+            "checkout pip install -e '.[openvino]'"
+        )
+    import jax
+
+    from cxr_embeddings.encoder import sharding
+
+    backend = jax.default_backend()
+    if engine == "auto":
+        on_x86 = backend == "cpu" and platform.machine().lower() in ("x86_64", "amd64")
+        engine = "openvino" if on_x86 and installed and config.model_parallel == 1 else "jax"
+    if engine == "pallas" and backend != "gpu":
+        raise ValueError(
+            f"encoder.engine is 'pallas', which needs an NVIDIA GPU, but JAX runs on {backend}: "
+            "leave the option out"
+        )
+    if engine == "pallas" and config.model_parallel != 1:
+        raise ValueError(
+            f"encoder.model_parallel is {config.model_parallel}; with engine=pallas expected 1"
+        )
+    devices = None
+    if engine == "openvino":
+        hosts = range(jax.process_count())
+        devices = [jax.local_devices(process_index=host, backend="cpu")[0] for host in hosts]
+    mesh = sharding.make_mesh(config.model_parallel, devices)
+    if dtype is None:
+        dtype = "float32" if mesh.devices.flat[0].platform == "cpu" else "bfloat16"
+    if dtype not in ("bfloat16", "float32"):
+        raise ValueError(f"encoder.dtype is {dtype!r}; expected bfloat16 or float32")
+    return dataclasses.replace(config, engine=engine, dtype=dtype), mesh
