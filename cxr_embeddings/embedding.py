@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import importlib.metadata
@@ -263,14 +264,14 @@ def embed_run(
         run.add(film, why)
         bar.update()
 
-    batches = source.batches(run, card, films, drop) if run.todo else iter(())
+    batches = source.batches(run, card, films, drop)
     steps = ((batch.films, batch.image) for batch in batches)
     if hosts.count > 1:  # then it is a store, whose films all give an image
         here = math.ceil(len(run.todo) / films)
         padding = [], np.zeros((films, card.resolution, card.resolution, 1), np.float32)
         most = hosts.gather(np.array([here])).max()
         steps = itertools.chain(steps, itertools.repeat(padding, most - here))
-    with bar:
+    with bar, contextlib.closing(batches):
         for found, embeddings in encoder.compiled(films)(steps):
             rows = check_finite(embeddings[: len(found)], found)  # no padded row
             for film, embedding in zip(found, rows, strict=True):

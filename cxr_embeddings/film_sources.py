@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -95,8 +96,11 @@ def _films_source(config: EmbedConfig, path: str, say: Say) -> FilmSource:
     def batches(run: Run, card: Card, size: int, drop: Drop) -> Iterator[Batch]:
         workers = config.input.workers or machine.processors()
         named = ((film, film.path) for film in run.todo)
-        with decode.decoders(card.preset, card.resolution, views, workers) as decoders:
-            decoded = decode.decode(named, decoders, ahead=2 * max(size, workers))
+        ahead = 2 * max(size, workers)
+        with (
+            decode.decoders(card.preset, card.resolution, views, workers) as decoders,
+            contextlib.closing(decode.decode(named, decoders, ahead)) as decoded,
+        ):
             yield from decode.batches(decoded, size, drop)
 
     identity = {"input": path, "views": views}
@@ -152,7 +156,8 @@ def _store_source(config: EmbedConfig, opened: Store, say: Say) -> FilmSource:
     def batches(run: Run, card: Card, size: int, drop: Drop) -> Iterator[Batch]:
         parts = {run.output_of[film].part for film in run.todo}
         with_work = [names[part] for part in sorted(parts)]
-        yield from dataset.batches(opened, with_work, size, wanted=set(run.todo))
+        if run.todo:  # else TensorFlow need not be there
+            yield from dataset.batches(opened, with_work, size, wanted=set(run.todo))
 
     identity = {
         "input": made["input"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -47,8 +48,8 @@ def embed_films(
     batch = encoder.films_a_step(1 << (len(films) - 1).bit_length())  # so that few are compiled
     embedded: list[str] = []
     rows = [np.empty((0, np.prod(encoder.shape)), np.float32)]
-    with bar, encoder.lock:
-        decoded = decode.decode(contents, encoder.decoders, ahead=2 * batch)
+    decoded = decode.decode(contents, encoder.decoders, ahead=2 * batch)
+    with bar, encoder.lock, contextlib.closing(decoded):
         batches = ((b.films, b.image) for b in decode.batches(decoded, batch, drop))
         for found, embeddings in encoder.compiled(batch)(batches):
             rows.append(check_finite(embeddings[: len(found)], found))
