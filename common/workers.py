@@ -7,7 +7,7 @@ import pathlib
 import queue
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any, TypeVar
 
 Tag = TypeVar("Tag")
@@ -41,7 +41,7 @@ def start(module: str, *arguments: str, **options: Any) -> subprocess.Popen[byte
 
 def in_order(
     tasks: Iterable[tuple[Tag, Task]], workers: Sequence[Callable[[Task], Result]], ahead: int
-) -> Iterator[tuple[Tag, Result]]:
+) -> Generator[tuple[Tag, Result], None, None]:
     """Has workers do tasks side by side, and gives the results back in order.
 
     Args:

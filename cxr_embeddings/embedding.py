@@ -11,7 +11,7 @@ import itertools
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from cxr_embeddings.common import files, paths, progress
@@ -93,7 +93,7 @@ def embed(
         FileError: the films are not there, or the folder cannot be written.
     """
     config = EmbedConfig(
-        InputConfig(os.fspath(input), views and tuple(views), limit=limit, workers=workers),
+        InputConfig(os.fspath(input), tuple(views or ()), limit=limit, workers=workers),
         encoder.settings,
         OutputConfig(os.fspath(output), layout, format, shards),
         encoder.batch_size,
@@ -131,9 +131,8 @@ def read_embeddings(
     from cxr_embeddings.input_pipeline.embeddings.table import read_table
 
     places = [path] if isinstance(path, str | os.PathLike) else path
-    return read_table(
-        [os.fspath(place) for place in places], cache and os.fspath(cache), dtype, progress
-    )
+    folder = None if cache is None else os.fspath(cache)
+    return read_table([os.fspath(place) for place in places], folder, dtype, progress)
 
 
 def run_job(
@@ -265,11 +264,13 @@ def embed_run(
         bar.update()
 
     batches = source.batches(run, card, films, drop)
+    steps: Iterator[tuple[Sequence[InputFile], np.ndarray]]
     steps = ((batch.films, batch.image) for batch in batches)
     if hosts.count > 1:  # then it is a store, whose films all give an image
         here = math.ceil(len(run.todo) / films)
-        padding = [], np.zeros((films, card.resolution, card.resolution, 1), np.float32)
-        most = hosts.gather(np.array([here])).max()
+        empty = np.zeros((films, card.resolution, card.resolution, 1), np.float32)
+        padding: tuple[Sequence[InputFile], np.ndarray] = ([], empty)
+        most = int(hosts.gather(np.array([here])).max())
         steps = itertools.chain(steps, itertools.repeat(padding, most - here))
     with bar, contextlib.closing(batches):
         for found, embeddings in encoder.compiled(films)(steps):
@@ -318,6 +319,8 @@ def _nothing(done: Done, encoder: Encoder) -> Embeddings:
     from cxr_embeddings.input_pipeline.embeddings.table import of_arrays, rejected_films
 
     empty = np.empty((0, math.prod(encoder.shape)), np.float32)
-    manifest = run_folder.read_manifest(done.folder) or {}
     rejected = rejected_films([done.folder])
-    return of_arrays([], empty, manifest["identity"], manifest["complete"], rejected)
+    manifest = run_folder.read_manifest(done.folder)
+    if manifest is None:
+        raise OSError(f"{done.folder}/{run_folder.MANIFEST} has gone")
+    return of_arrays([], empty, {**manifest["identity"]}, manifest["complete"], rejected)

@@ -6,7 +6,7 @@ import collections
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from cxr_embeddings.common import machine, paths
@@ -42,7 +42,7 @@ class FilmSource:
     planned: Sequence[Output]
     layout: str
     identity: Mapping[str, object]
-    batches: Callable[[Run, Card, int, Drop], Iterator[Batch]]
+    batches: Callable[[Run, Card, int, Drop], Generator[Batch, None, None]]
     missing: int = 0
     given_up: int = 0
     refused: Mapping[InputFile, Rejected] = dataclasses.field(default_factory=dict)
@@ -93,7 +93,7 @@ def _films_source(config: EmbedConfig, path: str, say: Say) -> FilmSource:
     films, refused = _part_out(listing.files, layout, config, say)
     planned = output_plan.plan(films, layout, config.output.format, config.output.shards)
 
-    def batches(run: Run, card: Card, size: int, drop: Drop) -> Iterator[Batch]:
+    def batches(run: Run, card: Card, size: int, drop: Drop) -> Generator[Batch, None, None]:
         workers = config.input.workers or machine.processors()
         named = ((film, film.path) for film in run.todo)
         ahead = 2 * max(size, workers)
@@ -153,7 +153,7 @@ def _store_source(config: EmbedConfig, opened: Store, say: Say) -> FilmSource:
     }
     planned = output_plan.plan_pieces(pieces, layout, config.output.format)
 
-    def batches(run: Run, card: Card, size: int, drop: Drop) -> Iterator[Batch]:
+    def batches(run: Run, card: Card, size: int, drop: Drop) -> Generator[Batch, None, None]:
         parts = {run.output_of[film].part for film in run.todo}
         with_work = [names[part] for part in sorted(parts)]
         if run.todo:  # else TensorFlow need not be there

@@ -31,21 +31,23 @@ def embed_films(
     shown: bool | None,
 ) -> Embeddings:
     """As `Encoder.embed`; `shown` is its `progress`."""
+    given: list[Given]
     if isinstance(films, str | os.PathLike):
-        films = [file.path for file in list_inputs(os.fspath(films)).files]
+        given = [file.path for file in list_inputs(os.fspath(films)).files]
     elif isinstance(films, bytes | np.ndarray | io.IOBase):
-        films = [films]
-    films = list(films)
-    ids = _image_ids(films, image_ids)
-    contents = ((InputFile(i, i), _content(film)) for i, film in zip(ids, films, strict=True))
-    bar = progress.bar(len(films), shown=shown)
+        given = [films]  # type: ignore[list-item]  # a file is also an iterable of lines
+    else:
+        given = list(films)
+    ids = _image_ids(given, image_ids)
+    contents = ((InputFile(i, i), _content(film)) for i, film in zip(ids, given, strict=True))
+    bar = progress.bar(len(given), shown=shown)
     rejected: list[LeftOut] = []
 
     def drop(film: InputFile, why: Skipped | Rejected) -> None:
         rejected.append(LeftOut(film.path, why.reason, why.detail))
         bar.update()
 
-    batch = encoder.films_a_step(1 << (len(films) - 1).bit_length())  # so that few are compiled
+    batch = encoder.films_a_step(1 << (len(given) - 1).bit_length())  # so that few are compiled
     embedded: list[str] = []
     rows = [np.empty((0, np.prod(encoder.shape)), np.float32)]
     decoded = decode.decode(contents, encoder.decoders, ahead=2 * batch)
@@ -87,8 +89,10 @@ def _image_ids(films: Sequence[Given], given: Sequence[str] | None) -> list[str]
 def _names(films: Sequence[Given]) -> Iterator[str]:
     for i, film in enumerate(films):
         name = film if isinstance(film, str | os.PathLike) else getattr(film, "name", None)
-        is_path = isinstance(name, str | os.PathLike)
-        yield paths.typed(os.fspath(name)) if is_path else str(i)
+        if isinstance(name, str | os.PathLike):
+            yield paths.typed(os.fspath(name))
+        else:
+            yield str(i)
 
 
 def _content(film: Given) -> decode.Content:

@@ -92,6 +92,16 @@ class Encoder:
 
         return embed_films(self, films, image_ids, progress)
 
+    @property
+    def dtype(self) -> str:
+        """Of the arithmetic."""
+        return str(self.settings.dtype)
+
+    @property
+    def engine(self) -> str:
+        """What computes."""
+        return self.settings.engine
+
     @functools.cached_property
     def shape(self) -> tuple[int, ...]:
         """Of one embedding: [dim], or [h w channels] of a map."""
@@ -114,7 +124,7 @@ class Encoder:
             "variant": card.variant,
             "embedding": self.layer,
             "shape": self.shape,
-            "dtype": self.settings.dtype,
+            "dtype": self.dtype,
             "resolution": card.resolution,
             "preset": card.preset,
             "preset_version": PRESETS[card.preset].version,
@@ -138,16 +148,16 @@ class Encoder:
 
         shared = self.mesh.shape["data"]
         memory = self.mesh.local_devices[0].memory_stats()
-        fit = films_that_fit(self.card, self.settings.dtype, memory)
+        fit = films_that_fit(self.card, self.dtype, memory)
         return self.batch_size or min(math.ceil(max(1, films) / shared), fit) * shared
 
     @property
     def description(self) -> str:
         """One line that says what computes what."""
-        card, chosen, device = self.card, self.settings, self.mesh.devices.flat[0]
+        card, device = self.card, self.mesh.devices.flat[0]
         return (
             f"{card.variant} at {card.resolution} px, {self.layer} ({math.prod(self.shape):,}), "
-            f"{chosen.dtype} by {chosen.engine} on {self.mesh.size} {device.platform}"
+            f"{self.dtype} by {self.engine} on {self.mesh.size} {device.platform}"
         )
 
     def __repr__(self) -> str:
@@ -238,7 +248,7 @@ def open_encoder(
         if config.engine == "openvino":
             from cxr_embeddings.encoder import openvino_engine
 
-            requests = openvino_engine.compile(card, variables, layer, config.dtype, films)
+            requests = openvino_engine.compile(card, variables, layer, str(config.dtype), films)
             return functools.partial(openvino_engine.embed, requests)
         return functools.partial(embed.embed, forward, variables, mesh)
 

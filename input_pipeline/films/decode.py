@@ -15,7 +15,7 @@ import os
 import resource
 import signal
 import subprocess
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from typing import TypeVar
 
@@ -243,7 +243,7 @@ def stop(decoders: Iterable[Decoder]) -> None:
 
 def decode(
     films: Iterable[tuple[Tag, Content]], decoders: Sequence[Decoder], ahead: int
-) -> Iterator[tuple[Tag, Prepared | Skipped | Rejected]]:
+) -> Generator[tuple[Tag, Prepared | Skipped | Rejected], None, None]:
     """Reads films in parallel processes and gives them back in order.
 
     Args:
