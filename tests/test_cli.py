@@ -21,7 +21,7 @@ def parsed(*words, schema=HeadConfig, default="configs/head.py", **more):
     configs = []
     code = cli.run(
         lambda *given: configs.append(given) or 0,
-        schema, default, "an example", "nothing was written", argv=["x", *words], **more,
+        schema, default, "python example", "nothing was written", argv=["x", *words], **more,
     )  # fmt: skip
     return code, (configs[0] if len(configs[0]) > 1 else configs[0][0]) if configs else None
 
@@ -77,15 +77,14 @@ def test_missing_options_are_named_by_their_short_names(capsys):
     code, _ = parsed("--labels=l.csv", short=SHORT, required=tuple(SHORT.values()))
     said = capsys.readouterr().err
     assert code == 2 and said.startswith("error: missing required options:\n  --embeddings: ")
-    assert "\n  --output: " in said and "  --labels" not in said and "an example" in said
+    assert "\n  --output: " in said and "  --labels" not in said and "python example" in said
 
 
 def test_help_shows_an_example_and_groups(capsys):
     assert parsed("--help", "--config=configs/head.py:mlp", *FULL, short=SHORT) == (0, None)
     said = capsys.readouterr().out
-    assert said.startswith(
-        "an example\n\nembeddings:\n  --embeddings, --config.embeddings.path=e\n"
-    )
+    assert said.startswith("python example\n\noptions:\n  --config=configs/head.py:mlp\n")
+    assert "\n\nembeddings:\n  --embeddings, --config.embeddings.path=e\n" in said
     assert "\ntraining:\n  --config.training.optimizer=adamw\n" in said
 
 
@@ -123,7 +122,7 @@ def test_errors_are_sentences_and_the_process_stays_as_it_was(capsys):
         print("\x1b[31m")
         raise FileNotFoundError(2, "No such file", "x\x1b.csv")
 
-    command = (HeadConfig, "configs/head.py", "an example", "go on")
+    command = (HeadConfig, "configs/head.py", "python example", "go on")
     assert cli.run(fails, *command, argv=["x"]) == 1
     said = capsys.readouterr()
     assert said.out == "\\x1b[31m\n" and said.err == "error: No such file: x\\x1b.csv\n"
@@ -142,7 +141,7 @@ def test_an_error_can_be_followed_to_its_place(capsys):
     def fails(config):
         raise ValueError("no")
 
-    command = (HeadConfig, "configs/head.py", "an example", "go on")
+    command = (HeadConfig, "configs/head.py", "python example", "go on")
     assert cli.run(fails, *command, argv=["x", "--verbosity=1"]) == 1
     said = capsys.readouterr().err
     assert "Traceback" in said and "error: no\n" in said
