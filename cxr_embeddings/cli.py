@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import logging as python_logging
 import os
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from cxr_embeddings.input_pipeline.hosts import Hosts
 
 CONFIG = "Python file whose get_config() gives the settings; FILE:NAME asks it for one of several"
-Config = TypeVar("Config")
-Result = TypeVar("Result")
 
 
 def run(
@@ -169,12 +168,24 @@ def _printable(stream: typing.TextIO) -> Iterator[None]:
         return
     write, errors = stream.write, stream.errors
     stream.reconfigure(errors="backslashreplace")
-    stream.write = lambda text: write(untrusted.printable(text, keep="\n\t"))
+    shown = functools.partial(untrusted.printable, keep="\n\t")
+    stream.write = lambda text: write(shown(text))  # type: ignore[method-assign]
     try:
         yield
     finally:
         del stream.write
         stream.reconfigure(errors=errors)
+
+
+class Shared(typing.Protocol):
+    """A config that says whether several processes share the run."""
+
+    @property
+    def distributed(self) -> bool: ...
+
+
+Config = TypeVar("Config", bound=Shared)
+Result = TypeVar("Result")
 
 
 def on_hosts(command: Callable[[Hosts, Config], Result], config: Config) -> Result:

@@ -1,15 +1,16 @@
 """Whether a converted ELIXR-C says what the original says, from a PNG file to features."""
 
 import io
-from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Float
 from PIL import Image
 
 from cxr_embeddings.encoder import weights
 from cxr_embeddings.encoder.card import Card
 from cxr_embeddings.input_pipeline.films.dicom import read_film
+from cxr_embeddings.input_pipeline.films.film import Film
 from cxr_embeddings.input_pipeline.films.presets import PRESETS, network_input
 from cxr_embeddings.input_pipeline.synthetic.anatomy import draw_patient
 from cxr_embeddings.input_pipeline.synthetic.drawing import draw_film
@@ -29,7 +30,9 @@ def drawn_film() -> bytes:
     return stream.getvalue()
 
 
-def compare(card: Card, variables: Any, png: bytes, expected: np.ndarray) -> float:
+def compare(
+    card: Card, variables: weights.Variables, png: bytes, expected: Float[np.ndarray, "h w channel"]
+) -> float:
     """Largest difference of the features, relative to the largest one.
 
     Args:
@@ -41,6 +44,8 @@ def compare(card: Card, variables: Any, png: bytes, expected: np.ndarray) -> flo
         ValueError: the difference is not below `TOLERANCE`, or is smaller for another preset.
     """
     film, model = read_film(io.BytesIO(png)), weights.model_for(card)
+    if not isinstance(film, Film):
+        raise ValueError(f"the film to compare by cannot be read: {film.reason}")
     forward = jax.jit(lambda variables, images: model.apply(variables, images)[1]["pooled_map"])
     differences = {}
     for preset in RIVALS:

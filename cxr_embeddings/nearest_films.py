@@ -201,7 +201,7 @@ def _draw(
     from cxr_embeddings import film_sheet
     from cxr_embeddings.common import files
     from cxr_embeddings.input_pipeline.films import dicom
-    from cxr_embeddings.input_pipeline.films.film import Rejected
+    from cxr_embeddings.input_pipeline.films.film import Rejected, Skipped
 
     has, known, findings = films.has, films.mask, films.findings
 
@@ -212,7 +212,7 @@ def _draw(
         if paths[i]:
             with files.open_input(paths[i]) as stream:
                 drawn = film_sheet.draw_film(dicom.read_film(stream), SIDE)
-            picture = None if isinstance(drawn, Rejected) else drawn
+            picture = None if isinstance(drawn, Rejected | Skipped) else drawn
         names = ", ".join(name for name, there in zip(findings, has[i], strict=True) if there)
         colour = film_sheet.GREEN if frame == film_sheet.GREEN else film_sheet.AMBER
         return film_sheet.Tile(section, names, technique, colour, picture, frame)

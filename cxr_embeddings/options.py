@@ -111,7 +111,7 @@ def settings(
     hints = typing.get_type_hints(type(config))
     for field in dataclasses.fields(config):
         name, value = f"{prefix}.{field.name}", getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
             yield from settings(value, short, required, name)
         else:
             text, repeated = field.metadata["help"], field.metadata["repeated"]
@@ -124,7 +124,7 @@ def define(option: Option, values: flags.FlagValues) -> None:
     parser, name = _Parser(option), option.name
     kind = flags.MultiFlag if option.repeated else flags.Flag
     boolean = parser.kind is bool
-    flag = kind(parser, None, name, None, option.text, option.short or None, boolean)
+    flag: flags.Flag = kind(parser, None, name, None, option.text, option.short or None, boolean)
     flags.DEFINE_flag(flag, values)
 
 
@@ -182,7 +182,7 @@ def parse(
             name = text.removeprefix(missing)
             text = f"{name} has no value: write {name}=VALUE"
         raise Usage(text) from error
-    logging.set_verbosity(values["verbosity"].value)
+    logging.set_verbosity(values.verbosity)
     for word in rest:
         name = word.lstrip("-").partition("=")[0]
         if not word.startswith("-"):
@@ -235,10 +235,10 @@ def load_config(file: str, schema: type[Config], variant: str) -> Config:
 
 def overridden(config: Config, values: flags.FlagValues, prefix: str = "config") -> Config:
     """A new config, with the values of the options that are given."""
-    changes = {}
+    changes: dict[str, object] = {}
     for field in dataclasses.fields(config):
         name, value = f"{prefix}.{field.name}", getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
             changes[field.name] = overridden(value, values, name)
         elif values[name].present:
             value = values[name].value

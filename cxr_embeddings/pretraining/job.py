@@ -94,7 +94,7 @@ def pretrain(config: PretrainConfig, hosts: Hosts) -> None:
     training = Training(hosts, mesh, recipe, films, schedule, card, model, workers)
     identity = _identity(training, network.dtype or "", config.seed)
     rules = sharding.FULLY_SHARDED if network.fully_sharded else sharding.MODEL_PARALLEL
-    start = functools.partial(trainer.start, recipe, width=card.head_width or 0)
+    start = functools.partial(trainer.start, recipe, width=card.embeddings["head"])
     shapes = jax.eval_shape(start, variables)
     placed = sharding.variable_shardings(mesh, shapes, rules)
     if mesh.size > 1:
