@@ -73,7 +73,7 @@ def convert(source: str, path: str, output: str, wanted: Wanted) -> Card:
     if folder is None or reader == "orbax":
         card, variables = read_bundle(file, wanted)
     else:
-        card, variables = read_checkpoint(reader, file, folder, wanted)
+        card, variables = read_checkpoint(reader, file, (folder or file).parent, wanted)
     if origin:
         card = dataclasses.replace(card, source=f"{card.source}, from {origin}")
     if seed is not None:
@@ -128,9 +128,9 @@ def read_bundle(path: pathlib.Path, wanted: Wanted) -> tuple[Card, Variables]:
 
 
 def read_checkpoint(
-    source: str, path: pathlib.Path, output: pathlib.Path, wanted: Wanted
+    source: str, path: pathlib.Path, scratch: pathlib.Path, wanted: Wanted
 ) -> tuple[Card, Variables]:
-    """The card and the variables of a checkpoint, in memory once; unpacked beside the output."""
+    """The card and the variables of a checkpoint, in memory once; archives go into `scratch`."""
     from tqdm import tqdm
 
     from cxr_embeddings import elixr_c_check
@@ -139,7 +139,7 @@ def read_checkpoint(
     from cxr_embeddings.input_pipeline.films.presets import PRESETS
 
     kind = convert.SOURCES[source]
-    with archive.unpacked(path, output.parent) as unpacked:
+    with archive.unpacked(path, scratch) as unpacked:
         checkpoint = kind.read(unpacked)
         if source == "elixr_c":
             print("running the original on one film ...", flush=True)

@@ -67,7 +67,7 @@ def load(
                 f"{origin.preset}, version {origin.preset_version}"
             )
     card = random_weights.random_card(variant, size, preset, rule.mean, rule.std, version)
-    model = weights.model_for(card, config.dtype).clone(remat=config.remat)
+    model = weights.model_for(card, config.dtype or "float32").clone(remat=config.remat)
     variables = random_weights.random_variables(model, seed)
     if origin:
         found = weights.load_variables(path, origin)
