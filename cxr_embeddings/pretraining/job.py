@@ -122,7 +122,7 @@ def pretrain(config: PretrainConfig, hosts: Hosts) -> None:
             training,
             config.watch,
             steps,
-            first,
+            (first, state),
             log=log,
             save=lambda number, state: checkpoints.save(manager, number, state, identity),
         )
@@ -196,7 +196,7 @@ def _watched(
     training: Training,
     watch: WatchConfig,
     steps: Iterator[tuple[int, State, dict[str, Array]]],
-    first: int,
+    start: tuple[int, State],
     *,
     log: Callable[[Mapping[str, float]], None],
     save: Callable[[int, State], None],
@@ -207,7 +207,7 @@ def _watched(
         training: what is trained.
         watch: the steps after which each of this is due.
         steps: from `encoder.pretrain.train`.
-        first: number of steps that are done already.
+        start: number of steps that are done already, and the state after them.
         log: writes a row of numbers.
         save: writes a checkpoint: (number of the step, state).
 
@@ -219,6 +219,7 @@ def _watched(
     recipe, hidden = training.recipe, bool(training.hosts.index)
     look = tune_look.make_look(training, watch.evaluate_films)
     films = recipe.batch_size
+    first, state = start
     since, counted = None, 0
     with progress.bar(recipe.steps * films, first * films, shown=not hidden) as bar:
         for number, state, metrics in steps:
