@@ -26,13 +26,17 @@ def random_images(size: int, batch: int, seed: int) -> jax.Array:
 
 
 def with_statistics(variables: dict, seed: int = 0) -> dict:
-    """Random BatchNorm statistics in place of those of a new network, which no reader takes."""
+    """Random numbers in every leaf, so that a mix-up of any two shows.
+
+    No reader takes the BatchNorm statistics of a new network.
+    """
     rng = np.random.default_rng(seed)
-    statistics = flatten_dict(variables["batch_stats"])
-    for path, leaf in statistics.items():
-        low, high = (0.9, 1.1) if path[-1] == "var" else (-0.1, 0.1)
-        statistics[path] = rng.uniform(low, high, leaf.shape).astype(np.float32)
-    return variables | {"batch_stats": unflatten_dict(statistics)}
+    leaves = flatten_dict(variables)
+    for path, leaf in leaves.items():
+        if path[-1] != "kernel":  # kernels are random already
+            low, high = (0.9, 1.1) if path[-1] in ("scale", "var") else (-0.1, 0.1)
+            leaves[path] = rng.uniform(low, high, leaf.shape).astype(np.float32)
+    return unflatten_dict(leaves)
 
 
 def calibrate(model: EfficientNet, variables: dict, images: jax.Array, seed: int = 0) -> dict:

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
-from parity import assert_same_leaves, calibrate, compiled, difference, random_images
+from parity import assert_same_leaves, with_statistics
 
 from cxr_embeddings.encoder import convert, weights
 from cxr_embeddings.encoder.card import Card
@@ -117,9 +117,8 @@ def tiny() -> Iterator[EfficientNet]:
 
 
 @pytest.fixture(scope="module")
-def calibrated(tiny) -> weights.Variables:
-    variables = jax.device_put(random_variables(tiny))
-    return jax.device_get(calibrate(tiny, variables, random_images(64, 8, seed=1)))
+def trained(tiny) -> weights.Variables:
+    return with_statistics(random_variables(tiny))
 
 
 def read(path: pathlib.Path, **asked) -> tuple[Card, weights.Variables]:
@@ -129,40 +128,36 @@ def read(path: pathlib.Path, **asked) -> tuple[Card, weights.Variables]:
 
 @pytest.mark.parametrize("packed", [False, True], ids=["folder", "tarball"])
 def test_averages_of_a_training_run_give_the_network_they_were_made_from(
-    packed, tmp_path, tiny, calibrated
+    packed, tmp_path, tiny, trained
 ):
     path = tmp_path / FOLDER
-    write(path / "model.ckpt", training(stored(calibrated, "tiny")))
+    write(path / "model.ckpt", training(stored(trained, "tiny")))
     if packed:
         with tarfile.open(tmp_path / f"{FOLDER}.tar.gz", "w:gz") as tar:
             tar.add(path, FOLDER)
         path = tmp_path / f"{FOLDER}.tar.gz"
     with archive.unpacked(path, tmp_path) as folder:
         card, variables = read(folder)
-    assert_same_leaves(variables, calibrated)
+    assert_same_leaves(variables, trained)
     assert (card.variant, card.head_width, card.resolution) == ("tiny", 48, 64)
     assert card.dropped == [
         "head/dense, the classifier (4 variables)",
         "state of the optimizer (3 variables)",
-        f"values of which the average is taken ({len(jax.tree.leaves(calibrated))} variables)",
+        f"values of which the average is taken ({len(jax.tree.leaves(trained))} variables)",
     ]
-    images = random_images(65, 2, seed=2)
-    expected = compiled(tiny)(calibrated, images)["own_head"]
-    assert difference(expected[0], expected[1]) > 0.1
-    found = compiled(weights.model_for(card))(variables, images)["own_head"]
-    assert np.array_equal(found, expected)
+    assert weights.model_for(card) == tiny
     left = {p.name for p in tmp_path.iterdir()}
     assert left <= {FOLDER, f"{FOLDER}.tar.gz"}
 
 
-def test_without_averages_the_values_themselves_are_taken(tmp_path, calibrated):
-    write(tmp_path / FOLDER / "model.ckpt", stored(calibrated, "tiny"))
+def test_without_averages_the_values_themselves_are_taken(tmp_path, trained):
+    write(tmp_path / FOLDER / "model.ckpt", stored(trained, "tiny"))
     card, variables = read(tmp_path / FOLDER / "model.ckpt.index")
-    assert weights.digest(variables) == weights.digest(calibrated)
+    assert weights.digest(variables) == weights.digest(trained)
     assert card.dropped == []
 
 
-@pytest.mark.parametrize("variant", ["b0", "b7", "l2"])
+@pytest.mark.parametrize("variant", ["b0", pytest.param("l2", marks=pytest.mark.slow)])
 def test_every_variable_of_the_published_networks_has_its_place(variant):
     """Names alone: every leaf's published name leads back to it, in every variant."""
     places = tf._block_places(sum(stage_blocks(variant)), pathlib.Path("x"))
@@ -192,15 +187,15 @@ def test_names_of_the_facts():
         assert tf._our_name(f"efficientnet-l2/{name}", places) == path, name
 
 
-def test_the_475_pixels_of_the_second_l2_are_in_its_name(tmp_path, calibrated):
-    write(tmp_path / "noisy_student_efficientnet-l2_475" / "model.ckpt", stored(calibrated, "tiny"))
+def test_the_475_pixels_of_the_second_l2_are_in_its_name(tmp_path, trained):
+    write(tmp_path / "noisy_student_efficientnet-l2_475" / "model.ckpt", stored(trained, "tiny"))
     assert read(tmp_path)[0].resolution == 475
     with pytest.raises(ValueError, match="asked for resolution 800, but it is 475"):
         read(tmp_path, resolution=800)
 
 
-def test_what_does_not_fit_is_named(tmp_path, calibrated):
-    arrays = stored(calibrated, "tiny")
+def test_what_does_not_fit_is_named(tmp_path, trained):
+    arrays = stored(trained, "tiny")
     lost = arrays.pop("efficientnet-tiny/blocks_3/se/conv2d/bias")
     arrays["efficientnet-tiny/blocks_3/se/conv2d_2/bias"] = lost
     write(tmp_path / FOLDER / "model.ckpt", arrays)
@@ -211,14 +206,14 @@ def test_what_does_not_fit_is_named(tmp_path, calibrated):
     assert "not expected: efficientnet-tiny/blocks_3/se/conv2d_2/bias" in str(error.value)
 
 
-def test_other_checkpoints_of_the_same_names_are_refused(tmp_path, calibrated):
+def test_other_checkpoints_of_the_same_names_are_refused(tmp_path, trained):
     folder = tmp_path / "noisy_student_bundles" / "efficientnet-b0-l2_475"
-    write(folder / "model.ckpt", stored(calibrated, "tiny"))
+    write(folder / "model.ckpt", stored(trained, "tiny"))
     with pytest.raises(ValueError, match="expected a Noisy Student checkpoint, with noisy_student"):
         read(folder)
 
 
-def test_none_or_several_checkpoints(tmp_path, calibrated):
+def test_none_or_several_checkpoints(tmp_path, trained):
     with pytest.raises(ValueError, match="holds 0 TensorFlow checkpoints"):
         read(tmp_path)
     for name in ("a", "b"):
@@ -229,9 +224,9 @@ def test_none_or_several_checkpoints(tmp_path, calibrated):
         read(tmp_path / FOLDER / "a")
 
 
-def test_damaged_checkpoints_are_said(tmp_path, calibrated):
+def test_damaged_checkpoints_are_said(tmp_path, trained):
     prefix = tmp_path / FOLDER / "model.ckpt"
-    write(prefix, stored(calibrated, "tiny"))
+    write(prefix, stored(trained, "tiny"))
     data = prefix.with_name("model.ckpt.data-00000-of-00001")
     data.write_bytes(data.read_bytes()[:1000])
     with pytest.raises(ValueError, match="cannot be read as a TensorFlow checkpoint"):
