@@ -45,6 +45,12 @@ def images():
     return np.random.default_rng(0).random((4, 97, 97, 1), np.float32)
 
 
+@pytest.fixture(scope="module")
+def whole(live, images):
+    """What the engine makes of the images."""
+    return by_openvino(card_of(97), live, "own_head", images)
+
+
 def by_jax(card, variables, images):
     """All embeddings by name, maps row by row."""
     normalised = (images - np.float32(MEAN)) / np.float32(STD)
@@ -59,7 +65,7 @@ def by_openvino(card, variables, layer, images, dtype="float32"):
     return embeddings
 
 
-@pytest.mark.parametrize(("size", "a_call"), [(97, 3), (192, 1), (192, 3)])
+@pytest.mark.parametrize(("size", "a_call"), [(97, 3), (192, 3)])
 def test_it_gives_what_the_network_gives(live, size, a_call, monkeypatch, record_property):
     """Odd and even sizes; of 192 px `pooled_map` leaves a row and a column out."""
     monkeypatch.setattr(engine, "films_a_call", lambda *_: a_call)
@@ -83,12 +89,11 @@ def test_a_network_without_head(images):
     assert difference(by_openvino(card, variables, "pooled", images), expected) < 1e-5
 
 
-def test_parity_finds_deliberate_mistakes(live, images, monkeypatch):
+def test_parity_finds_deliberate_mistakes(live, images, whole, monkeypatch):
     card = card_of(97)
-    expected = by_openvino(card, live, "own_head", images)
-    assert difference(by_openvino(card, swap_two_leaves(live), "own_head", images), expected) > 1e-3
+    assert difference(by_openvino(card, swap_two_leaves(live), "own_head", images), whole) > 1e-3
     monkeypatch.setattr(efficientnet, "BATCH_NORM_EPSILON", 1e-5)
-    assert difference(by_openvino(card, live, "own_head", images), expected) > 1e-4
+    assert difference(by_openvino(card, live, "own_head", images), whole) > 1e-4
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -105,10 +110,9 @@ def test_neighbours_in_a_call_change_no_bit(live, images, dtype, monkeypatch):
         np.testing.assert_array_equal(rows, found[0])
 
 
-@pytest.mark.parametrize(("films", "a_call"), [(1, 1), (2, 1), (4, 1), (4, 2), (4, 4)])
-def test_batches_come_back_in_order(live, images, films, a_call, monkeypatch):
+@pytest.mark.parametrize(("films", "a_call"), [(1, 1), (4, 1), (4, 2), (4, 4)])
+def test_batches_come_back_in_order(live, images, whole, films, a_call, monkeypatch):
     card = card_of(97)
-    expected = by_openvino(card, live, "own_head", images[:1])
     monkeypatch.setattr(engine, "films_a_call", lambda *_: a_call)
     requests = engine.compile(card, live, "own_head", "float32", films)
     taken = []
@@ -124,9 +128,9 @@ def test_batches_come_back_in_order(live, images, films, a_call, monkeypatch):
         assert embeddings.shape == (films, 1280)
         found.append(tag)
         if tag % 4 == 0:
-            assert difference(embeddings[:1], expected) < 1e-6
+            assert difference(embeddings[:1], whole[:1]) < 1e-6
         else:
-            assert difference(embeddings[:1], expected) > 0.01
+            assert difference(embeddings[:1], whole[:1]) > 0.01
     assert found == [*range(6)]
 
 
@@ -187,11 +191,9 @@ print(*(name for name, module in sys.modules.items() if "openvino_telemetry" in 
     assert not [*tmp_path.iterdir()]
 
 
-def test_bfloat16_is_near(live, images, record_property):
-    card = card_of(97)
-    expected = by_openvino(card, live, "own_head", images)
-    found = by_openvino(card, live, "own_head", images, "bfloat16")
-    lengths = [np.linalg.norm(rows, axis=1) for rows in (found, expected)]
-    cosine = (found * expected).sum(1) / lengths[0] / lengths[1]
+def test_bfloat16_is_near(live, images, whole, record_property):
+    found = by_openvino(card_of(97), live, "own_head", images, "bfloat16")
+    lengths = [np.linalg.norm(rows, axis=1) for rows in (found, whole)]
+    cosine = (found * whole).sum(1) / lengths[0] / lengths[1]
     record_property("least cosine", float(cosine.min()))
     assert cosine.min() > 0.9995
