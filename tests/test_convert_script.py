@@ -1,11 +1,12 @@
 """`scripts/convert_weights.py` as its user runs it, and `scripts/embed.py` with what it makes."""
 
+import functools
 import json
 import os
 import pathlib
 import re
+import shutil
 import subprocess
-import sys
 import tarfile
 import threading
 
@@ -26,20 +27,20 @@ from cxr_embeddings.encoder.random_weights import random_variables
 from cxr_embeddings.encoder.sources.checkpoint import IMAGENET_MEAN, IMAGENET_STD
 from cxr_embeddings.input_pipeline.synthetic.mimic_folder import write_mimic
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 NAME = "tf_efficientnet_b0.ns_jft_in1k.safetensors"
 
 
-def run(script: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, ROOT / "scripts" / script, *map(str, arguments)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": ""} | environment
-    return subprocess.run(command, capture_output=True, text=True, env=environment)
+call = functools.partial(running.call, "convert_weights")
 
 
-def convert(path: pathlib.Path, output: pathlib.Path, *more: object, source: str = "timm"):
-    return run(
-        "convert_weights.py", f"--from={source}", f"--input={path}", f"--output={output}", *more
-    )
+def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess:
+    """In a process of its own."""
+    environment = os.environ | {"XLA_FLAGS": ""} | environment
+    return running.run("convert_weights", *arguments, env=environment)
+
+
+def convert(path, output, *more: object, source: str = "timm", run=call):
+    return run(f"--from={source}", f"--input={path}", f"--output={output}", *more)
 
 
 def line(result: subprocess.CompletedProcess, start: str) -> str:
@@ -65,7 +66,7 @@ def published(variables, tmp_path_factory) -> pathlib.Path:
 def bundle(published, tmp_path_factory) -> tuple[pathlib.Path, subprocess.CompletedProcess]:
     """The bundle made of it, and what was printed."""
     path = tmp_path_factory.mktemp("bundles") / "b0"
-    result = convert(published, path)
+    result = convert(published, path, run=run)
     assert result.returncode == 0, result.stderr
     return path, result
 
@@ -87,8 +88,9 @@ def films(tmp_path_factory) -> pathlib.Path:
 
 
 def embed(bundle: pathlib.Path, films: pathlib.Path, output: pathlib.Path, *more: object):
-    return run(
-        "embed.py",
+    return running.call(
+        "embed",
+        "--config.batch_size=8",
         f"--config.encoder.weights={bundle}",
         f"--config.input.path={films}",
         f"--config.output.path={output}",
@@ -111,7 +113,7 @@ def test_a_bundle_has_the_weights_and_says_where_they_are_from(bundle, variables
 def test_two_conversions_and_the_bundle_itself_check_alike(bundle, published, tmp_path):
     path, first = bundle
     again = convert(published, tmp_path / "again")
-    verified = run("convert_weights.py", "--from=orbax", f"--input={path}")
+    verified = call("--from=orbax", f"--input={path}")
     for result in (again, verified):
         assert result.returncode == 0, result.stderr
         assert line(result, "self-check") == line(first, "self-check")
@@ -122,7 +124,7 @@ def test_two_conversions_and_the_bundle_itself_check_alike(bundle, published, tm
 
 def test_describe_prints_the_card_and_nothing_else(bundle):
     path, first = bundle
-    result = run("convert_weights.py", f"--describe={path}")
+    result = call(f"--describe={path}")
     assert result.returncode == 0 and result.stdout.rstrip() in first.stdout
     rows = {text[:17].strip(): text[18:] for text in result.stdout.splitlines()}
     assert rows["embeddings"].startswith("own_head (1,280), pooled (320)")
@@ -155,7 +157,7 @@ def test_a_repository_of_the_hub_gives_the_same_bundle(bundle, published, tmp_pa
     address = f"http://127.0.0.1:{server.server_port}"
     environment = {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path), "HF_HUB_DISABLE_XET": "1"}
     options = ("--from=hf:timm/b0", f"--output={tmp_path / 'bundle'}")
-    result = run("convert_weights.py", *options, **environment)
+    result = run(*options, **environment)
     server.shutdown()
     server.server_close()
     assert result.returncode == 0, result.stderr
@@ -240,7 +242,7 @@ def test_what_is_wrong_is_said_and_nothing_is_left(published, tmp_path, how, opt
     path = damaged(published, tmp_path / "in", how)
     given = {"--from": "timm", "--input": path, "--output": tmp_path / "out" / "bundle"}
     given |= dict(one.split("=") for one in options)
-    result = running.call("convert_weights", *(f"{name}={value}" for name, value in given.items()))
+    result = call(*(f"{name}={value}" for name, value in given.items()))
     assert result.returncode == 1, result.stdout
     assert re.search(message, result.stderr), result.stderr
     left = [p for p in (tmp_path / "out").rglob("*")] if (tmp_path / "out").exists() else []
@@ -249,7 +251,7 @@ def test_what_is_wrong_is_said_and_nothing_is_left(published, tmp_path, how, opt
 
 def test_a_bundle_that_was_changed_or_is_newer_is_refused(bundle, tmp_path):
     copy = tmp_path / "copy"
-    subprocess.run(["cp", "-r", bundle[0], copy], check=True)
+    shutil.copytree(bundle[0], copy)
     card = json.loads((copy / "card.json").read_text())
     offered = dict(reversed(card["embeddings"].items()))  # another default
     for changes, message in (
@@ -259,5 +261,5 @@ def test_a_bundle_that_was_changed_or_is_newer_is_refused(bundle, tmp_path):
         ({"format_version": 2}, "format_version 2, this program reads up to 1: update"),
     ):
         (copy / "card.json").write_text(json.dumps(card | changes))
-        result = run("convert_weights.py", "--from=orbax", f"--input={copy}")
+        result = call("--from=orbax", f"--input={copy}")
         assert result.returncode == 1 and re.search(message, result.stderr)

@@ -88,7 +88,7 @@ def interpreted(*layer):
 @pytest.mark.parametrize(
     ("strides", "features", "side", "kernel"),
     [
-        (1, 8, 6, interpreted),
+        pytest.param(1, 8, 6, interpreted, marks=pytest.mark.slow),
         (2, 12, 5, depthwise_kernel.by_xla),
         (1, 80, 4, depthwise_kernel.by_xla),
     ],

@@ -4,8 +4,6 @@ import json
 import pathlib
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -13,11 +11,15 @@ import h5py
 import jax
 import numpy as np
 import pytest
+import running
 from parity import (
     TOLERANCE,
+    assert_same_leaves,
+    assert_stages_agree,
     calibrate,
     compiled,
     difference,
+    mistakes,
     random_images,
     swap_two_leaves,
     with_statistics,
@@ -35,7 +37,6 @@ from cxr_embeddings.encoder.sources.checkpoint import IMAGENET_MEAN, IMAGENET_ST
 # Keras' own, while it saves.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 CALIBRATED_SIZE = {"b0": 96, "l2": 64}
 TESTED_SIZES = {"b0": (96, 97), "l2": (65,)}  # near it; even and odd
 
@@ -63,13 +64,6 @@ def read(path: pathlib.Path) -> tuple[Card, weights.Variables]:
     return convert.read(keras_source.read(path), **asked)
 
 
-def convert_weights(*arguments: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, ROOT / "scripts" / "convert_weights.py", *map(str, arguments)]
-    return subprocess.run(
-        command, capture_output=True, text=True, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}
-    )
-
-
 class Case(NamedTuple):
     variant: str
     calibrated: weights.Variables  # what was put into Keras' network
@@ -91,9 +85,10 @@ def case(request, tmp_path_factory) -> Iterator[Case]:
     folder = tmp_path_factory.mktemp(variant)
     file, bundle = folder / f"{variant}.weights.h5", folder / "bundle"
     network.save_weights(file)
-    if variant == "b0":  # by the program itself; L2 by what it calls: half a minute less
-        run = convert_weights("--from=keras", f"--input={file}", f"--output={bundle}")
-        assert run.returncode == 0, run.stderr
+    if variant == "b0":  # by the command itself; L2 by what it calls: half a minute less
+        options = "--from=keras", f"--input={file}", f"--output={bundle}"
+        result = running.call("convert_weights", *options)
+        assert result.returncode == 0, result.stderr
         card = load_card(bundle)
         converted = weights.load_variables(bundle, card)
     else:

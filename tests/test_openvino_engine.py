@@ -12,7 +12,13 @@ import numpy as np
 import pytest
 from parity import calibrate, compiled, difference, random_images, swap_two_leaves
 
-from cxr_embeddings.encoder import convert, embedding_layers, random_weights, weights
+from cxr_embeddings.encoder import (
+    convert,
+    efficientnet,
+    embedding_layers,
+    random_weights,
+    weights,
+)
 
 engine = pytest.importorskip(
     "cxr_embeddings.encoder.openvino_engine",

@@ -1,4 +1,4 @@
-"""The import hook of these tests is on in every sibling: what does not fit its annotation raises."""
+"""The import hook of the tests is on in every sibling: a shape that does not fit raises."""
 
 import jax.numpy as jnp
 import jaxtyping
