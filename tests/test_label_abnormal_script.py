@@ -20,6 +20,7 @@ from cxr_embeddings.scripts import label_abnormal
 
 COUNT = 90
 run = functools.partial(running.run, "label_abnormal")
+call = functools.partial(running.call, "label_abnormal")
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +114,7 @@ def test_reports_that_cannot_be_read_end_in_an_error(tmp_path):
     folder.mkdir(parents=True)
     (folder / "s50000001.txt").write_text("FINDINGS: The lungs are clear.")
     (folder / "s50000002.txt").symlink_to(tmp_path / "nowhere")
-    result = run("--reports", tmp_path / "in", "--output", tmp_path / "abnormal.csv")
+    result = call("--reports", tmp_path / "in", "--output", tmp_path / "abnormal.csv")
     assert result.returncode == 1
     assert (
         "error: 1 of 2 reports could not be read or labelled, and count as unknown" in result.stderr
@@ -189,7 +190,7 @@ def test_flags_that_cannot_work(tmp_path, monkeypatch, changes, message):
 
 
 def test_errors_are_sentences(tmp_path):
-    result = run("--reports", tmp_path, "--output", tmp_path / "abnormal.csv")
+    result = call("--reports", tmp_path, "--output", tmp_path / "abnormal.csv")
     assert result.returncode == 1
     assert result.stderr.startswith(f"error: no report in {tmp_path}, among 0 files; expected")
     assert not (tmp_path / "abnormal.csv").exists()

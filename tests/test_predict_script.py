@@ -12,27 +12,24 @@ import running
 
 from cxr_embeddings.input_pipeline.synthetic.mimic_folder import write_mimic
 
-ENVIRONMENT = {}
-
 
 @pytest.fixture(scope="module")
-def mimic(tmp_path_factory, environment):
-    ENVIRONMENT.update(environment)
+def mimic(tmp_path_factory):
     folder = tmp_path_factory.mktemp("mimic")
     write_mimic(folder, films=60, laterals=3, damaged=2, seed=3, size_range=(48, 80))
     return folder
 
 
 @pytest.fixture(scope="module")
-def trained(mimic):
+def trained(mimic, environment):
     """What training printed; the head is in mimic / "head"."""
-    embed = run(
+    embed = running.call(
         "embed", "--config=configs/demo.py", f"--config.input.path={mimic}/files",
         "--config.input.views=AP,PA", "--config.encoder.weights=random",
         "--config.encoder.resolution=32", f"--config.output.path={mimic}/embeddings",
     )  # fmt: skip
     assert embed.returncode == 0, embed.stderr
-    train = run(
+    train = running.run(
         "train_head",
         f"--config.embeddings.path={mimic}/embeddings",
         f"--config.labels.path={mimic}/mimic-cxr-2.0.0-chexpert.csv.gz",
@@ -44,13 +41,10 @@ def trained(mimic):
         "--config.labels.uncertain=zeros",
         "--config.resamples=20",
         f"--config.output.path={mimic}/head",
+        env=environment,
     )
     assert train.returncode == 0, train.stdout + train.stderr
     return train.stdout
-
-
-def run(script, *arguments):
-    return running.run(script, *arguments, env=ENVIRONMENT or os.environ)
 
 
 def test_labels_of_studies_reach_their_own_films(mimic, trained):
@@ -73,12 +67,12 @@ def test_labels_of_studies_reach_their_own_films(mimic, trained):
 
 
 def test_films_and_their_embeddings_give_the_same_predictions(mimic, trained):
-    of_embeddings = run(
+    of_embeddings = running.call(
         "predict", f"--head={mimic}/head", f"--embeddings={mimic}/embeddings",
         f"--output={mimic}/one.csv",
     )  # fmt: skip
     assert of_embeddings.returncode == 0, of_embeddings.stderr
-    of_films = run(
+    of_films = running.call(
         "predict", f"--head={mimic}/head", "--weights=random", f"--input={mimic}/files",
         f"--output={mimic}/other.csv",
     )  # fmt: skip
@@ -106,7 +100,7 @@ def test_a_film_that_cannot_be_read_costs_no_other(mimic, trained, tmp_path):
         f"--output={tmp_path}/p.csv",
     ]  # fmt: skip
     for attempt in range(3):
-        result = run("predict", *arguments)
+        result = running.call("predict", *arguments)
         assert result.returncode == (attempt < 2), result.stdout + result.stderr
         table = pd.read_csv(tmp_path / "p.csv").set_index("image_id")
         assert {*table.index} == {*films, str(tmp_path / "gone.dcm")}
@@ -127,7 +121,7 @@ def test_other_weights_are_refused_before_anything_is_embedded(mimic, trained, t
     card = json.loads((tmp_path / "head/card.json").read_text())
     card["encoder"]["weights_digest"] = "xyz"
     (tmp_path / "head/card.json").write_text(json.dumps(card))
-    result = run(
+    result = running.call(
         "predict", f"--head={tmp_path}/head", "--weights=random", f"--input={mimic}/files",
         f"--output={tmp_path}/p.csv",
     )  # fmt: skip

@@ -41,8 +41,15 @@ def command(mimic, output, *options, config="configs/mimic.py"):
     ]
 
 
-def run(*args, **options):
-    return subprocess.run(command(*args, **options), capture_output=True, text=True, timeout=200)
+def run(*args):
+    return subprocess.run(command(*args), capture_output=True, text=True, timeout=200)
+
+
+def call(*args, without=()):
+    """The same in this process and without Beam's workers; `without` such options."""
+    given = command(*args)[2:]
+    left_out = ("--direct_num_workers", "--direct_running_mode", *without)
+    return running.call("preprocess", *(one for one in given if not one.startswith(left_out)))
 
 
 def started(mimic, folder):
@@ -127,7 +134,7 @@ def test_stopped_in_the_middle_it_goes_on(mimic, whole, tmp_path, stop):
     ],
 )
 def test_what_is_wrong_is_said(mimic, tmp_path, options, code, message):
-    result = running.call("preprocess", *command(mimic, tmp_path / "out", *options)[2:])
+    result = call(mimic, tmp_path / "out", *options)
     assert message in result.stderr + result.stdout
     assert result.returncode == code
     assert not (tmp_path / "out/dataset_info.json").exists()
@@ -160,7 +167,7 @@ def test_passwords_among_beams_options_are_not_written_down():
 
 def test_a_store_of_no_film_is_no_success(mimic, tmp_path):
     options = ("--config.input.views=XX", f"--config.input.path={mimic}/files")
-    result = run(mimic, tmp_path / "out", *options, "--config.input.no_view=drop")
+    result = call(mimic, tmp_path / "out", *options, "--config.input.no_view=drop")
     assert (result.returncode, f"{'in the store':13}{0:8}" in result.stdout) == (1, True)
 
 
@@ -171,11 +178,11 @@ def test_the_card_of_the_weights_says_how(mimic, tmp_path):
     variables = random_weights.random_variables(weights.model_for(card), seed=5)
     weights.save_bundle(tmp_path / "bundle", variables, card)
     given = f"--config.image.weights={tmp_path}/bundle"
-    result = run(mimic, tmp_path / "no", given)
+    result = call(mimic, tmp_path / "no", given)
     assert "the card of" in result.stderr and "says ('imagenet', 32)" in result.stderr
-    arguments = [a for a in command(mimic, tmp_path / "out", given) if "config.image.p" not in a]
-    arguments = [a for a in arguments if "config.image.size" not in a] + ["--config.input.limit=9"]
-    result = subprocess.run(arguments, capture_output=True, text=True)
+    given = (given, "--config.input.limit=9")
+    without = ("--config.image.preset", "--config.image.size")
+    result = call(mimic, tmp_path / "out", *given, without=without)
     assert result.returncode == 0, result.stderr
     identity = json.loads((tmp_path / "out/manifest.json").read_text())["identity"]
     assert (identity["preset"], identity["size"]) == ("imagenet", 32)

@@ -9,7 +9,7 @@ import pydicom
 import pytest
 from PIL import Image
 from pydicom import encaps, pixels, uid
-from running import run
+from running import call, run
 
 from cxr_embeddings.input_pipeline.synthetic import anatomy, dicom_files, drawing, report_text
 from cxr_embeddings.input_pipeline.synthetic import mimic_folder as stand_in
@@ -253,9 +253,9 @@ def test_the_command_can_be_repeated_but_never_mixes(tmp_path):
     first = run("synthetic_mimic", f"--output={tmp_path}/mimic", *few)
     assert first.returncode == 0 and "2 films, 1 laterals" in first.stdout
     before = digests(tmp_path)
-    again = run("synthetic_mimic", f"--output={tmp_path}/mimic", *few)
+    again = call("synthetic_mimic", f"--output={tmp_path}/mimic", *few)
     assert again.returncode == 0 and "already there" in again.stdout
-    other = run("synthetic_mimic", f"--output={tmp_path}/mimic", *few, "--seed=1")
+    other = call("synthetic_mimic", f"--output={tmp_path}/mimic", *few, "--seed=1")
     assert other.returncode == 1 and "Choose another folder" in other.stderr
     assert digests(tmp_path) == before
 
@@ -263,7 +263,7 @@ def test_the_command_can_be_repeated_but_never_mixes(tmp_path):
 def test_the_contact_sheet_shows_every_film(mimic, tmp_path):
     table = mimic / "mimic-cxr-2.0.0-chexpert.csv.gz"
     sheet = tmp_path / "sheet.png"
-    done = run("contact_sheet", f"--input={mimic}", f"--labels={table}", f"--output={sheet}")
+    done = call("contact_sheet", f"--input={mimic}", f"--labels={table}", f"--output={sheet}")
     assert done.returncode == 0, done.stderr
     assert "65 films, 2 not readable" in done.stdout
     image = np.asarray(Image.open(sheet).convert("L"))
