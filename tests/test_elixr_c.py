@@ -304,7 +304,10 @@ STYLES = {
 }
 
 
-@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize(
+    "style",
+    [s if s == "TensorFlow 2" else pytest.param(s, marks=pytest.mark.slow) for s in STYLES],
+)
 def test_every_leaf_is_found_and_the_features_are_the_same(
     case, style, tmp_path, request, monkeypatch, record_property
 ):

@@ -77,7 +77,7 @@ def test_embedding_dicoms_gives_the_originals_features(
         with pytest.raises(ValueError, match="features differ from the original's by"):
             elixr_c_check.compare(*arguments)
 
-    write_mimic(tmp_path / "mimic", films=5, laterals=0, damaged=0, seed=1, size_range=(300, 700))
+    write_mimic(tmp_path / "mimic", films=2, laterals=0, damaged=0, seed=1, size_range=(300, 700))
     config = EmbedConfig(
         input=InputConfig(path=str(tmp_path / "mimic" / "files"), workers=2),
         encoder=EncoderConfig(
@@ -96,7 +96,7 @@ def test_embedding_dicoms_gives_the_originals_features(
         expected = elixr_c.run(tmp_path / "saved_model", png_of(dicom))
         seen.append(expected)
         differences.append(difference(found.embedding.reshape(8, 8, 80), expected))
-    assert len(differences) == 5
+    assert len(differences) == 2
     assert difference(seen[0], seen[1]) > 0.05  # the signal is alive
     record_property(f"ELIXR-C from DICOM, {depth}", max(differences))
     print(f"\nELIXR-C from DICOM, {depth}: {max(differences):.1e}")

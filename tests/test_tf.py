@@ -79,19 +79,16 @@ def stored(variables: weights.Variables, variant: str) -> dict[str, np.ndarray]:
 
 
 def write(prefix: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
-    """Saves arrays under their names, as a program of TensorFlow 1 does."""
-    import tensorflow as tensorflow_2
+    """Saves arrays under their names, by the operation of TensorFlow 1's Saver."""
+    import tensorflow
 
-    tf1 = tensorflow_2.compat.v1
     prefix.parent.mkdir(parents=True, exist_ok=True)
-    with tensorflow_2.Graph().as_default():
-        names = {
-            name: tf1.get_variable(f"v{i}", initializer=array)
-            for i, (name, array) in enumerate(arrays.items())
-        }
-        with tf1.Session() as session:
-            session.run(tf1.global_variables_initializer())
-            tf1.train.Saver(names).save(session, str(prefix), write_meta_graph=False)
+    tensorflow.raw_ops.SaveV2(
+        prefix=str(prefix),
+        tensor_names=[*arrays],
+        shape_and_slices=[""] * len(arrays),
+        tensors=[tensorflow.constant(array) for array in arrays.values()],
+    )
 
 
 def training(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
