@@ -91,7 +91,7 @@ def films(tmp_path_factory) -> pathlib.Path:
 def embed(bundle: pathlib.Path, films: pathlib.Path, output: pathlib.Path, *more: object):
     return running.call(
         "embed",
-        "--config.batch_size=8",
+        "--config.encoder.engine=openvino",
         f"--config.encoder.weights={bundle}",
         f"--config.input.path={films}",
         f"--config.output.path={output}",
