@@ -44,7 +44,7 @@ WORTH_STARTING = 20  # seconds that a step needs at least
 REPEATS = 10  # timed calls of each engine
 
 
-class Step(NamedTuple):
+class Part(NamedTuple):
     """What is measured in one process.
 
     Attributes:
@@ -207,16 +207,16 @@ def kernel(layers: list[str]) -> Iterator[Row]:
 
 with_torch = functools.partial(speed, others=("torch.compile",))
 STEPS = {
-    "parity": Step(parity, "b0:224:16,l2:224:4", "b0:32:2", 180),
-    "b0": Step(with_torch, "b0:224:64", "b0:32:2", 150),
-    "l2": Step(with_torch, "l2:475:8", "b0:48:2", 300),
-    "kernel": Step(
+    "parity": Part(parity, "b0:224:16,l2:224:4", "b0:32:2", 180),
+    "b0": Part(with_torch, "b0:224:64", "b0:32:2", 150),
+    "l2": Part(with_torch, "l2:475:8", "b0:48:2", 300),
+    "kernel": Part(
         kernel,  # the layers of L2 at 475 px, by stage
         "8x238x432x3x2,8x119x624x3x1,8x60x1056x5x1,8x30x2064x3x1,8x30x2880x5x1,8x15x8256x3x1",
         "2x6x8x3x1",
         90,
     ),
-    "larger": Step(speed, "l2:800:8,l2:1280:1,l2:475:32,l2:1280:4", "b0:64:1", 600),
+    "larger": Part(speed, "l2:800:8,l2:1280:1,l2:475:32,l2:1280:4", "b0:64:1", 600),
 }
 
 

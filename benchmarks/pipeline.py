@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 
@@ -34,6 +34,7 @@ from cxr_embeddings.input_pipeline.store.codecs import STORAGES
 from cxr_embeddings.input_pipeline.synthetic import mimic_folder
 from cxr_embeddings.loading import Encoder, open_encoder
 
+Result = TypeVar("Result")
 SIDES = (2021, 3056)  # of drawn films, in pixels; MIMIC-CXR's are mostly 2544 x 3056
 GOAL = 0.95
 BARE, WHOLE = "bare forward pass", "end to end"
@@ -66,7 +67,7 @@ def one_by_one(network: Encoder, source: FilmSource) -> dict[str, float]:
     """Does the stages of `make_records` one after another in this process: stage -> seconds."""
     seconds: collections.Counter[str] = collections.Counter()
 
-    def timed(stage: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    def timed(stage: str, function: Callable[..., Result], *arguments: object) -> Result:
         start = time.perf_counter()
         result = function(*arguments)
         seconds[stage] += time.perf_counter() - start

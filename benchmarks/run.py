@@ -20,7 +20,7 @@ SUBJECTS = {
     "heads_memory": "training heads on as many films as MIMIC-CXR has: seconds and peak memory",
     "coverage": "how often confidence intervals hold the truth, on simulated films",
     "probe_optimum": "linear probes beside scikit-learn's optimum",
-    "dicom_files": "pydicom's own test files: are the pixels equal to pydicom's?",
+    "pydicom_files": "pydicom's own test files: are the pixels equal to pydicom's?",
     "mutated_films": "damaged films: is each a film or a rejection with a reason?",
 }
 
