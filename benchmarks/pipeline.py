@@ -45,7 +45,7 @@ def opened_run(planned: Sequence[output_plan.Output]) -> Iterator[writer.Run]:
     """A run into a folder that goes when it ends."""
     with (
         tempfile.TemporaryDirectory() as folder,
-        writer.open_run(folder, planned, "tfrecord", {}, {}) as run,
+        writer.open_run(folder, planned, {}, {}) as run,
     ):
         yield run
 

@@ -193,7 +193,7 @@ def run_job(
         "batch_size": batch_size,
     }
     planned, format = source.planned, config.output.format
-    with writer.open_run(folder, planned, format, identity, details, hosts, source.refused) as run:
+    with writer.open_run(folder, planned, identity, details, hosts, source.refused) as run:
         start = time.monotonic()
         if hosts.count > 1:
             say(f"  host 0 of {hosts.count} has {run.done + len(run.todo)} of them")

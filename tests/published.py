@@ -27,7 +27,7 @@ def make_source(
     pieces = {f"train-{j:05d}-of-{shards:05d}": films[j::shards] for j in range(shards)}
     planned = output_plan.plan_pieces(pieces, layout, format)
     made = IDENTITY | {"layout": layout, "format": format} | identity
-    with writer.open_run(str(folder), planned, format, made, {"batch_size": 8}) as run:
+    with writer.open_run(str(folder), planned, made, {"batch_size": 8}) as run:
         for film in run.todo:
             bad = film.path == failing
             run.add(film, Rejected("unreadable", "No such file") if bad else vector(film.path))

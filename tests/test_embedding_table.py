@@ -37,7 +37,7 @@ def vector(seed, dim=6):
 def run(folder, layout="per_image", format="tfrecord", films=FILMS, stop_after=None, **identity):
     """Writes a folder as `scripts/embed.py` does."""
     planned = output_plan.plan(films, layout, format, shards=3)
-    with writer.open_run(str(folder), planned, format, IDENTITY | identity, {}) as opened:
+    with writer.open_run(str(folder), planned, IDENTITY | identity, {}) as opened:
         for film in opened.todo[:stop_after]:
             opened.add(film, vector(int(film.key[-2:])))
         if stop_after is None:
@@ -628,7 +628,7 @@ def test_a_reader_that_is_broken_costs_no_file(tmp_path, monkeypatch):
     def broken(_):
         raise ImportError("pyarrow is broken")
 
-    monkeypatch.setitem(embedding_files.DECODE, ".parquet", broken)
+    monkeypatch.setitem(FORMATS, "parquet", FORMATS["parquet"]._replace(decode=broken))
     with pytest.raises(ImportError, match="pyarrow is broken"):
         read_table(str(tmp_path))
 

@@ -41,9 +41,7 @@ def run(
 ):
     """Plays a run; `stop_after` leaves it, as a crash would, after so many films."""
     planned = output_plan.plan(films, layout, format, shards=3)
-    with writer.open_run(
-        str(folder), planned, format, IDENTITY | identity, details or {}
-    ) as opened:
+    with writer.open_run(str(folder), planned, IDENTITY | identity, details or {}) as opened:
         for film in opened.todo[:stop_after]:
             opened.add(film, outcome(film))
         if stop_after is None:
@@ -362,9 +360,7 @@ def test_names_that_no_output_can_hold_are_rejected_from_the_start(tmp_path, lay
     assert {film.key: why.reason for film, why in refused.items()} == expected
     planned, identity = output_plan.plan(kept, layout, format, shards=1), {"input": "caf\udce9"}
     for done in (0, len(fine)):
-        with writer.open_run(
-            str(tmp_path), planned, format, identity, {}, refused=refused
-        ) as opened:
+        with writer.open_run(str(tmp_path), planned, identity, {}, refused=refused) as opened:
             assert opened.done == done
             for film in opened.todo:
                 opened.add(film, np.ones(4, np.float32))

@@ -9,7 +9,8 @@ from cxr_embeddings.common.identities import UNSAID, Facts, differences
 
 from .. import run_folder
 from ..films.listing import read_list
-from .reader import File, is_embedding_file, list_files
+from .formats import is_embedding_file
+from .reader import File, list_files
 
 # What a run's identity says of its films and files, and not of the encoder. Of `weights`, which is
 # where they were got, the digest says whether they are the same.

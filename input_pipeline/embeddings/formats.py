@@ -195,3 +195,13 @@ FORMATS = {
     "npz": Format(".npz", encode_npz, decode_npz),
     "parquet": Format(".parquet", encode_parquet, decode_parquet),
 }
+
+
+def is_embedding_file(name: str) -> bool:
+    """Whether a file holds embeddings, by its name."""
+    return name.lower().endswith(tuple(format.suffix for format in FORMATS.values()))
+
+
+def format_of(name: str) -> Format:
+    """The format of an embedding file, by its name."""
+    return next(one for one in FORMATS.values() if name.lower().endswith(one.suffix))

@@ -16,7 +16,7 @@ from .. import run_folder
 from ..films.film import InputFile, film_key
 from . import output_plan, writer
 from .folders import read_checksums
-from .reader import is_embedding_file
+from .formats import is_embedding_file
 from .table import Embeddings
 
 LAYOUTS = ("per_image", "parquet")
@@ -79,9 +79,7 @@ def publish(
     planned = output_plan.plan(films, "per_image", "tfrecord", shards=1)
     rows = [*copy.rejected, *([f.path, why.reason, why.detail, ""] for f, why in refused.items())]
     rejected = writing.encode_table(run_folder.REJECTED, rows)
-    with writer.open_run(
-        folder, planned, "tfrecord", copy.identity, copy.details, refused=refused
-    ) as run:
+    with writer.open_run(folder, planned, copy.identity, copy.details, refused=refused) as run:
         with progress(len(films), run.done) as bar:
             for film in run.todo:
                 run.add(film, table.embedding[row_of[film.path]])

@@ -14,7 +14,6 @@ from cxr_embeddings.common import files, paths, progress
 from .. import tfrecord
 from . import formats
 
-DECODE = {f.suffix: f.decode for f in formats.FORMATS.values()}
 _THREADS_LOCAL, _THREADS_REMOTE = 8, 32  # to wait for the disk or the store, not to compute
 _BLOCK_FILES = 64
 _BLOCK_BYTES = 4_000_000  # a larger file is a block of its own
@@ -56,14 +55,11 @@ def list_files(path: str) -> tuple[str, list[File]]:
         listed = [File(posixpath.basename(path), status.st_size, str(status.st_mtime_ns))]
     else:
         raise FileNotFoundError(f"embeddings {path} do not exist; expected a folder or a file")
-    found = sorted(file for file in listed if is_embedding_file(file.name))
+    found = sorted(file for file in listed if formats.is_embedding_file(file.name))
     if not found:
-        raise FileNotFoundError(f"no embeddings in {path}: expected files *{', *'.join(DECODE)}")
+        suffixes = [format.suffix for format in formats.FORMATS.values()]
+        raise FileNotFoundError(f"no embeddings in {path}: expected files *{', *'.join(suffixes)}")
     return folder, found
-
-
-def is_embedding_file(name: str) -> bool:
-    return name.lower().endswith(tuple(DECODE))
 
 
 def _walk(folder: str, prefix: str, entered: list[str]) -> Iterator[File]:
@@ -73,7 +69,7 @@ def _walk(folder: str, prefix: str, entered: list[str]) -> Iterator[File]:
             if entry.name.startswith("."):
                 continue
             if not entry.is_dir():
-                if is_embedding_file(entry.name):
+                if formats.is_embedding_file(entry.name):
                     status = entry.stat()
                     yield File(prefix + entry.name, status.st_size, str(status.st_mtime_ns))
                 continue
@@ -185,7 +181,7 @@ def _decode(name: str, data: bytes) -> tuple[list[tuple[str, np.ndarray]], list[
     faults: list[str] = []
     try:
         if suffix.lower() != ".tfrecord":
-            records = DECODE[suffix.lower()](data)
+            records = formats.format_of(name).decode(data)
         else:  # the only format of which a damaged file still has good records
             for offset, payload in tfrecord.unframe(data):
                 try:

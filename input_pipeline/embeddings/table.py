@@ -24,7 +24,8 @@ from cxr_embeddings.common import files, paths, untrusted, writing
 
 from .. import run_folder
 from .folders import Folder, open_folders, shared_manifest
-from .reader import Rows, is_embedding_file, read_ahead
+from .formats import is_embedding_file
+from .reader import Rows, read_ahead
 
 TABLE_VERSION = 2
 DAMAGED = "damaged"  # the reason of what a file holds that is no embedding

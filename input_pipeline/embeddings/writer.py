@@ -8,18 +8,17 @@ import collections
 import concurrent.futures
 import contextlib
 import hashlib
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from cxr_embeddings.common import files, paths, writing
+from cxr_embeddings.common.identities import Facts
 
 from .. import run_folder
 from ..films.film import InputFile, Rejected, Skipped
 from ..hosts import ALONE, Hosts, together
-from .formats import FORMATS, EmbeddingRecord
+from .formats import EmbeddingRecord, format_of, is_embedding_file
 from .output_plan import Output
 
 _WRITERS = 4  # writing waits for the disk, not for the processor
@@ -30,9 +29,8 @@ _WRITES_AHEAD = 64
 def open_run(
     folder: str,
     outputs: Sequence[Output],
-    format: str,
-    identity: Mapping[str, Any],
-    details: Mapping[str, Any],
+    identity: Facts,
+    details: Facts,
     hosts: Hosts = ALONE,
     refused: Mapping[InputFile, Rejected] | None = None,
 ) -> Iterator["Run"]:
@@ -41,7 +39,6 @@ def open_run(
     Args:
         folder: absolute local folder or remote prefix, one and the same for all hosts.
         outputs: what `output_plan.plan` gave.
-        format: a key of `FORMATS`.
         identity: what must be equal for two runs to share a folder (weights, preset, ...): plain
             JSON values.
         details: what else the manifest should say: plain JSON values.
@@ -52,7 +49,7 @@ def open_run(
         ValueError: the folder was made with another identity or from other films.
         OSError: the folder cannot be written, another run is writing to it, or another host failed.
     """
-    identity, details = run_folder.plain(identity), run_folder.plain(details)
+    described = run_folder.plain(identity), run_folder.plain(details)
     with contextlib.ExitStack() as stack:
 
         def open_here() -> Run:
@@ -60,21 +57,17 @@ def open_run(
                 stack.enter_context(run_folder.claim(folder))
             elif run_folder.read_manifest(folder) is None:
                 raise OSError(f"{folder} is not the folder of host 0: expected one that all share")
-            scratch = os.path.join(folder, run_folder.SCRATCH)
-            threads = concurrent.futures.ThreadPoolExecutor(_WRITERS, "writer")
-            stack.enter_context(threads)
-            return Run(
-                folder, scratch, threads, outputs, format, identity, details, hosts, refused or {}
-            )
+            run = Run(folder, outputs, *described, hosts, refused or {})
+            stack.callback(run.wait)
+            return run
 
-        first = together(hosts, lambda: None if hosts.index else open_here())
-        yield together(hosts, lambda: first or open_here())
+        run = together(hosts, open_here if not hosts.index else lambda: None)
+        yield together(hosts, open_here if hosts.index else lambda: run)
 
 
 def _names_there(folder: str, outputs: Sequence[Output], has_manifest: bool) -> set[str]:
     """Names of the embedding files in a folder. Raises ValueError if they are not this run's."""
-    suffixes = tuple(f.suffix for f in FORMATS.values())
-    names = {name for name in paths.files_below(folder) if name.endswith(suffixes)}
+    names = {name for name in paths.files_below(folder) if is_embedding_file(name)}
     if names and not has_manifest:
         raise ValueError(
             f"{folder} holds {len(names)} embedding files but no manifest.json that says what made "
@@ -91,7 +84,7 @@ def _names_there(folder: str, outputs: Sequence[Output], has_manifest: bool) -> 
 
 
 def _read_whole(
-    folder: str, outputs: Sequence[Output], format: str
+    folder: str, outputs: Sequence[Output]
 ) -> tuple[dict[str, set[str]], dict[str, str]]:
     """Reads outputs to their ends: name -> ids of the films, and name -> SHA-256, of whole ones."""
     ids: dict[str, set[str]] = {}
@@ -100,7 +93,7 @@ def _read_whole(
     def read(output: Output) -> None:
         data = files.read_bytes(paths.inside(folder, output.name))
         try:
-            found = {record.image_id for record in FORMATS[format].decode(data)}
+            found = {record.image_id for record in format_of(output.name).decode(data)}
         except (ImportError, MemoryError):  # not the file's fault, and damaged files are removed
             raise
         except Exception:  # whatever a damaged file makes its reader raise
@@ -135,24 +128,21 @@ class Run:
     def __init__(
         self,
         folder: str,
-        scratch: str,
-        threads: concurrent.futures.Executor,
         outputs: Sequence[Output],
-        format: str,
-        identity: Mapping[str, Any],
-        details: Mapping[str, Any],
+        identity: Facts,
+        details: Facts,
         hosts: Hosts,
         refused: Mapping[InputFile, Rejected],
     ) -> None:
-        self._folder, self._scratch, self._threads = folder, scratch, threads
-        self._format, self._identity, self._details = FORMATS[format], identity, details
+        self._folder, self._identity, self._details = folder, identity, details
         self._outputs, self._hosts, self._refused = outputs, hosts, refused
+        self._threads = concurrent.futures.ThreadPoolExecutor(_WRITERS, "writer")
         earlier = run_folder.earlier_runs(folder, identity)
         self._earlier = earlier or []
         names = _names_there(folder, outputs, has_manifest=earlier is not None)
         mine = [output for output in outputs if output.part % hosts.count == hosts.index]
         there = [output for output in mine if output.name in names]
-        whole, self._sums = _read_whole(folder, there, format)
+        whole, self._sums = _read_whole(folder, there)
         damaged = [output.name for output in there if output.name not in whole]
         self.damaged = len(damaged)
         fs, root = paths.file_system(folder)
@@ -188,25 +178,31 @@ class Run:
             self._writes.popleft().result()
 
     def _write_output(self, output: Output, records: list[EmbeddingRecord]) -> None:
+        format = format_of(output.name)
         if records and output.name in self._sums:
             data = files.read_bytes(paths.inside(self._folder, output.name))
-            records = records + self._format.decode(data)
+            records = records + format.decode(data)
         if records or (output.even_empty and output.name not in self._sums):
             order = {film.path: i for i, film in enumerate(output.films)}
             records = sorted(records, key=lambda record: order[record.image_id])
-            self._write(output.name, self._format.encode(records))
+            self._write(output.name, format.encode(records))
 
     def _write(self, name: str, data: bytes) -> None:
-        files.write_whole(paths.inside(self._folder, name), data, self._scratch)
+        scratch = f"{self._folder}/{run_folder.SCRATCH}"
+        files.write_whole(paths.inside(self._folder, name), data, scratch)
         self._sums[name] = hashlib.sha256(data).hexdigest()
 
-    def _write_manifest(self, complete: bool, **counts: Any) -> None:
+    def _write_manifest(self, complete: bool, **counts: object) -> None:
         """Writes what the folder holds and which runs made it, each kind of run once."""
         made_nothing = counts and self.done == counts["embedded"] and self._earlier
         known = made_nothing or self._details in self._earlier
         runs = self._earlier if known else [*self._earlier, self._details]
         content = run_folder.encode_manifest(self._identity, runs, complete, **counts)
         self._write(run_folder.MANIFEST, content)
+
+    def wait(self) -> None:
+        """Waits for all writes."""
+        self._threads.shutdown()
 
     def finish(
         self, missing: int = 0, given_up: int = 0, rejected: bytes | None = None

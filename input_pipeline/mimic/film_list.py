@@ -16,7 +16,7 @@ _SUFFIXES = (".dcm", ".jpg")  # of MIMIC-CXR and of MIMIC-CXR-JPG
 _BELOW = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*")
 
 
-class Listing(NamedTuple):
+class FoundFilms(NamedTuple):
     """Films before views and splits are looked up; one entry a film in every list."""
 
     root: str  # with an image_id behind it, the path of a film
@@ -34,7 +34,7 @@ def names_in(path: str) -> set[str]:
     return {posixpath.basename(name.rstrip("/")) for name in fs.ls(inner, detail=False)}
 
 
-def list_input(source: str, names: set[str], metadata: Table | None) -> Listing:
+def list_input(source: str, names: set[str], metadata: Table | None) -> FoundFilms:
     """The films of an input, and notes on where they are from."""
     if found := [name for name in _RECORD_LISTS if name in names]:
         table = read_table(posixpath.join(source, found[0]), ("path",))
@@ -65,7 +65,7 @@ def list_input(source: str, names: set[str], metadata: Table | None) -> Listing:
     films = [file.path for file in listing.files]
     root = film_key(films[0]).removesuffix(listing.files[0].key)
     ids = [re.search(r"/p([0-9]+)/s([0-9]+)/[^/]+$", path) for path in films]
-    return Listing(
+    return FoundFilms(
         root,
         [path.removeprefix(root) for path in films],
         [found[1] if found else "" for found in ids],
@@ -74,7 +74,7 @@ def list_input(source: str, names: set[str], metadata: Table | None) -> Listing:
     )
 
 
-def _below(folder: str, table: Table, image_ids: list[str], note: str) -> Listing:
+def _below(folder: str, table: Table, image_ids: list[str], note: str) -> FoundFilms:
     """The films of a table; `image_ids` are their paths below the folder, row by row."""
     if bad := [image_id for image_id in image_ids if not _BELOW.fullmatch(image_id)]:
         raise ValueError(
@@ -88,7 +88,7 @@ def _below(folder: str, table: Table, image_ids: list[str], note: str) -> Listin
             "are like that; expected the dicom_id as file name: get it again"
         )
     patients, studies = table.columns["subject_id"], table.columns["study_id"]
-    return Listing(posixpath.join(folder, ""), image_ids, patients, studies, [note])
+    return FoundFilms(posixpath.join(folder, ""), image_ids, patients, studies, [note])
 
 
 def dicom_id_of(image_id: str) -> str:

@@ -14,7 +14,7 @@ from cxr_embeddings.common import paths
 
 from ..films.film import Skipped, known_view
 from .counts import by_split, count
-from .film_list import Listing, dicom_id_of, list_input, names_in
+from .film_list import FoundFilms, dicom_id_of, list_input, names_in
 from .tables import (
     SPLITS,
     UNASSIGNED,
@@ -156,7 +156,7 @@ def list_films(
 
 
 def _look_up(
-    listing: Listing,
+    listing: FoundFilms,
     metadata: Table | None,
     split_path: str | None,
     views_asked: Sequence[str] | None,

@@ -70,7 +70,7 @@ DATASETS = {
 }
 
 
-class Labelled(NamedTuple):
+class JudgedTable(NamedTuple):
     """A label table, judged.
 
     Attributes:
@@ -121,7 +121,7 @@ def with_devices(verdict: Verdict, devices: str) -> Verdict:
     return verdict._replace(label=devices) if verdict.rule.startswith("device_") else verdict
 
 
-def read_labels(path: str) -> Labelled:
+def read_labels(path: str) -> JudgedTable:
     """Reads the label table of one of `DATASETS`, told by its columns, and judges each row.
 
     Args:
@@ -151,7 +151,7 @@ def read_labels(path: str) -> Labelled:
         rows[ids] = judge(_codes(row, place, dataset, f"row {number} of {path}"), dataset)
     if not rows:
         raise ValueError(f"{path} has no rows; expected a header and at least one row")
-    return Labelled(name, columns, rows)
+    return JudgedTable(name, columns, rows)
 
 
 def _recognise(header: list[str], path: str) -> tuple[str, dict[str, int]]:
