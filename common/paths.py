@@ -3,15 +3,28 @@
 Every package asks here, so that a name means one and the same thing in each of them.
 """
 
+from __future__ import annotations
+
 import os
 import pathlib
 import posixpath
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
 
 _LOCAL_SCHEMES = ("file://", "local://")
 _NAME_BYTES, _PATH_BYTES = 255, 4095  # limits of the usual file systems, without the closing zero
+
+
+class FileInfo(TypedDict):
+    """What a file system says of a file, or of a folder; there is more, of each its own."""
+
+    name: str
+    size: int
+    type: str
 
 
 def is_remote(path: str) -> bool:
@@ -62,7 +75,7 @@ def joined(folder: str, path: str) -> str:
     return os.path.realpath(path) if moved else plain
 
 
-def file_system(path: str) -> tuple[Any, str]:
+def file_system(path: str) -> tuple[AbstractFileSystem, str]:
     """The file system, as fsspec has it, of an absolute path or address; and the path in it.
 
     fsspec's own `url_to_fs` takes names that hold `::` apart; here they are names.
@@ -88,7 +101,7 @@ def read_settings() -> None:
     fsspec.config.set_conf_env(fsspec.config.conf)
 
 
-def files_below(folder: str) -> dict[str, dict[str, Any]]:
+def files_below(folder: str) -> dict[str, FileInfo]:
     """Every file below a folder: its name there -> what its file system says of it, as its `size`.
 
     Hidden ones are among them; of links to folders, what they lead to is not. fsspec's own `find`
@@ -110,7 +123,7 @@ def files_below(folder: str) -> dict[str, dict[str, Any]]:
     return {name: info for name, info in named if name and not name.endswith("/")}
 
 
-def _has_flat_names(fs: Any) -> bool:
+def _has_flat_names(fs: AbstractFileSystem) -> bool:
     """Whether a file system lists all its names at once, as stores do that know no folders."""
     from fsspec import AbstractFileSystem
     from fsspec.asyn import AsyncFileSystem
@@ -120,7 +133,7 @@ def _has_flat_names(fs: Any) -> bool:
     return type(fs).find is not AbstractFileSystem.find
 
 
-def _descend(fs: Any, folder: str) -> Iterator[dict[str, Any]]:
+def _descend(fs: AbstractFileSystem, folder: str) -> Iterator[FileInfo]:
     for info in fs.ls(folder, detail=True):
         if info["type"] == "directory" and info["name"].rstrip("/") != folder:
             yield from _descend(fs, info["name"].rstrip("/"))

@@ -75,7 +75,7 @@ _ESCAPE = re.compile(
 )
 
 
-def _not_finite(value: Any, field: str = "") -> Iterator[tuple[str, float]]:
+def _not_finite(value: object, field: str = "") -> Iterator[tuple[str, float]]:
     """Every number in nested dicts and lists that is not finite, with the names that lead to it."""
     if isinstance(value, float):
         if not math.isfinite(value):

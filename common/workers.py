@@ -8,7 +8,7 @@ import queue
 import subprocess
 import sys
 from collections.abc import Callable, Generator, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 Tag = TypeVar("Tag")
 Task = TypeVar("Task")
@@ -22,7 +22,13 @@ importlib.import_module(sys.argv[2]).serve(*sys.argv[3:])
 """
 
 
-def start(module: str, *arguments: str, **options: Any) -> subprocess.Popen[bytes]:
+def start(
+    module: str,
+    *arguments: str,
+    stdin: int = subprocess.DEVNULL,
+    stdout: int | None = None,
+    pass_fds: Sequence[int] = (),
+) -> subprocess.Popen[bytes]:
     """Starts a process that runs `module.serve(*arguments)`.
 
     It never imports the user's main module, as the processes of `multiprocessing` do.
@@ -30,12 +36,14 @@ def start(module: str, *arguments: str, **options: Any) -> subprocess.Popen[byte
     Args:
         module: name of a module of this package.
         arguments: of its function.
-        options: as of `subprocess.Popen`.
+        stdin, stdout, pass_fds: as of `subprocess.Popen`.
     """
     return subprocess.Popen(
         [sys.executable, "-P", "-c", PROGRAM, _ROOT, module, *arguments],
         start_new_session=True,  # Ctrl-C while it starts would have it say where it was
-        **options,
+        stdin=stdin,
+        stdout=stdout,
+        pass_fds=pass_fds,
     )
 
 

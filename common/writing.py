@@ -15,7 +15,7 @@ import secrets
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import IO, Any
+from typing import IO
 
 
 @contextlib.contextmanager
@@ -166,7 +166,7 @@ def _remove_leftovers(folder: str, path: str) -> None:
                 os.close(descriptor)
 
 
-def encode_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
+def encode_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
     """A CSV file that Python's and pandas' readers give back. Names that are no UTF-8 keep their
     bytes.
 
@@ -175,7 +175,7 @@ def encode_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes
     return b"".join(map(encode_row, (columns, *rows)))
 
 
-def encode_row(row: Sequence[Any]) -> bytes:
+def encode_row(row: Sequence[object]) -> bytes:
     """A line of a CSV file, as `encode_table` writes it."""
     unknown = (value is None or value != value for value in row)  # NaN is not equal to itself
     texts = ("" if skip else str(value) for skip, value in zip(unknown, row, strict=True))

@@ -192,7 +192,7 @@ def run_job(
         "devices": [device.device_kind for device in encoder.mesh.devices.flat],
         "batch_size": batch_size,
     }
-    planned, format = source.planned, config.output.format
+    planned = source.planned
     with writer.open_run(folder, planned, identity, details, hosts, source.refused) as run:
         start = time.monotonic()
         if hosts.count > 1:

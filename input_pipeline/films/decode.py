@@ -155,13 +155,8 @@ class Decoder:
         self._connection, theirs = multiprocessing.Pipe()
         settings = json.dumps([self._preset, self._size, self._views])
         with theirs:
-            self.process = workers.start(
-                __name__,
-                str(theirs.fileno()),
-                settings,
-                stdin=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-            )
+            descriptor = theirs.fileno()
+            self.process = workers.start(__name__, str(descriptor), settings, pass_fds=[descriptor])
         try:
             self._connection.recv_bytes()
         except (EOFError, OSError):

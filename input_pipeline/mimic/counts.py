@@ -3,8 +3,8 @@
 import collections
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+from .film_list import FilmRecord
 from .tables import SPLITS, UNASSIGNED
 
 # MIMIC-CXR 2.0.0 (https://doi.org/10.13026/C2JT1Q), by the keys of `FilmList.counts`
@@ -24,8 +24,8 @@ PUBLISHED = {
 APPROXIMATE = frozenset({"view not said", "frontal (AP, PA)"})  # to the nearest ten
 
 
-def count(listed: Sequence[Any], has_views: bool, has_splits: bool) -> dict[str, int]:
-    """Counts `mimic_cxr.FilmRecord`s; what there was no table for is left out."""
+def count(listed: Sequence[FilmRecord], has_views: bool, has_splits: bool) -> dict[str, int]:
+    """Counts films; what there was no table for is left out."""
     patients = {(film.split, film.patient_id) for film in listed if film.patient_id}
     counts = {
         "films listed": len(listed),

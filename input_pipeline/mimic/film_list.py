@@ -16,6 +16,30 @@ _SUFFIXES = (".dcm", ".jpg")  # of MIMIC-CXR and of MIMIC-CXR-JPG
 _BELOW = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*")
 
 
+class FilmRecord(NamedTuple):
+    """One listed film.
+
+    Attributes:
+        path: absolute path or address, to be opened.
+        image_id: its path below the data set's folder, with `/` and suffix; unique in a list.
+        patient_id: MIMIC's subject_id; "" where unknown.
+        study_id: "" where unknown.
+        split: one of `SPLITS`, or `UNASSIGNED`.
+        view: `known_view` of the metadata table's ViewPosition, or imputed from its other columns;
+            "": the table has none and the film is kept; None: no row of a table, so the file's
+            header decides.
+        size: Rows and Columns in the metadata table, to be compared with the file; None: not there.
+    """
+
+    path: str
+    image_id: str
+    patient_id: str
+    study_id: str
+    split: str
+    view: str | None
+    size: tuple[int, int] | None
+
+
 class FoundFilms(NamedTuple):
     """Films before views and splits are looked up; one entry a film in every list."""
 

@@ -8,13 +8,12 @@ import collections
 import dataclasses
 import posixpath
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from cxr_embeddings.common import paths
 
 from ..films.film import Skipped, known_view
 from .counts import by_split, count
-from .film_list import FoundFilms, dicom_id_of, list_input, names_in
+from .film_list import FilmRecord, FoundFilms, dicom_id_of, list_input, names_in
 from .tables import (
     SPLITS,
     UNASSIGNED,
@@ -27,30 +26,6 @@ from .tables import (
 )
 
 NO_VIEW = ("keep", "drop", "impute")  # what becomes of a film without ViewPosition in the table
-
-
-class FilmRecord(NamedTuple):
-    """One listed film.
-
-    Attributes:
-        path: absolute path or address, to be opened.
-        image_id: its path below the data set's folder, with `/` and suffix; unique in a list.
-        patient_id: MIMIC's subject_id; "" where unknown.
-        study_id: "" where unknown.
-        split: one of `SPLITS`, or `UNASSIGNED`.
-        view: `known_view` of the metadata table's ViewPosition, or imputed from its other columns;
-            "": the table has none and the film is kept; None: no row of a table, so the file's
-            header decides.
-        size: Rows and Columns in the metadata table, to be compared with the file; None: not there.
-    """
-
-    path: str
-    image_id: str
-    patient_id: str
-    study_id: str
-    split: str
-    view: str | None
-    size: tuple[int, int] | None
 
 
 @dataclasses.dataclass(frozen=True)

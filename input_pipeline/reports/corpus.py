@@ -10,11 +10,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from xml.etree import ElementTree
 
 from cxr_embeddings.common import paths, workers
 
+from ..run_folder import Bar
 from . import label
 from . import sections as report_sections
 from .collections import OPENI, Collection, Content, open_reports
@@ -40,9 +41,7 @@ class LabelledReports(NamedTuple):
     ignored: int
 
 
-def label_reports(
-    path: str, processes: int, progress: Callable[[int], contextlib.AbstractContextManager[Any]]
-) -> LabelledReports:
+def label_reports(path: str, processes: int, progress: Callable[[int], Bar]) -> LabelledReports:
     """Labels every report of a folder, searched recursively, of an archive or of a table.
 
     Read are MIMIC-CXR's reports, by study and patient; any other .txt, by its name; Open-i's .xml,
