@@ -128,7 +128,7 @@ def _has_flat_names(fs: AbstractFileSystem) -> bool:
     from fsspec import AbstractFileSystem
     from fsspec.asyn import AsyncFileSystem
 
-    if fs.async_impl:
+    if isinstance(fs, AsyncFileSystem):
         return type(fs)._find is not AsyncFileSystem._find
     return type(fs).find is not AbstractFileSystem.find
 

@@ -38,5 +38,5 @@ def together(hosts: Hosts, step: Callable[[], Result]) -> Result:
     if error is not None:
         raise error
     if failed.size:
-        raise OSError(f"host {failed[0]} could not go on: it says why")
+        raise OSError(f"host {failed[0]} failed; see its log")
     return result

@@ -64,7 +64,7 @@ class Manifest(TypedDict):
     manifest_version: NotRequired[int]
     complete: bool
     identity: Identity
-    runs: list[dict[str, object]]
+    runs: list[Facts]
     embedded: NotRequired[Count]
     retryable: NotRequired[Count]
     given_up: NotRequired[GivenUp]

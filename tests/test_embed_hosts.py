@@ -165,7 +165,7 @@ def test_hosts_that_differ_stop_together(store, alone, environment, tmp_path):
     )
     assert (code, other[0]) == (1, 1)
     assert "was made by another run" in errors
-    assert "host 0 could not go on" in other[2]
+    assert "host 0 failed" in other[2]
 
 
 @pytest.mark.slow

@@ -223,7 +223,7 @@ def test_two_hosts_that_disagree_end_with_a_sentence(data, tmp_path, environment
     line = ["bash", "-c", f"exec {line} --config.distributed {changed}"]
     codes, outputs = run_on_two_hosts(line, environment)
     assert codes == [1, 1], outputs
-    assert "error: host 1 could not go on: it says why" in outputs[0][1]
+    assert "error: host 1 failed; see its log" in outputs[0][1]
     assert "temperature: '0.05' there, '0.15' asked for" in outputs[1][1]
 
 

@@ -241,8 +241,8 @@ def test_labels_that_fill_no_batch_are_refused(label, batch_size, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"preset": "imagenet"}, r"other were prepared by the preset imagenet, .*first by the"),
-        ({"size": SIZE + 8}, rf"other were prepared at the size {SIZE + 8}, .*first at the"),
+        ({"preset": "imagenet"}, r"other were prepared by the preset imagenet at .*first by native"),
+        ({"size": SIZE + 8}, rf"other were prepared .* at {SIZE + 8} px, .*first by native"),
     ],
 )
 def test_stores_that_were_prepared_otherwise_are_refused(stores, tmp_path, changes, message):

@@ -61,8 +61,10 @@ def open_run(
             stack.callback(run.wait)
             return run
 
-        run = together(hosts, open_here if not hosts.index else lambda: None)
-        yield together(hosts, open_here if hosts.index else lambda: run)
+        opened: list[Run] = []
+        for mine in (not hosts.index, bool(hosts.index)):  # host 0 makes the folder for the others
+            together(hosts, lambda mine=mine: opened.append(open_here()) if mine else None)
+        yield opened[0]
 
 
 def _names_there(folder: str, outputs: Sequence[Output], has_manifest: bool) -> set[str]:

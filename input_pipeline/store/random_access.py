@@ -52,13 +52,13 @@ def find_films(stores: Sequence[Store]) -> Places:
     """
     first = stores[0]
     for other in stores[1:]:
-        for key, what in (("preset", "by the preset"), ("size", "at the size")):
-            if other.identity[key] != first.identity[key]:
-                raise ValueError(
-                    f"the images of {other.folder} were prepared {what} {other.identity[key]}, "
-                    f"those of {first.folder} {what} {first.identity[key]}; expected the same: "
-                    "have scripts/preprocess.py make one of the stores anew"
-                )
+        how = [(s.identity["preset"], s.identity["size"]) for s in (first, other)]
+        if how[0] != how[1]:
+            raise ValueError(
+                f"the images of {other.folder} were prepared by the preset {how[1][0]} at "
+                f"{how[1][1]} px, those of {first.folder} by {how[0][0]} at {how[0][1]} px; "
+                "expected the same: have scripts/preprocess.py make one of the stores anew"
+            )
     parts: list[Places] = []
     found: dict[str, str] = {}
     for index, store in enumerate(stores):
