@@ -241,7 +241,10 @@ def test_labels_that_fill_no_batch_are_refused(label, batch_size, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"preset": "imagenet"}, r"other were prepared by the preset imagenet at .*first by native"),
+        (
+            {"preset": "imagenet"},
+            r"other were prepared by the preset imagenet .*first by native",
+        ),
         ({"size": SIZE + 8}, rf"other were prepared .* at {SIZE + 8} px, .*first by native"),
     ],
 )
