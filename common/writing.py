@@ -40,7 +40,7 @@ def whole_file(path: str | os.PathLike, scratch: str | None = None) -> Iterator[
     os.makedirs(folder or ".", exist_ok=True)
     if scratch is None:
         _remove_leftovers(folder, path)
-    partial, descriptor = _begin(scratch or folder, path, _make_file)
+    partial, descriptor = _begin(scratch or folder, path, make_file)
     stream = open(descriptor, "w+b")
     try:
         with stream:
@@ -123,7 +123,7 @@ def by_orbax(path: str | os.PathLike) -> Iterator[None]:
             raise OSError(errno.EIO, f"it cannot be written: {said}", os.fspath(path)) from error
 
 
-def _make_file(path: str) -> int:
+def make_file(path: str) -> int:
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
 
 

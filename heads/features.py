@@ -61,13 +61,13 @@ def select(
         return Features(whole, jnp.asarray(row, jnp.int32), jnp.asarray(mean), jnp.asarray(scale))
     if 4 * len(row) * embedding.shape[1] > IN_MEMORY // 16:
         gc.collect()  # only then JAX lets go of arrays that it has read in place
-    gathered = _aligned(len(row), embedding.shape[1])
+    gathered = aligned_array(len(row), embedding.shape[1])
     for i, block in enumerate(_blocks(embedding, row)):
         gathered[i * BLOCK : (i + 1) * BLOCK] = (block - mean) / scale
     return Features(jax.device_put(gathered, may_alias=True), None, None, None)
 
 
-def _aligned(films: int, dim: int) -> Float32[np.ndarray, "films dim"]:
+def aligned_array(films: int, dim: int) -> Float32[np.ndarray, "films dim"]:
     """An empty array at an address from which JAX reads in place; others it would copy."""
     buffer = np.empty(4 * films * dim + 64, np.uint8)
     start = -buffer.ctypes.data % 64

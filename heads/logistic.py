@@ -94,7 +94,7 @@ def fit(
         jnp.asarray((weight / np.maximum(weight.sum(0), 1e-30)).T)[None],
         jnp.asarray(penalties, jnp.float32)[:, None],
     )
-    sketch = _sketch(features)
+    sketch = sketched(features)
     state = _start(features, problem)
     distance = _distance(state, problem, sketch)
     while int(state.count) < max_steps and distance.max() > tolerance:
@@ -159,7 +159,7 @@ def _start(features: Features, problem: Problem) -> LbfgsState:
 
 
 @jax.jit
-def _sketch(features: Features) -> Sketch:
+def sketched(features: Features) -> Sketch:
     """The covariance of evenly spread films (Halko, Martinsson and Tropp, 2011, algorithm 4.4)."""
     films, dim = features.films, features.embedding.shape[1]
     number = min(films, _SKETCH_FILMS)

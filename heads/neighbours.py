@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int64, Real
 
-_BLOCK_BYTES = 64_000_000  # of cosines that are held at once
+BLOCK_BYTES = 64_000_000  # of cosines that are held at once
 MIN_ARRANGEMENTS = 20  # of labels: with fewer no p could be below 0.05
 
 
@@ -63,7 +63,7 @@ def nearest(
         raise ValueError(f"{np.sum(size == 0)} embeddings are 0, and have no direction to compare")
     found = np.empty((len(size), k), np.int64)
     cosines = np.empty((len(size), k), np.float32)
-    films = max(1, _BLOCK_BYTES // (4 * len(size)))
+    films = max(1, BLOCK_BYTES // (4 * len(size)))
     for start in range(0, len(size), films):
         block = slice(start, start + films)
         cosine = embedding[block] @ embedding.T

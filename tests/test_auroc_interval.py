@@ -40,7 +40,7 @@ def test_the_modelled_variance_is_the_simulated_one(auroc, alike):
         score = np.sqrt(alike) * shared + np.sqrt(1 - alike) * own
         score += np.sqrt(2) * stats.norm.ppf(auroc) * label
         measured.append(auroc_interval.rank(score, label).value)
-    expected = auroc_interval._model(auroc, alike, groups)
+    expected = auroc_interval.model_variance(auroc, alike, groups)
     assert np.var(measured) == pytest.approx(expected, rel=0.12)
 
 

@@ -45,7 +45,7 @@ def test_blocks_change_nothing(monkeypatch):
         return bootstrap.replicates(draws, np.arange(90), score, label, {"score": score[:, None]})
 
     whole = run()
-    monkeypatch.setattr(bootstrap, "_BLOCK_BYTES", 7 * 8 * 90)
+    monkeypatch.setattr(bootstrap, "BLOCK_BYTES", 7 * 8 * 90)
     assert [len(block) for block in bootstrap.weights(draws, np.arange(90))] == [7] * 7 + [1]
     for name, found in run().items():
         np.testing.assert_allclose(found, whole[name], rtol=1e-13)

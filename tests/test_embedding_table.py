@@ -218,7 +218,7 @@ def test_rows_are_in_order_whatever_the_threads_do(tmp_path, monkeypatch):
         return read_bytes(path)
 
     monkeypatch.setattr(files, "read_bytes", slow)
-    monkeypatch.setattr(embedding_files, "_BLOCK_FILES", 1)
+    monkeypatch.setattr(embedding_files, "BLOCK_FILES", 1)
     table = read_table(str(tmp_path), cache=str(tmp_path / "other"))
     assert table.image_id.tolist() == expected.image_id.tolist()
     np.testing.assert_array_equal(table.embedding, expected.embedding)
@@ -240,8 +240,8 @@ def test_large_shards_are_not_held_together(tmp_path, monkeypatch):
         return read_bytes(path)
 
     monkeypatch.setattr(files, "read_bytes", watched)
-    monkeypatch.setattr(embedding_files, "_BLOCK_BYTES", 100)
-    monkeypatch.setattr(embedding_files, "_BYTES_AHEAD", 100)
+    monkeypatch.setattr(embedding_files, "BLOCK_BYTES", 100)
+    monkeypatch.setattr(embedding_files, "BYTES_AHEAD", 100)
     assert read_table(str(tmp_path)).embedding.shape == (12, 6)
     assert most == 1
 
@@ -379,7 +379,7 @@ def test_readers_at_once_wait_for_the_first(tmp_path, reads):
 def test_a_waiting_reader_says_so(tmp_path, capsys):
     write_some(tmp_path)
     (tmp_path / ".table").mkdir()
-    with embedding_table._alone_in(str(tmp_path / ".table")):
+    with embedding_table.alone_in(str(tmp_path / ".table")):
         second = threading.Thread(target=read_table, args=[str(tmp_path)])
         second.start()
         second.join(0.2)
@@ -403,7 +403,7 @@ def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
     def forbidden(path):
         raise PermissionError(errno.EACCES, "Permission denied", path)
 
-    monkeypatch.setattr(embedding_table.writing, "_make_file", forbidden)
+    monkeypatch.setattr(embedding_table.writing, "make_file", forbidden)
     with pytest.raises(
         PermissionError,
         match=rf"cannot be written to {tmp_path}/\.table \(Permission denied\): pass "

@@ -50,9 +50,9 @@ def test_many_films_are_read_from_the_memory_map_in_place(tmp_path, monkeypatch)
 
 
 def test_few_films_are_not_copied_once_more(monkeypatch):
-    made, aligned = [], features._aligned
+    made, aligned = [], features.aligned_array
     monkeypatch.setattr(
-        features, "_aligned", lambda *shape: made.append(aligned(*shape)) or made[0]
+        features, "aligned_array", lambda *shape: made.append(aligned(*shape)) or made[0]
     )
     table = np.ones((1000, 100), np.float32)
     films = features.select(table, np.arange(999), table[0], table[0])

@@ -182,7 +182,7 @@ def test_a_full_disk_is_said_with_the_file_it_is_about(tmp_path, monkeypatch, si
         open(path, "x").close()
         return os.open("/dev/full", os.O_RDWR)
 
-    monkeypatch.setattr(writing, "_make_file", on_a_full_disk)
+    monkeypatch.setattr(writing, "make_file", on_a_full_disk)
     with pytest.raises(OSError, match="No space left on device when writing") as error:
         files.write_whole(str(tmp_path / "x.bin"), bytes(size), str(tmp_path))
     assert error.value.filename == str(tmp_path / "x.bin")

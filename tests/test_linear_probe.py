@@ -85,7 +85,7 @@ def test_the_sketch_saves_steps(monkeypatch):
     films, ones, penalty = select(embedding), np.ones_like(label), [1e-4]
     with_sketch = logistic.fit(films, label, ones, penalty, 1e-4)
     flat = logistic.Sketch(jnp.zeros((1, 200)), jnp.ones(1), jnp.float32(1))
-    monkeypatch.setattr(logistic, "_sketch", lambda features: flat)
+    monkeypatch.setattr(logistic, "sketched", lambda features: flat)
     without = logistic.fit(films, label, ones, penalty, 1e-4)
     assert with_sketch.steps < 0.6 * without.steps
     largest = np.abs(without.kernel).max()

@@ -453,11 +453,11 @@ def test_the_progress_bar_survives_a_failing_file_system(mimic, tmp_path, monkey
         return summarised(folder)
 
     monkeypatch.setattr(shards, "summarised", failing)
-    with build._watched(str(tmp_path), [], shown.append):
+    with build.watched(str(tmp_path), [], shown.append):
         pass
     (tmp_path / ".shards").mkdir()
     waiting = [shards.Shard("a", "train", range(5)), shards.Shard("b", "train", range(7))]
-    with build._watched(str(tmp_path), waiting, shown.append):
+    with build.watched(str(tmp_path), waiting, shown.append):
         (tmp_path / ".shards/a.json").touch()
         (tmp_path / ".shards/b.json").touch()
         deadline = time.monotonic() + 30

@@ -157,15 +157,15 @@ def test_without_averages_the_values_themselves_are_taken(tmp_path, trained):
 @pytest.mark.parametrize("variant", ["b0", pytest.param("l2", marks=pytest.mark.slow)])
 def test_every_variable_of_the_published_networks_has_its_place(variant):
     """Names alone: every leaf's published name leads back to it, in every variant."""
-    places = tf._block_places(sum(stage_blocks(variant)), pathlib.Path("x"))
+    places = tf.block_places(sum(stage_blocks(variant)), pathlib.Path("x"))
     expected = abstract_variables(EfficientNet(variant, 1280))
     for path in flatten_dict(expected, sep="/"):
-        assert tf._our_name(published_name(path, variant), places) == path
+        assert tf.our_name(published_name(path, variant), places) == path
 
 
 def test_names_of_the_facts():
     """Spelled out: the numbers of a block shift where there is no expansion."""
-    places = tf._block_places(88, pathlib.Path("x"))
+    places = tf.block_places(88, pathlib.Path("x"))
     for name, path in {
         "stem/conv2d/kernel": "params/stem_conv/kernel",
         "stem/tpu_batch_normalization/gamma": "params/stem_bn/scale",
@@ -181,7 +181,7 @@ def test_names_of_the_facts():
         "blocks_0/conv2d_1/kernel": None,  # there is nothing to expand in stage 1
         "blocks_88/conv2d/kernel": None,
     }.items():
-        assert tf._our_name(f"efficientnet-l2/{name}", places) == path, name
+        assert tf.our_name(f"efficientnet-l2/{name}", places) == path, name
 
 
 def test_the_475_pixels_of_the_second_l2_are_in_its_name(tmp_path, trained):

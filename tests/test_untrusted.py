@@ -88,7 +88,7 @@ KINDS = {
         "a.json",
         lambda folder: files.read_json(f"{folder}/a.json", shards.Summary, "get it again"),
     ),
-    "timm": (TIMM, "config.json", lambda folder: timm._described(folder / "config.json")),
+    "timm": (TIMM, "config.json", lambda folder: timm.read_config(folder / "config.json")),
 }
 
 
@@ -240,4 +240,4 @@ def test_fields_of_safetensors_that_its_library_lets_pass(tmp_path):
     header = json.dumps({"a": fields}).encode()
     path = tmp_path / "model.safetensors"
     path.write_bytes(len(header).to_bytes(8, "little") + header + np.ones(2, "f4").tobytes())
-    assert timm._safetensors(path)["a"].read().tolist() == [1, 1]
+    assert timm.read_safetensors(path)["a"].read().tolist() == [1, 1]

@@ -95,13 +95,13 @@ def read(path: pathlib.Path) -> Checkpoint:
         kept -= names
         dropped += [f"{what} ({len(names)} variables)"] if names else []
     blocks = {name.split("/")[1] for name in kept if re.search(r"/blocks_\d+/", name)}
-    places = _block_places(len(blocks), prefix)
+    places = block_places(len(blocks), prefix)
     leaves = {}
     for variable in sorted(kept):
         plain = variable.removesuffix(AVERAGE)
         leaf = Leaf(variable, tuple(shapes[variable]), functools.partial(values, variable))
         depthwise = plain.endswith("/depthwise_kernel") and len(leaf.shape) == 4
-        leaves[_our_name(plain, places) or variable] = leaf.swapped() if depthwise else leaf
+        leaves[our_name(plain, places) or variable] = leaf.swapped() if depthwise else leaf
     return Checkpoint(
         origin=f"tf {prefix.parent.name}/{prefix.name}",
         leaves=leaves,
@@ -127,7 +127,7 @@ def _prefix(path: pathlib.Path) -> pathlib.Path:
     return found[0].with_suffix("")
 
 
-def _block_places(count: int, prefix: pathlib.Path) -> list[tuple[int, int]]:
+def block_places(count: int, prefix: pathlib.Path) -> list[tuple[int, int]]:
     """Flat number of a block -> its stage and its place there, both from 1."""
     for variant in VARIANTS:
         sizes = stage_blocks(variant)
@@ -139,7 +139,7 @@ def _block_places(count: int, prefix: pathlib.Path) -> list[tuple[int, int]]:
     )
 
 
-def _our_name(name: str, places: list[tuple[int, int]]) -> str | None:
+def our_name(name: str, places: list[tuple[int, int]]) -> str | None:
     """Our path of a variable, "efficientnet-b0/blocks_3/se/conv2d_1/bias" and so on."""
     layer, _, leaf = name.partition("/")[2].rpartition("/")
     ours = OUTER.get(layer)

@@ -83,7 +83,7 @@ def read(path: pathlib.Path) -> Checkpoint:
     """
     file = _weights_file(path)
     published = _published(file)
-    tensors = _safetensors(file) if file.suffix == ".safetensors" else torch_file.tensors(file)
+    tensors = read_safetensors(file) if file.suffix == ".safetensors" else torch_file.tensors(file)
     leaves, dropped, counters = {}, [], 0
     for name, leaf in tensors.items():
         if name.startswith("classifier."):
@@ -122,7 +122,7 @@ def _published(file: pathlib.Path) -> Published:
     """What config.json says, or else the name of the file; the two must not contradict."""
     named = NAMED.search(file.parent.name if file.name in HUB_FILES else file.stem)
     config = file.with_name("config.json")
-    described = _described(config) if config.is_file() else None
+    described = read_config(config) if config.is_file() else None
     networks = {named[1]} if named else set()
     networks |= {described.name} if described else set()
     if not networks:
@@ -164,7 +164,7 @@ class _Config(_Pretrained):
     pretrained_cfg: NotRequired[_Pretrained]
 
 
-def _described(config: pathlib.Path) -> Published:
+def read_config(config: pathlib.Path) -> Published:
     advice = (
         "expected architecture and pretrained_cfg with input_size [3, side, side], mean and std; "
         "fetch it again, or move the weights away from it"
@@ -206,7 +206,7 @@ def _channels_last(leaf: Leaf) -> Leaf:
     return Leaf(leaf.name, shape, lambda: leaf.read().transpose(2, 3, 1, 0))
 
 
-def _safetensors(file: pathlib.Path) -> dict[str, Leaf]:
+def read_safetensors(file: pathlib.Path) -> dict[str, Leaf]:
     """The library checks the file; its numbers are read without it, at the offsets in the header.
 
     Its memory map would keep every page that was read, and opening it anew takes 7 ms a leaf of L2.

@@ -121,10 +121,10 @@ def interval(
     """The AUROCs that the measured one does not refute: never without width, within 0 and 1.
 
     An AUROC A is within if |measured - A| <= t sqrt(c V(A)). V is the variance if the scores of
-    both classes are normal and alike in spread, and films of one patient correlate (`_model`). c is
-    the variance that the films show (`by_patient`) over V there, drawn towards 1: the model counts
-    as 5 degrees of freedom, the films as many as patients make up their variance, and t has the sum
-    of both (as Smyth moderates variances, Statistical Applications in Genetics 2004;3:3).
+    both classes are normal and alike in spread, and films of one patient correlate (`model_variance`).
+    c is the variance that the films show (`by_patient`) over V there, drawn towards 1: the model
+    counts as 5 degrees of freedom, the films as many as patients make up their variance, and t has
+    the sum of both (as Smyth moderates variances, Statistical Applications in Genetics 2004;3:3).
 
     Args:
         score: any monotone score.
@@ -147,11 +147,11 @@ def interval(
     alike = correlation(score, positive, patient)
     pairs = 1 + np.count_nonzero(positive) * float(np.count_nonzero(~positive))
     inner = min(max(value, 0.5 / pairs), 1 - 0.5 / pairs)
-    factor = moderated(measured / _model(inner, alike, groups), patients)
+    factor = moderated(measured / model_variance(inner, alike, groups), patients)
     factor *= special.stdtrit(_TRUST + patients, (1 + confidence) / 2) ** 2  # of Student's t
 
     def refuted(auroc: float) -> float:
-        return (value - auroc) ** 2 - factor * _model(auroc, alike, groups)
+        return (value - auroc) ** 2 - factor * model_variance(auroc, alike, groups)
 
     least = 1e-9  # there the model still has enough digits
     start = min(max(value, least), 1 - least)
@@ -160,7 +160,7 @@ def interval(
     return float(min(low, value)), float(max(high, value))
 
 
-def _model(auroc: float, correlation: float, groups: Groups) -> float:
+def model_variance(auroc: float, correlation: float, groups: Groups) -> float:
     """Variance of the AUROC of normal scores whose films correlate within patients.
 
     Two films of a class have correlated placements: P(X > Y and X' > Y) - AUROC² for one film with

@@ -14,7 +14,7 @@ from jaxtyping import Float, Float64, Int64, Real, Shaped, UInt8
 
 CONFIDENCE = 0.95
 USABLE = 0.95  # share of resamples that must define a metric: the rest is left out, not hidden
-_BLOCK_BYTES = 4_000_000  # of weights at once: a few such arrays fit the cache of one core
+BLOCK_BYTES = 4_000_000  # of weights at once: a few such arrays fit the cache of one core
 
 
 class Draws(NamedTuple):
@@ -76,7 +76,7 @@ def weights(
 ) -> Iterator[Float64[np.ndarray, "block k"]]:
     """Weights of the films `rows` in all resamples, a block of resamples at a time."""
     patient = draws.patient[rows]
-    size = max(1, _BLOCK_BYTES // (8 * max(1, len(rows))))
+    size = max(1, BLOCK_BYTES // (8 * max(1, len(rows))))
     for start in range(0, len(draws.count), size):
         yield draws.count[start : start + size].take(patient, axis=1).astype(np.float64)
 

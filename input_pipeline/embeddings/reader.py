@@ -15,9 +15,9 @@ from .. import tfrecord
 from . import formats
 
 _THREADS_LOCAL, _THREADS_REMOTE = 8, 32  # to wait for the disk or the store, not to compute
-_BLOCK_FILES = 64
-_BLOCK_BYTES = 4_000_000  # a larger file is a block of its own
-_BYTES_AHEAD = 256_000_000  # of blocks being read or waiting to be written; a larger one goes alone
+BLOCK_FILES = 64
+BLOCK_BYTES = 4_000_000  # a larger file is a block of its own
+BYTES_AHEAD = 256_000_000  # of blocks being read or waiting to be written; a larger one goes alone
 _LARGEST_FLOAT16 = 65504
 
 
@@ -106,7 +106,7 @@ def read_ahead(
     bar = progress.bar(len(found), what="files", shown=shown)
     try:
         while todo or waiting:
-            has_room = todo and len(waiting) < 2 * count and ahead + todo[0].size <= _BYTES_AHEAD
+            has_room = todo and len(waiting) < 2 * count and ahead + todo[0].size <= BYTES_AHEAD
             if has_room or not waiting:
                 block = todo.popleft()
                 ahead += block.size
@@ -125,7 +125,7 @@ def _blocks(found: Sequence[File]) -> Iterator[_Block]:
     """Cuts a list of files into pieces that are worth a thread's while, yet small in memory."""
     start = size = 0
     for end, file in enumerate(found):
-        if end > start and (end - start == _BLOCK_FILES or size + file.size > _BLOCK_BYTES):
+        if end > start and (end - start == BLOCK_FILES or size + file.size > BLOCK_BYTES):
             yield _Block(found[start:end], size)
             start, size = end, 0
         size += file.size

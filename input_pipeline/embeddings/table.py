@@ -149,7 +149,7 @@ def read_table(
     }
     table = _open(place, key, said)
     if table is None:
-        with _write_errors(cache), _alone_in(cache):
+        with _write_errors(cache), alone_in(cache):
             table = _open(place, key, said)  # another reader may have made it meanwhile
             if table is None:
                 _make(place, folders, dtype, key, shown)
@@ -245,7 +245,7 @@ def _write_errors(cache: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _alone_in(cache: str) -> Iterator[None]:
+def alone_in(cache: str) -> Iterator[None]:
     """Makes the cache and keeps other readers from making tables in it; ends with the process."""
     os.makedirs(cache, exist_ok=True)
     busy = f"another program makes a table in {cache}: waiting for it"

@@ -118,7 +118,7 @@ def make_store(
             dataset.unpublish(folder)
             missing = [planned[i] for i in todo]
             shards.forget(folder, missing)
-            with bar, _watched(folder, missing, bar.update):
+            with bar, watched(folder, missing, bar.update):
                 beam_job.run(settings, [places[i] for i in todo], options)
             made = shards.read_summaries(folder, missing)
             there = {name: there[name] for name in done} | made
@@ -150,9 +150,7 @@ def _check_folder(
 
 
 @contextlib.contextmanager
-def _watched(
-    folder: str, todo: Sequence[Shard], advance: Callable[[int], object]
-) -> Iterator[None]:
+def watched(folder: str, todo: Sequence[Shard], advance: Callable[[int], object]) -> Iterator[None]:
     """Tells `advance` of shards as their summaries appear, wherever the workers are."""
     ended, seconds = threading.Event(), 10 if paths.is_remote(folder) else 0.5
 
