@@ -120,11 +120,12 @@ def interval(
 ) -> tuple[float, float] | None:
     """The AUROCs that the measured one does not refute: never without width, within 0 and 1.
 
-    An AUROC A is within if |measured - A| <= t sqrt(c V(A)). V is the variance if the scores of
-    both classes are normal and alike in spread, and films of one patient correlate (`model_variance`).
-    c is the variance that the films show (`by_patient`) over V there, drawn towards 1: the model
-    counts as 5 degrees of freedom, the films as many as patients make up their variance, and t has
-    the sum of both (as Smyth moderates variances, Statistical Applications in Genetics 2004;3:3).
+    An AUROC A is within if |measured - A| <= t sqrt(c V(A)). V (`model_variance`) is the variance
+    if the scores of both classes are normal and alike in spread, and films of one patient
+    correlate. c is the variance that the films show (`by_patient`) over V there, drawn towards 1:
+    the model counts as 5 degrees of freedom, the films as many as patients make up their variance,
+    and t has the sum of both (as Smyth moderates variances, Statistical Applications in Genetics
+    2004;3:3).
 
     Args:
         score: any monotone score.
