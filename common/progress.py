@@ -36,7 +36,8 @@ def bar(total: int, done: int = 0, *, what: str = "films", shown: bool | None = 
         total=total,
         initial=done,
         unit=f" {what}",
-        bar_format="{percentage:3.0f}% {bar} {n}/{total}{unit}, {rate_noinv_fmt}, {remaining} left",
+        bar_format="{percentage:3.0f}% {bar} {n}/{total}{unit}, {rate_noinv_fmt}, {remaining} left"
+        "{postfix}",
         mininterval=0.1 if in_notebook() or sys.stderr.isatty() else 10,
         disable=not wanted(shown),
     )

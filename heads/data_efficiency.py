@@ -1,7 +1,6 @@
 """How good heads become with few labels: many trainings on small draws of the patients."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
@@ -11,6 +10,7 @@ from cxr_embeddings.configs.schema import TrainingConfig
 from . import select
 from .select import SplitFilms
 from .statistics import discrimination, metrics
+from .statistics.results import DataEfficiency, Interval, SizePoint
 
 ELLIPSIS, ALL = "...", "all"
 FEWEST_DRAWS = 5  # with an interval
@@ -77,27 +77,33 @@ def score_draw(
 
 def measure(
     embedding: Float[np.ndarray, "table dim"],
-    films: SplitFilms,
+    splits: tuple[SplitFilms, SplitFilms, SplitFilms],
     patient_id: Shaped[np.ndarray, " film"],
-    tune: SplitFilms,
-    test: SplitFilms,
-    findings: Sequence[str],
     recipe: TrainingConfig,
     sizes: Sequence[int],
+    *,
+    findings: Sequence[str],
     draws: int,
     seed: int,
-    after_draw: Callable[[], Any] = lambda: None,
-) -> dict[str, Any]:
+    after_draw: Callable[[], object] = lambda: None,
+) -> DataEfficiency:
     """AUROC on test after training on `sizes` films, for `draws` random draws of patients each.
 
-    Each is as of `score_draw`. Of all films there is one draw.
+    Each is as of `score_draw`; all films are one draw. An AUROC is the mean of the draws that
+    count, with their 2.5 and 97.5 percentiles (None for fewer than five draws).
 
-    Returns:
-        Plain JSON values: sizes, draws, findings and mean; for each finding and size the number of
-        patients (mean; None where none is known), of draws that count, and the AUROC's mean with
-        its 2.5 and 97.5 percentiles over them (None for fewer than five), None where none counts.
-        The mean over findings is of draws in which every finding that test can measure counts.
+    Args:
+        embedding: of which the films are rows.
+        splits: train, tune and test.
+        patient_id: of each film of train.
+        recipe: how heads are trained.
+        sizes: numbers of films to draw.
+        findings: names of the columns of labels.
+        draws: number of them for each size.
+        seed: of the draws.
+        after_draw: is called after each.
     """
+    films, tune, test = splits
     testable = _both_classes(test)
     aurocs: list[np.ndarray] = []
     patients: list[float | None] = []
@@ -115,7 +121,7 @@ def measure(
         aurocs.append(values)
         patients.append(None if None in counts else float(np.mean(counts)))
 
-    def curve(of_draws: Sequence[np.ndarray]) -> list[dict[str, Any]]:
+    def curve(of_draws: Sequence[np.ndarray]) -> list[SizePoint]:
         return [
             {"size": size, "patients": count, "draws": len(known), "auroc": _interval(known)}
             for size, count, values in zip(sizes, patients, of_draws, strict=True)
@@ -137,7 +143,7 @@ def _both_classes(films: SplitFilms) -> np.ndarray:
     return (positives > 0) & (positives < films.mask.sum(0))
 
 
-def _interval(values: np.ndarray) -> dict[str, float] | None:
+def _interval(values: np.ndarray) -> Interval | None:
     if not len(values):
         return None
     low = high = None

@@ -1,19 +1,16 @@
 """A head from first to last: trained, chosen on tune, measured on test, written as a folder."""
 
-import contextlib
-import json
-import os
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
 from cxr_embeddings.common import writing
-from cxr_embeddings.configs.schema import TrainingConfig
+from cxr_embeddings.configs.schema import HeadConfig
 
 from . import data_efficiency, predictions, saved, select, sgd
 from .labels.label_table import Examples
@@ -22,57 +19,11 @@ from .labels.splits import SPLITS
 from .report import figures, page
 from .select import SplitFilms, Trained
 from .statistics import metrics
+from .statistics.results import Measurements, SplitCounts
 
-# what is done, how many steps, their unit, whether to show it -> a bar, to call after each step
-Progress = Callable[[str, int, str, bool], AbstractContextManager[Callable[..., None]]]
-
-
-class Plan(NamedTuple):
-    """What to do.
-
-    Attributes:
-        recipe: what is trained, and how.
-        sizes: numbers of films to measure the data efficiency at, as `data_efficiency.parse_sizes`
-            takes them; none: it is not measured.
-        draws: of patients, for each size.
-        resamples: of the bootstrap.
-        seed: of the bootstrap and the draws.
-        compare: predictions of another head, and its name; None: no comparison.
-    """
-
-    recipe: TrainingConfig
-    sizes: Sequence[str]
-    draws: int
-    resamples: int
-    seed: int
-    compare: tuple[pd.DataFrame, str] | None
-
-
-def plan(
-    recipe: TrainingConfig,
-    sizes: Sequence[str],
-    draws: int,
-    resamples: int,
-    seed: int,
-    compare: str,
-) -> Plan:
-    """Checks what can be checked before anything is read or trained.
-
-    Args:
-        compare: folder of another head; "" for none. The others: see `Plan`.
-
-    Raises:
-        FileNotFoundError: the other head has no predictions.
-        ValueError: something cannot be followed.
-    """
-    select.check(recipe)
-    for name, value, least in (("draws", draws, 1), ("resamples", resamples, 1), ("seed", seed, 0)):
-        if not least <= value < 2**32:
-            raise ValueError(f"{name} is {value}; expected {least} or more, below 2^32")
-    other = None
-    if compare:
-        other = predictions.read(compare), os.path.basename(os.path.abspath(compare))
-    return Plan(recipe, sizes, draws, resamples, seed, other)
+# number of steps, what they are, whether to show them -> a bar, to call after each step
+Progress = Callable[[int, str, bool], AbstractContextManager[Callable[..., None]]]
+UNUSED_BY_LBFGS = ("seeds", "batch_size", "epochs", "learning_rate", "patience", "shuffle")
 
 
 class Experiment(NamedTuple):
@@ -80,19 +31,31 @@ class Experiment(NamedTuple):
 
     Attributes:
         trained: the head that was chosen.
-        temperatures, thresholds: of each finding, chosen on tune.
-        measured: plain JSON values: the split that was measured, counts of each split, notes,
-            results, data_efficiency and comparison.
+        chosen: temperature and thresholds of each finding, chosen on tune.
+        measured: what metrics.json holds.
         predicted: a row for each film of tune and test.
         tested: the films that were measured.
     """
 
     trained: Trained
-    temperatures: dict[str, float]
-    thresholds: dict[str, dict[str, float | None]]
-    measured: dict[str, Any]
+    chosen: dict[str, metrics.Chosen]
+    measured: Measurements
     predicted: pd.DataFrame
     tested: metrics.Scored
+
+
+def check(config: HeadConfig) -> predictions.Other | None:
+    """Checks what can be checked before anything is trained. Returns the head to compare with.
+
+    Raises:
+        FileNotFoundError: the other head has no predictions.
+        ValueError: a setting cannot be followed.
+    """
+    select.check(config.training)
+    for name, least in (("draws", 1), ("resamples", 1), ("seed", 0)):
+        if not least <= (value := getattr(config, name)) < 2**32:
+            raise ValueError(f"{name} is {value}; expected {least} or more, below 2^32")
+    return predictions.read(config.compare) if config.compare else None
 
 
 def films_of(examples: Examples) -> dict[str, SplitFilms]:
@@ -113,45 +76,54 @@ def studies_from_paths(examples: Examples) -> bool:
     )
 
 
-def count(examples: Examples) -> dict[str, dict[str, Any]]:
+def count(examples: Examples) -> dict[str, SplitCounts]:
     """Films, patients, and positives and negatives by finding, of each split."""
-    counts = {}
+    counts: dict[str, SplitCounts] = {}
     for split, films in films_of(examples).items():
         positive = films.label > 0
-        sums = {
-            "positives": (positive & films.mask).sum(0).tolist(),
-            "negatives": (~positive & films.mask).sum(0).tolist(),
-        }
+        sums = ((cells & films.mask).sum(0).tolist() for cells in (positive, ~positive))
+        positives, negatives = (dict(zip(examples.findings, one, strict=True)) for one in sums)
         counts[split] = {
             "films": len(films.row),
             **metrics.count_patients(examples.patient_id[examples.split == split]),
-            **{k: dict(zip(examples.findings, v, strict=True)) for k, v in sums.items()},
+            "positives": positives,
+            "negatives": negatives,
         }
     return counts
 
 
 def run(
-    embedding: Float[np.ndarray, "table dim"], examples: Examples, plan: Plan, progress: Progress
+    embedding: Float[np.ndarray, "table dim"],
+    examples: Examples,
+    config: HeadConfig,
+    other: predictions.Other | None,
+    progress: Progress,
 ) -> Experiment:
     """Does the whole: test is looked at once, after everything is chosen.
 
     Without films of test, tune is measured in its place.
 
+    Args:
+        embedding: of which the examples are rows.
+        examples: films, or studies.
+        config: its training, sizes, draws, resamples and seed count.
+        other: what `check` gave.
+        progress: makes progress bars.
+
     Raises:
-        ValueError: the recipe or the sizes make no sense, tune has both classes of no finding, or
-            the other head cannot be compared.
+        ValueError: the sizes make no sense, tune has both classes of no finding, or the other head
+            cannot be compared.
     """
-    films = films_of(examples)
+    films, recipe = films_of(examples), config.training
     tested = "test" if len(films["test"].row) else "tune"
-    sizes = data_efficiency.parse_sizes(plan.sizes, len(films["train"].row))
+    sizes = data_efficiency.parse_sizes(config.sizes, len(films["train"].row))
     tune = films["tune"]
     if np.isnan(sgd.mean_auroc(tune.label, tune.label, tune.mask)):
         raise ValueError(
             "tune has both classes of no finding, so nothing can be chosen on it: give it more "
             "films, or draw the splits with labels.fractions"
         )
-    recipe = plan.recipe
-    with progress("training", recipe.epochs, "epochs", recipe.optimizer != "lbfgs") as advance:
+    with progress(recipe.epochs, "epochs", recipe.optimizer != "lbfgs") as advance:
         trained = select.fit(
             embedding,
             films["train"],
@@ -169,137 +141,98 @@ def run(
         for split in dict.fromkeys(("tune", tested))
     }
     chosen = metrics.choose(examples.findings, scored["tune"])
-    temperatures, thresholds = (
-        {finding: one[i] for finding, one in chosen.items()} for i in range(2)
-    )
     at = examples.split == tested
-    measured = {
+    measured: Measurements = {
         "split": tested,
         "counts": count(examples),
-        "notes": [note._asdict() for note in examples.notes],
+        "notes": [note.record() for note in examples.notes],
         "results": metrics.evaluate(
             examples.findings,
             scored["tune"],
             scored[tested],
             chosen,
             {name: values[at] for name, values in examples.groups.items()},
-            plan.resamples,
-            plan.seed,
+            resamples=config.resamples,
+            seed=config.seed,
         ),
         "data_efficiency": None,
         "comparison": None,
     }
-    if plan.compare:
+    if other:
         measured["comparison"] = predictions.compare(
-            *plan.compare, tested, examples.image_id[at], examples.findings, scored[tested]
+            other, tested, examples.image_id[at], examples.findings, scored[tested]
         )
     if sizes:
-        trainings = sum(plan.draws if size < len(films["train"].row) else 1 for size in sizes)
-        with progress("data efficiency", trainings, "trainings", True) as advance:
+        trainings = sum(config.draws if size < len(films["train"].row) else 1 for size in sizes)
+        with progress(trainings, "trainings", True) as advance:
             measured["data_efficiency"] = data_efficiency.measure(
                 embedding,
-                films["train"],
+                (films["train"], tune, films[tested]),
                 examples.patient_id[examples.split == "train"],
-                tune,
-                films[tested],
-                examples.findings,
                 recipe,
                 sizes,
-                plan.draws,
-                plan.seed,
-                advance,
+                findings=examples.findings,
+                draws=config.draws,
+                seed=config.seed,
+                after_draw=advance,
             )
     rows = np.concatenate([np.flatnonzero(examples.split == split) for split in scored])
     predicted = predictions.table(
         {name: getattr(examples, name)[rows] for name in predictions.IDS},
         examples.findings,
         np.concatenate([one.logit for one in scored.values()]),
-        temperatures,
+        {finding: one.temperature for finding, one in chosen.items()},
         examples.label[rows],
         examples.mask[rows],
     )
-    return Experiment(trained, temperatures, thresholds, measured, predicted, scored[tested])
+    return Experiment(trained, chosen, measured, predicted, scored[tested])
 
 
 def write(
     partial: pathlib.Path,
     experiment: Experiment,
+    card: saved.HeadCard,
     left_out: Sequence[tuple[str, str]],
-    provenance: Mapping[str, Any],
 ) -> None:
     """Fills the folder of a head.
 
     Args:
         partial: an empty folder.
         experiment: what came out.
+        card: of the head, by `saved.make_card`.
         left_out: why, and the id, of everything that was not used.
-        provenance: what else the card says: plain JSON values, with the encoder's identity.
 
     Raises:
         OSError: it cannot be written, or the disk is full.
     """
-    trained, measured = experiment.trained, experiment.measured
-    findings = list(measured["results"]["findings"])
-    chosen = trained.candidates[trained.chosen]
-    training = {"chosen": chosen, "candidates": trained.candidates, "note": trained.note}
-    card = {
-        "findings": findings,
-        "temperatures": experiment.temperatures,
-        "thresholds": experiment.thresholds,
-        **training,
-        **provenance,
-    }
-    saved.save(partial, trained, card)
-    (partial / "metrics.json").write_text(json.dumps(measured, indent=2, allow_nan=False))
-    table = experiment.predicted.astype(object)
-    rows = table.where(table.notna(), None).itertuples(index=False)
-    predicted = writing.encode_table(list(table.columns), rows)
-    (partial / "predictions.csv").write_bytes(predicted)
+    findings, measured = card["findings"], experiment.measured
+    saved.save(partial, experiment.trained, card, measured)
+    (partial / "predictions.csv").write_bytes(predictions.encode(experiment.predicted))
     (partial / "left_out.csv").write_bytes(writing.encode_table(("reason", "id"), left_out))
     drawn = figures.draw(
         findings, experiment.tested, measured["results"], measured["data_efficiency"]
     )
     (partial / "figures").mkdir()
     figures.save(drawn, partial / "figures")
-    kind = "Head with hidden layers" if trained.head.hidden else "Linear probe"
+    kind = "Head with hidden layers" if card["hidden"] else "Linear probe"
     page.write_report(
         partial / "report.html",
         f"{kind}: {', '.join(findings) if len(findings) < 4 else f'{len(findings)} findings'}",
-        {**training, "temperatures": experiment.temperatures, **_used(provenance)},
-        measured["counts"],
-        [tuple(note.values()) for note in measured["notes"]],
-        measured["results"],
-        measured["data_efficiency"],
-        measured["comparison"],
+        _shown(card),
+        measured,
         drawn,
     )
 
 
-def _used(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """Without the settings that had no part in this head."""
-    config = provenance["config"]
-    training, unused = config["training"], []
-    if training["optimizer"] == "lbfgs":
-        unused += ["seeds", "batch_size", "epochs", "learning_rate", "patience", "shuffle"]
-    if not training["hidden"]:
-        unused += ["dropout"]
-    training = {name: value for name, value in training.items() if name not in unused}
-    config = {**config, "training": training, **({} if config["sizes"] else {"draws": None})}
-    return {**provenance, "config": config}
-
-
-@contextlib.contextmanager
-def new_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A folder under a temporary name beside `folder`, which it becomes when all went well.
-
-    Raises:
-        OSError: it cannot be made or written.
-    """
-    try:
-        with writing.whole_folder(folder) as partial:
-            yield partial
-    except OSError as error:
-        raise OSError(
-            f"{folder} cannot be written ({error.strerror or error}): choose another output.path, "
-            "or make room"
-        ) from error
+def _shown(card: Mapping[str, object]) -> dict[str, object]:
+    """The card as the page has it, without the settings that had no part in this head."""
+    first = ("chosen", "candidates", "note", "temperatures")
+    elsewhere = ("card_version", "hidden", "width", "findings", "thresholds")
+    shown = {name: card[name] for name in first} | dict(card)
+    config = dict(card["config"])
+    unused = UNUSED_BY_LBFGS if config["training"]["optimizer"] == "lbfgs" else ()
+    unused += ("dropout",) if not config["training"]["hidden"] else ()
+    config["training"] = {k: v for k, v in config["training"].items() if k not in unused}
+    if not config["sizes"]:
+        config["draws"] = None
+    return {k: v for k, v in shown.items() if k not in elsewhere} | {"config": config}

@@ -1,7 +1,9 @@
 """Standardised embeddings of chosen films, taken block by block where they do not fit in memory."""
 
+import contextlib
 import gc
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 import jax
@@ -32,6 +34,14 @@ class Features(NamedTuple):
     @property
     def films(self) -> int:
         return len(self.embedding if self.row is None else self.row)
+
+
+def on_cpu() -> AbstractContextManager[object]:
+    """Has JAX compute on the CPU: fast enough for heads, and everywhere the same numbers."""
+    try:
+        return jax.default_device(jax.local_devices(backend="cpu")[0])
+    except RuntimeError:  # JAX was told to leave CPUs out
+        return contextlib.nullcontext()
 
 
 def standardisation(

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Sequence
 from math import lgamma
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int64, Real
@@ -35,7 +35,7 @@ def nearest(
     embedding: Float[np.ndarray, "n dim"],
     patient: Int64[np.ndarray, " n"],
     k: int,
-    after_films: Callable[[int], Any] = lambda films: None,
+    after_films: Callable[[int], object] = lambda films: None,
 ) -> tuple[Int64[np.ndarray, "n k"], Float32[np.ndarray, "n k"]]:
     """The films of other patients whose embeddings have the largest cosine with each film's.
 
@@ -87,7 +87,7 @@ def sharing(
     permutations: int,
     seed: int,
     alone: Collection[str] = (),
-    after_permutation: Callable[[], Any] = lambda: None,
+    after_permutation: Callable[[], object] = lambda: None,
 ) -> tuple[dict[str, Sharing], Sharing]:
     """Measures every finding that some film has, and the findings as one.
 

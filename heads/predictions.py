@@ -1,33 +1,42 @@
 """Predictions as a table, one row a film, and another head's on the same films beside ours."""
 
-import io
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Float32, Float64, Shaped
 from scipy import special
 
-from cxr_embeddings.common import untrusted
+from cxr_embeddings.common import csv_tables, writing
 
+from . import select
+from .saved import Saved
 from .statistics import bootstrap, discrimination
 from .statistics.metrics import Scored
+from .statistics.results import Comparison
 
 IDS = ("image_id", "patient_id", "study_id", "split")
+
+
+class Other(NamedTuple):
+    """Another head: its name, and its predictions by image_id."""
+
+    name: str
+    predicted: pd.DataFrame
 
 
 def table(
     ids: Mapping[str, Shaped[np.ndarray, " n"]],
     findings: Sequence[str],
-    logit: Float[np.ndarray, "n finding"],
+    logit: Float32[np.ndarray, "n finding"],
     temperatures: Mapping[str, float],
     label: Float32[np.ndarray, "n finding"],
     mask: Bool[np.ndarray, "n finding"],
 ) -> pd.DataFrame:
-    """Columns of ids, then of every finding NAME_label (1, 0 or empty) and its `scores`."""
-    columns: dict[str, Any] = dict(ids)
+    """Columns of ids, then of every finding NAME_label (1, 0 or NA) and its `scores`."""
+    columns: dict[str, object] = dict(ids)
     for j, name in enumerate(findings):
         known = pd.array(np.where(mask[:, j], label[:, j], np.nan), "Float32")
         columns[f"{name}_label"] = known.astype("Int64")
@@ -36,18 +45,56 @@ def table(
 
 
 def scores(
-    finding: str, logit: Float[np.ndarray, " n"], temperature: float
-) -> dict[str, Float64[np.ndarray, " n"]]:
+    finding: str, logit: Float32[np.ndarray, " n"], temperature: float
+) -> dict[str, Float[np.ndarray, " n"]]:
     """NAME_logit, by which films are ranked, and NAME_probability, after temperature scaling.
 
     Probabilities round to 1 beyond a logit of 37, and films that differ are then alike.
     """
-    exact = logit.astype(np.float64)
-    return {f"{finding}_logit": exact, f"{finding}_probability": special.expit(exact / temperature)}
+    probability = special.expit(logit.astype(np.float64) / temperature)
+    return {f"{finding}_logit": logit, f"{finding}_probability": probability}
 
 
-def read(folder: str | os.PathLike) -> pd.DataFrame:
-    """The predictions of a head, by image_id.
+def predict(
+    saved: Saved, embedding: Float[np.ndarray, "n dim"], names: Shaped[np.ndarray, " n"]
+) -> pd.DataFrame:
+    """What a head says of films, or of studies.
+
+    Args:
+        saved: the head.
+        embedding: one a row.
+        names: of the rows.
+
+    Returns:
+        image_id and for each finding NAME_logit (float32), NAME_probability (float64) and
+        NAME_positive: 1 where that reaches the head's threshold, else 0; NA without a threshold.
+    """
+    logit = select.score(saved.trained, embedding, np.arange(len(embedding)))
+    columns: dict[str, Any] = {"image_id": names}
+    for j, finding in enumerate(saved.card["findings"]):
+        columns |= scores(finding, logit[:, j], saved.card["temperatures"][finding])
+        threshold = next(iter(saved.card["thresholds"][finding].values()))
+        called = [pd.NA] * len(logit)
+        if threshold is not None:
+            called = (columns[f"{finding}_probability"] >= threshold).astype(int)
+        columns[f"{finding}_positive"] = pd.array(called, "Int64")
+    return pd.DataFrame(columns)
+
+
+def encode(predicted: pd.DataFrame, unknown: str = "") -> bytes:
+    """Predictions as CSV; a number is the shortest text that gives it back in its own precision."""
+    columns = [
+        [
+            unknown if gone else one
+            for gone, one in zip(column.isna(), column.to_numpy(), strict=True)
+        ]
+        for _, column in predicted.items()
+    ]
+    return writing.encode_table([*predicted.columns], zip(*columns, strict=True))
+
+
+def read(folder: str | os.PathLike) -> Other:
+    """The predictions of a head that was trained and tested before.
 
     Raises:
         FileNotFoundError: there are none.
@@ -56,48 +103,36 @@ def read(folder: str | os.PathLike) -> pd.DataFrame:
     file = os.path.join(folder, "predictions.csv")
     if not os.path.isfile(file):
         raise FileNotFoundError(f"no predictions.csv in {folder}; expected a folder of train_head")
-    with open(file, "rb") as stream:
-        data = io.BytesIO(untrusted.read_table(stream, packed=False, file=file))
-    found = pd.read_csv(
-        data,
-        dtype=dict.fromkeys(IDS, str),
-        keep_default_na=False,
-        na_values=[""],
-        encoding_errors="surrogateescape",
-    )
+    found = pd.DataFrame(csv_tables.read_records(file))
     if not {*IDS} <= {*found} or found["image_id"].duplicated().any():
         raise ValueError(f"{file} lacks one of {', '.join(IDS)}, or names a film twice")
-    return found.set_index("image_id")
+    numbers = found.columns.difference([*IDS])
+    found[numbers] = found[numbers].where(found[numbers] != "").astype(np.float64)
+    return Other(os.path.basename(os.path.abspath(folder)), found.set_index("image_id"))
 
 
 def compare(
-    other: pd.DataFrame,
-    name: str,
+    against: Other,
     split: str,
     image_id: Shaped[np.ndarray, " n"],
     findings: Sequence[str],
     scored: Scored,
-) -> dict[str, Any]:
+) -> Comparison:
     """A paired test between this head and another on the films that both are tested on.
 
     DeLong's, with films of one patient added up (`discrimination.compare`).
 
     Args:
-        other: what `read` gives.
-        name: of the other head.
+        against: the other head.
         split: the one that is measured.
         image_id: of this head's films of that split.
         findings, scored: of them.
 
-    Returns:
-        Plain JSON values: `other`, `test` (which), `n` films in both, and for each finding auroc,
-        other_auroc, difference (this head's less the other's), low, high, z, p, p_holm, or why not
-        (undefined).
-
     Raises:
         ValueError: the other head is tested on no film or finding of these, trained or chosen on
-            some, has other labels, or probabilities of 0 or 1 without logits.
+            some, has other labels, or no logits.
     """
+    name, other = against
     common = [finding for finding in findings if f"{finding}_probability" in other]
     if not common:
         raise ValueError(f"{name} has no prediction of {', '.join(findings)}")
@@ -124,13 +159,10 @@ def compare(
     theirs = _ranked(other, common, name)
     mine, patients = scored.logit[both][:, at].astype(np.float64), scored.patient_id[both]
     number = bootstrap.patients(patients)
-    found = discrimination.compare(common, label, mask, theirs, mine, number)
+    found = discrimination.compare(common, label, mask, mine, theirs, number)
     test = "DeLong" if len(np.unique(number)) == len(number) else "DeLong by patient"
     if (patients == "").any():
         test += ", patients unknown" if (patients == "").all() else ", some patients unknown"
-    for result in found.values():
-        if result["undefined"] is None:
-            result["auroc"], result["other_auroc"] = result.pop("auroc_b"), result.pop("auroc_a")
     return {"other": name, "test": test, "n": len(other), "findings": found}
 
 

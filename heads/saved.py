@@ -5,6 +5,7 @@ import json
 import math
 import os
 import pathlib
+import typing
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -17,9 +18,11 @@ from cxr_embeddings.common import files, untrusted, writing
 from cxr_embeddings.common.identities import Facts, differences
 
 from .head import HeadNetwork
-from .select import Trained
+from .select import Candidate, Trained
+from .statistics.metrics import Chosen
+from .statistics.results import Measurements
 
-CARD, CHECKPOINT = "card.json", "head"
+CARD, CHECKPOINT, METRICS = "card.json", "head", "metrics.json"
 CARD_VERSION = 1
 
 # What must be equal for two embeddings to come from one encoder: keys of a run's identity, and what
@@ -49,6 +52,17 @@ class EncoderIdentity(TypedDict, total=False):
     dtype: str
 
 
+class _MetricsFile(TypedDict):
+    """What must be in metrics.json; what follows is as the version that wrote it had it."""
+
+    __pydantic_config__ = untrusted.OPEN
+
+    split: Literal["tune", "test"]
+    counts: dict[str, dict[str, Any]]
+    notes: list[dict[str, Any]]
+    results: dict[str, Any]
+
+
 class HeadCard(TypedDict):
     """What something is read from, of a head's card; it says more."""
 
@@ -66,6 +80,20 @@ class HeadCard(TypedDict):
     studies_from_paths: bool
 
 
+class WholeCard(HeadCard):
+    """A card as it is written: also how the head was chosen, and of what and by what it was made.
+
+    Attributes:
+        chosen, candidates, note: as `select.Trained` has them.
+        config: the settings of the training.
+    """
+
+    chosen: Candidate
+    candidates: list[Candidate]
+    note: str
+    config: dict[str, Any]
+
+
 class Saved(NamedTuple):
     """A head that was read: what it computes with, and its card."""
 
@@ -73,26 +101,69 @@ class Saved(NamedTuple):
     card: HeadCard
 
 
-def save(folder: str | os.PathLike, trained: Trained, card: Mapping[str, Any]) -> None:
+def make_card(
+    trained: Trained, chosen: Mapping[str, Chosen], provenance: Mapping[str, object]
+) -> WholeCard:
+    """The card of a head.
+
+    Args:
+        trained: the head.
+        chosen: temperature and thresholds of each finding.
+        provenance: what else to say of it: plain values, with the other fields of `WholeCard`.
+    """
+    card = {
+        "card_version": CARD_VERSION,
+        "hidden": trained.head.hidden,
+        "width": len(trained.mean),
+        "findings": [*chosen],
+        "temperatures": {name: one.temperature for name, one in chosen.items()},
+        "thresholds": {name: one.thresholds for name, one in chosen.items()},
+        "chosen": trained.candidates[trained.chosen],
+        "candidates": trained.candidates,
+        "note": trained.note,
+        **provenance,
+    }
+    return json.loads(
+        json.dumps(card, allow_nan=False)
+    )  # with lists for tuples, as cards have them
+
+
+def save(
+    folder: pathlib.Path, trained: Trained, card: HeadCard, measured: Measurements | None
+) -> None:
     """Writes a head into a folder that exists.
 
     Args:
-        folder: gets `head/` and `card.json`.
+        folder: gets `head/`, `card.json` and, where something was measured, `metrics.json`.
         trained: the head.
-        card: what else to say of it: plain JSON values.
+        card: of the head.
+        measured: what is known of its quality.
 
     Raises:
         OSError: the folder cannot be written, or the disk is full.
     """
     from orbax import checkpoint as ocp  # 0.7 s that only those who need it pay
 
-    path = pathlib.Path(folder).absolute()
+    path = folder.absolute()
     numbers = {**trained.variables, "embedding": {"mean": trained.mean, "scale": trained.scale}}
     with writing.by_orbax(path), ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(path / CHECKPOINT, numbers)
-    network = {"hidden": list(trained.head.hidden), "width": len(trained.mean)}
-    content = {"card_version": CARD_VERSION, **network, **card}
-    (path / CARD).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+    (path / CARD).write_text(json.dumps(card, indent=2, allow_nan=False) + "\n")
+    if measured is not None:
+        (path / METRICS).write_text(json.dumps(measured, indent=2, allow_nan=False))
+
+
+def read_metrics(folder: str | os.PathLike) -> Measurements | None:
+    """What was measured of a head when it was trained; None where its folder does not say.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    path = pathlib.Path(folder) / METRICS
+    if not path.is_file():
+        return None
+    found = files.read_json(path, _MetricsFile, "train the head again, or fetch it again")
+    return typing.cast(Measurements, found)
 
 
 def read_card(folder: str | os.PathLike) -> HeadCard:
@@ -156,7 +227,7 @@ def load(folder: str | os.PathLike) -> Saved:
     return Saved(trained, card)
 
 
-def check_encoder(card: Mapping[str, Any], encoder: Facts | None, width: int) -> None:
+def check_encoder(card: HeadCard, encoder: Facts | None, width: int) -> None:
     """Raises ValueError unless embeddings are from the encoder that the head was trained on.
 
     Args:
@@ -170,21 +241,21 @@ def check_encoder(card: Mapping[str, Any], encoder: Facts | None, width: int) ->
             "embed the films with the encoder of the head's card"
         )
     trained_on = card["encoder"]
-    if (encoder is None) != (trained_on is None):
-        raise ValueError(
-            f"the head was trained on embeddings {_with(trained_on)} manifest.json, these are "
-            f"{_with(encoder)}: whether one encoder made both cannot be told; expected both with "
-            "or both without"
-        )
+    if trained_on is None or encoder is None:
+        if encoder is not trained_on:
+            ours, theirs = ("no" if one is None else "a" for one in (trained_on, encoder))
+            raise ValueError(
+                f"the head was trained on embeddings with {ours} manifest.json, these have "
+                f"{theirs} manifest.json: nothing tells whether one encoder made both; expected "
+                "both with a manifest, or both without"
+            )
+        return
     places = ("of the head", "of the embeddings")
-    differing = differences(trained_on or {}, encoder or {}, places, ENCODER)
+    plain = json.loads(json.dumps(encoder))  # with lists for tuples, as cards have them
+    differing = differences(trained_on, plain, places, ENCODER)
     if differing:
         raise ValueError(
             "the embeddings are of another encoder than the head was trained on:\n"
             + "\n".join(differing)
             + "\nEmbed the films with the head's encoder, or train a head on these embeddings."
         )
-
-
-def _with(encoder: Any) -> str:
-    return "without a" if encoder is None else "with a"

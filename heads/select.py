@@ -2,12 +2,13 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
+from typing_extensions import TypedDict
 
 from cxr_embeddings.configs.schema import TrainingConfig
 
@@ -27,6 +28,15 @@ class SplitFilms(NamedTuple):
     mask: Bool[np.ndarray, "film finding"]
 
 
+class Candidate(TypedDict):
+    """A run of the training; `seed` and `epoch` are None for lbfgs, the AUROC where it diverged."""
+
+    weight_decay: float
+    seed: int | None
+    epoch: int | None
+    tune_auroc: float | None
+
+
 class Trained(NamedTuple):
     """A head that was chosen.
 
@@ -34,7 +44,7 @@ class Trained(NamedTuple):
         head: the network.
         variables: its numbers.
         mean, scale: the standardisation of the embeddings.
-        candidates: weight_decay, seed, epoch (None of lbfgs) and tune_auroc of every one.
+        candidates: all that were trained.
         chosen: which of them this is.
         note: what the user should know of the training; "" if nothing.
     """
@@ -43,7 +53,7 @@ class Trained(NamedTuple):
     variables: Variables
     mean: Float32[np.ndarray, " dim"]
     scale: Float32[np.ndarray, " dim"]
-    candidates: list[dict[str, Any]]
+    candidates: list[Candidate]
     chosen: int
     note: str
 
@@ -86,7 +96,7 @@ def fit(
     films: SplitFilms,
     tune: SplitFilms,
     recipe: TrainingConfig,
-    after_epoch: Callable[[np.ndarray], Any] = lambda auroc: None,
+    after_epoch: Callable[[np.ndarray], object] = lambda auroc: None,
 ) -> Trained:
     """Trains all weight decays and seeds of a recipe at once, and chooses on tune.
 
@@ -128,7 +138,7 @@ def fit(
         variables, auroc = runs.variables, runs.tune_auroc
         seeds, epochs = list(recipe.seeds), runs.epoch.tolist()
     pairs = [(decay, seed) for decay in decays for seed in seeds]
-    candidates = [
+    candidates: list[Candidate] = [
         {
             "weight_decay": decay,
             "seed": seed,

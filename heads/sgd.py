@@ -90,7 +90,7 @@ def fit(
     weight: Float32[np.ndarray, "film finding"],
     recipe: TrainingConfig,
     tune_auroc: Callable[[Variables], np.ndarray],
-    after_epoch: Callable[[np.ndarray], Any] = lambda auroc: None,
+    after_epoch: Callable[[np.ndarray], object] = lambda auroc: None,
 ) -> Runs:
     """Trains a head for every weight decay and seed; minimises the sum of the findings' losses.
 
@@ -184,7 +184,7 @@ def _epoch(
         label, weight = (array[index] for array in labels)
         key, dropout = jax.random.split(state.key)
 
-        def loss(params: Any) -> tuple[Array, Any]:
+        def loss(params: Variables) -> tuple[Array, Variables]:
             logit, updates = head.apply(
                 {"params": params, "batch_stats": state.batch_stats},
                 take(features, index),

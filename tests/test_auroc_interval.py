@@ -8,6 +8,11 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from cxr_embeddings.heads.statistics import auprc_interval, auroc_interval, bootstrap
 
 
+def slow(*values):
+    """One more setting of a simulation, of which another one is quick enough to run always."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 def films(random, auroc, patients, most, prevalence, alike=0.5):
     """Normal scores of patients with 1 to `most` films, which share a label and a part."""
     patient = np.repeat(np.arange(patients), random.integers(1, most + 1, patients))
@@ -28,7 +33,7 @@ def test_rank_is_scikit_learns_auroc_with_pairwise_components():
     assert share[label == 0] == pytest.approx((wins.mean(0) - value) / (1 - label).sum())
 
 
-@pytest.mark.parametrize(("auroc", "alike"), [(0.75, 0.5), (0.95, 0.8), (0.95, 0.0)])
+@pytest.mark.parametrize(("auroc", "alike"), [(0.75, 0.5), slow(0.95, 0.8), slow(0.95, 0.0)])
 def test_the_modelled_variance_is_the_simulated_one(auroc, alike):
     random = np.random.default_rng(1)
     _, label, patient = films(random, auroc, 60, 5, 0.3)
@@ -81,7 +86,7 @@ def test_too_few_patients_of_a_class_give_no_interval_and_the_reason():
     assert why.startswith("1 patient with the finding and 4 without: an interval needs at least 2")
 
 
-@pytest.mark.parametrize(("patients", "most"), [(40, 1), (100, 8)])
+@pytest.mark.parametrize(("patients", "most"), [(40, 1), slow(100, 8)])
 def test_the_interval_covers_where_others_do_not(patients, most):
     """AUROC 0.98: DeLong's limits covered 0.7 to 0.86; benchmarks/coverage.py has all settings."""
     random, held = np.random.default_rng(4), []

@@ -145,7 +145,7 @@ def test_one_logit_far_beyond_all_others_has_no_line_and_no_warning():
     assert slope.value is None and np.isnan(slope.of_resamples).all()
 
 
-@pytest.mark.parametrize("confidence", [1.0, 2.0])
+@pytest.mark.parametrize("confidence", [1.0, pytest.param(2.0, marks=pytest.mark.slow)])
 def test_the_calibration_error_is_not_biased_by_chance_and_covered(confidence):
     """60 films in 15 bins: uncorrected, the mean was 0.15 for 0, and 0.17 for 0.1."""
     every_logit, every_label = films(1_000_000, 9, confidence)

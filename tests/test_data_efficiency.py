@@ -68,11 +68,11 @@ def data():
 
 
 def measure(data, **more):
-    embedding, sgd, tune, test = data
+    embedding, train, tune, test = data
     patients = np.array([f"p{i // 2}" for i in range(120)])
     arguments = dict(sizes=[8, 32, 120], draws=5, seed=0) | more
     return data_efficiency.measure(
-        embedding, sgd, patients, tune, test, ["a", "b", "rare"], RECIPE, **arguments
+        embedding, (train, tune, test), patients, RECIPE, findings=["a", "b", "rare"], **arguments
     )
 
 
@@ -94,9 +94,9 @@ def test_all_findings_are_measured_at_every_size(data):
 
 
 def test_the_last_point_is_the_whole_training(data):
-    embedding, sgd, tune, test = data
+    embedding, train, tune, test = data
     found = measure(data, sizes=[120])
-    trained = select.fit(embedding, sgd, tune, RECIPE)
+    trained = select.fit(embedding, train, tune, RECIPE)
     logit = select.score(trained, embedding, test.row)[:, 0]
     known = test.mask[:, 0]
     from sklearn.metrics import roc_auc_score

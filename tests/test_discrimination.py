@@ -80,7 +80,7 @@ def compare(label, a, b, mask=None, patient=None):
     mask = np.ones(label.shape, bool) if mask is None else mask
     names = [f"finding {j}" for j in range(label.shape[1])]
     patient = np.arange(len(label)) if patient is None else patient
-    return discrimination.compare(names, label, mask, a, b, patient)
+    return discrimination.compare(names, label, mask, b, a, patient)
 
 
 def test_compare_is_the_paired_test_of_the_structural_components():
@@ -98,7 +98,7 @@ def test_compare_is_the_paired_test_of_the_structural_components():
         deviation = np.sqrt(variance(positives_b - positives_a, negatives_b - negatives_a))
         z = (auroc_b - auroc_a) / deviation
         assert result["n"] == rows.sum() and result["positives"] == known.sum()
-        assert (result["auroc_a"], result["auroc_b"]) == pytest.approx((auroc_a, auroc_b))
+        assert (result["other_auroc"], result["auroc"]) == pytest.approx((auroc_a, auroc_b))
         assert result["difference"] == pytest.approx(auroc_b - auroc_a)
         share = np.concatenate([(positives_b - positives_a) / known.sum(),
                                 (negatives_b - negatives_a) / (1 - known).sum()])  # fmt: skip

@@ -126,7 +126,10 @@ def test_other_weights_are_refused_before_anything_is_embedded(mimic, trained, t
         f"--output={tmp_path}/p.csv",
     )  # fmt: skip
     assert result.returncode == 1 and "films/s" not in result.stderr
-    assert "nothing was embedded: with the weights random the embeddings are" in result.stderr
+    assert (
+        "the weights random cannot be used with this head: the embeddings are of another"
+        in result.stderr
+    )
     assert "weights_digest: 'xyz' of the head" in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["head"]
 

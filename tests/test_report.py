@@ -122,7 +122,13 @@ def made_up_rest(findings, trained):
 
 
 def written(path, rest, drawn):
-    write_report(path, figures=drawn, **rest)
+    measured = {name: rest[name] for name in ("results", "counts", "data_efficiency", "comparison")}
+    measured["split"] = "test" if "test" in rest["counts"] else "tune"
+    measured["notes"] = [
+        dict(zip(("what", "count", "examples", "used"), note, strict=True))
+        for note in rest["notes"]
+    ]
+    write_report(path, rest["title"], rest["provenance"], measured, drawn)
     return path.read_text(encoding="utf-8")
 
 

@@ -98,7 +98,7 @@ def test_the_gap_of_two_groups_has_the_limits_of_movers_difference(example):
         assert gap["auroc"]["high"] == pytest.approx(most, abs=1e-4)
 
 
-@pytest.mark.parametrize("number", [2, 8])
+@pytest.mark.parametrize("number", [2, pytest.param(8, marks=pytest.mark.slow)])
 def test_the_gap_between_groups_without_a_difference_holds_0(number):
     """The interval of the largest less the smallest, held fixed, excluded 0 in 56 % of cases."""
     excluded = 0

@@ -19,7 +19,7 @@ def join(
     *,
     split_path: str | os.PathLike = "",
     metadata_path: str | os.PathLike = "",
-    fractions: tuple[float, float, float] | None = None,
+    fractions: tuple[float, ...] | None = None,
     seed: int = 0,
     split_names: Mapping[str, Sequence[str]] = SPLITS,
     name_parts: int = 0,
@@ -124,7 +124,7 @@ def _read_tables(
     labels: LabelTable,
     split_path: str | os.PathLike,
     metadata_path: str | os.PathLike,
-    fractions: tuple[float, float, float] | None,
+    fractions: tuple[float, ...] | None,
 ) -> dict[str, Facts]:
     """Tables by what they are for: "labels", and "split" and "metadata" if given."""
     given = ("fractions", fractions is not None), ("split_path", bool(split_path))

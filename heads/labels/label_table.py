@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float32, Int64, Shaped
 
+from ..statistics.results import NoteRecord
 from .columns import alike, find, read_table, role_columns
 from .findings import decide, read_findings, split_finding_labels
 from .matching import Facts, FilmIds
@@ -25,10 +26,10 @@ class Note(NamedTuple):
     examples: list[str]
     used: bool = False
 
-    def __str__(self) -> str:
-        """A line for the terminal."""
-        some = ": " + ", ".join(self.examples[:2]) if self.examples else ""
-        return f"{self.count:8} {self.what}{some}"
+    def record(self) -> NoteRecord:
+        """As it stands in metrics.json."""
+        what, count, examples, used = self
+        return {"what": what, "count": count, "examples": examples, "used": used}
 
 
 def note(what: str, ids: Sequence[str] | np.ndarray, used: bool = False) -> list[Note]:

@@ -37,7 +37,7 @@ def named_splits(
 
 
 def random_splits(
-    patient_id: Shaped[np.ndarray, " n"], fractions: tuple[float, float, float], seed: int
+    patient_id: Shaped[np.ndarray, " n"], fractions: tuple[float, ...], seed: int
 ) -> Shaped[np.ndarray, " n"]:
     """Draws "train", "tune" and "test" at random, all films of a patient into the same one.
 

@@ -1,7 +1,6 @@
 """Small multiples, one panel a finding: ROC, precision-recall, calibration, scores, labels."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,6 +12,7 @@ from scipy import special
 from sklearn import metrics
 
 from ..statistics import proportion
+from ..statistics.results import DataEfficiency, SizePoint
 from . import panels
 from .panels import AMBER, BASELINE, BLACK, BLUE, GREY, Heading, Tested
 
@@ -156,7 +156,7 @@ def scores(tested: Sequence[Tested], foot: str) -> Figure:
     return figure
 
 
-def data_efficiency(data_efficiency: Mapping[str, Any]) -> Iterator[Figure]:
+def data_efficiency(data_efficiency: DataEfficiency) -> Iterator[Figure]:
     """One panel for the mean and one a finding, with the mean again for comparison."""
     draws = data_efficiency["draws"]
     curve = {None: data_efficiency["mean"]} if len(data_efficiency["findings"]) > 1 else {}
@@ -201,7 +201,7 @@ def data_efficiency(data_efficiency: Mapping[str, Any]) -> Iterator[Figure]:
         yield figure
 
 
-def _band(points: Sequence[Mapping[str, Any]]) -> np.ndarray:
+def _band(points: Sequence[SizePoint]) -> np.ndarray:
     """Sizes, means, lows and highs of a curve."""
     keys = ("value", "low", "high")
     return np.array([(p["size"], *(p["auroc"][key] for key in keys)) for p in points], float).T

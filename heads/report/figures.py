@@ -7,7 +7,6 @@ import io
 import pathlib
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import matplotlib.style
 import numpy as np
@@ -15,6 +14,7 @@ from matplotlib.figure import Figure
 
 from ..statistics import bootstrap
 from ..statistics.metrics import Scored
+from ..statistics.results import DataEfficiency, Results
 from . import curves, forests, panels
 from .panels import Tested
 
@@ -26,8 +26,8 @@ FEWEST = 20  # films of a class, for groups to show calibration by: five of four
 def draw(
     findings: Sequence[str],
     films: Scored,
-    results: Mapping[str, Any],
-    data_efficiency: Mapping[str, Any] | None,
+    results: Results,
+    data_efficiency: DataEfficiency | None,
 ) -> dict[str, Figure]:
     """Draws what there is to draw; findings with one class only are left out.
 

@@ -1,18 +1,19 @@
 """Forests: AUROC with intervals, of findings and of groups of films."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import cast
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..statistics.results import Group, Interval, MeanResults, Results
 from . import panels
 from .panels import BLACK, BLUE, DIM, Heading, Tested
 
 MEAN = Heading("Mean of findings", [""])
 
 
-def forest(tested: Sequence[Tested], mean: Mapping[str, Any]) -> Figure:
+def forest(tested: Sequence[Tested], mean: MeanResults) -> Figure:
     """One row a finding, below the mean; names and numbers stand beside."""
     rows = [(f"Mean of {mean['findings']} findings", "", mean["auroc"])]
     for one in tested:
@@ -38,10 +39,10 @@ def forest(tested: Sequence[Tested], mean: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def subgroups(tested: Sequence[Tested], results: Mapping[str, Any]) -> Iterator[Figure]:
+def subgroups(tested: Sequence[Tested], results: Results) -> Iterator[Figure]:
     """Rows are groups; panels are the mean and the findings; the line is that of all films."""
-    everyone = {"findings": results["findings"], "mean_auroc": results["mean"]["auroc"]}
-    rows: list[tuple[str, Mapping[str, Any] | None]] = [("All films", everyone)]
+    all_films = {"findings": results["findings"], "mean_auroc": results["mean"]["auroc"]}
+    rows: list[tuple[str, Group | None]] = [("All films", cast(Group, all_films))]
     for column, groups in results["subgroups"].items():
         rows += [(column, None), *groups.items()]
     labels = [f"{label} ({group['n']:,})" if group else label for label, group in rows[1:]]
@@ -75,7 +76,7 @@ def subgroups(tested: Sequence[Tested], results: Mapping[str, Any]) -> Iterator[
         yield figure
 
 
-def _mark_of(group: Mapping[str, Any] | None, one: Tested | None) -> tuple[Any, str]:
+def _mark_of(group: Group | None, one: Tested | None) -> tuple[Interval | None, str]:
     """The AUROC and the positives of a finding in a group; the mean for no finding."""
     if group is None:
         return None, ""
@@ -85,7 +86,7 @@ def _mark_of(group: Mapping[str, Any] | None, one: Tested | None) -> tuple[Any, 
     return found.get("auroc"), f"{found['positives']:,}"
 
 
-def _mark(ax: Axes, found: Mapping[str, Any] | None, y: int, **style: Any) -> None:
+def _mark(ax: Axes, found: Interval | None, y: int, **style: str) -> None:
     """A value with its interval at a row of a forest; nothing where it is undefined."""
     if found and found["value"] is not None:
         if panels.bounds(found):

@@ -5,12 +5,12 @@ The page has no script and loads nothing; every string in it is escaped.
 
 import base64
 import pathlib
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 import jinja2
 from matplotlib.figure import Figure
 
+from ..statistics.results import Measurements, Results, SplitCounts
 from . import panels
 from .figures import svg
 
@@ -36,12 +36,8 @@ CAPTIONS = {  # in the order of the page
 def write_report(
     path: pathlib.Path,
     title: str,
-    provenance: Mapping[str, Any],
-    counts: Mapping[str, Mapping[str, Any]],
-    notes: Sequence[tuple[str, int, Sequence[str], bool]],
-    results: Mapping[str, Any],
-    data_efficiency: Mapping[str, Any] | None,
-    comparison: Mapping[str, Any] | None,
+    provenance: Mapping[str, object],
+    measured: Measurements,
     figures: Mapping[str, Figure],
 ) -> None:
     """Writes the page; the same arguments give the same bytes.
@@ -49,17 +45,13 @@ def write_report(
     Args:
         path: of the HTML file.
         title: of the page.
-        provenance: a nested dict of plain values: what has a value is printed; `encoder.trained`
-            says whether the encoder was trained (None or missing: unknown), and `note` what there
-            is to know of the training, sentences with semicolons between them.
-        counts: split -> films, patients, and positives and negatives by finding.
-        notes: what was left out or (the last is True) used: what, how many, ids of some.
-        results: of `statistics.metrics`, on test, or on tune where `counts` has no test films.
-        data_efficiency: likewise, or None.
-        comparison: with another head on the same films, by finding; None: there is none.
+        provenance: plain values, nested: what has a value is printed; `encoder.trained` says
+            whether the encoder was trained (None or missing: unknown), and `note` what there is to
+            know of the training, sentences with semicolons between them.
+        measured: of the head.
         figures: of `figures.draw`.
     """
-    split = "test" if counts.get("test", {}).get("films") else "tune"
+    split, counts, results = measured["split"], measured["counts"], measured["results"]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
         autoescape=True,
@@ -74,10 +66,10 @@ def write_report(
         title=title,
         provenance=_told({k: v for k, v in provenance.items() if k != "note"}),
         counts=counts,
-        notes=notes,
+        notes=measured["notes"],
         results=results,
-        efficiency=data_efficiency,
-        comparison=comparison,
+        efficiency=measured["data_efficiency"],
+        comparison=measured["comparison"],
         split=split,
         warnings=_warnings(split, provenance, counts),
         pictures=_pictures(figures, split, results),
@@ -85,14 +77,14 @@ def write_report(
     path.write_text(page, encoding="utf-8")
 
 
-def _finalize(value: Any) -> Any:
+def _finalize(value: object) -> object:
     """Text without control characters; what the template itself marked up stays."""
     if isinstance(value, str) and not hasattr(value, "__html__"):
         return panels.printable(value)
     return value
 
 
-def _told(value: Any) -> Any:
+def _told(value: object) -> object:
     """Without what is empty or unset, and numbers with as many digits as one reads."""
     if isinstance(value, Mapping):
         told = {key: _told(inner) for key, inner in value.items()}
@@ -103,7 +95,7 @@ def _told(value: Any) -> Any:
 
 
 def _warnings(
-    split: str, provenance: Mapping[str, Any], counts: Mapping[str, Mapping[str, Any]]
+    split: str, provenance: Mapping[str, object], counts: Mapping[str, SplitCounts]
 ) -> list[str]:
     """What a reader must know before any number."""
     found = []
@@ -135,8 +127,8 @@ def _warnings(
 
 
 def _pictures(
-    figures: Mapping[str, Figure], split: str, results: Mapping[str, Any]
-) -> list[dict[str, Any]]:
+    figures: Mapping[str, Figure], split: str, results: Results
+) -> list[dict[str, str | int]]:
     """The figures as the page shows them: images with an alternative text of their key numbers.
 
     As images, not inline, several SVGs cannot disturb one another's ids.
@@ -162,7 +154,7 @@ def _pictures(
     return pictures
 
 
-def _key_numbers(kind: str, results: Mapping[str, Any]) -> str:
+def _key_numbers(kind: str, results: Results) -> str:
     """What a figure shows, in words, for those who cannot see it."""
     if kind in ("subgroups", "data_efficiency"):
         return "The table below has the numbers."

@@ -7,14 +7,16 @@ carry the same meaning in grey print.
 
 import math
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int64
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from ..statistics.results import ComparedFinding, FindingResult, Interval, Patients
 
 UNDEFINED = "–"  # noqa: RUF001
 BLUE, AMBER, BLACK = "#0072B2", "#E69F00", "#1a1a1a"
@@ -63,7 +65,7 @@ class Tested(NamedTuple):
     logit: Float[np.ndarray, " film"]
     label: Bool[np.ndarray, " film"]
     patient: Int64[np.ndarray, " film"]
-    result: Mapping[str, Any]
+    result: FindingResult
 
     @property
     def scaled(self) -> Float[np.ndarray, " film"]:
@@ -97,21 +99,21 @@ def number(value: int | float | None, digits: int = 2) -> str:
     return text.replace("-", "−" if text.strip("-0.,") else "")  # noqa: RUF001
 
 
-def bounds(found: Mapping[str, Any], digits: int = 2) -> str:
+def bounds(found: Interval | ComparedFinding, digits: int = 2) -> str:
     """Such as "[0.77, 0.88]"; nothing where an interval has no bounds."""
     if found.get("low") is None or found.get("high") is None:
         return ""
     return f"[{number(found['low'], digits)}, {number(found['high'], digits)}]"
 
 
-def interval(found: Mapping[str, Any] | None, digits: int = 2) -> str:
+def interval(found: Interval | None, digits: int = 2) -> str:
     """Such as "0.83 [0.77, 0.88]"; an en dash for None."""
     if found is None:
         return UNDEFINED
     return f"{number(found['value'], digits)} {bounds(found, digits)}".strip()
 
 
-def patients(found: Mapping[str, Any]) -> str:
+def patients(found: Patients) -> str:
     """Such as "31", "unknown", or "31 and, of 5 films, unknown"."""
     known, unknown = found["patients"], found["films_of_unknown_patients"]
     if not unknown:
@@ -213,7 +215,7 @@ def note(
     text: str,
     place: tuple[int | float, int | float],
     points: tuple[int | float, int | float],
-    **style: Any,
+    **style: str,
 ) -> None:
     """Text at a place in fractions of the axes, moved by so many points; it may lie outside.
 
@@ -225,7 +227,7 @@ def note(
     ax.figure.text(x, y, text, **style)
 
 
-def auroc_axis(ax: Axes, axis: str, intervals: Sequence[Mapping[str, Any] | None]) -> None:
+def auroc_axis(ax: Axes, axis: str, intervals: Sequence[Interval | None]) -> None:
     """From 0.5 to 1, or from as low as the intervals go; the line is chance."""
     lows = [found["low"] for found in intervals if found and found.get("low") is not None]
     start = np.floor(10 * min([0.5, *lows])) / 10
@@ -243,5 +245,5 @@ def parts(items: Sequence, most: int = PANELS) -> Iterator[Sequence]:
     return (items[start : start + size] for start in range(0, len(items), size))
 
 
-def count(result: Mapping[str, Any]) -> str:
+def count(result: FindingResult) -> str:
     return f"{result['positives']:,} of {result['n']:,} positive"

@@ -7,10 +7,12 @@ have in common (Davison and Hinkley, Bootstrap Methods and their Application, 19
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 from jaxtyping import Float, Float64, Int64, Real, Shaped, UInt8
+
+from .results import Interval
 
 CONFIDENCE = 0.95
 USABLE = 0.95  # share of resamples that must define a metric: the rest is left out, not hidden
@@ -149,23 +151,23 @@ def ratio(
     return np.divide(numerator, denominator, out=out, where=denominator != 0)
 
 
-def interval(measured: Measured) -> dict[str, float | int | None] | None:
+def interval(measured: Measured) -> Interval | None:
+    """As `defined`; None where the value is undefined."""
+    return None if measured.value is None else defined(measured)
+
+
+def defined(measured: Measured) -> Interval:
     """The value with its limits, or with the 95 % percentile interval of its resamples.
 
-    Returns:
-        value, low, high and resamples, the number of resamples that define the metric. low and
-        high are None where the limits are, and percentiles where that number is less than 95 % of
-        the resamples. None where the value is undefined.
+    Percentiles are None where fewer than 95 % of the resamples define the metric.
     """
     value, of_resamples, limits = measured
-    if value is None:
-        return None
     used = of_resamples[np.isfinite(of_resamples)]
     low, high = limits or (None, None)
     if not limits and len(used) >= USABLE * len(of_resamples):
         outside = 50 * (1 - CONFIDENCE)
         low, high = map(float, np.percentile(used, [outside, 100 - outside]))
-    return {"value": value, "low": low, "high": high, "resamples": len(used)}
+    return {"value": cast(float, value), "low": low, "high": high, "resamples": len(used)}
 
 
 def mean(measured: Sequence[Measured]) -> Measured:

@@ -1,13 +1,13 @@
 """How well scores rank films: AUROC, DeLong's limits, and the paired test of two heads."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64, Real
 from scipy import stats
 
 from . import auprc_interval, auroc_interval, bootstrap
+from .results import ComparedAurocs, ComparedFinding, DelongLimits
 
 
 def auroc(
@@ -59,7 +59,7 @@ def measure(
 
 def delong(
     ranked: auroc_interval.Ranked, label: Real[np.ndarray, " n"], patient: Int64[np.ndarray, " n"]
-) -> dict[str, float | None]:
+) -> DelongLimits:
     """Limits of DeLong, DeLong and Clarke-Pearson (Biometrics 1988;44:837-845), by patient.
 
     With several films a patient the variance is Obuchowski's. They are shown for comparison with
@@ -81,31 +81,27 @@ def compare(
     findings: Sequence[str],
     label: Real[np.ndarray, "n finding"],
     mask: Bool[np.ndarray, "n finding"],
-    logit_a: Float[np.ndarray, "n finding"],
-    logit_b: Float[np.ndarray, "n finding"],
+    logit: Float[np.ndarray, "n finding"],
+    other_logit: Float[np.ndarray, "n finding"],
     patient: Int64[np.ndarray, " n"],
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, ComparedFinding]:
     """The paired test of DeLong et al. between two heads on the same films, by patient.
 
     The variance of the difference is Obuchowski's (`auroc_interval.by_patient`), which is DeLong's
     with one film a patient. z, the difference by its deviation, is judged by Student's t with as
     many degrees of freedom as patients make up the variance: films that both heads rank alike say
-    nothing of it, and a normal z rejected too often with few patients.
+    nothing of it, and a normal z rejected too often with few patients. p_holm is p adjusted for the
+    number of findings tested (Holm, Scand J Statist 1979;6:65-70). Where no film ranks differently,
+    difference and z are 0 and p is 1.
 
     Args:
         findings: names of the columns.
         label: 0 or 1.
         mask: whether the label is known; films without are left out.
-        logit_a, logit_b: of the two heads.
+        logit, other_logit: of the two heads.
         patient: number of each film's patient.
-
-    Returns:
-        For each finding n, positives, undefined (None or the reason, then nothing more follows),
-        auroc_a, auroc_b, difference (b - a), its low and high (95 %), z, p, and p_holm: p adjusted
-        for the number of findings tested (Holm, Scand J Statist 1979;6:65-70). Where no film ranks
-        differently, difference and z are 0 and p is 1.
     """
-    results: dict[str, dict[str, Any]] = {}
+    results: dict[str, ComparedFinding] = {}
     for j, finding in enumerate(findings):
         rows = mask[:, j]
         known, of_film = label[rows, j], patient[rows]
@@ -114,13 +110,16 @@ def compare(
         positives = int(np.count_nonzero(known))
         results[finding] = {"n": len(known), "positives": positives, "undefined": reason}
         if not reason:
-            a, b = (auroc_interval.rank(logit[rows, j], known) for logit in (logit_a, logit_b))
-            results[finding] |= _compare_one(a, b, known, of_film)
+            ours, theirs = (
+                auroc_interval.rank(one[rows, j], known) for one in (logit, other_logit)
+            )
+            compared = _compare_one(ours, theirs, known, of_film)
+            results[finding] = {**results[finding], **compared}
     _adjust(results)
     return results
 
 
-def _adjust(results: dict[str, dict[str, Any]]) -> None:
+def _adjust(results: Mapping[str, ComparedFinding]) -> None:
     """Adds p_holm."""
     tested = [result for result in results.values() if not result["undefined"]]
     highest = 0.0
@@ -130,22 +129,30 @@ def _adjust(results: dict[str, dict[str, Any]]) -> None:
 
 
 def _compare_one(
-    a: auroc_interval.Ranked, b: auroc_interval.Ranked, label: np.ndarray, patient: np.ndarray
-) -> dict[str, Any]:
-    variance, patients = auroc_interval.by_patient(b.share - a.share, label, patient)
-    difference, freedom, deviation = b.value - a.value, max(1.0, patients), np.sqrt(variance)
+    ours: auroc_interval.Ranked,
+    theirs: auroc_interval.Ranked,
+    label: np.ndarray,
+    patient: np.ndarray,
+) -> ComparedAurocs:
+    variance, patients = auroc_interval.by_patient(ours.share - theirs.share, label, patient)
+    difference, freedom, deviation = (
+        ours.value - theirs.value,
+        max(1.0, patients),
+        np.sqrt(variance),
+    )
     if variance > 0:
         z = difference / deviation
         p = 2 * stats.t.sf(abs(z), freedom)
     elif abs(difference) < 1e-12:
         z, p, difference = 0.0, 1.0, 0.0
     else:
-        reason = f"AUROC {a.value:.3f} and {b.value:.3f}, without variance: no test is possible"
+        both = f"AUROC {theirs.value:.3f} and {ours.value:.3f}"
+        reason = f"{both}, without variance: no test is possible"
         return {"undefined": reason}
     half = stats.t.ppf((1 + bootstrap.CONFIDENCE) / 2, freedom) * deviation
     return {
-        "auroc_a": a.value,
-        "auroc_b": b.value,
+        "auroc": ours.value,
+        "other_auroc": theirs.value,
         "difference": float(difference),
         "low": float(difference - half),
         "high": float(difference + half),

@@ -4,7 +4,7 @@ Everything that is chosen (temperature, thresholds) is chosen on tune; test only
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Real, Shaped
@@ -14,6 +14,7 @@ from . import auroc_interval, bootstrap, calibration, discrimination, operating_
 from .calibration import temperature
 from .discrimination import why_undefined
 from .operating_points import thresholds
+from .results import CalibrationMetrics, FindingResult, Interval, Patients, Results
 
 _INTERVALS = (
     "95 %, {by}. auroc: a score interval, which holds its level near 1; auprc and rates: Wilson's; "
@@ -21,14 +22,6 @@ _INTERVALS = (
     "correlation of their resamples. All else: percentile bootstrap, without limits where fewer "
     "than 95 % of the resamples define the value. Temperature and thresholds are held fixed."
 )
-
-_MEANS = {  # name in the results: metric, of probabilities after scaling
-    "auroc": "auroc",
-    "auprc": "auprc",
-    "brier": "brier",
-    "ece": "ece",
-    "calibration_slope": "slope",
-}
 
 
 class Scored(NamedTuple):
@@ -78,9 +71,10 @@ def evaluate(
     test: Scored,
     chosen: Mapping[str, Chosen],
     groups: Mapping[str, Shaped[np.ndarray, " n"]],
+    *,
     resamples: int = 1000,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> Results:
     """Measures a head on test.
 
     Args:
@@ -92,12 +86,6 @@ def evaluate(
             unknown.
         resamples: of the bootstrap.
         seed: of the bootstrap; all else has no chance in it.
-
-    Returns:
-        Plain JSON values, None where something is undefined: `confidence`, `resamples`, `seed`,
-        `intervals`, `mean` (over the findings with both classes in test), `findings`, `subgroups`
-        and `gaps`. An interval has value, low and high (None where the films cannot give them) and,
-        from the bootstrap, resamples: how many define the value.
 
     Raises:
         ValueError: shapes do not fit, a known label is neither 0 nor 1, a logit is not finite.
@@ -122,24 +110,31 @@ def evaluate(
         column: subgroups.measure(films, np.asarray(values, str), draws)
         for column, values in groups.items()
     }
-    mean = {
-        name: bootstrap.interval(bootstrap.mean([one[metric] for one in measured]))
-        for name, metric in _MEANS.items()
-    }
+
+    def mean(metric: str) -> Interval | None:
+        return bootstrap.interval(bootstrap.mean([one[metric] for one in measured]))
+
     return {
         "confidence": bootstrap.CONFIDENCE,
         "resamples": resamples,
         "seed": seed,
         "intervals": _INTERVALS.format(by=_by(test.patient_id)),
-        "mean": mean | {"findings": len(measured)},
+        "mean": {  # of probabilities after scaling
+            "auroc": mean("auroc"),
+            "auprc": mean("auprc"),
+            "brier": mean("brier"),
+            "ece": mean("ece"),
+            "calibration_slope": mean("slope"),
+            "findings": len(measured),
+        },
         "findings": results,
         "subgroups": {column: found for column, (found, _) in by_column.items()},
         "gaps": {column: gaps for column, (_, gaps) in by_column.items()},
     }
 
 
-def count_patients(patient_id: Shaped[np.ndarray, " n"]) -> dict[str, int | None]:
-    """Known patients (None if none is known), and the films of unknown ones ("")."""
+def count_patients(patient_id: Shaped[np.ndarray, " n"]) -> Patients:
+    """The patients of films; "" is an unknown one."""
     unknown = int(np.count_nonzero(patient_id == ""))
     known = len({*patient_id} - {""})
     return {
@@ -187,7 +182,7 @@ def _known(split: Scored, finding: int) -> tuple[np.ndarray, np.ndarray, np.ndar
 
 def _finding(
     finding: int, tune: Scored, test: Scored, chosen: Chosen, draws: bootstrap.Draws
-) -> tuple[dict[str, Any], dict[str, bootstrap.Measured], subgroups.FindingFilms]:
+) -> tuple[FindingResult, dict[str, bootstrap.Measured], subgroups.FindingFilms]:
     """One finding's results, what of it enters the means, and its films for the subgroups."""
     _, tune_logit, tune_label = _known(tune, finding)
     tune_undefined = why_undefined("tune", tune_label)
@@ -197,7 +192,7 @@ def _finding(
     rows, logit, label = _known(test, finding)
     before, after = special.expit(logit), special.expit(logit / scale)
     films = subgroups.FindingFilms(rows, logit, label, after, next(iter(limits.values())))
-    result: dict[str, Any] = {
+    result: FindingResult = {
         "n": len(rows),
         "positives": int(label.sum()),
         **count_patients(test.patient_id[rows]),
@@ -213,33 +208,35 @@ def _finding(
     sums = bootstrap.replicates(draws, rows, logit, label, columns)
     patient, ranked = draws.patient[rows], auroc_interval.rank(logit, label)
     measured = discrimination.measure(logit, label, patient, sums)
-    percentiles = bootstrap.interval(measured["auroc"]._replace(limits=None))
-    result["auroc"] = (
-        bootstrap.interval(measured["auroc"])
-        | {
-            "method": f"score interval {_by(test.patient_id[rows])}",
-            "no_interval": auroc_interval.why_none(
-                label, patient, "patient" if result["patients"] else "film"
-            ),
-            "bootstrap_low": percentiles["low"],
-            "bootstrap_high": percentiles["high"],
-        }
-        | discrimination.delong(ranked, label, patient)
-    )
-    result["auprc"] = bootstrap.interval(measured["auprc"])
+    percentiles = bootstrap.defined(measured["auroc"]._replace(limits=None))
+    unit = "patient" if result["patients"] else "film"
+    result["auroc"] = {
+        **bootstrap.defined(measured["auroc"]),
+        "method": f"score interval {_by(test.patient_id[rows])}",
+        "no_interval": auroc_interval.why_none(label, patient, unit),
+        "bootstrap_low": percentiles["low"],
+        "bootstrap_high": percentiles["high"],
+        **discrimination.delong(ranked, label, patient),
+    }
+    result["auprc"] = bootstrap.defined(measured["auprc"])
 
     slope, intercept = calibration.line(draws, rows, logit, label)
-    result["calibration"] = {"undefined": None}
-    if slope.value is None:
-        reason = "one threshold separates the classes, or almost: no line fits best"
-        result["calibration"]["undefined"] = reason
+    no_line = "one threshold separates the classes, or almost: no line fits best"
+    times: dict[str, CalibrationMetrics] = {}
     for time, probability, divisor in (("before", before, 1.0), ("after", after, scale)):
         measured |= calibration.measure(probability, label, sums[time], patient)
         measured |= {"slope": slope.times(divisor), "intercept": intercept}
-        result["calibration"][time] = {
-            metric: bootstrap.interval(measured[metric])
-            for metric in ("brier", "ece", "slope", "intercept")
+        times[time] = {
+            "brier": bootstrap.interval(measured["brier"]),
+            "ece": bootstrap.interval(measured["ece"]),
+            "slope": bootstrap.interval(measured["slope"]),
+            "intercept": bootstrap.interval(measured["intercept"]),
         }
+    result["calibration"] = {
+        "undefined": no_line if slope.value is None else None,
+        "before": times["before"],
+        "after": times["after"],
+    }
 
     result["temperature"] = None if tune_undefined else scale
     result["temperature_kept"] = kept

@@ -1,7 +1,6 @@
 """Thresholds on the probability, chosen on tune, and what they do on test."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float64, Int64, Real
@@ -9,14 +8,9 @@ from sklearn.metrics import roc_curve
 
 from . import proportion
 from .discrimination import why_undefined
+from .results import Cells, Interval, OperatingPoint, Rates
 
 _CELLS = ("tp", "fp", "tn", "fn")
-_RATES = {  # the cell of the numerator, and the other one of the denominator
-    "sensitivity": ("tp", "fn"),
-    "specificity": ("tn", "fp"),
-    "ppv": ("tp", "fp"),
-    "npv": ("tn", "fn"),
-}
 
 
 def _youden(sensitivity: np.ndarray, specificity: np.ndarray) -> int | None:
@@ -83,23 +77,24 @@ def measure(
     probability: Float64[np.ndarray, " n"],
     label: Real[np.ndarray, " n"],
     patient: Int64[np.ndarray, " n"],
-) -> list[dict[str, Any]]:
-    """Each operating point on tune and on test.
+) -> list[OperatingPoint]:
+    """Each operating point, by rule, on tune and on test.
 
     Args:
         chosen: what `thresholds` gave for the films of tune.
         tune_probability, tune_label: these films.
         probability, label: of the films of test.
         patient: number of each film's patient, of test.
-
-    Returns:
-        For each rule: rule, threshold, undefined (None, or why there is no threshold), tune and
-        test.
     """
-    points = []
+    points: list[OperatingPoint] = []
     for rule, threshold in chosen.items():
-        point = {"rule": rule, "threshold": threshold}
-        point |= {"undefined": None, "tune": None, "test": None}
+        point: OperatingPoint = {
+            "rule": rule,
+            "threshold": threshold,
+            "undefined": None,
+            "tune": None,
+            "test": None,
+        }
         if threshold is None:
             reason = why_undefined("tune", tune_label)
             point["undefined"] = reason or "no threshold reaches it on tune"
@@ -110,7 +105,7 @@ def measure(
                 "specificity": tune["tn"] / (tune["tn"] + tune["fp"]),
             }
             test = cells(probability, label, threshold)
-            point["test"] = rates(test, patient) | _counts(test)
+            point["test"] = {**rates(test, patient), **_counts(test)}
         points.append(point)
     return points
 
@@ -118,7 +113,7 @@ def measure(
 def rates(
     cell: Float64[np.ndarray, "n 4"],
     patient: Int64[np.ndarray, " n"],
-) -> dict[str, dict[str, Any] | None]:
+) -> Rates:
     """Sensitivity, specificity, PPV and NPV with intervals; None where the denominator is 0.
 
     The limits are Wilson's by patient (`proportion.interval`): resamples of few films cover too
@@ -128,16 +123,23 @@ def rates(
         cell: `cells` of the films.
         patient: number of each film's patient.
     """
-    results: dict[str, dict[str, Any] | None] = {}
-    for rate, (hit, miss) in _RATES.items():
+
+    def rate(hit: str, miss: str) -> Interval | None:
         hits, misses = (cell[:, _CELLS.index(name)] > 0 for name in (hit, miss))
         counted = hits | misses
-        results[rate] = None
-        if counted.any():
-            low, high = proportion.interval(hits[counted], patient[counted])
-            results[rate] = {"value": float(hits[counted].mean()), "low": low, "high": high}
-    return results
+        if not counted.any():
+            return None
+        low, high = proportion.interval(hits[counted], patient[counted])
+        return {"value": float(hits[counted].mean()), "low": low, "high": high}
+
+    return {
+        "sensitivity": rate("tp", "fn"),
+        "specificity": rate("tn", "fp"),
+        "ppv": rate("tp", "fp"),
+        "npv": rate("tn", "fn"),
+    }
 
 
-def _counts(cell: np.ndarray) -> dict[str, int]:
-    return dict(zip(_CELLS, map(int, cell.sum(axis=0)), strict=True))
+def _counts(cell: np.ndarray) -> Cells:
+    tp, fp, tn, fn = map(int, cell.sum(axis=0))
+    return {"tp": tp, "fp": fp, "tn": tn, "fn": fn}

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float64, Int64, Shaped
@@ -10,6 +10,7 @@ from scipy import stats
 
 from . import auroc_interval, bootstrap, calibration, discrimination
 from .operating_points import cells, rates
+from .results import Gap, Group, GroupFinding, Interval
 
 # With fewer films of a class the interval is so wide that the AUROC says nothing, and the largest
 # and the smallest AUROC would most often be those of the smallest groups.
@@ -37,7 +38,7 @@ class FindingFilms(NamedTuple):
 
 def measure(
     films: Mapping[str, FindingFilms], values: Shaped[np.ndarray, " n"], draws: bootstrap.Draws
-) -> tuple[dict[str, Any], dict[str, Any]]:
+) -> tuple[dict[str, Group], dict[str, Gap]]:
     """All findings in each group of one column, and the gap of each finding.
 
     Args:
@@ -46,18 +47,15 @@ def measure(
         draws: of test: all groups see the same resamples.
 
     Returns:
-        subgroups: for each value n (films), findings and mean_auroc, which is over those findings
-            that the group defines; their number is its `findings`. Compare it between groups only
-            where these are the same.
-        gaps: for each finding the groups of the largest and the smallest AUROC, and the difference
-            with its interval. The two are picked by their AUROC, so that their difference is too
-            large on average, the more so the more groups there are; its interval allows for that:
-            it holds the gap between the true AUROCs, whichever groups these are of. A difference
-            of two groups has the limits that MOVER gives (Zou and Donner, Statistics in Medicine
-            2008;27:1693-1702) from the groups' own, at the level of Tukey's range for all pairs;
-            the gap lies between the largest lower and the largest upper one, and is at least 0.
+        For each value its group, and for each finding the gap. The groups of a gap are picked by
+        their AUROC, so that the difference is too large on average, the more so the more groups
+        there are; its interval allows for that: it holds the gap between the true AUROCs, whichever
+        groups these are of. A difference of two groups has the limits that MOVER gives (Zou and
+        Donner, Statistics in Medicine 2008;27:1693-1702) from the groups' own, at the level of
+        Tukey's range for all pairs; the gap lies between the largest lower and the largest upper
+        one, and is at least 0.
     """
-    groups: dict[str, Any] = {}
+    groups: dict[str, Group] = {}
     aurocs: dict[str, dict[str, tuple[float, Limits]]] = {finding: {} for finding in films}
     for value in map(str, np.unique(values)):
         if not value:
@@ -72,21 +70,23 @@ def measure(
             known = one.logit[rows], one.label[rows], draws.patient[one.rows[rows]]
             limits = functools.partial(auroc_interval.interval, *known)
             aurocs[finding][value] = auroc.value, limits
-        mean = bootstrap.interval(bootstrap.mean([*defined.values()]))
+        mean = bootstrap.mean([*defined.values()])
         groups[value] = {
             "n": int(np.count_nonzero(inside)),
             "findings": {finding: result for finding, (result, _) in found.items()},
-            "mean_auroc": mean and mean | {"findings": len(defined)},
+            "mean_auroc": None
+            if mean.value is None
+            else {**bootstrap.defined(mean), "findings": len(defined)},
         }
     return groups, {finding: _gap(of_groups) for finding, of_groups in aurocs.items()}
 
 
 def _group(
     films: FindingFilms, inside: np.ndarray, draws: bootstrap.Draws
-) -> tuple[dict[str, Any], bootstrap.Measured | None]:
+) -> tuple[GroupFinding, bootstrap.Measured | None]:
     rows, logit, label, probability = (part[inside] for part in films[:4])
     n, positives = len(label), int(label.sum())
-    result: dict[str, Any] = {
+    result: GroupFinding = {
         "n": n,
         "positives": positives,
         "prevalence": positives / n if n else None,
@@ -103,15 +103,17 @@ def _group(
     patient = draws.patient[rows]
     measured = discrimination.measure(logit, label, patient, sums)
     measured |= calibration.measure(probability, label, sums["calibration"], patient)
-    result |= {name: bootstrap.interval(measured[name]) for name in ("auroc", "auprc", "brier")}
-    found = {}
+    result["auroc"] = bootstrap.defined(measured["auroc"])
+    result["auprc"] = bootstrap.defined(measured["auprc"])
+    result["brier"] = bootstrap.defined(measured["brier"])
+    result["sensitivity"] = result["specificity"] = None
     if films.threshold is not None:
         found = rates(cells(probability, label, films.threshold), patient)
-    result |= {rate: found.get(rate) for rate in ("sensitivity", "specificity")}
+        result |= {"sensitivity": found["sensitivity"], "specificity": found["specificity"]}
     return result, measured["auroc"]
 
 
-def _gap(of_groups: Mapping[str, tuple[float, Limits]]) -> dict[str, Any]:
+def _gap(of_groups: Mapping[str, tuple[float, Limits]]) -> Gap:
     if len(of_groups) < 2:
         reason = f"fewer than two groups with {MIN_OF_A_CLASS} films of each class"
         return {"undefined": reason, "largest": None, "smallest": None, "auroc": None}
@@ -123,7 +125,11 @@ def _gap(of_groups: Mapping[str, tuple[float, Limits]]) -> dict[str, Any]:
     low = float((differences - np.sqrt(down[:, None] + up)).max())
     upper = differences + np.sqrt(up[:, None] + down)
     high = float(upper[~np.eye(len(aurocs), dtype=bool)].max())
-    gap = {"value": float(differences.max()), "low": max(0.0, low), "high": min(1.0, high)}
+    gap: Interval = {
+        "value": float(differences.max()),
+        "low": max(0.0, low),
+        "high": min(1.0, high),
+    }
     largest, smallest = ([*of_groups][at] for at in (aurocs.argmax(), aurocs.argmin()))
     return {"undefined": None, "largest": largest, "smallest": smallest, "auroc": gap}
 

@@ -1,0 +1,272 @@
+"""Labels and embeddings to a head: the job of `scripts/train_head.py`, and `train_head`."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import hashlib
+import importlib.metadata
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, TypedDict, TypeVar
+
+from cxr_embeddings.common import files, paths, progress
+from cxr_embeddings.configs import head as presets
+from cxr_embeddings.configs.schema import EmbeddingsConfig, HeadConfig, LabelsConfig
+from cxr_embeddings.errors import translated
+from cxr_embeddings.prediction import Head, Trained
+
+if TYPE_CHECKING:
+    import numpy as np
+    from _typeshed import DataclassInstance
+    from typing_extensions import Unpack
+
+    from cxr_embeddings.heads.experiment import Progress
+    from cxr_embeddings.heads.labels.label_table import Examples
+    from cxr_embeddings.input_pipeline.embeddings.table import Embeddings
+
+Config = TypeVar("Config", bound="DataclassInstance")
+
+LIBRARIES = ("cxr-embeddings", "jax", "flax", "optax", "numpy", "scipy", "scikit-learn", "pandas")
+
+
+class HeadOptions(TypedDict, total=False):
+    """Options of `train_head`: fields of `LabelsConfig`, `TrainingConfig` and `HeadConfig`.
+
+    What they mean, and what they are where they are not given, stands there.
+    """
+
+    uncertain: str
+    not_mentioned: str
+    id_column: str
+    name_parts: int
+    study_column: str
+    patient_column: str
+    split_column: str
+    split_path: str
+    train: Sequence[str]
+    tune: Sequence[str]
+    test: Sequence[str]
+    fractions: Sequence[float]
+    metadata_path: str
+    subgroups: Sequence[str]
+    per_study: str
+    optimizer: str
+    hidden: Sequence[int]
+    dropout: float
+    standardise: bool
+    class_weights: str
+    weight_decays: Sequence[float]
+    seeds: Sequence[int]
+    batch_size: int
+    epochs: int
+    learning_rate: float
+    patience: int
+    shuffle: bool
+    sizes: Sequence[str]
+    draws: int
+    compare: str
+    resamples: int
+    seed: int
+
+
+@translated
+def train_head(
+    embeddings: Embeddings | str | os.PathLike | Sequence[str | os.PathLike],
+    labels: str | os.PathLike,
+    *,
+    findings: str | Sequence[str],
+    preset: str = "linear",
+    progress: bool | None = None,
+    **options: Unpack[HeadOptions],
+) -> Head:
+    """Trains a head on the train split, chooses it on tune, and measures it on test.
+
+    Args:
+        embeddings: from `Encoder.embed`, `embed` or `read_embeddings`; or their folder, or several.
+        labels: CSV of labels: MIMIC-CXR's chexpert or negbio, ChestX-ray14's, or any other with a
+            column that names films or studies and columns of 1, 0, -1 and empty values.
+        findings: columns of that table, such as ["Edema"]; "all": every finding of it.
+        preset: "linear" (a linear probe), "mlp" (two hidden layers) or "toolkit" (as the CXR
+            Foundation toolkit trains).
+        progress: print what is done; None: in a terminal or a notebook.
+        **options: fields of `configs.schema`'s `LabelsConfig`, such as split_path, fractions,
+            uncertain and subgroups; of its `TrainingConfig`, such as hidden, epochs and
+            weight_decays, which change the preset; and of its `HeadConfig`: sizes, draws, compare,
+            resamples and seed.
+
+    Returns:
+        The head, with what was measured in `metrics`; `summary` says it in words.
+
+    Raises:
+        InputError: an option is unknown or cannot be followed; the labels do not fit the
+            embeddings, or are damaged.
+        FileError: there are no embeddings, or no table of labels.
+    """
+    if preset not in presets.PRESETS:
+        raise ValueError(f"preset is {preset!r}; expected one of {', '.join(presets.PRESETS)}")
+    names = [findings] if isinstance(findings, str) else findings
+    given: dict[str, object] = {"path": os.fspath(labels), "findings": names, **options}
+    config = HeadConfig(
+        labels=_taken(LabelsConfig(), given),
+        training=_taken(presets.PRESETS[preset], given),
+    )
+    config = _taken(config, given)
+    if given:
+        known = HeadOptions.__annotations__
+        similar = difflib.get_close_matches(next(iter(given)), known, 1)
+        hint = f"did you mean {similar[0]}?" if similar else f"expected {', '.join(known)}"
+        raise ValueError(f"train_head has no option {next(iter(given))}: {hint}")
+    return train(config, embeddings, shown=progress)
+
+
+def _taken(config: Config, given: dict[str, object]) -> Config:
+    """The config with what is given for its fields, which is taken out of `given`."""
+    mine = {field.name for field in dataclasses.fields(config)} & given.keys()
+    changes = {name: given.pop(name) for name in mine}
+    return dataclasses.replace(
+        config,
+        **{k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()},
+    )
+
+
+def train(
+    config: HeadConfig,
+    embeddings: Embeddings | str | os.PathLike | Sequence[str | os.PathLike] = (),
+    *,
+    shown: bool | None = True,
+) -> Head:
+    """Runs the whole job.
+
+    Args:
+        config: of the job; `output` does not count.
+        embeddings: see `train_head`; (): those that the config names.
+        shown: print what is done; None: in a terminal or a notebook.
+
+    Raises:
+        ValueError, OSError: as the family of `train_head`.
+    """
+    from cxr_embeddings.heads import experiment, features, saved
+    from cxr_embeddings.heads.labels import studies
+    from cxr_embeddings.heads.report import summary
+    from cxr_embeddings.input_pipeline.embeddings.table import Embeddings, read_table
+
+    shown = progress.wanted(shown)
+    say: Callable[[str], object] = print if shown else lambda line: None
+    labels = config.labels
+    config = dataclasses.replace(
+        config,
+        compare=config.compare and str(paths.typed_local(config.compare, "compare")),
+        labels=dataclasses.replace(
+            labels,
+            path=os.path.expanduser(labels.path),
+            split_path=os.path.expanduser(labels.split_path),
+            metadata_path=os.path.expanduser(labels.metadata_path),
+        ),
+    )
+    other = experiment.check(config)
+    if isinstance(embeddings, Embeddings):
+        table = embeddings
+        about = EmbeddingsConfig(tuple(table.folders), dtype=table.embedding.dtype.name)
+    else:
+        if embeddings:
+            several = [embeddings] if isinstance(embeddings, str | os.PathLike) else embeddings
+            about = EmbeddingsConfig(tuple(os.fspath(one) for one in several))
+        else:
+            about = config.embeddings
+        table = read_table(about.path, about.cache or None, about.dtype, shown)
+    config = dataclasses.replace(config, embeddings=about)
+    for line in of_table(table, about.path):
+        say(line)
+    examples = read_examples(config, table.image_id)
+    from_paths = experiment.studies_from_paths(examples)
+    embedding, examples = studies.merge(table.embedding, examples, config.labels.per_study)
+    notes = [note.record() for note in examples.notes]
+    for line in summary.of_counts(experiment.count(examples), notes):
+        say(line)
+    with features.on_cpu():
+        done = experiment.run(embedding, examples, config, other, _bars(shown))
+    provenance = {
+        "per_study": config.labels.per_study,
+        "studies_from_paths": from_paths,
+        "encoder": table.encoder,
+        "embeddings_dtype": about.dtype,
+        "embeddings_digest": table.digest,
+        "tables_digests": {
+            path: hashlib.sha256(files.read_bytes(paths.typed(path))).hexdigest()
+            for path in (labels.path, labels.split_path, labels.metadata_path)
+            if path
+        },
+        "config": dataclasses.asdict(config),
+        "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
+    }
+    card = saved.make_card(done.trained, done.chosen, provenance)
+    for line in [*summary.of_choice(card), *summary.of_results(done.measured)]:
+        say(line)
+    damaged = ((one.detail, one.image_id) for one in table.damaged)
+    left_out = [*examples.unmatched, *damaged]
+    return Head(saved.Saved(done.trained, card), done.measured, trained=Trained(done, left_out))
+
+
+def of_table(table: Embeddings, places: Sequence[str]) -> list[str]:
+    """Which embeddings these are; warnings begin with `warning: `."""
+    count, width = table.embedding.shape
+    lines = [f"{count} embeddings of {width:,} numbers in {', '.join(places)}"]
+    if table.encoder is None:
+        lines.append("warning: no manifest.json says which encoder made these embeddings")
+    elif not table.encoder.get("trained"):
+        lines.append("warning: these are the embeddings of an untrained network")
+    if table.complete is False:
+        lines.append("warning: the run that made them did not finish: some films are missing")
+    if table.damaged:
+        name, _, reason = table.damaged[0]
+        lines.append(f"warning: {len(table.damaged)} left out, such as {name}: {reason}")
+    return lines
+
+
+def read_examples(config: HeadConfig, image_id: np.ndarray) -> Examples:
+    """The labels, joined to the embeddings; findings of one class only are refused or left out."""
+    from cxr_embeddings.heads.labels.join import join
+    from cxr_embeddings.heads.labels.label_table import read_labels
+    from cxr_embeddings.heads.labels.splits import SPLITS, check_classes
+
+    labels = config.labels
+    table = read_labels(
+        labels.path,
+        labels.findings,
+        uncertain=labels.uncertain,
+        not_mentioned=labels.not_mentioned,
+        id_column=labels.id_column,
+        study_column=labels.study_column,
+        patient_column=labels.patient_column,
+        split_column=labels.split_column,
+        subgroups=labels.subgroups,
+    )
+    examples = join(
+        image_id,
+        table,
+        split_path=labels.split_path,
+        metadata_path=labels.metadata_path,
+        fractions=labels.fractions or None,
+        seed=config.seed,
+        split_names={name: getattr(labels, name) or SPLITS[name] for name in SPLITS},
+        name_parts=labels.name_parts,
+    )
+    return check_classes(examples, explicit=labels.findings != ("all",))
+
+
+def _bars(shown: bool) -> Progress:
+    """Progress bars that are shown, or not."""
+
+    @contextlib.contextmanager
+    def bar(total: int, unit: str, useful: bool) -> Iterator[Callable[..., None]]:
+        with progress.bar(total, what=unit, shown=shown and useful) as drawn:
+
+            def advance(text: str = "") -> None:
+                drawn.set_postfix_str(text, refresh=False)
+                drawn.update()
+
+            yield advance
+
+    return bar

@@ -1,0 +1,253 @@
+"""Heads as they are used: loaded, applied to embeddings or to films, saved, reported."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple, cast
+
+from cxr_embeddings.common import paths, writing
+from cxr_embeddings.errors import translated
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from cxr_embeddings.heads.experiment import Experiment
+    from cxr_embeddings.heads.saved import HeadCard, Saved
+    from cxr_embeddings.heads.statistics.results import Measurements
+    from cxr_embeddings.input_pipeline.embeddings.table import Embeddings
+
+
+class Trained(NamedTuple):
+    """What a head brings along that was trained in this program, and not loaded.
+
+    Attributes:
+        experiment: what came out.
+        left_out: why, and the id, of everything that was not used.
+    """
+
+    experiment: Experiment
+    left_out: Sequence[tuple[str, str]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Head:
+    """A head on embeddings: a score of each finding for each film. See `train_head`, `load_head`.
+
+    Attributes:
+        saved: what it computes with, and its card.
+        metrics: what was measured when it was trained, as metrics.json holds it: `split`,
+            `counts`, `notes`, `results`, `data_efficiency` and `comparison`. AUROCs are
+            `metrics["results"]["findings"][NAME]["auroc"]`, with value, low and high. None where
+            the folder of a loaded head does not say.
+        folder: where a loaded head lies.
+    """
+
+    saved: Saved = dataclasses.field(repr=False)
+    metrics: Measurements | None = dataclasses.field(default=None, repr=False)
+    folder: pathlib.Path | None = None
+    trained: Trained | None = dataclasses.field(default=None, repr=False)
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """What it scores, in the order of its columns."""
+        return tuple(self.saved.card["findings"])
+
+    @property
+    def summary(self) -> str:
+        """What train_head.py prints of it: films, what was chosen, AUROCs with intervals."""
+        from cxr_embeddings.heads import saved
+        from cxr_embeddings.heads.report import summary
+
+        if self.metrics is None:
+            return f"a head for {', '.join(self.findings)}"
+        lines = summary.of_counts(self.metrics["counts"], self.metrics["notes"])
+        if self.saved.card.keys() >= saved.WholeCard.__annotations__.keys():
+            lines += summary.of_choice(cast("saved.WholeCard", self.saved.card))
+        return "\n".join([*lines, *summary.of_results(self.metrics)])
+
+    @translated
+    def predict(
+        self, embeddings: Embeddings | str | os.PathLike | Sequence[str | os.PathLike]
+    ) -> pd.DataFrame:
+        """Scores films by their embeddings.
+
+        Args:
+            embeddings: from `Encoder.embed`, `embed` or `read_embeddings`; or their folder, or
+                several.
+
+        Returns:
+            One row a film, or a study where the head is of studies, with the columns `image_id`;
+            for each finding NAME_logit (float32, which ranks films), NAME_probability (float64,
+            0 to 1, calibrated on the tune split) and NAME_positive (1 where that reaches the
+            head's threshold, else 0); and `reason`. A film without an embedding has NA in place
+            of numbers, and its reason.
+
+        Raises:
+            InputError: the embeddings are of another encoder than the head was trained on.
+            FileError: there are none.
+        """
+        from cxr_embeddings.input_pipeline.embeddings.table import Embeddings
+
+        check_unit(self.saved.card)
+        if not isinstance(embeddings, Embeddings):
+            embeddings = open_table(embeddings, self.saved.card, shown=None)
+        return predictions_of(self.saved, embeddings, embeddings.folders)
+
+    @translated
+    def save(self, folder: str | os.PathLike) -> None:
+        """Writes the head, its card and its metrics into a new folder.
+
+        A folder in which this same head lies is replaced.
+
+        Raises:
+            FileError: the folder holds something else, or cannot be written.
+        """
+        from cxr_embeddings.heads import saved
+
+        with self._new_folder(folder) as partial:
+            saved.save(partial, self.saved.trained, self.saved.card, self.metrics)
+
+    @translated
+    def report(self, folder: str | os.PathLike) -> None:
+        """Writes all that `scripts/train_head.py` writes into a new folder.
+
+        These are the head and its card, metrics.json, predictions.csv (of tune and test),
+        left_out.csv, report.html and figures. A folder in which this same head lies is replaced.
+
+        Raises:
+            InputError: the head was loaded: its report lies in the folder it was trained into.
+            FileError: the folder holds something else, or cannot be written.
+        """
+        from cxr_embeddings.heads import experiment
+
+        if self.trained is None:
+            page = self.folder and self.folder / "report.html"
+            place = f": it is {page}" if page and page.is_file() else ", if one was written"
+            raise ValueError(
+                "only a head that was trained in this program can write its report; this one was "
+                f"loaded, and its report was made when it was trained{place}"
+            )
+        with self._new_folder(folder) as partial:
+            done, left_out = self.trained
+            experiment.write(partial, done, self.saved.card, left_out)
+
+    @contextlib.contextmanager
+    def _new_folder(self, folder: str | os.PathLike) -> Iterator[pathlib.Path]:
+        """A folder under a temporary name, which becomes `folder` when all went well."""
+        place = paths.typed_local(os.fspath(folder), "the folder of a head")
+        check_new(place, self.saved.card)
+        try:
+            with writing.whole_folder(place) as partial:
+                yield partial
+                if place.exists():  # empty, or this head
+                    shutil.rmtree(place)
+        except OSError as error:
+            raise OSError(
+                f"{place} cannot be written ({error.strerror or error}): choose another folder, or "
+                "make room"
+            ) from error
+
+
+@translated
+def load_head(folder: str | os.PathLike) -> Head:
+    """Reads a head that train_head.py, `Head.save` or `Head.report` wrote.
+
+    Raises:
+        FileError: there is none.
+        InputError: it is damaged, or of another version.
+    """
+    from cxr_embeddings.heads import saved
+
+    place = paths.typed_local(os.fspath(folder), "the head")
+    return Head(saved.load(place), saved.read_metrics(place), place)
+
+
+def check_new(folder: pathlib.Path, card: HeadCard | None = None) -> None:
+    """Raises FileExistsError where a folder holds something else than the head of this card."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    with contextlib.suppress(OSError, ValueError):
+        if card and json.loads((folder / "card.json").read_text()) == card:
+            return
+    raise FileExistsError(f"{folder} exists already: remove it, or choose another folder")
+
+
+def open_table(
+    path: str | os.PathLike | Sequence[str | os.PathLike],
+    card: HeadCard,
+    cache: str | None = None,
+    shown: bool | None = True,
+) -> Embeddings:
+    """The embeddings of folders, as the head of this card was trained on them."""
+    from cxr_embeddings.input_pipeline.embeddings.table import read_table
+
+    several = [path] if isinstance(path, str | os.PathLike) else path
+    return read_table([os.fspath(one) for one in several], cache, card["embeddings_dtype"], shown)
+
+
+def check_unit(card: HeadCard) -> None:
+    """Raises ValueError where films alone do not tell what the head scores."""
+    if card["per_study"] != "none" and not card["studies_from_paths"]:
+        raise ValueError(
+            "the head scores studies, and a table told which films belong to a study when it was "
+            "trained; films alone do not tell it: train the head with labels.per_study=none"
+        )
+
+
+def predictions_of(saved: Saved, table: Embeddings | None, folders: Sequence[str]) -> pd.DataFrame:
+    """The table of `Head.predict`.
+
+    Args:
+        saved: the head.
+        table: the embeddings; None where there is none.
+        folders: of the runs that made them, which say what films have none.
+    """
+    import numpy as np
+    import pandas as pd
+
+    from cxr_embeddings.heads import features, predictions
+    from cxr_embeddings.heads import saved as store
+    from cxr_embeddings.heads.labels import studies
+
+    card = saved.card
+    names, embedding = np.empty(0, object), np.empty((0, card["width"]), np.float32)
+    if table and len(table.image_id):
+        store.check_encoder(card, table.encoder, table.embedding.shape[1])
+        names, embedding = table.image_id, table.embedding
+        if card["per_study"] != "none":
+            embedding, names = studies.merge_by_path(embedding, names, card["per_study"])
+    with features.on_cpu():
+        found = predictions.predict(saved, embedding, names)
+    without = without_embedding(table, folders)
+    left_out = pd.DataFrame({"image_id": [*without], "reason": [*without.values()]}, dtype=object)
+    found["reason"] = ""
+    return pd.concat([found, left_out], ignore_index=True)[found.columns] if without else found
+
+
+def without_embedding(table: Embeddings | None, folders: Sequence[str]) -> dict[str, str]:
+    """Films that have none, and why; a later folder's reason counts."""
+    from cxr_embeddings.input_pipeline import run_folder
+    from cxr_embeddings.input_pipeline.embeddings.table import DAMAGED
+
+    def said(reason: str, detail: str) -> str:
+        if reason == DAMAGED:
+            return f"damaged embedding: {detail}"
+        kind = "failed" if reason in run_folder.PASSING else "rejected"
+        return f"{kind}, {reason}: {detail}"
+
+    there = {*table.image_id} if table else set()
+    without = (
+        {one.image_id: said(one.reason, one.detail) for one in table.rejected} if table else {}
+    )
+    for folder in folders:
+        for row in run_folder.read_dropped(folder, "rejected"):
+            without[row["image_id"]] = said(row["reason"], row["detail"])
+        for row in run_folder.read_dropped(folder, "skipped"):
+            without[row["image_id"]] = f"skipped, {row['reason']} {row['detail']}"
+    return {name: why for name, why in without.items() if name not in there}

@@ -1,0 +1,162 @@
+"""Predictions in a CSV file, from folders of embeddings or from films: `scripts/predict.py`."""
+
+from __future__ import annotations
+
+import collections
+import hashlib
+import json
+import math
+import os
+import pathlib
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from cxr_embeddings.common import writing
+from cxr_embeddings.prediction import Head, check_unit, open_table, predictions_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from cxr_embeddings.heads.saved import HeadCard
+    from cxr_embeddings.input_pipeline.embeddings.output_plan import Output
+    from cxr_embeddings.input_pipeline.films.film import InputFile
+
+SHARDS = 1000  # for the embeddings of films; a run that is stopped repeats at most one
+UNKNOWN = "NA"  # missing for pandas and R; an empty cell would be 0 for a spreadsheet's formulas
+
+
+def write(predicted: pd.DataFrame, output: pathlib.Path) -> None:
+    """Writes predictions.csv, and prints how many there are."""
+    from cxr_embeddings.heads import predictions
+
+    with writing.whole_file(output) as stream:
+        stream.write(predictions.encode(predicted, UNKNOWN))
+    without = predicted["reason"][predicted["reason"] != ""]
+    print(f"{len(predicted) - len(without)} predictions in {output}")
+    if len(without):
+        kinds = collections.Counter(why.split()[0].rstrip(",:") for why in without)
+        said = ", ".join(f"{kind} {count}" for kind, count in kinds.items())
+        print(f"warning: {len(without)} films have no prediction ({said}): their rows say why")
+
+
+def predict_embeddings(
+    head: Head, embeddings: str | Sequence[str], output: pathlib.Path, cache: str | None
+) -> None:
+    """Writes what a head says of folders of embeddings."""
+    check_unit(head.saved.card)
+    table = open_table(embeddings, head.saved.card, cache)
+    predicted = predictions_of(head.saved, table, table.folders)
+    if table.encoder is None:
+        print("warning: no manifest.json says which encoder made these embeddings")
+    write(predicted, output)
+
+
+def predict_films(head: Head, weights: str, input: str, output: pathlib.Path) -> bool:
+    """Embeds films as those that the head was trained on, of the same views, and predicts.
+
+    The embeddings lie in a hidden folder beside the output until no film is to be tried again.
+
+    Returns:
+        Whether all went well: whether no film failed that another run may read.
+    """
+    from cxr_embeddings import embedding
+    from cxr_embeddings.configs.schema import EmbedConfig, EncoderConfig, InputConfig, OutputConfig
+
+    card = head.saved.card
+    check_unit(card)
+    encoder = card["encoder"]
+    if encoder is None:
+        raise ValueError(
+            "the head was trained on embeddings without manifest.json, so nothing says which "
+            "encoder films must be embedded with; expected --embeddings"
+        )
+    if missing := {"views", "embedding", "dtype"} - encoder.keys():
+        raise ValueError(
+            f"the card of the head does not say {', '.join(sorted(missing))} of its encoder, so "
+            "films cannot be embedded for it; expected --embeddings"
+        )
+    views, random = encoder["views"], weights == "random"
+    config = EmbedConfig(
+        InputConfig(input, views=None if views is None else tuple(views)),
+        EncoderConfig(
+            weights,
+            embedding=encoder["embedding"],
+            dtype=encoder["dtype"],
+            variant=encoder["variant"] if random else None,
+            resolution=encoder["resolution"] if random else None,
+            preset=encoder["preset"] if random else None,
+        ),
+        OutputConfig(str(output.parent), layout="sharded", shards=SHARDS),
+    )
+
+    def place(identity: Mapping[str, object], planned: Sequence[Output]) -> str:
+        return choose_folder(card, weights, output, identity, planned)
+
+    done = embedding.run_job(config, place=place)
+    table = open_table(done.folder, card) if done.counts["embedded"] else None
+    write(predictions_of(head.saved, table, [done.folder]), output)
+    if done.counts["retryable"]:
+        print(f"the embeddings are kept in {done.folder} for the same command")
+    else:
+        del table  # else NFS would keep the file that it is mapped from
+        shutil.rmtree(done.folder, ignore_errors=True)
+    return done.is_success
+
+
+def choose_folder(
+    card: HeadCard,
+    weights: str,
+    output: pathlib.Path,
+    identity: Mapping[str, object],
+    planned: Sequence[Output],
+) -> str:
+    """The folder for the embeddings of `output`: that of an earlier attempt, if it was the same.
+
+    Args:
+        card: of the head.
+        weights: for errors.
+        output: the CSV.
+        identity: what makes the embeddings.
+        planned: files of the run.
+
+    Raises:
+        ValueError: the encoder is not the head's, or the head is of studies and the study of a
+            film is unknown.
+    """
+    import numpy as np
+
+    from cxr_embeddings.heads import saved as store
+    from cxr_embeddings.heads.labels import studies
+
+    made_by: dict[str, Any] = json.loads(json.dumps(identity))  # with lists for tuples, as in cards
+    try:
+        store.check_encoder(card, made_by, math.prod(made_by["shape"]))
+    except ValueError as error:
+        raise ValueError(f"the weights {weights} cannot be used with this head: {error}") from None
+    films = [film.path for one in planned for film in one.films]
+    if films and card["per_study"] != "none":  # what would be refused in the end is refused now
+        studies.names_by_path(np.array(films, object))
+    made_of = hashlib.sha256(json.dumps([made_by, films]).encode()).hexdigest()[:16]
+    name = f".{output.name}.embeddings-"
+    folder = output.with_name(name + made_of)
+    for other in output.parent.iterdir():
+        if other != folder and re.fullmatch(re.escape(name) + "[0-9a-f]{16}", other.name):
+            shutil.rmtree(other)  # which follows no link
+    for one in planned:
+        kept = folder / one.name
+        if kept.exists() and changed_since(kept.stat().st_mtime_ns, one.films):
+            kept.unlink()
+    return str(folder)
+
+
+def changed_since(time: int, films: Sequence[InputFile]) -> bool:
+    """Whether a film has changed since a time in ns; remote films and those of stores may have."""
+    for film in films:
+        try:
+            if not os.path.isabs(film.path) or os.stat(film.path).st_ctime_ns >= time:
+                return True
+        except OSError:  # it is gone, and so it is not another one
+            continue
+    return False

@@ -1,0 +1,245 @@
+"""What is measured of a head, as it stands in metrics.json; None where something is undefined."""
+
+from __future__ import annotations
+
+from typing import Literal, NotRequired
+
+from typing_extensions import TypedDict
+
+
+class Interval(TypedDict):
+    """A value with its 95 % interval; the limits are None where the films cannot give them."""
+
+    value: float
+    low: float | None
+    high: float | None
+    resamples: NotRequired[int]  # that define the value, where it is of the bootstrap
+
+
+class DelongLimits(TypedDict):
+    delong_low: float | None
+    delong_high: float | None
+
+
+class AurocInterval(Interval, DelongLimits):
+    """The score interval, with other intervals for comparison."""
+
+    method: str
+    no_interval: str | None  # why there are no limits
+    bootstrap_low: float | None
+    bootstrap_high: float | None
+
+
+class MeanInterval(Interval):
+    """A mean over so many findings."""
+
+    findings: int
+
+
+class Patients(TypedDict):
+    """Known patients (None if none is known), and the films of unknown ones."""
+
+    patients: int | None
+    films_of_unknown_patients: int
+
+
+class SplitCounts(Patients):
+    """What a split holds; positives and negatives by finding."""
+
+    films: int
+    positives: dict[str, int]
+    negatives: dict[str, int]
+
+
+class Rates(TypedDict):
+    """None where no film is in the denominator."""
+
+    sensitivity: Interval | None
+    specificity: Interval | None
+    ppv: Interval | None
+    npv: Interval | None
+
+
+class Cells(TypedDict):
+    """Of the two by two table."""
+
+    tp: int
+    fp: int
+    tn: int
+    fn: int
+
+
+class CountedRates(Rates, Cells):
+    """Both."""
+
+
+class TuneRates(TypedDict):
+    sensitivity: float
+    specificity: float
+
+
+class OperatingPoint(TypedDict):
+    """A threshold that a rule chose on tune; where there is none, `undefined` says why."""
+
+    rule: str
+    threshold: float | None
+    undefined: str | None
+    tune: TuneRates | None
+    test: CountedRates | None
+
+
+class CalibrationMetrics(TypedDict):
+    brier: Interval | None
+    ece: Interval | None
+    slope: Interval | None
+    intercept: Interval | None
+
+
+class Calibration(TypedDict):
+    """Before and after temperature scaling; `undefined` says why there is no line."""
+
+    undefined: str | None
+    before: CalibrationMetrics
+    after: CalibrationMetrics
+
+
+class TuneFilms(TypedDict):
+    n: int
+    positives: int
+    undefined: str | None
+
+
+class FindingResult(Patients):
+    """A finding on test; where `undefined` says why, nothing more follows."""
+
+    n: int
+    positives: int
+    undefined: str | None
+    auroc: NotRequired[AurocInterval]
+    auprc: NotRequired[Interval]
+    calibration: NotRequired[Calibration]
+    temperature: NotRequired[float | None]
+    temperature_kept: NotRequired[str | None]  # why it is 1, where tune could not tell one
+    tune: NotRequired[TuneFilms]
+    operating_points: NotRequired[list[OperatingPoint]]
+
+
+class GroupFinding(TypedDict):
+    """A finding in a group of films; where `undefined` says why, nothing more follows."""
+
+    n: int
+    positives: int
+    prevalence: float | None
+    undefined: str | None
+    auroc: NotRequired[Interval]
+    auprc: NotRequired[Interval]
+    brier: NotRequired[Interval]
+    sensitivity: NotRequired[Interval | None]
+    specificity: NotRequired[Interval | None]
+
+
+class Group(TypedDict):
+    """`mean_auroc` is over the findings that the group defines: compare it with care."""
+
+    n: int
+    findings: dict[str, GroupFinding]
+    mean_auroc: MeanInterval | None
+
+
+class Gap(TypedDict):
+    """Largest less smallest AUROC among the groups, and which groups these are."""
+
+    undefined: str | None
+    largest: str | None
+    smallest: str | None
+    auroc: Interval | None
+
+
+class MeanResults(TypedDict):
+    """Over the findings with both classes in test; `findings` is their number."""
+
+    auroc: Interval | None
+    auprc: Interval | None
+    brier: Interval | None
+    ece: Interval | None
+    calibration_slope: Interval | None
+    findings: int
+
+
+class Results(TypedDict):
+    """A head on test. `subgroups` and `gaps`: column -> group, or finding, -> values."""
+
+    confidence: float
+    resamples: int
+    seed: int
+    intervals: str  # how they are made, for the reader
+    mean: MeanResults
+    findings: dict[str, FindingResult]
+    subgroups: dict[str, dict[str, Group]]
+    gaps: dict[str, dict[str, Gap]]
+
+
+class SizePoint(TypedDict):
+    """Heads trained on so many films: mean patients, draws that count, and their AUROC."""
+
+    size: int
+    patients: float | None
+    draws: int
+    auroc: Interval | None
+
+
+class DataEfficiency(TypedDict):
+    """The mean is of draws in which every finding that test can measure counts."""
+
+    sizes: list[int]
+    draws: int
+    findings: dict[str, list[SizePoint]]
+    mean: list[SizePoint]
+
+
+class ComparedAurocs(TypedDict):
+    """Difference: this head's AUROC less the other's. p_holm: by Holm, for all findings tested."""
+
+    undefined: NotRequired[str | None]
+    auroc: NotRequired[float]
+    other_auroc: NotRequired[float]
+    difference: NotRequired[float]
+    low: NotRequired[float]
+    high: NotRequired[float]
+    z: NotRequired[float]
+    p: NotRequired[float]
+    p_holm: NotRequired[float]
+
+
+class ComparedFinding(ComparedAurocs):
+    n: int
+    positives: int
+
+
+class Comparison(TypedDict):
+    """With another head on the `n` films of the split that both have."""
+
+    other: str
+    test: str  # which
+    n: int
+    findings: dict[str, ComparedFinding]
+
+
+class NoteRecord(TypedDict):
+    """What was left out or, if `used`, taken in a way to know of: how many, ids of some."""
+
+    what: str
+    count: int
+    examples: list[str]
+    used: bool
+
+
+class Measurements(TypedDict):
+    """The content of metrics.json. `split` is test, or tune where there is no test."""
+
+    split: Literal["tune", "test"]
+    counts: dict[str, SplitCounts]
+    notes: list[NoteRecord]
+    results: Results
+    data_efficiency: DataEfficiency | None
+    comparison: Comparison | None

@@ -1,0 +1,497 @@
+"""Heads by the Python face, and the command that trains them."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import running
+from scipy.special import expit, logit
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+
+import cxr_embeddings as cxr
+from cxr_embeddings import head_training
+from cxr_embeddings.configs import schema
+from cxr_embeddings.heads import predictions
+from cxr_embeddings.heads.report import summary
+from cxr_embeddings.heads.statistics.metrics import Scored
+from cxr_embeddings.input_pipeline.embeddings.formats import FORMATS, EmbeddingRecord
+from cxr_embeddings.input_pipeline.embeddings.table import LeftOut
+from cxr_embeddings.scripts import train_head
+
+FILMS, DIM = 180, 24
+FINDINGS = ("Edema", "Mass <b>")
+IDENTITY = {
+    "weights_digest": "abc",
+    "trained": True,
+    "projection": None,
+    "variant": "b0",
+    "embedding": "head",
+    "resolution": 224,
+    "preset": "native",
+    "mean": [0.0],
+    "std": [1.0],
+    "dtype": "float32",
+}
+MLP = {"preset": "mlp", "hidden": [8], "epochs": 3, "seeds": [0]}
+
+
+def make_data(folder):
+    """Embeddings of 180 films of 90 patients in two shards, and a table of two findings."""
+    generator = np.random.default_rng(0)
+    embedding = generator.standard_normal((FILMS, DIM)).astype(np.float32)
+    odds = 4 * embedding @ generator.standard_normal((DIM, 2)) / np.sqrt(DIM)
+    label = (generator.random((FILMS, 2)) < 1 / (1 + np.exp(-odds))).astype(int)
+    names = [f"film_{i:03d}" for i in range(FILMS)]
+    write_embeddings(folder / "embeddings", names, embedding)
+    table = pd.DataFrame(
+        {
+            "image_id": [f"{name}.png" for name in names],
+            "patient": [f"p{i // 2}" for i in range(FILMS)],
+            "split": ["test" if i % 3 == 2 else "tune" if i % 9 < 2 else "train"
+                      for i in np.arange(FILMS) // 2],
+            "sex": generator.choice(["F", "M"], FILMS),
+            "Edema": label[:, 0],
+            "Mass <b>": label[:, 1],
+        }
+    ).sample(frac=1, random_state=0)  # fmt: skip
+    table.to_csv(folder / "labels.csv", index=False)
+    return embedding, table.set_index("image_id")
+
+
+@pytest.fixture
+def data(tmp_path):
+    return tmp_path, *make_data(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A linear probe, and its report in the folder `out`."""
+    folder = tmp_path_factory.mktemp("whole")
+    embedding, table = make_data(folder)
+    head = train(folder, subgroups=["sex"], weight_decays=[0.01])
+    head.report(folder / "out")
+    return folder, embedding, table, head
+
+
+def write_embeddings(folder, names, embedding, identity=IDENTITY):
+    folder.mkdir()
+    records = [
+        EmbeddingRecord(f"/films/{name}.png", vector)
+        for name, vector in zip(names, embedding, strict=True)
+    ]
+    half = len(records) // 2
+    for i, some in enumerate((records[:half], records[half:])):
+        (folder / f"embeddings-{i:05d}-of-00002.tfrecord").write_bytes(
+            FORMATS["tfrecord"].encode(some)
+        )
+    if identity is not None:
+        manifest = {"identity": identity, "runs": [], "complete": True}
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def train(folder, labels="labels.csv", **options):
+    given = {"findings": FINDINGS, "patient_column": "patient", "resamples": 40} | options
+    return cxr.train_head(folder / "embeddings", folder / labels, **given)
+
+
+def test_a_linear_probe_is_as_good_as_scikit_learns(whole):
+    _, embedding, table, head = whole
+    assert head.findings == FINDINGS and head.metrics["split"] == "test"
+    counts = head.metrics["counts"]
+    assert sum(counts[s]["films"] for s in ("train", "tune", "test")) == FILMS
+    assert {"F", "M"} <= head.metrics["results"]["subgroups"]["sex"].keys()
+
+    table = table.loc[[f"film_{i:03d}.png" for i in range(FILMS)]]
+    train, test = ((table.split == s).to_numpy() for s in ("train", "test"))
+    scaled = (embedding - embedding[train].mean(0)) / embedding[train].std(0)
+    for finding in FINDINGS:
+        model = LogisticRegression(C=1 / (0.01 * train.sum()), tol=1e-6, max_iter=1000)
+        model.fit(scaled[train], table[finding][train])
+        theirs = roc_auc_score(table[finding][test], model.decision_function(scaled[test]))
+        ours = head.metrics["results"]["findings"][finding]["auroc"]["value"]
+        assert ours == pytest.approx(theirs, abs=0.002) and ours > 0.7
+        assert f"{ours:.3f}" in head.summary
+
+
+def test_what_a_report_holds(whole):
+    folder, _, table, head = whole
+    out = folder / "out"
+    assert {p.name for p in out.iterdir()} == {
+        "head", "card.json", "metrics.json", "predictions.csv", "left_out.csv", "report.html",
+        "figures",
+    }  # fmt: skip
+    assert "&lt;b&gt;" in (out / "report.html").read_text()
+    assert json.loads((out / "metrics.json").read_text()) == head.metrics
+    written = predictions.read(out).predicted
+    for finding in FINDINGS:
+        found = written.query("split == 'test'")
+        ours = head.metrics["results"]["findings"][finding]["auroc"]["value"]
+        auroc = roc_auc_score(found[f"{finding}_label"], found[f"{finding}_logit"])
+        assert auroc == pytest.approx(ours, abs=1e-12)
+    predicted = pd.read_csv(out / "predictions.csv", dtype=str)
+    assert set(predicted.split) == {"tune", "test"}
+    for row in predicted.itertuples():  # each label beside its own film
+        assert table.loc[os.path.basename(row.image_id), "Edema"] == int(row.Edema_label)
+        assert str(np.float32(row.Edema_logit)) == row.Edema_logit
+
+
+def test_labels_are_joined_by_id_whatever_the_order(whole):
+    folder, _, table, head = whole
+    table.sample(frac=1, random_state=5).reset_index().to_csv(folder / "again.csv", index=False)
+    again = train(folder, "again.csv", subgroups=["sex"], weight_decays=[0.01])
+    assert again.metrics["results"] == head.metrics["results"]
+
+
+def test_a_head_predicts_what_training_gave_also_when_loaded(data):
+    folder, _, _ = data
+    head = train(folder, **MLP, weight_decays=[0.1])
+    table = cxr.read_embeddings(folder / "embeddings")
+    predicted = head.predict(table)
+    assert [*predicted] == ["image_id", *(f"{f}_{w}" for f in FINDINGS
+                            for w in ("logit", "probability", "positive")), "reason"]  # fmt: skip
+    assert len(predicted) == FILMS and predicted["Edema_logit"].dtype == np.float32
+    ours = head.trained.experiment.predicted.set_index("image_id")
+    by_id = predicted.set_index("image_id")
+    for finding in FINDINGS:
+        column = f"{finding}_probability"
+        np.testing.assert_allclose(by_id.loc[ours.index, column], ours[column], atol=1e-6)
+    threshold = head.saved.card["thresholds"]["Edema"]["Youden's J on tune"]
+    positive = predicted.Edema_probability >= threshold
+    np.testing.assert_array_equal(predicted.Edema_positive == 1, positive)
+
+    head.save(folder / "head")
+    assert {p.name for p in (folder / "head").iterdir()} == {"head", "card.json", "metrics.json"}
+    loaded = cxr.load_head(folder / "head")
+    pd.testing.assert_frame_equal(loaded.predict(folder / "embeddings"), predicted)
+    assert (loaded.metrics, loaded.summary) == (head.metrics, head.summary)
+    with pytest.raises(cxr.InputError, match="was loaded, and its report was made when it was"):
+        loaded.report(folder / "other")
+    head.report(folder / "head")  # the same head: its folder is filled up
+    with pytest.raises(cxr.InputError, match=r"it is .*report.html"):
+        cxr.load_head(folder / "head").report(folder / "other")
+    pd.testing.assert_frame_equal(cxr.load_head(folder / "head").predict(table), predicted)
+
+
+def test_a_head_saved_without_metrics_still_predicts(whole, tmp_path):
+    folder, *_ = whole
+    shutil.copytree(folder / "out", tmp_path / "head")
+    (tmp_path / "head" / "metrics.json").unlink()
+    loaded = cxr.load_head(tmp_path / "head")
+    assert loaded.metrics is None and "Edema" in loaded.summary
+    assert len(loaded.predict(folder / "embeddings")) == FILMS
+    (tmp_path / "head" / "metrics.json").write_text("{}")
+    with pytest.raises(cxr.InputError, match=r"metrics.json: split is missing"):
+        cxr.load_head(tmp_path / "head")
+
+
+def test_films_without_an_embedding_have_a_reason(whole):
+    folder, _, _, head = whole
+    table = cxr.read_embeddings(folder / "embeddings")
+    left_out = LeftOut("/films/gone.png", "unreadable", "No such file")
+    predicted = head.predict(dataclasses.replace(table, rejected=[left_out], folders=()))
+    row = predicted.iloc[-1]
+    assert len(predicted) == FILMS + 1 and row.image_id == "/films/gone.png"
+    assert row.reason == "failed, unreadable: No such file" and pd.isna(row.Edema_positive)
+    assert predicted.Edema_logit.dtype == np.float32 and predicted.reason[0] == ""
+
+
+@pytest.mark.parametrize(
+    ("identity", "message"),
+    [
+        ({**IDENTITY, "weights_digest": "xyz"}, "another encoder.*\n.*'abc' of the head, 'xyz'"),
+        ({**IDENTITY, "preset": "imagenet"}, "another encoder"),
+        ({**IDENTITY, "preset_version": 2}, "preset_version: 1 of the head, 2 of the embeddings"),
+        (None, "with a manifest.json, these have no manifest.json"),
+    ],
+)
+def test_predict_refuses_embeddings_of_another_encoder(whole, tmp_path, identity, message):
+    folder, embedding, _, head = whole
+    write_embeddings(tmp_path / "other", ["a", "b"], embedding[:2], identity)
+    with pytest.raises(cxr.InputError, match=message):
+        head.predict(tmp_path / "other")
+    arguments = [f"--head={folder}/out", f"--embeddings={tmp_path}/other"]
+    run = running.call("predict", *arguments, f"--output={tmp_path}/p.csv")
+    assert run.returncode == 1 and not (tmp_path / "p.csv").exists()
+
+
+def test_another_width_and_damaged_heads_are_refused(whole, tmp_path):
+    folder, embedding, _, head = whole
+    write_embeddings(tmp_path / "narrow", ["a", "b"], embedding[:2, :5])
+    with pytest.raises(cxr.InputError, match="have 5 numbers, the head was trained on 24"):
+        head.predict(tmp_path / "narrow")
+    shutil.copytree(folder / "out", tmp_path / "head")
+    for file in (tmp_path / "head" / "head").rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"")
+    with pytest.raises(cxr.InputError, match="cannot be read"):
+        cxr.load_head(tmp_path / "head")
+    (tmp_path / "head" / "card.json").write_text("{}")
+    with pytest.raises(cxr.InputError, match="is no card of a head: train"):
+        cxr.load_head(tmp_path / "head")
+    with pytest.raises(cxr.FileError, match=r"no card.json in"):
+        cxr.load_head(tmp_path)
+
+
+def test_two_heads_are_compared_on_the_same_films(whole):
+    folder, _, _, head = whole
+    other = train(folder, weight_decays=[30.0], compare=str(folder / "out"))
+    compared = other.metrics["comparison"]
+    assert compared["test"] == "DeLong by patient"
+    found = other.metrics["results"]["findings"]
+    assert found["Edema"]["auroc"]["method"] == "score interval by patient"
+    assert "AUROC on 60 films of test less that of out (DeLong by patient)" in other.summary
+    for finding, result in compared["findings"].items():
+        first = head.metrics["results"]["findings"][finding]["auroc"]["value"]
+        assert result["other_auroc"] == pytest.approx(first, abs=1e-12)
+        mine = found[finding]["auroc"]["value"]
+        assert result["difference"] == pytest.approx(mine - first, abs=1e-12)
+        both = f"{result['auroc']:.3f} - {result['other_auroc']:.3f} = {result['difference']:+.3f}"
+        interval = f"({result['low']:+.3f} to {result['high']:+.3f}; p {result['p']:.3g}"
+        assert f"{both}  {interval}" in other.summary
+
+
+@pytest.mark.parametrize("few", [None, "positives", "negatives"])
+def test_few_films_of_a_class_on_tune_are_warned_of(few):
+    many = {"films": 40, "patients": 20, "films_of_unknown_patients": 0}
+    many |= {"positives": {"Edema": 20}, "negatives": {"Edema": 20}}
+    tune = many | ({few: {"Edema": 9}} if few else {})
+    said = "\n".join(summary.of_counts({"train": many, "tune": tune, "test": tune}, []))
+    warning = f"warning: tune has fewer than 10 films of one class for Edema (9 {few}): thresholds"
+    assert said.count("warning") == bool(few) and (warning in said) == bool(few)
+
+
+def test_saturated_heads_are_compared_by_their_logits(tmp_path):
+    """Probabilities of 1 are all alike, and would rank the films otherwise than the logits do."""
+    names = np.array([f"f{i}" for i in range(8)], object)
+    logit = np.float32([[41], [55], [38], [70], [60], [39], [45], [-3]])
+    label, mask = np.float32([[0], [1], [0], [1], [0], [1], [1], [0]]), np.ones((8, 1), bool)
+    ids = {name: names if name == "image_id" else np.full(8, "test") for name in predictions.IDS}
+    written = predictions.table(ids, ["x"], logit, {"x": 0.05}, label, mask)
+    assert (written["x_probability"] == 1).sum() == 7
+    (tmp_path / "predictions.csv").write_bytes(predictions.encode(written))
+    other = predictions.read(tmp_path)
+    arguments = ("test", names, ["x"], Scored(logit, label, mask, names))
+    found = predictions.compare(other, *arguments)["findings"]["x"]
+    assert found["difference"] == 0 and found["auroc"] == pytest.approx(0.75)
+    old = other._replace(predicted=other.predicted.drop(columns="x_logit"))
+    with pytest.raises(ValueError, match="has no logits, and probabilities of 0 or 1"):
+        predictions.compare(old, *arguments)
+
+
+def test_a_head_chosen_on_our_test_films_is_not_compared(whole, tmp_path):
+    folder, *_ = whole
+    head = train(folder, tune=["test"], test=["tune"])
+    written = predictions.encode(head.trained.experiment.predicted)
+    (tmp_path / "predictions.csv").write_bytes(written)
+    with pytest.raises(cxr.InputError, match=r"60 of the films .* not in the split test of"):
+        train(folder, compare=str(tmp_path))
+    with pytest.raises(cxr.FileError, match=r"no predictions.csv in .*nowhere"):
+        train(folder, compare=str(folder / "nowhere"))
+
+
+def test_a_candidate_that_diverges_is_named_and_not_chosen(whole):
+    folder, *_ = whole
+    card = train(folder, **MLP, weight_decays=[0.1, 1e30], patience=0).saved.card
+    assert card["chosen"]["weight_decay"] == 0.1 and "1 of 2 candidates diverged" in card["note"]
+    assert card["candidates"][0]["tune_auroc"] is None
+    with pytest.raises(cxr.InputError, match="the training diverged; choose a smaller"):
+        train(folder, **MLP, weight_decays=[1e30], patience=0)
+
+
+def test_balanced_weights_leave_probabilities_where_they_belong(data):
+    folder, _, table = data
+    generator = np.random.default_rng(3)
+    table["Edema"] = np.where(generator.random(FILMS) < 0.75, 0, table["Edema"])
+    table.reset_index().to_csv(folder / "labels.csv", index=False)
+    for weights in ("none", "balanced"):
+        head = train(folder, class_weights=weights, weight_decays=[1.0])
+        predicted = head.trained.experiment.predicted.Edema_probability
+        unscaled = expit(logit(predicted) * head.saved.card["temperatures"]["Edema"])
+        assert unscaled.mean() == pytest.approx(table.Edema.mean(), abs=0.03)
+
+
+def test_data_efficiency_grows_with_the_labels(whole):
+    folder, *_ = whole
+    found = train(folder, sizes=["8", "...", "all"], draws=4, weight_decays=[0.1]).metrics
+    curve = found["data_efficiency"]["mean"]
+    assert [point["size"] for point in curve][:4] == [8, 16, 32, 64]
+    assert curve[0]["auroc"]["value"] < curve[-1]["auroc"]["value"] - 0.05
+    whole = found["results"]["mean"]["auroc"]["value"]
+    assert curve[-1]["auroc"]["value"] == pytest.approx(whole, abs=1e-3)
+
+
+@pytest.mark.parametrize("how", ["mean", "max"])
+def test_predictions_of_studies(tmp_path, how):
+    """Two films a study in MIMIC-CXR's folders: their embeddings are merged, by predict, too.
+
+    Of max, the table has the first film of each study only: the other one counts all the same.
+    """
+    generator = np.random.default_rng(0)
+    embedding = generator.standard_normal((FILMS, DIM)).astype(np.float32)
+    studies = [f"p{10_000_000 + i // 4}/s{50_000_000 + i // 2}" for i in range(FILMS)]
+    names = [f"{study}/film_{i}" for i, study in enumerate(studies)]
+    write_embeddings(tmp_path / "embeddings", names, embedding)
+    pairs = embedding.reshape(-1, 2, DIM)
+    merged = pairs.mean(1) if how == "mean" else pairs.max(1)
+    edema = (merged[:, 0] > np.median(merged[:, 0])).astype(int)
+    columns = {
+        "subject_id": [10_000_000 + i // 2 for i in range(FILMS // 2)],
+        "study_id": [50_000_000 + i for i in range(FILMS // 2)],
+        "Edema": edema,
+    }
+    if how == "max":
+        columns["dicom_id"] = [f"film_{2 * i}" for i in range(FILMS // 2)]
+    pd.DataFrame(columns).to_csv(tmp_path / "labels.csv", index=False)
+    head = train(tmp_path, findings="Edema", patient_column="", per_study=how,
+                 fractions=[0.5, 0.25, 0.25])  # fmt: skip
+    predicted = head.predict(tmp_path / "embeddings").set_index("image_id").Edema_probability
+    assert list(predicted.index) == sorted(set(studies))
+    for row in head.trained.experiment.predicted.itertuples():
+        key = f"p{row.patient_id}/s{row.study_id}"
+        assert predicted[key] == pytest.approx(row.Edema_probability, abs=1e-6)
+        assert row.Edema_label == edema[int(row.study_id) - 50_000_000]
+    write_embeddings(tmp_path / "other", ["a", "b"], embedding[:2])
+    with pytest.raises(cxr.InputError, match="2 of 2 films are of no known study, such as /films"):
+        head.predict(tmp_path / "other")
+
+
+def test_studies_of_a_table_become_one_example(whole):
+    folder, *_ = whole
+    head = train(folder, per_study="mean", study_column="patient")
+    counts = head.metrics["counts"]
+    assert sum(counts[s]["films"] for s in ("train", "tune", "test")) == FILMS // 2
+    with pytest.raises(cxr.InputError, match=r"train the head with labels.per_study=none"):
+        head.predict(folder / "embeddings")
+
+
+def test_without_a_test_split_the_figures_are_of_tune_and_say_so(whole):
+    folder, *_ = whole
+    head = train(folder, test=["none"])
+    assert "there is no test split" in head.summary and head.metrics["split"] == "tune"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"findings": "Edma"}, "Edma.*Edema"),
+        ({"labels": "missing.csv"}, "missing.csv"),
+        ({"per_study": "median"}, "per_study is 'median'"),
+        ({"preset": "deep"}, "preset is 'deep'; expected one of linear, mlp, toolkit"),
+        ({"epoch": 3}, "no option epoch: did you mean epochs?"),
+        ({"zzz": 3}, "no option zzz: expected uncertain, not_mentioned"),
+        ({"draws": 0}, "draws is 0; expected 1 or more"),
+        ({"optimizer": "sgd"}, "optimizer is 'sgd'; expected one of lbfgs, adamw, lars"),
+        ({"hidden": [8]}, "lbfgs, which trains linear probes"),
+        ({"weight_decays": [0.0]}, "may have no optimum"),
+        ({"seeds": []}, "seeds is"),
+        ({"seeds": [1, 1]}, r"seeds is \(1, 1\); expected each once"),
+        ({"weight_decays": [1.0, float("inf")]}, "expected finite ones"),
+    ],
+)
+def test_wrong_options_are_refused(whole, options, message):
+    with pytest.raises(cxr.Error, match=message):
+        train(whole[0], **options)
+
+
+def test_the_options_of_the_face_are_the_settings_of_the_schema():
+    ours = head_training.HeadOptions.__annotations__
+    settings = {}
+    for config in (schema.LabelsConfig, schema.TrainingConfig, schema.HeadConfig):
+        settings |= {f.name: f.type for f in dataclasses.fields(config)}
+    rest = {"path", "findings", "embeddings", "labels", "training", "output"}
+    assert ours.keys() == settings.keys() - rest
+    for name, hint in ours.items():
+        hint = hint.__forward_arg__.replace("Sequence[", "tuple[").replace("]", ", ...]")
+        assert getattr(settings[name], "__name__", None) == hint or str(settings[name]) == hint
+
+
+def test_one_class_in_a_split(data):
+    folder, _, table = data
+    table.loc[table.split == "train", "Edema"] = 0
+    table.reset_index().to_csv(folder / "labels.csv", index=False)
+    with pytest.raises(cxr.InputError, match=r"one class only in train.*Edema"):
+        train(folder)
+    found = train(folder, findings="all").metrics
+    assert list(found["results"]["findings"]) == ["Mass <b>"]
+    assert any("one class only in train" in note["what"] for note in found["notes"])
+
+
+def test_one_class_in_tune_or_test_is_counted(data):
+    folder, _, table = data
+    table.loc[table.split == "test", "Edema"] = 0
+    table.reset_index().to_csv(folder / "labels.csv", index=False)
+    found = train(folder).metrics["results"]["findings"]
+    assert "0 positive" in found["Edema"]["undefined"] and found["Mass <b>"]["auroc"]
+    table.loc[table.split == "tune", ["Edema", "Mass <b>"]] = 0
+    table.reset_index().to_csv(folder / "labels.csv", index=False)
+    with pytest.raises(cxr.InputError, match="tune has both classes of no finding"):
+        train(folder)
+
+
+def test_bad_embeddings_are_left_out_and_listed(data, capsys):
+    folder, _, _ = data
+    records = [EmbeddingRecord("/films/bad.png", np.full(DIM, np.nan, np.float32))]
+    (folder / "embeddings" / "more.npz").write_bytes(FORMATS["npz"].encode(records))
+    (folder / "embeddings" / "cut.tfrecord").write_bytes(b"123")
+    head = train(folder, progress=True)
+    said = capsys.readouterr().out
+    assert "2 left out" in said and head.summary in said and len(head.trained.left_out) == 2
+
+
+def test_a_folder_that_holds_something_else_is_refused(whole, tmp_path):
+    _, _, _, head = whole
+    (tmp_path / "card.json").write_text("{}")
+    (tmp_path / "file").write_text("")
+    for write in (head.save, head.report):
+        with pytest.raises(cxr.FileError, match="exists already"):
+            write(tmp_path)
+        with pytest.raises(cxr.FileError, match=r"cannot be written \(.*\): choose another folder"):
+            write(tmp_path / "file" / "out")
+    with pytest.raises(cxr.InputError, match="expected a local path"):
+        head.save("gs://bucket/head")
+    assert {p.name for p in tmp_path.iterdir()} == {"card.json", "file"}
+
+
+def test_a_head_is_written_whole_or_not_at_all(whole, tmp_path):
+    _, _, _, head = whole
+    done, _ = head.trained
+    broken = done._replace(measured=done.measured | {"split": float("nan")})  # is no JSON
+    head = dataclasses.replace(head, trained=head.trained._replace(experiment=broken))
+    with pytest.raises(cxr.InputError, match="not JSON compliant"):
+        head.report(tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_toolkits_command_line(data, monkeypatch):
+    """As it stands in the toolkit's README, but for the name of the program."""
+    folder, _, table = data
+    kept = table.drop(columns=["patient", "sex", "Mass <b>"]).rename(columns={"Edema": "EFFUSION"})
+    kept.reset_index().to_csv(folder / "labels.csv", index=False)
+    monkeypatch.chdir(folder)
+    command = (
+        "--train_split_name train --tune_split_name tune --labels_csv labels.csv "
+        "--head_name EFFUSION --data_dir ./embeddings/ --num_epochs 3"
+    )
+    run = running.call("train_head", *command.split())
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert f"in {folder}/embeddings/model, after" in run.stdout
+    card = json.loads(pathlib.Path("embeddings/model/card.json").read_text())
+    assert card["config"]["training"]["optimizer"] == "lars"
+    assert card["config"]["training"]["epochs"] == card["chosen"]["epoch"] == 3
+    assert card["findings"] == ["EFFUSION"]
+
+
+def test_a_command_line_of_ours_is_left_alone():
+    ours = ["x", "--config=configs/head.py:mlp", "--config.seed=3"]
+    assert train_head.translated(ours) == ours
+    theirs = ["--config=configs/head.py:toolkit", "--findings=A", "--embeddings"]
+    assert train_head.translated(["x", "-head_name=A", "--data_dir", "d"]) == [
+        "x", *theirs, "d", "--output=d/model",
+    ]  # fmt: skip
+    assert train_head.translated(["x", "-head_name=A", "--data_dir"]) == ["x", *theirs]
