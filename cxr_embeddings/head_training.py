@@ -206,7 +206,8 @@ def train(
         say(line)
     damaged = ((one.detail, one.image_id) for one in table.damaged)
     left_out = [*examples.unmatched, *damaged]
-    return Head(saved.Saved(done.trained, card), done.measured, trained=Trained(done, left_out))
+    trained = Trained(done, card, left_out)
+    return Head(saved.Saved(done.trained, card), done.measured, trained=trained)
 
 
 def of_table(table: Embeddings, places: Sequence[str]) -> list[str]:

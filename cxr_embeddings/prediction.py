@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from cxr_embeddings.heads.experiment import Experiment
-    from cxr_embeddings.heads.saved import HeadCard, Saved
+    from cxr_embeddings.heads.saved import HeadCard, Saved, WholeCard
     from cxr_embeddings.heads.statistics.results import Measurements
     from cxr_embeddings.input_pipeline.embeddings.table import Embeddings
 
@@ -28,10 +28,12 @@ class Trained(NamedTuple):
 
     Attributes:
         experiment: what came out.
+        card: all that the head's card says.
         left_out: why, and the id, of everything that was not used.
     """
 
     experiment: Experiment
+    card: WholeCard
     left_out: Sequence[tuple[str, str]]
 
 
@@ -134,8 +136,8 @@ class Head:
                 f"loaded, and its report was made when it was trained{place}"
             )
         with self._new_folder(folder) as partial:
-            done, left_out = self.trained
-            experiment.write(partial, done, self.saved.card, left_out)
+            done, card, left_out = self.trained
+            experiment.write(partial, done, card, left_out)
 
     @contextlib.contextmanager
     def _new_folder(self, folder: str | os.PathLike) -> Iterator[pathlib.Path]:

@@ -119,7 +119,8 @@ def measure(
                 values[i, j] = discrimination.auroc(logit[at, j], test.label[at, j])
             after_draw()
         aurocs.append(values)
-        patients.append(None if None in counts else float(np.mean(counts)))
+        known = [count for count in counts if count is not None]
+        patients.append(float(np.mean(known)) if len(known) == number else None)
 
     def curve(of_draws: Sequence[np.ndarray]) -> list[SizePoint]:
         return [

@@ -1,9 +1,9 @@
 """A head from first to last: trained, chosen on tune, measured on test, written as a folder."""
 
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -115,7 +115,7 @@ def run(
             cannot be compared.
     """
     films, recipe = films_of(examples), config.training
-    tested = "test" if len(films["test"].row) else "tune"
+    tested: Literal["tune", "test"] = "test" if len(films["test"].row) else "tune"
     sizes = data_efficiency.parse_sizes(config.sizes, len(films["train"].row))
     tune = films["tune"]
     if np.isnan(sgd.mean_auroc(tune.label, tune.label, tune.mask)):
@@ -191,7 +191,7 @@ def run(
 def write(
     partial: pathlib.Path,
     experiment: Experiment,
-    card: saved.HeadCard,
+    card: saved.WholeCard,
     left_out: Sequence[tuple[str, str]],
 ) -> None:
     """Fills the folder of a head.
@@ -224,15 +224,16 @@ def write(
     )
 
 
-def _shown(card: Mapping[str, object]) -> dict[str, object]:
+def _shown(card: saved.WholeCard) -> dict[str, object]:
     """The card as the page has it, without the settings that had no part in this head."""
     first = ("chosen", "candidates", "note", "temperatures")
     elsewhere = ("card_version", "hidden", "width", "findings", "thresholds")
-    shown = {name: card[name] for name in first} | dict(card)
+    whole: dict[str, object] = {**card}
     config = dict(card["config"])
     unused = UNUSED_BY_LBFGS if config["training"]["optimizer"] == "lbfgs" else ()
     unused += ("dropout",) if not config["training"]["hidden"] else ()
     config["training"] = {k: v for k, v in config["training"].items() if k not in unused}
     if not config["sizes"]:
         config["draws"] = None
-    return {k: v for k, v in shown.items() if k not in elsewhere} | {"config": config}
+    shown = {name: whole[name] for name in first} | whole | {"config": config}
+    return {name: value for name, value in shown.items() if name not in elsewhere}

@@ -86,7 +86,7 @@ def aligned_array(films: int, dim: int) -> Float32[np.ndarray, "films dim"]:
 
 def take(features: Features, index: Int[Array, "*batch"]) -> Float32[Array, "*batch dim"]:
     """Standardised embeddings of the films at positions `index`, 0 <= index < films."""
-    if features.row is None:
+    if features.row is None or features.mean is None or features.scale is None:
         return features.embedding.at[index].get(mode="promise_in_bounds")
     row = features.row.at[index].get(mode="promise_in_bounds")
     chosen = features.embedding.at[row].get(mode="promise_in_bounds").astype(jnp.float32)

@@ -51,7 +51,7 @@ class LbfgsState(NamedTuple):
     steps: Float32[Array, "memory penalty finding dim_1"]
     changes: Float32[Array, "memory penalty finding dim_1"]
     inverse: Float32[Array, "memory penalty finding"]  # 1 / (step . change); 0: nothing there
-    count: Int32[Array, ""]
+    taken: Int32[Array, ""]  # steps so far
 
 
 class Probe(NamedTuple):
@@ -97,10 +97,10 @@ def fit(
     sketch = sketched(features)
     state = _start(features, problem)
     distance = _distance(state, problem, sketch)
-    while int(state.count) < max_steps and distance.max() > tolerance:
+    while int(state.taken) < max_steps and distance.max() > tolerance:
         state = _step(state, features, problem, sketch, distance > tolerance)
         distance = _distance(state, problem, sketch)
-    return Probe(state.vector[..., :-1], state.vector[..., -1], distance, int(state.count))
+    return Probe(state.vector[..., :-1], state.vector[..., -1], distance, int(state.taken))
 
 
 def _forward(features: Features, vector: Array) -> Array:
@@ -191,18 +191,18 @@ def _direction(state: LbfgsState, guess: functools.partial) -> Array:
 
     def newest_first(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         direction, share = carry
-        at = (state.count - 1 - i) % _MEMORY
+        at = (state.taken - 1 - i) % _MEMORY
         part = state.inverse[at] * (state.steps[at] * direction).sum(-1)
         return direction - part[..., None] * state.changes[at], share.at[at].set(part)
 
     carry = (state.gradient, jnp.zeros_like(state.inverse))
     direction, share = jax.lax.fori_loop(0, _MEMORY, newest_first, carry)
-    last = (state.count - 1) % _MEMORY
+    last = (state.taken - 1) % _MEMORY
     size = state.inverse[last] * (state.changes[last] * guess(state.changes[last])).sum(-1)
     direction = guess(direction) / jnp.where(size > 0, size, 1)[..., None]
 
     def newest_last(i: Array, direction: Array) -> Array:
-        at = (state.count + i) % _MEMORY
+        at = (state.taken + i) % _MEMORY
         part = state.inverse[at] * (state.changes[at] * direction).sum(-1)
         return direction + (share[at] - part)[..., None] * state.steps[at]
 
@@ -283,7 +283,7 @@ def _step(
     gradient = _gradient(features, problem, vector, logit)
     change = gradient - state.gradient
     product = (step * change).sum(-1)
-    at = state.count % _MEMORY
+    at = state.taken % _MEMORY
     return LbfgsState(
         vector,
         logit,
@@ -291,5 +291,5 @@ def _step(
         state.steps.at[at].set(step),
         state.changes.at[at].set(change),
         state.inverse.at[at].set(jnp.where(product > 0, 1 / product, 0)),
-        state.count + 1,
+        state.taken + 1,
     )

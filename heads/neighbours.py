@@ -136,11 +136,13 @@ def sharing(
     for films, share, expected, others, some in zip(
         films_of, *means, permuted.T, told, strict=True
     ):
-        low = high = p = np.nan
+        low = high = p = float("nan")
         if films and some >= MIN_ARRANGEMENTS:
             low, high = np.nanpercentile(others, [2.5, 97.5])
             p = (1 + np.sum(others >= share - 1e-12)) / (1 + np.isfinite(others).sum())
-        measured.append(Sharing(int(films), *map(float, (share, expected, low, high)), p=float(p)))
+        measured.append(
+            Sharing(int(films), float(share), float(expected), float(low), float(high), float(p))
+        )
     of_findings = dict(zip(findings, measured[:-1], strict=True))
     return {name: one for name, one in of_findings.items() if one.films}, measured[-1]
 
@@ -184,9 +186,11 @@ def _prevalence_elsewhere(
     patient: np.ndarray, positive: np.ndarray, known: np.ndarray
 ) -> np.ndarray:
     """Of the films of other patients: the share that has a finding [n finding]."""
-    left = []
-    for column in (positive, known):
+
+    def elsewhere(column: np.ndarray) -> np.ndarray:
         own = np.zeros((patient.max() + 1, column.shape[1]))
         np.add.at(own, patient, column)
-        left.append(column.sum(0) - own[patient])
-    return np.divide(*left, out=np.full(positive.shape, np.nan), where=left[1] > 0)
+        return column.sum(0) - own[patient]
+
+    with_it, of_known = elsewhere(positive), elsewhere(known)
+    return np.divide(with_it, of_known, out=np.full(positive.shape, np.nan), where=of_known > 0)

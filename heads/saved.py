@@ -34,10 +34,9 @@ ENCODER = (
 MAX_NUMBERS = 1 << 28  # of a head, by the shapes that its card says: 1 GB
 
 
+@untrusted.may_have_more
 class EncoderIdentity(TypedDict, total=False):
     """The identity of the run that made the embeddings: the fields that something is read from."""
-
-    __pydantic_config__ = untrusted.OPEN
 
     weights_digest: str
     projection: str | None
@@ -52,10 +51,9 @@ class EncoderIdentity(TypedDict, total=False):
     dtype: str
 
 
+@untrusted.may_have_more
 class _MetricsFile(TypedDict):
     """What must be in metrics.json; what follows is as the version that wrote it had it."""
-
-    __pydantic_config__ = untrusted.OPEN
 
     split: Literal["tune", "test"]
     counts: dict[str, dict[str, Any]]
@@ -63,10 +61,9 @@ class _MetricsFile(TypedDict):
     results: dict[str, Any]
 
 
+@untrusted.may_have_more
 class HeadCard(TypedDict):
     """What something is read from, of a head's card; it says more."""
-
-    __pydantic_config__ = untrusted.OPEN
 
     card_version: Annotated[int, Interval(ge=0, le=1000)]
     findings: Annotated[list[Annotated[str, Len(1, 1000)]], Len(1)]

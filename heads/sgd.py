@@ -106,7 +106,7 @@ def fit(
     films, dim = features.films, features.embedding.shape[1]
     batch = min(recipe.batch_size, films)
     rate = Rate(recipe.optimizer, recipe.learning_rate, recipe.epochs * -(-films // batch))
-    decays = np.repeat(np.float32(recipe.weight_decays), len(recipe.seeds))
+    decays = np.repeat(np.array(recipe.weight_decays, np.float32), len(recipe.seeds))
     seeds = np.tile(np.array(recipe.seeds), len(recipe.weight_decays))
     keys = jax.vmap(jax.random.key)(jnp.asarray(seeds))
     state = start(head, dim, rate, jnp.asarray(decays), keys)

@@ -460,7 +460,7 @@ def test_a_folder_that_holds_something_else_is_refused(whole, tmp_path):
 
 def test_a_head_is_written_whole_or_not_at_all(whole, tmp_path):
     _, _, _, head = whole
-    done, _ = head.trained
+    done = head.trained.experiment
     broken = done._replace(measured=done.measured | {"split": float("nan")})  # is no JSON
     head = dataclasses.replace(head, trained=head.trained._replace(experiment=broken))
     with pytest.raises(cxr.InputError, match="not JSON compliant"):

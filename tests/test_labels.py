@@ -282,7 +282,8 @@ def test_the_real_table_of_nih(shared_data, tmp_path):
 def test_rows_that_say_the_same_are_taken_once(table):
     found = read_labels(table("image_id,x,y; a,1,1; a,1.0,0; b,0,1; a,1,0; ,1,; c,,; d,1,"), ("x",))
     assert found.image_id.tolist() == [*"abcd"] and values_of(found) == [1, 0, None, 1]
-    assert the_note(found, "taken once")[1:3] == (2, ["a", "a"])
+    one = the_note(found, "taken once")
+    assert (one.count, one.examples) == (2, ["a", "a"])
 
 
 def test_rows_keep_together_what_they_say(table):
@@ -338,7 +339,8 @@ def test_unknown_ids_fit_nothing(table):
 def test_rows_without_an_id_are_left_out(table):
     found = read_labels(table("image_id,x; a,1; ,0; ,1; b,0"))
     assert found.image_id.tolist() == ["a", "b"]
-    assert the_note(found, "without an id")[1:3] == (2, ["row 3", "row 4"])
+    one = the_note(found, "without an id")
+    assert (one.count, one.examples) == (2, ["row 3", "row 4"])
     with pytest.raises(ValueError, match=r"found no id"):
         read_labels(table("image_id,x; ,0; ,1"))
 
@@ -454,7 +456,8 @@ def test_what_has_no_partner_is_counted_and_listed(table):
         ("films without a split", "e"),
         ("label rows without a film", "f"),
     ]
-    assert the_note(examples, "without a label")[1:3] == (6, ["z", "y", "x", "u", "v"])
+    one = the_note(examples, "without a label")
+    assert (one.count, one.examples) == (6, ["z", "y", "x", "u", "v"])
     everything = {what for what, _ in examples.unmatched}
     assert everything <= set(counts(examples))
     assert all(

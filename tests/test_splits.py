@@ -235,7 +235,7 @@ def test_metadata_of_patients_may_have_several_rows(table):
     examples = join(ids(*"abcd"), read_labels(path, subgroups=("race",)), metadata_path=admissions)
     assert examples.groups["race"].tolist() == ["X", "Y", "", ""]
     note = next(note for note in examples.notes if "differ in 'race'" in note.what)
-    assert note[1:3] == (2, ["c", "d"])
+    assert (note.count, note.examples) == (2, ["c", "d"])
 
 
 def test_the_finest_ids_of_the_metadata_count(table):

@@ -46,7 +46,9 @@ def split_finding_labels(table: pd.DataFrame, path: str) -> pd.DataFrame:
     column = table[find(NIH_COLUMN, table.columns, path)]
     listed = column.str.get_dummies("|").astype(bool)
     known = {name: np.zeros(len(table), bool) for name in (*NIH, NO_FINDING)}
-    for label in filter(str.strip, listed):
+    for label in map(str, listed):
+        if not label.strip():
+            continue
         name = find(label.strip(), known, f"what is known of `Finding Labels` ({path})", "finding")
         known[name] |= listed[label].to_numpy()
     both = known[NO_FINDING] & np.any([known[name] for name in NIH], axis=0)
@@ -98,8 +100,9 @@ def read_findings(
     if len(set(names)) < len(names):
         raise ValueError(f"{findings=} names a column of {path} twice; expected each once")
     one_sided = np.array([bool(standard) and plain(name) == plain(NO_FINDING) for name in names])
-    unlabelled = np.full(len(table), bool(standard)) & (table[standard] == "").all(axis=1)
-    return Findings(tuple(names), _codes(table[names], path), one_sided, unlabelled.to_numpy())
+    silent = (table[standard] == "").all(axis=1).to_numpy()
+    unlabelled = silent & bool(standard)
+    return Findings(tuple(names), _codes(table[names], path), one_sided, unlabelled)
 
 
 def _codes(text: pd.DataFrame, path: str) -> Float32[np.ndarray, "row finding"]:

@@ -52,7 +52,8 @@ def join(
     """
     tables = _read_tables(labels, split_path, metadata_path, fractions)
     films, position = film_ids(image_id), {}
-    notes, unmatched = list(labels.notes), []
+    notes = list(labels.notes)
+    unmatched: list[tuple[str, str]] = []
     for name, table in sorted(tables.items(), key=lambda item: KEYS.index(item[1].key)):
         # films first: they tell studies and patients
         position[name], how = place(films, table, name_parts)

@@ -3,7 +3,6 @@
 import dataclasses
 import os
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,7 +17,8 @@ UNCERTAIN = {"ignore": "unknown", "zeros": "negative", "ones": "positive"}
 NOT_MENTIONED = {"ignore": "unknown", "negative": "negative"}
 
 
-class Note(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Note:
     """Something that was left out, or `used` in a way to know of: how many, and up to five ids."""
 
     what: str
@@ -28,8 +28,12 @@ class Note(NamedTuple):
 
     def record(self) -> NoteRecord:
         """As it stands in metrics.json."""
-        what, count, examples, used = self
-        return {"what": what, "count": count, "examples": examples, "used": used}
+        return {
+            "what": self.what,
+            "count": self.count,
+            "examples": self.examples,
+            "used": self.used,
+        }
 
 
 def note(what: str, ids: Sequence[str] | np.ndarray, used: bool = False) -> list[Note]:
@@ -172,7 +176,7 @@ def read_labels(
         for name in subgroups
         if alike(name, table.columns)
     }
-    subgroup_columns = [column.name for column in groups.values()]
+    subgroup_columns = [str(column.name) for column in groups.values()]
     found = read_findings(table, path, tuple(findings), columns.values(), subgroup_columns)
 
     key = ["image"] if "image" in columns else ["study", "patient"]

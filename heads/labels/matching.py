@@ -211,7 +211,8 @@ def _by_name(ours: Sequence[str], theirs: Sequence[str]) -> list[tuple[int, int]
 
     Of names that repeat two are enough to be refused.
     """
-    films, rows, pairs = _places(ours), _places(theirs), []
+    films, rows = _places(ours), _places(theirs)
+    pairs: list[tuple[int, int]] = []
     for folders in {name.count("/") for name in rows}:  # the row's name is the end, or equal
         for name, some in films.items():
             if name.count("/") >= folders and (found := rows.get(_tail(name, folders + 1))):

@@ -1,6 +1,7 @@
 """Small multiples, one panel a finding: ROC, precision-recall, calibration, scores, labels."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,12 +13,12 @@ from scipy import special
 from sklearn import metrics
 
 from ..statistics import proportion
-from ..statistics.results import DataEfficiency, SizePoint
+from ..statistics.results import DataEfficiency, Interval, SizePoint
 from . import panels
 from .panels import AMBER, BASELINE, BLACK, BLUE, GREY, Heading, Tested
 
 FARTHEST = 16.0  # of the log-odds that are drawn, 1 in ten million: what is beyond lies there
-DOT = {"ls": "", "marker": "o", "ms": 4.5, "mfc": AMBER, "mec": BLACK, "mew": 0.7}
+DOT: dict[str, Any] = {"ls": "", "marker": "o", "ms": 4.5, "mfc": AMBER, "mec": BLACK, "mew": 0.7}
 
 
 def _range(ax: Axes, axis: str, top: int | float) -> None:
@@ -159,15 +160,17 @@ def scores(tested: Sequence[Tested], foot: str) -> Figure:
 def data_efficiency(data_efficiency: DataEfficiency) -> Iterator[Figure]:
     """One panel for the mean and one a finding, with the mean again for comparison."""
     draws = data_efficiency["draws"]
-    curve = {None: data_efficiency["mean"]} if len(data_efficiency["findings"]) > 1 else {}
-    curve |= data_efficiency["findings"]
-    known = {
-        name: points
-        for name, all_points in curve.items()
-        if (points := [point for point in all_points if point["auroc"]])
+    curve: dict[str | None, list[SizePoint]] = {}
+    if len(data_efficiency["findings"]) > 1:
+        curve[None] = data_efficiency["mean"]
+    curve.update({name: points for name, points in data_efficiency["findings"].items()})
+    all_known = {
+        name: [(point["size"], auroc) for point in points if (auroc := point["auroc"])]
+        for name, points in curve.items()
     }
-    shown = [point["auroc"] for points in known.values() for point in points]
-    sizes = sorted({point["size"] for points in known.values() for point in points})
+    known = {name: points for name, points in all_known.items() if points}
+    shown = [auroc for points in known.values() for _, auroc in points]
+    sizes = sorted({size for points in known.values() for size, _ in points})
     legend = [
         Line2D([], [], color=BLUE, marker="o", ms=3, label=f"mean of {draws} draws"),
         Patch(color=BLUE, alpha=0.22, lw=0, label="95 % of the draws"),
@@ -177,7 +180,7 @@ def data_efficiency(data_efficiency: DataEfficiency) -> Iterator[Figure]:
         headings = []
         for name in some:
             first, last = known[name][0], known[name][-1]
-            ends = [f"{panels.number(p['auroc']['value'])} at {p['size']:,}" for p in (first, last)]
+            ends = [f"{panels.number(one['value'])} at {size:,}" for size, one in (first, last)]
             headings.append(
                 Heading("Mean of findings" if name is None else name, [", ".join(ends)])
             )
@@ -201,10 +204,11 @@ def data_efficiency(data_efficiency: DataEfficiency) -> Iterator[Figure]:
         yield figure
 
 
-def _band(points: Sequence[SizePoint]) -> np.ndarray:
+def _band(points: Sequence[tuple[int, Interval]]) -> np.ndarray:
     """Sizes, means, lows and highs of a curve."""
-    keys = ("value", "low", "high")
-    return np.array([(p["size"], *(p["auroc"][key] for key in keys)) for p in points], float).T
+    return np.array(
+        [(size, one["value"], one["low"], one["high"]) for size, one in points], float
+    ).T
 
 
 def _apart(sizes: Sequence[int]) -> list[int]:

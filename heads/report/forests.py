@@ -82,13 +82,16 @@ def _mark_of(group: Group | None, one: Tested | None) -> tuple[Interval | None, 
         return None, ""
     if one is None:
         return group["mean_auroc"], ""
-    found = group["findings"].get(one.name, {"positives": 0})
-    return found.get("auroc"), f"{found['positives']:,}"
+    found = group["findings"].get(one.name)
+    return (found.get("auroc"), f"{found['positives']:,}") if found else (None, "0")
 
 
 def _mark(ax: Axes, found: Interval | None, y: int, **style: str) -> None:
     """A value with its interval at a row of a forest; nothing where it is undefined."""
-    if found and found["value"] is not None:
-        if panels.bounds(found):
-            ax.hlines(y, found["low"], found["high"], color=style["color"], lw=1.2, clip_on=False)
-        ax.plot(found["value"], y, **{"marker": "o", "ms": 4} | style, clip_on=False)
+    if not found:
+        return
+    low, high = found["low"], found["high"]
+    if low is not None and high is not None:
+        ax.hlines(y, low, high, color=style["color"], lw=1.2, clip_on=False)
+    style = {"marker": "o"} | style
+    ax.plot(found["value"], y, ms=4, color=style["color"], marker=style["marker"], clip_on=False)

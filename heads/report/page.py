@@ -133,7 +133,7 @@ def _pictures(
 
     As images, not inline, several SVGs cannot disturb one another's ids.
     """
-    pictures = []
+    pictures: list[dict[str, str | int]] = []
     for kind, caption in CAPTIONS.items():
         caption = caption.format(split=split)
         words = f"{caption.split('. ')[0].removesuffix('.')}. {_key_numbers(kind, results)}"

@@ -8,7 +8,7 @@ carry the same meaning in grey print.
 import math
 import textwrap
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 from jaxtyping import Bool, Float, Int64
@@ -21,7 +21,7 @@ from ..statistics.results import ComparedFinding, FindingResult, Interval, Patie
 UNDEFINED = "–"  # noqa: RUF001
 BLUE, AMBER, BLACK = "#0072B2", "#E69F00", "#1a1a1a"
 DIM, GREY, FAINT = "#404040", "#707070", "#d0d0d0"
-BASELINE = {"color": GREY, "ls": ":", "lw": 1}  # what chance would do
+BASELINE: dict[str, Any] = {"color": GREY, "ls": ":", "lw": 1}  # what chance would do
 WIDTH, TALLEST = 7.0, 9.5  # inches between the margins of an A4 page, and less a caption
 WIDEST = 2.7  # inches of a panel
 PANELS = 16  # of one figure at most; what is more goes on in another
@@ -205,7 +205,7 @@ def _key(legend: Sequence[Artist], width: float) -> tuple[int, float]:
     """How many columns a legend takes at that width, and its height in inches."""
     if not legend:
         return 1, 0.0
-    widths = [0.52 + LETTER * len(handle.get_label()) for handle in legend]
+    widths = [0.52 + LETTER * len(str(handle.get_label())) for handle in legend]
     across = len(legend) if sum(widths) < width else max(1, int(width / max(widths)))
     return across, 0.165 * math.ceil(len(legend) / across) + 0.05
 
@@ -221,15 +221,16 @@ def note(
 
     As text of the figure, which is drawn several times as fast as an annotation of the axes.
     """
-    box, (width, height) = ax.get_position(), ax.figure.get_size_inches()
+    figure, box = cast(Figure, ax.figure), ax.get_position()
+    width, height = figure.get_size_inches()
     x = box.x0 + place[0] * box.width + points[0] / 72 / width
     y = box.y0 + place[1] * box.height + points[1] / 72 / height
-    ax.figure.text(x, y, text, **style)
+    figure.text(x, y, text, cast(dict[str, Any], style))
 
 
-def auroc_axis(ax: Axes, axis: str, intervals: Sequence[Interval | None]) -> None:
+def auroc_axis(ax: Axes, axis: Literal["x", "y"], intervals: Sequence[Interval | None]) -> None:
     """From 0.5 to 1, or from as low as the intervals go; the line is chance."""
-    lows = [found["low"] for found in intervals if found and found.get("low") is not None]
+    lows = [low for found in intervals if found and (low := found["low"]) is not None]
     start = np.floor(10 * min([0.5, *lows])) / 10
     ticks = [tick for tick in (0, 0.25, 0.5, 0.75, 1) if tick >= start]
     ax.set(**{f"{axis}ticks": ticks})

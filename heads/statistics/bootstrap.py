@@ -6,6 +6,7 @@ same draws serve every finding, subgroup and metric, so that differences and mea
 have in common (Davison and Hinkley, Bootstrap Methods and their Application, 1997).
 """
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, cast
 
@@ -19,7 +20,8 @@ USABLE = 0.95  # share of resamples that must define a metric: the rest is left 
 BLOCK_BYTES = 4_000_000  # of weights at once: a few such arrays fit the cache of one core
 
 
-class Draws(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Draws:
     """Which patients each resample holds; one byte for each resample and patient.
 
     Attributes:
@@ -178,8 +180,8 @@ def mean(measured: Sequence[Measured]) -> Measured:
     finding without a value leaves the mean without: a mean over the rest would be another one.
     Where the findings have limits, the mean has them, too (`_mean_limits`).
     """
-    values = [one.value for one in measured]
-    if not values or None in values:
+    values = [one.value for one in measured if one.value is not None]
+    if not values or len(values) < len(measured):
         return Measured(None, np.empty(0))
     table = np.stack([one.of_resamples for one in measured])
     defined = np.isfinite(table)
@@ -200,7 +202,8 @@ def _mean_limits(
     finding without limits may lie anywhere between 0 and 1.
     """
     values = np.array([one.value for one in measured])
-    limits = np.array([(0.0, 1.0) if one.limits[0] is None else one.limits for one in measured])
+    given = (one.limits or (None, None) for one in measured)
+    limits = np.array([(0.0, 1.0) if low is None else (low, high) for low, high in given])
     defined = np.isfinite(table)
     centred = np.where(defined, table - values[:, None], 0.0)
     centred -= centred.mean(axis=1, keepdims=True)

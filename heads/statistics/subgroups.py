@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 from jaxtyping import Float64, Int64, Shaped
@@ -15,7 +15,8 @@ from .results import Gap, Group, GroupFinding, Interval
 # With fewer films of a class the interval is so wide that the AUROC says nothing, and the largest
 # and the smallest AUROC would most often be those of the smallest groups.
 MIN_OF_A_CLASS = 10
-Limits = Callable[[float], tuple[float, float]]  # of an AUROC, at a confidence
+# of an AUROC, at a confidence; None with fewer than two patients of a class
+Limits = Callable[[float], tuple[float, float] | None]
 
 
 class FindingFilms(NamedTuple):
@@ -69,7 +70,7 @@ def measure(
             one, rows = films[finding], inside[films[finding].rows]
             known = one.logit[rows], one.label[rows], draws.patient[one.rows[rows]]
             limits = functools.partial(auroc_interval.interval, *known)
-            aurocs[finding][value] = auroc.value, limits
+            aurocs[finding][value] = cast(float, auroc.value), limits
         mean = bootstrap.mean([*defined.values()])
         groups[value] = {
             "n": int(np.count_nonzero(inside)),
