@@ -37,7 +37,7 @@ class Trained(NamedTuple):
     left_out: Sequence[tuple[str, str]]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Head:
     """A head on embeddings: a score of each finding for each film. See `train_head`, `load_head`.
 
@@ -50,10 +50,13 @@ class Head:
         folder: where a loaded head lies.
     """
 
-    saved: Saved = dataclasses.field(repr=False)
-    metrics: Measurements | None = dataclasses.field(default=None, repr=False)
+    saved: Saved
+    metrics: Measurements | None = None
     folder: pathlib.Path | None = None
-    trained: Trained | None = dataclasses.field(default=None, repr=False)
+    trained: Trained | None = None
+
+    def __repr__(self) -> str:
+        return f"<Head for {', '.join(self.findings)}>"
 
     @property
     def findings(self) -> tuple[str, ...]:
