@@ -136,7 +136,7 @@ def sharing(
     for films, share, expected, others, some in zip(
         films_of, *means, permuted.T, told, strict=True
     ):
-        low = high = p = float("nan")
+        low = high = p = np.nan
         if films and some >= MIN_ARRANGEMENTS:
             low, high = np.nanpercentile(others, [2.5, 97.5])
             p = (1 + np.sum(others >= share - 1e-12)) / (1 + np.isfinite(others).sum())
