@@ -226,8 +226,8 @@ by_score = test.sort_values("probability", ascending=False)
 
 
 def show_test(chosen: pd.DataFrame, heading: str) -> None:
-    """Draws six test films with their probability."""
-    chosen = chosen[:6]
+    """Draws five test films with their probability."""
+    chosen = chosen[:5]
     titles = [f"{probability:.3f}" for probability in chosen["probability"]]
     show([row_of[image_id] for image_id in chosen["image_id"]], titles, heading)
 
