@@ -74,7 +74,7 @@ def compare_neighbours(
     rows, patient_id, label, mask, findings = films
     if not len(rows):
         raise ValueError(
-            f"{labels} says of none of the films whether it has a finding; expected 0 or 1"
+            f"{labels} says for none of the films whether it has a finding; expected 0 or 1"
         )
     patient = bootstrap.patients(patient_id)
     known = len({*patient_id} - {""})
@@ -83,7 +83,7 @@ def compare_neighbours(
         f"embeddings of {table.embedding.shape[1]:,} numbers"
     )
     if not (table.encoder or {}).get("trained"):
-        print("warning: nothing says that these are the embeddings of a trained network")
+        print("warning: it is not known whether the network of these embeddings was trained")
     if unknown := (patient_id == "").sum():
         print(
             f"warning: {unknown} films of unknown patients: neighbours may be of the same patient, "
@@ -98,7 +98,7 @@ def compare_neighbours(
             neighbour, patient, findings, label, mask, PERMUTATIONS, SEED, alone, bar.update
         )
     if not found:
-        raise ValueError(f"{labels} gives no film a finding; expected some")
+        raise ValueError(f"{labels} gives no film a finding; expected at least one")
     _report(found, whole, [name for name in found if name not in alone] or [*found])
     if input and output:
         chosen = _choose(films.has, [findings.index(name) for name in found])
@@ -149,7 +149,7 @@ def _report(found: dict[str, Sharing], whole: Sharing, pooled: list[str]) -> Non
         return
     more = "more often than chance explains"
     if whole.p != whole.p:
-        more = "no test is possible, as too few patients have as many films as another"
+        more = "no test is possible: too few patients have the same number of films"
     elif whole.p > 0.05:
         more = f"no {more}"
     print(

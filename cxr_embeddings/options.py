@@ -186,7 +186,7 @@ def parse(
     for word in rest:
         name = word.lstrip("-").partition("=")[0]
         if not word.startswith("-"):
-            raise Usage(f"{word!r} is no option: options are written --name=value")
+            raise Usage(f"{word!r} is not an option: options are written --name=value")
         if not others or name.startswith("config"):
             close = difflib.get_close_matches(name, list(values), n=1)
             hint = f"; did you mean --{close[0]}?" if close else "; --help lists them"
@@ -227,7 +227,7 @@ def load_config(file: str, schema: type[Config], variant: str) -> Config:
         if type(config).__module__.partition(".")[0] == "configs":
             raise Usage(f"{path}: {OLD_CONFIG}")
         raise Usage(
-            f"{path} is no configuration of this command: its get_config() gives a "
+            f"{path} is not a configuration of this command: its get_config() gives a "
             f"{type(config).__name__}; expected a {schema.__name__}"
         )
     return config

@@ -161,5 +161,5 @@ def _checked(file: str, source: str) -> str:
     if local and (os.path.isdir(file) or not os.path.isdir(os.path.dirname(file))):
         raise ValueError(f"{file} cannot be written: expected a file in a folder that exists")
     if file == source:
-        raise ValueError(f"{file} is what is read; expected another file to be written")
+        raise ValueError(f"{file} is the input; expected another file as output")
     return file

@@ -203,7 +203,7 @@ def load_variables(
 
     folder = pathlib.Path(path).absolute() / CHECKPOINT
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} not found: {path} is no complete weights bundle")
+        raise FileNotFoundError(f"{folder} not found: {path} is not a complete weights bundle")
     if (size := _file_bytes(folder)) != card.checkpoint_bytes:
         raise ValueError(
             f"{folder} holds {size} bytes, but its card says {card.checkpoint_bytes}: files are "

@@ -11,7 +11,7 @@ python scripts/embed.py --config configs/mimic.py \\
     --input /data/mimic-cxr/files --weights /models/cxr-l2 --output /data/embeddings
 
 Reads DICOM, PNG and JPEG films, embeds them and writes files beside a manifest, tables of skipped
-and rejected films, and checksums. The same command again goes on where it ended.
+and rejected films, and checksums. The same command again continues where it stopped.
 """
 SHORT = {
     "input": "config.input.path",
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         EmbedConfig,
         "configs/embed.py",
         USAGE,
-        "the same command goes on from here",
+        "the same command continues from here",
         required=tuple(SHORT.values()),
         short=SHORT,
         argv=argv,

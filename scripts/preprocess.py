@@ -16,7 +16,7 @@ python scripts/preprocess.py --config configs/mimic.py \\
 
 Reads every film once and writes shards that TFDS and embed.py read, by Apache Beam on all
 processors of this machine. Beam's own options stand beside these, as in --direct_num_workers=4 or
---runner=DataflowRunner. The same command again goes on where it ended.
+--runner=DataflowRunner. The same command again continues where it stopped.
 """
 SHORT = {
     "input": "config.input.path",
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         PreprocessConfig,
         "configs/preprocess.py",
         USAGE,
-        "the same command goes on from here",
+        "the same command continues from here",
         required=REQUIRED,
         short=SHORT,
         variant="preprocess",

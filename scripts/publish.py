@@ -6,7 +6,7 @@ python scripts/publish.py --embeddings /data/embeddings --output /data/table --l
 per_image: files/p10/p10000032/s50414267/<dicom_id>.tfrecord, each of image/id and embedding.
 parquet: embeddings.parquet, with the columns image_id and embedding.
 Beside them: manifest.json, rejected.csv (films without an embedding, and why) and SHA256SUMS.txt.
-The same command again goes on where it ended.
+The same command again continues where it stopped.
 """
 
 import importlib.metadata
@@ -49,7 +49,7 @@ def publish(embeddings: str, output: str, layout: str, cache: str | None = None)
 
 def main(argv: Sequence[str] | None = None) -> int:
     return cli.run_flags(
-        publish, __doc__ or "", "the same command goes on from here", FLAGS, argv=argv
+        publish, __doc__ or "", "the same command continues from here", FLAGS, argv=argv
     )
 
 

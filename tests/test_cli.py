@@ -63,7 +63,7 @@ def test_options_become_settings(words, name, value):
         (["--config=configs/mimic.py"], "gives a EmbedConfig; expected a HeadConfig"),
         (["--config.labels.finding=x"], "did you mean --config.labels.findings?"),
         (["--embedings=x"], "there is no option --embedings; did you mean --embeddings?"),
-        (["stray"], "'stray' is no option: options are written --name=value"),
+        (["stray"], "'stray' is not an option: options are written --name=value"),
     ],
 )
 def test_what_is_wrong_is_said(words, said, capsys):

@@ -177,7 +177,7 @@ def test_films_and_their_split_are_read_by_heads_too(tmp_path):
         ({"devices": "ignore"}, "devices is 'ignore'; expected unknown, normal, abnormal"),
         ({"output": "none/a.csv"}, "cannot be written: expected a file in a folder that exists"),
         ({"output": "."}, "cannot be written: expected a file in a folder that exists"),
-        ({"output": "t.csv"}, "is what is read; expected another file to be written"),
+        ({"output": "t.csv"}, "is the input; expected another file as output"),
     ],
 )
 def test_flags_that_cannot_work(tmp_path, monkeypatch, changes, message):

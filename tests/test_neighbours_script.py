@@ -53,7 +53,7 @@ def test_what_is_printed_and_drawn(folder):
     assert done.returncode == 0, done.stderr
     said = done.stdout.splitlines()
     assert said[0] == "15 films of 8 patients with labels, of 16 embeddings of 6 numbers"
-    assert "warning: nothing says that these are the embeddings of a trained network" in said
+    assert "warning: it is not known whether the network of these embeddings was trained" in said
     [edema] = [line.split() for line in said if line.startswith("Edema")]
     # 6 of the 12 films of other patients whose edema is known, of 14 known in all
     assert edema[:4] == ["Edema", "8", "1.000", "0.500"]
@@ -129,7 +129,7 @@ def test_columns_that_are_empty_are_no_findings(folder, capsys):
     ("header", "row", "message"),
     [
         ("study_id,age,weight", ",", "found no finding in .*There are: age, weight"),
-        ("study_id,abnormal", "-1", "says of none of the films whether it has a finding"),
+        ("study_id,abnormal", "-1", "says for none of the films whether it has a finding"),
         ("study_id,Edema", "0", "gives no film a finding"),
         ("row,study_id,Edema", "5,1", "none of 16 films is in"),
     ],

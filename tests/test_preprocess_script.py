@@ -99,7 +99,7 @@ def test_stopped_in_the_middle_it_goes_on(mimic, whole, tmp_path, stop):
     _, errors = process.communicate(timeout=60)
     assert process.returncode != 0, "it was stopped too late for this test to mean anything"
     if stop == signal.SIGINT:
-        assert "stopped: the same command goes on from here" in errors
+        assert "stopped: the same command continues from here" in errors
         assert "Traceback" not in errors
     deadline = time.monotonic() + 20  # the workers of a killed launcher end by themselves
     while (count := len(list(folder.glob("*.tfrecord-*")))) and time.monotonic() < deadline:
@@ -129,7 +129,7 @@ def test_stopped_in_the_middle_it_goes_on(mimic, whole, tmp_path, stop):
         (["--direct_num_wrkers=2"], 1, "--direct_num_wrkers; did you mean --direct_num_workers?"),
         (["--runner=NoRunner"], 1, "Beam's runner NoRunner cannot be had"),
         (["--config.inputs.path=x"], 1, "did you mean --config.input.path?"),
-        (["--config=configs/head.py:mlp"], 1, "is no configuration of this command"),
+        (["--config=configs/head.py:mlp"], 1, "is not a configuration of this command"),
         (["--help"], 0, "--config.output.name=mimic_cxr"),
     ],
 )

@@ -62,7 +62,7 @@ def download(repository: str, folder: str = "") -> Download:
 
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository, re.ASCII):
         raise ValueError(
-            f"{repository!r} is no repository; expected ORG/NAME, as in --from hf:timm/NAME"
+            f"{repository!r} is not a repository; expected ORG/NAME, as in --from hf:timm/NAME"
         )
     with _explained(repository):
         commit = str(model_info(repository, timeout=TIMEOUT).sha)

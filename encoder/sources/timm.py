@@ -114,7 +114,7 @@ def _weights_file(path: pathlib.Path) -> pathlib.Path:
                 return path / name
         raise FileNotFoundError(f"{path} holds neither {' nor '.join(HUB_FILES)}: name the file")
     if path.suffix not in SUFFIXES:
-        raise ValueError(f"{path} is no file of timm's: expected one of {', '.join(SUFFIXES)}")
+        raise ValueError(f"{path} is not a file of timm's; expected one of {', '.join(SUFFIXES)}")
     return path
 
 
@@ -135,7 +135,7 @@ def _published(file: pathlib.Path) -> Published:
         raise ValueError(
             f"{file} is {network} by its name and config.json, expected one of tf_efficientnet_b0 "
             "to b7 and l2. timm's efficientnets without tf_ have leaves of the same names and "
-            "shapes, but another padding and epsilon: as one of ours they would be silently wrong"
+            "shapes, but another padding and epsilon: they would silently give wrong results"
         )
     tag = named[2] if named else None
     if described:

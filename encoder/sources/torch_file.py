@@ -236,7 +236,7 @@ def _storage(identity: object) -> StoredNumbers:
         case ("storage", np.dtype() as dtype, str(key), _, int(count), *view):
             if 0 <= count < MOST_NUMBERS and not any(view):  # views: of torch < 0.4
                 return StoredNumbers(key, dtype, count)
-    raise ValueError("it refers to something that is no storage of numbers")
+    raise ValueError("it refers to something that is not a storage of numbers")
 
 
 def _tensor(storage: object, offset: object, shape: object, strides: object, *_: object) -> Tensor:

@@ -88,7 +88,7 @@ def shared_manifest(folders: Sequence[Folder]) -> tuple[Facts | None, bool | Non
             without = first if one is None else folder
             raise ValueError(
                 f"no {run_folder.MANIFEST} says which encoder made the embeddings in "
-                f"{without.folder}, and of the others one does: expected one in all or in none"
+                f"{without.folder}, but other folders have one; expected it in all or in none"
             )
         if one is None or other is None:
             continue

@@ -169,7 +169,7 @@ def _look_up(
         views = [known[view] for view in views]
         sizes = [*map(film_size, metadata.take("Rows", rows), metadata.take("Columns", rows))]
     else:
-        notes.append("No table has the views: they are for the files' headers to say.")
+        notes.append("No table has the views: they are read from the files' headers.")
     paths = [root + image_id for image_id in image_ids]
     columns = (paths, image_ids, patients, studies, splits, views, sizes)
     return [*map(FilmRecord._make, zip(*columns, strict=True))], rows, notes

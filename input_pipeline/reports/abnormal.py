@@ -145,7 +145,7 @@ def read_labels(path: str) -> JudgedTable:
         if key in keys:
             raise ValueError(
                 f"row {number} of {path} is the second of {' and '.join(key)}; expected one row "
-                f"for each {' and '.join(dataset.ids)}: remove what is too much"
+                f"for each {' and '.join(dataset.ids)}: remove the others"
             )
         keys.add(key)
         rows[ids] = judge(_codes(row, place, dataset, f"row {number} of {path}"), dataset)

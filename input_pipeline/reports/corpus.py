@@ -150,7 +150,7 @@ class _Labeller:
             self._process.stdin.flush()
             answer = self._process.stdout.readline()
         if not answer:
-            raise OSError("a process that labels reports was ended: is memory short?")
+            raise OSError("a process that labels reports was killed, perhaps for lack of memory")
         return [Verdict(*verdict) for verdict in json.loads(answer)]
 
 

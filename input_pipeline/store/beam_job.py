@@ -109,7 +109,7 @@ def parse_options(flags: Sequence[str]) -> PipelineOptions:
     try:
         create_runner(name or "DirectRunner")
     except (ValueError, ImportError, AttributeError) as error:
-        raise ValueError(f"Beam's runner {name} cannot be had: {error}") from error
+        raise ValueError(f"Beam's runner {name} is not available: {error}") from error
     return options
 
 
@@ -182,9 +182,11 @@ def run(settings: Settings, places: Sequence[tuple[int, int]], options: Pipeline
             raise
         raise OSError(
             f"a Beam worker died ({lost[0]}); with -9, memory may have run out: take fewer by "
-            "--direct_num_workers. The same command goes on from here"
+            "--direct_num_workers. The same command continues from here"
         ) from None
     except RuntimeError as error:  # its text is the worker's traceback
         why = str(error).strip().splitlines()[-1].partition(" [while running")[0]
         why = why.removeprefix("RuntimeError: ")
-        raise OSError(f"a Beam worker failed: {why}. The same command goes on from here") from error
+        raise OSError(
+            f"a Beam worker failed: {why}. The same command continues from here"
+        ) from error

@@ -57,7 +57,7 @@ def find_films(stores: Sequence[Store]) -> Places:
             raise ValueError(
                 f"the images of {other.folder} were prepared by the preset {how[1][0]} at "
                 f"{how[1][1]} px, those of {first.folder} by {how[0][0]} at {how[0][1]} px; "
-                "expected the same: have scripts/preprocess.py make one of the stores anew"
+                "expected the same: have scripts/preprocess.py make one of the stores again"
             )
     parts: list[Places] = []
     found: dict[str, str] = {}
