@@ -146,13 +146,13 @@ def run(
     encoder = EncoderConfig("random", variant, resolution, engine=engine)
     network = open_encoder(encoder, batch_size, say=lambda _: None)
     network = dataclasses.replace(network, batch_size=network.films_a_step(1 << 20))
-    config = EmbedConfig(input=InputConfig(limit=films), encoder=encoder)
     with tempfile.TemporaryDirectory() as name:
         scratch = pathlib.Path(name)
         if not input:
             drawn = {"films": films, "laterals": 0, "damaged": 0, "size_range": SIDES}
             mimic_folder.write_mimic(scratch / "films", **drawn)
-        config.input.path = folder = paths.typed(input or str(scratch / "films"))
+        folder = paths.typed(input or str(scratch / "films"))
+        config = EmbedConfig(input=InputConfig(folder, limit=films), encoder=encoder)
         source = open_source(config, say=lambda _: None)
         batches = read_batches(network, source)
         count = sum(len(batch.films) for batch in batches)

@@ -21,7 +21,7 @@ DTYPE = (
 )
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class InputConfig:
     path: str = field(
         "",
@@ -34,7 +34,7 @@ class InputConfig:
     user_project: str | None = field(None, USER_PROJECT)
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class EncoderConfig:
     weights: str = field(
         "", "a weights bundle (folder with card.json), demo: the shipped one, or random: untrained"
@@ -61,7 +61,7 @@ class EncoderConfig:
     model_parallel: int = field(1, "number of devices that share one copy of the weights")
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class OutputConfig:
     path: str = field("", "folder of the embeddings; the same command again goes on there")
     layout: str | None = field(
@@ -75,20 +75,20 @@ class OutputConfig:
     )
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class EmbedConfig:
     """Settings of `scripts/embed.py`."""
 
-    input: InputConfig = dataclasses.field(default_factory=InputConfig)
-    encoder: EncoderConfig = dataclasses.field(default_factory=EncoderConfig)
-    output: OutputConfig = dataclasses.field(default_factory=OutputConfig)
+    input: InputConfig = InputConfig()
+    encoder: EncoderConfig = EncoderConfig()
+    output: OutputConfig = OutputConfig()
     batch_size: int = field(0, "films in a step, over all devices; 0: as many as the memory holds")
     distributed: bool = field(
         False, "share the work with other processes, one for each host or GPU"
     )
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class FilmsConfig:
     path: str = field(
         "",
@@ -113,7 +113,7 @@ class FilmsConfig:
     user_project: str | None = field(None, USER_PROJECT)
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class ImageConfig:
     weights: str = field("", "a weights bundle, whose card says preset and size")
     preset: str | None = field(None, PRESET)
@@ -125,7 +125,7 @@ class ImageConfig:
     )
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class StoreConfig:
     path: str = field(
         "", "folder of the store, such as .../mimic_cxr/1.0.0; the same command again goes on there"
@@ -136,13 +136,13 @@ class StoreConfig:
     )
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class PreprocessConfig:
     """Settings of `scripts/preprocess.py`."""
 
-    input: FilmsConfig = dataclasses.field(default_factory=FilmsConfig)
-    image: ImageConfig = dataclasses.field(default_factory=ImageConfig)
-    output: StoreConfig = dataclasses.field(default_factory=StoreConfig)
+    input: FilmsConfig = FilmsConfig()
+    image: ImageConfig = ImageConfig()
+    output: StoreConfig = StoreConfig()
 
 
 @dataclasses.dataclass
@@ -241,7 +241,7 @@ class HeadConfig:
     seed: int = field(0, "seed of the bootstrap, the draws and a random split")
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class TrainingFilmsConfig:
     stores: tuple[str, ...] = field((), "folders made by preprocess.py, all of one preset and size")
     labels: tuple[str, ...] = field(
@@ -257,7 +257,7 @@ class TrainingFilmsConfig:
     workers: int = field(0, "threads that read films; 0: one for each processor")
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class NetworkConfig:
     weights: str = field("random", "a weights bundle to start from, or `random`")
     variant: str | None = field(None, "b0 to b7 or l2; default: that of the bundle, else b0")
@@ -271,7 +271,7 @@ class NetworkConfig:
     )
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class AugmentationConfig:
     crop: float = field(0.7, "smallest share of the film's side that a view shows")
     rotation: float = field(10.0, "largest angle to either side in degrees")
@@ -282,7 +282,7 @@ class AugmentationConfig:
     mirror: bool = field(False, "mirror half of the views left to right; hearts lie on one side")
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class PretrainingConfig:
     objective: str = field("supcon", "supcon, the supervised contrastive loss; or cross_entropy")
     temperature: float = field(0.1, "temperature of the contrastive loss")
@@ -301,10 +301,10 @@ class PretrainingConfig:
     warmup_steps: int = field(500, "steps in which the rate rises; then it falls to 0, as a cosine")
     weight_decay: float = field(0.05, "of kernels, not of biases or BatchNorm; for lars about 1e-6")
     average_decay: float = field(0.999, "of the moving average of the weights, which is the result")
-    augmentation: AugmentationConfig = dataclasses.field(default_factory=AugmentationConfig)
+    augmentation: AugmentationConfig = AugmentationConfig()
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class WatchConfig:
     log_steps: int = field(10, "steps from one row of metrics.csv to the next")
     evaluate_steps: int = field(500, "steps from one evaluation on the tune split to the next")
@@ -312,7 +312,7 @@ class WatchConfig:
     checkpoint_steps: int = field(200, "most steps lost if the run is stopped")
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class BundleConfig:
     licence: str = field(
         "", "licence of the new weights; default: that of the weights to start from"
@@ -321,22 +321,22 @@ class BundleConfig:
     training_data: str = field("", "one sentence on the films, with their attribution")
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class PretrainOutputConfig:
     path: str = field(
         "", "folder of the run: weights, metrics.csv, checkpoints; the same command again goes on"
     )
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class PretrainConfig:
     """Settings of `scripts/pretrain.py`."""
 
-    input: TrainingFilmsConfig = dataclasses.field(default_factory=TrainingFilmsConfig)
-    network: NetworkConfig = dataclasses.field(default_factory=NetworkConfig)
-    training: PretrainingConfig = dataclasses.field(default_factory=PretrainingConfig)
-    watch: WatchConfig = dataclasses.field(default_factory=WatchConfig)
-    bundle: BundleConfig = dataclasses.field(default_factory=BundleConfig)
-    output: PretrainOutputConfig = dataclasses.field(default_factory=PretrainOutputConfig)
+    input: TrainingFilmsConfig = TrainingFilmsConfig()
+    network: NetworkConfig = NetworkConfig()
+    training: PretrainingConfig = PretrainingConfig()
+    watch: WatchConfig = WatchConfig()
+    bundle: BundleConfig = BundleConfig()
+    output: PretrainOutputConfig = PretrainOutputConfig()
     seed: int = field(0, "seed of the first weights, the views and the order of the films")
     distributed: bool = field(False, "train with other processes, one for each host or GPU")

@@ -32,6 +32,7 @@ OLD_CONFIG = (
     "it imports `configs`, which is now a part of cxr_embeddings: write `from "
     "cxr_embeddings.configs.schema import ...` in that file"
 )
+FROZEN = "settings are given when a config is made, as in EncoderConfig(weights=...)"
 
 
 class Usage(Exception):
@@ -220,6 +221,8 @@ def load_config(file: str, schema: type[Config], variant: str) -> Config:
         if (error.name or "").partition(".")[0] == "configs":
             raise Usage(f"{path}: {OLD_CONFIG}") from error
         raise
+    except dataclasses.FrozenInstanceError as error:
+        raise Usage(f"{path}: {error}: {FROZEN}") from error
     except flags.Error as error:  # a ValueError or TypeError of the file, with its traceback
         raise Usage(str(error).splitlines()[-1].removeprefix("ValueError: ")) from error
     config = loader["config"].value

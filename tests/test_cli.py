@@ -115,6 +115,17 @@ def test_config_files_of_before_are_told_what_to_write(
     assert "write `from cxr_embeddings.configs.schema import ...` in" in capsys.readouterr().err
 
 
+def test_a_config_file_that_changes_settings_is_told_how_to_give_them(tmp_path, capsys):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from cxr_embeddings.configs.schema import EmbedConfig\n\ndef get_config():\n"
+        "    config = EmbedConfig()\n    config.input.limit = 3\n    return config\n"
+    )
+    code, _ = parsed(f"--config={file}", schema=EmbedConfig, default="configs/embed.py")
+    said = capsys.readouterr().err
+    assert code == 1 and "cannot assign to field 'limit': settings are given when" in said
+
+
 def test_errors_are_sentences_and_the_process_stays_as_it_was(capsys):
     before = sys.stdout.write
 
