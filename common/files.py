@@ -48,14 +48,14 @@ def open_input(path: str) -> io.IOBase:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         if error.errno in (errno.ENXIO, errno.ENODEV, errno.EOPNOTSUPP):  # a socket; no device
-            raise NotAFile(error.errno, "no regular file", path) from None
+            raise NotAFile(error.errno, "not a regular file", path) from None
         raise
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):
         os.close(descriptor)
         if stat.S_ISDIR(mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-        raise NotAFile(errno.EINVAL, "no regular file", path)
+        raise NotAFile(errno.EINVAL, "not a regular file", path)
     return os.fdopen(descriptor, "rb")
 
 

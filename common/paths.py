@@ -142,9 +142,9 @@ def _descend(fs: AbstractFileSystem, folder: str) -> Iterator[FileInfo]:
 
 
 def why_outside(key: str) -> str:
-    """Why a name that came from a file or a listing is no place below a folder; "" if it is one.
+    """Why a name from a file or a listing would lie outside its folder; "" if it would not.
 
-    Whoever makes a path of such a name asks this first.
+    To be asked before a path is made of such a name.
     """
     parts = key.split("/")
     if is_remote(key):
@@ -165,7 +165,7 @@ def inside(folder: str, key: str) -> str:
     """
     if why := why_outside(key):
         raise ValueError(
-            f"{key!r} is no place below {folder}: {why}; expected names with / between them"
+            f"{key!r} would lie outside {folder}: {why}; expected names with / between them"
         )
     return f"{folder}/{key}"
 

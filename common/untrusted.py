@@ -106,7 +106,7 @@ def _problem(found: Any) -> str:
         case "extra_forbidden" | "unexpected_keyword_argument":
             return f"{field} is not expected"
         case "json_invalid":
-            return f"it is no JSON ({said.removeprefix('invalid JSON: ')})"
+            return f"it is not JSON ({said.removeprefix('invalid JSON: ')})"
         case "value_error":
             return said
     value = found["input"]

@@ -35,7 +35,7 @@ def whole_file(path: str | os.PathLike, scratch: str | None = None) -> Iterator[
     """
     path = os.fspath(path)
     if os.path.exists(path) and not os.path.isfile(path):
-        raise OSError(errno.EEXIST, "something that is no file has this name", path)
+        raise OSError(errno.EEXIST, "a folder or a device has this name", path)
     folder = os.path.dirname(path)
     os.makedirs(folder or ".", exist_ok=True)
     if scratch is None:

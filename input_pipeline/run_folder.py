@@ -193,7 +193,7 @@ def read_manifest(folder: str) -> Manifest | None:
     Raises:
         ValueError: it is not a manifest of this program.
     """
-    advice = "this is no manifest of this program: restore it, or choose another folder"
+    advice = "this is not a manifest of this program: restore it, or choose another folder"
     try:
         return files.read_json(f"{folder}/{MANIFEST}", Manifest, advice)
     except FileNotFoundError:

@@ -618,7 +618,7 @@ def test_names_that_are_not_utf8_are_left_out_and_named(tmp_path):
     for _ in range(2):
         table = read_table(str(tmp_path))
         assert len(table.image_id) == 5
-        why = r"the image id '\udcff' is no UTF-8: rename the film"
+        why = r"the image id '\udcff' is not UTF-8: rename the film"
         assert table.rejected == [(r"\udcff.npz", "damaged", why)]
 
 

@@ -333,7 +333,7 @@ def test_a_walk_without_tables(tmp_path):
         "skipped": 0,
         "chosen": 6,
     }
-    assert "1 files *.txt are no films by their name." in listed.notes
+    assert "Ignored 1 .txt files." in listed.notes
     below = check(list_films(f"{folder}/files/p10/p10000001/s50000001"))
     assert [film.image_id for film in below.films] == ["a1.dcm", "b2.dcm"]
     assert {film.patient_id for film in below.films} == {"10000001"}
@@ -348,7 +348,7 @@ def test_globs_lists_and_single_films(tmp_path):
     (tmp_path / "list.txt").write_text(f"{image_id(FILMS[0])}\n" * 2)
     listed = check(list_films(f"{folder}/list.txt"))
     assert [film.image_id for film in listed.films] == [image_id(FILMS[0])]
-    assert "1 entries of the list name a film once more." in listed.notes
+    assert "1 entries of the list repeat a film." in listed.notes
     listed = check(list_films(f"{folder}/{image_id(FILMS[2])}"))
     assert [film[1:4] for film in listed.films] == [("b2.dcm", "10000001", "50000001")]
     listed = check(list_films(f"{folder}/{image_id(FILMS[2])}", **metadata))

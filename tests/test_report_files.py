@@ -189,7 +189,7 @@ def test_what_is_no_folder_or_archive_is_refused(tmp_path):
     with pytest.raises(NotADirectoryError):
         label(str(tmp_path / "file.txt"))
     (tmp_path / "file.zip").write_text("x")
-    with pytest.raises(ValueError, match=r"file\.zip is no whole archive"):
+    with pytest.raises(ValueError, match=r"file\.zip is not a whole archive"):
         label(str(tmp_path / "file.zip"))
 
 
@@ -298,5 +298,5 @@ def test_what_an_archive_unpacks_to_is_bounded(tmp_path):
     with pytest.raises(ValueError, match=r"no whole archive .a header of 8589934592 bytes"):
         label(str(tmp_path / "bomb.tar"))
     (tmp_path / "cut.tgz").write_bytes((tmp_path / "in.tgz").read_bytes()[:-200])
-    with pytest.raises(ValueError, match=r"cut\.tgz is no whole archive"):
+    with pytest.raises(ValueError, match=r"cut\.tgz is not a whole archive"):
         label(str(tmp_path / "cut.tgz"))

@@ -197,7 +197,7 @@ def _decode(name: str, data: bytes) -> tuple[list[tuple[str, np.ndarray]], list[
         if not record.embedding.size:
             faults.append(f"an embedding of no numbers {record.image_id}")
         elif not paths.is_text(record.image_id or stem):
-            faults.append(f"the image id {record.image_id or stem!r} is no UTF-8: rename the film")
+            faults.append(f"the image id {record.image_id or stem!r} is not UTF-8: rename the film")
         elif not record.image_id and len(records) + len(faults) > 1:
             faults.append("a record without image id beside others: nothing says whose it is")
         else:

@@ -72,7 +72,7 @@ def _rescale(header: Dataset) -> tuple[float, float] | None:
         return None
     slope, intercept = (get_numbers(header, name) for name in names)
     if len(slope) != 1 or len(intercept) != 1 or slope[0] == 0:
-        reject("corrupt_header", "RescaleSlope and RescaleIntercept are no linear function")
+        reject("corrupt_header", "RescaleSlope and RescaleIntercept are not a linear function")
     return slope[0], intercept[0]
 
 

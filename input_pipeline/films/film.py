@@ -22,7 +22,7 @@ OTHER_VIEW = "other"
 REASONS = {
     "unreadable": "the file system failed to deliver the file",
     "not_a_file": "a pipe, a socket or a device, from which nothing is read",
-    "name_not_utf8": "its path is no UTF-8 text, which tables of embeddings and of labels are",
+    "name_not_utf8": "its path is not UTF-8 text; tables of embeddings and labels are",
     "name_too_long": "the file of its embedding would have a name too long for the file system",
     "not_an_image": "neither DICOM, PNG, JPEG nor JPEG-LS",
     "corrupt_header": "an attribute is missing, malformed or contradicts another",

@@ -92,7 +92,7 @@ def list_inputs(path: str, limit: int | None = None) -> Listing:
     )
     if odd := [(f, why) for f in films if (why := paths.why_outside(f.key))]:
         raise ValueError(
-            f"{len(odd)} films have a name that is no place below {root}, such as "
+            f"{len(odd)} films have a name that would lie outside {root}, such as "
             f"{odd[0][0].path!r}: {odd[0][1]}; rename them, or name the other films in a list"
         )
     for first, second in itertools.pairwise(films):

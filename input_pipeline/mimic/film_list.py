@@ -80,9 +80,9 @@ def list_input(source: str, names: set[str], metadata: Table | None) -> FoundFil
 
     listing = list_inputs(source)
     notes = [f"The films are the files found in {source}."]
-    notes += [f"{n:,} files *{s} are no films by their name." for s, n in listing.ignored.items()]
+    notes += [f"Ignored {n:,} {s} files." for s, n in listing.ignored.items()]
     if listing.repeated:
-        notes.append(f"{listing.repeated:,} entries of the list name a film once more.")
+        notes.append(f"{listing.repeated:,} entries of the list repeat a film.")
     folder = posixpath.dirname(source)
     if posixpath.basename(source) == "files" and {*_RECORD_LISTS} & names_in(folder):
         notes.append(f"{folder} has MIMIC-CXR's list of films: name that folder to use it.")

@@ -103,7 +103,7 @@ def _archive(path: str) -> Iterator[None]:
     try:
         yield
     except (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ValueError(f"{path} is no whole archive ({error}): get it again") from error
+        raise ValueError(f"{path} is not a whole archive ({error}): get it again") from error
 
 
 def _listed(names: Iterable[str], path: str, read: Callable[[str], bytes]) -> Collection:
@@ -209,7 +209,7 @@ def _read_table(path: str) -> Collection:
     place = {ours: found[0] for ours, known in _IDS.items() if (found := columns(known))}
     if not (texts or sections) or not {"image_id", "study_id"} & place.keys():
         raise ValueError(
-            f"{path} is no table of reports: expected a column of texts ({', '.join(_TEXT)}) or "
+            f"{path} is not a table of reports: expected a column of texts ({', '.join(_TEXT)}) or "
             f"of sections ({', '.join(_SECTIONS)}), and one of ids ({', '.join(_IDS['study_id'])}, "
             f"or of films {', '.join(_IDS['image_id'])}). There are: {', '.join(names) or '(none)'}"
         )

@@ -193,7 +193,7 @@ def open_store(folder: str) -> Store:
     ids = (film.path for films in shards.values() for film in films)
     if odd := [(image_id, why) for image_id in ids if (why := paths.why_outside(image_id))]:
         raise ValueError(
-            f"{len(odd)} films in {folder}/{FILMS} have an image id that is no place below a "
+            f"{len(odd)} films in {folder}/{FILMS} have an image id that would lie outside their "
             f"folder, such as {odd[0][0]!r}: {odd[0][1]}. scripts/preprocess.py makes no such store"
         )
     arrays = {name: np.array(some, np.int64) for name, some in lengths.items()}

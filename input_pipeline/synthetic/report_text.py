@@ -5,11 +5,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-LABELS = (
-    "Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Enlarged Cardiomediastinum",
-    "Fracture", "Lung Lesion", "Lung Opacity", "No Finding", "Pleural Effusion", "Pleural Other",
-    "Pneumonia", "Pneumothorax", "Support Devices",
-)  # fmt: skip
+from cxr_embeddings.common.finding_names import CHEXPERT
+
+LABELS = CHEXPERT
 
 # Dealt to the studies from a shuffled deck, so that every case comes up: two in five are normal.
 CASES = (
