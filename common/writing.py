@@ -85,7 +85,7 @@ def scratch_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     path = os.path.abspath(path)
     folder = os.path.dirname(path)
     _remove_leftovers(folder, path)
-    partial, lock = _begin(folder, path, _make_folder)
+    partial, lock = _begin(folder, path, make_folder)
     try:
         yield pathlib.Path(partial)
     finally:
@@ -127,7 +127,7 @@ def make_file(path: str) -> int:
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
 
 
-def _make_folder(path: str) -> int:
+def make_folder(path: str) -> int:
     os.mkdir(path)
     return os.open(path, os.O_RDONLY)
 
