@@ -43,7 +43,7 @@ def test_rights_are_what_the_umask_leaves(tmp_path, mask):
 @pytest.mark.parametrize("name", ["x", "n" * 255])
 def test_what_a_killed_writer_left_goes_and_what_another_writes_stays(tmp_path, kind, name):
     killed = subprocess.run(
-        [sys.executable, "-c", "import os, sys; from configs import writing\n"
+        [sys.executable, "-c", "import os, sys; from cxr_embeddings.common import writing\n"
          f"with writing.{kind}(sys.argv[1]): os.kill(os.getpid(), 9)", tmp_path / name],
     )  # fmt: skip
     assert killed.returncode == -9
