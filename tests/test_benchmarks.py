@@ -91,7 +91,7 @@ def small_steps(tiny, monkeypatch):
     for name, step in gpu.STEPS.items():
         cases = step.small if name == "kernel" else "tiny:32:2"
         monkeypatch.setitem(gpu.STEPS, name, step._replace(small=cases))
-    monkeypatch.setitem(peer_engines.ENGINES, "torch.compile", doubled)
+    monkeypatch.setitem(peer_engines.ENGINES, "torch.compile", broken)
 
 
 def test_each_result_of_a_gpu_is_written_when_it_is_done(small_steps, tmp_path):
@@ -100,11 +100,13 @@ def test_each_result_of_a_gpu_is_written_when_it_is_done(small_steps, tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "gpu.jsonl").read_text().splitlines()]
     steps = {name: [row for row in rows if row["step"] == name] for name in gpu.STEPS}
     for row in steps["parity"]:
-        assert row["least cosine"] > 0.999 > row["cosine of two films"]
-        assert row["differs"] < (1e-5 if row["dtype"] == "float32" else 0.1)
+        exact = row["dtype"] == "float32"
+        assert row["1 - least cosine"] < (1e-9 if exact else 1e-3)
+        assert row["error by the distance of two films"] < (1e-4 if exact else 0.5)
     engines = [encoder.OURS, encoder.ENGINE, "torch.compile"]
     assert [row["engine"] for row in steps["b0"]] == engines
-    assert all(row["images/s"] > 0 for name in ("b0", "l2", "larger") for row in steps[name])
+    assert "not measured" in steps["b0"][2]["note"]
+    assert all(row["images/s"] > 0 for row in (*steps["b0"][:2], *steps["larger"]))
     assert [row["engine"] for row in steps["kernel"]] == ["XLA", "Pallas"]
     assert steps["kernel"][1]["differs"] < 2**-7
     table = (tmp_path / "gpu.md").read_text()
