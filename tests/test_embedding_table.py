@@ -15,7 +15,7 @@ import pytest
 
 from cxr_embeddings.common import files
 from cxr_embeddings.common.writing import encode_table
-from cxr_embeddings.input_pipeline.embeddings import output_plan, writer
+from cxr_embeddings.input_pipeline.embeddings import formats, output_plan, writer
 from cxr_embeddings.input_pipeline.embeddings import reader as embedding_files
 from cxr_embeddings.input_pipeline.embeddings import table as embedding_table
 from cxr_embeddings.input_pipeline.embeddings.formats import FORMATS, EmbeddingRecord
@@ -97,7 +97,7 @@ def reads(monkeypatch):
     names, read_bytes = [], files.read_bytes
 
     def counted(path):
-        if embedding_files.is_embedding_file(path):
+        if formats.is_embedding_file(path):
             names.append(path)
         return read_bytes(path)
 
