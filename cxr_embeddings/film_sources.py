@@ -159,11 +159,9 @@ def _store_source(config: EmbedConfig, opened: Store, say: Say) -> FilmSource:
         if run.todo:  # else TensorFlow need not be there
             yield from dataset.batches(opened, with_work, size, wanted=set(run.todo))
 
-    identity = {
-        "input": made["input"],
-        "views": views,
-        "store": {name: made[name] for name in ("preset", "size", "storage", "no_view", "films")},
-    }
+    facts: Mapping[str, object] = {**made}
+    kept = {name: facts[name] for name in ("preset", "size", "storage", "no_view", "films")}
+    identity = {"input": made["input"], "views": views, "store": kept}
     missing, given_up = opened.retryable, opened.given_up
     return FilmSource(planned, layout, identity, batches, missing, given_up, refused)
 

@@ -7,13 +7,13 @@ import functools
 import logging
 import math
 import os
-import pathlib
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import IO, TYPE_CHECKING, Protocol, TypeVar
 
-from cxr_embeddings.common import machine, paths
+from cxr_embeddings.card_check import bundle_of, read_card
+from cxr_embeddings.common import machine
 from cxr_embeddings.configs.schema import EncoderConfig
 from cxr_embeddings.engines import choose
 from cxr_embeddings.errors import translated
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from cxr_embeddings.input_pipeline.films.decode import Decoder
 
 Tag = TypeVar("Tag")
-DEMO = pathlib.Path(__file__).parent / "weights/demo"  # in any install
 
 
 class Infer(Protocol):
@@ -234,9 +233,9 @@ def open_encoder(
             f"batch_size is {batch_size}; expected a positive multiple of {shared}, the number of "
             "devices that share a batch, or 0"
         )
-    card = _read_card(config, say)
+    card = read_card(config, say)
     layer = config.embedding or next(iter(card.embeddings))
-    model = weights.model_for(card, config.dtype)
+    model = weights.model_for(card, str(config.dtype))
     if mesh.devices.flat[0].platform == "gpu":
         from cxr_embeddings.encoder import depthwise_kernel as gpu
 
@@ -259,75 +258,6 @@ def open_encoder(
     return Encoder(card, layer, config, mesh, batch_size, functools.lru_cache(2)(compiled))
 
 
-def _read_card(config: EncoderConfig, say: Callable[[str], object]) -> Card:
-    """The card of the weights. Raises ValueError where the config contradicts it."""
-    from cxr_embeddings.encoder import random_weights
-    from cxr_embeddings.encoder.card import load_card
-    from cxr_embeddings.input_pipeline.films.presets import PRESETS
-
-    if config.weights == "random":
-        say("warning: weights=random: these will be the embeddings of an untrained network")
-        name = config.preset or "native"
-        preset = PRESETS.get(name, PRESETS["native"])
-        card = random_weights.random_card(
-            config.variant, config.resolution, name, preset.mean, preset.std, preset.version
-        )
-    else:
-        card = load_card(_bundle(config))
-    if card.preset not in PRESETS:
-        raise ValueError(f"encoder.preset is {card.preset!r}; expected one of {', '.join(PRESETS)}")
-    check_version(card, say)
-    for name in ("variant", "resolution", "preset"):
-        asked, given = getattr(config, name), getattr(card, name)
-        if asked not in (None, given):
-            raise ValueError(
-                f"config.encoder.{name} is {asked!r}, but the card of {config.weights} says "
-                f"{given!r}: leave the option out, or choose other weights"
-            )
-    if config.embedding not in (None, *card.embeddings):
-        offers = ", ".join(f"{name} ({width:,})" for name, width in card.embeddings.items())
-        raise ValueError(
-            f"encoder.embedding is {config.embedding!r}, but the card of {config.weights} offers "
-            f"{offers}. head is this project's own, of 4,096 numbers; `convert_weights.py "
-            "--projection orthonormal:0` adds an untrained map to 4,096 numbers, named projection"
-        )
-    return card
-
-
-def _bundle(config: EncoderConfig) -> pathlib.Path:
-    """The folder of the weights. Raises OSError where there is none."""
-    if config.weights == "demo":
-        return DEMO
-    bundle = paths.typed_local(config.weights, "encoder.weights")
-    if not bundle.exists():
-        raise FileNotFoundError(
-            f"the weights {bundle} do not exist; expected the folder of a weights bundle, as "
-            f"convert_weights.py and pretrain.py make them, or demo for those in {DEMO}"
-        )
-    return bundle
-
-
-def check_version(card: Card, say: Callable[[str], object]) -> None:
-    """Notes that weights were made with films prepared by an older version of their preset.
-
-    Raises:
-        ValueError: the version is newer than this program.
-    """
-    from cxr_embeddings.input_pipeline.films.presets import PRESETS
-
-    made, now = card.preset_version, PRESETS[card.preset].version
-    if made > now:
-        raise ValueError(
-            f"the weights' card has version {made} of the preset {card.preset}, this program has "
-            f"{now}: update cxr-embeddings"
-        )
-    if made < now:
-        say(
-            f"note: the weights are of version {made} of the preset {card.preset}; films are "
-            f"prepared by version {now} (docs/films.md says what differs)"
-        )
-
-
 def _load_variables(
     config: EncoderConfig, card: Card, model: EfficientNet, mesh: jax.sharding.Mesh
 ) -> tuple[Card, Variables]:
@@ -336,9 +266,11 @@ def _load_variables(
 
     place = functools.partial(sharding.variable_shardings, mesh)
     # OpenVINO takes BatchNorm into the kernels first, and rounds them then
-    kernels = "float32" if config.engine == "openvino" else config.dtype
+    kernels = "float32" if config.engine == "openvino" else str(config.dtype)
     if config.weights != "random":
-        return card, weights.load_variables(_bundle(config), card, dtype=kernels, place=place)
+        return card, weights.load_variables(
+            bundle_of(config.weights), card, dtype=kernels, place=place
+        )
     variables = random_weights.random_variables(model, config.seed)
     card = dataclasses.replace(card, digest=weights.digest(variables))
     variables = weights.cast_kernels(variables, kernels)

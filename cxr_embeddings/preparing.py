@@ -87,15 +87,15 @@ def image_rule(config: ImageConfig) -> tuple[str, int]:
     Raises:
         ValueError: they are unknown, or contradict the card.
     """
+    from cxr_embeddings.card_check import bundle_of, check_version
     from cxr_embeddings.input_pipeline.films.presets import PRESETS
     from cxr_embeddings.input_pipeline.store.codecs import STORAGES
-    from cxr_embeddings.loading import check_version
 
     preset, size, card = config.preset, config.size, None
     if config.weights:
         from cxr_embeddings.encoder.card import load_card
 
-        card = load_card(paths.typed_local(config.weights, "image.weights"))
+        card = load_card(bundle_of(config.weights))
         asked, given = (preset, size), (card.preset, card.resolution)
         if any(a not in (None, g) for a, g in zip(asked, given, strict=True)):
             raise ValueError(

@@ -49,6 +49,7 @@ def test_a_folder_of_films_is_embedded_in_memory(films, encoder, table):
     assert table.embedding.shape == (5, 4096) and table.embedding.dtype == np.float32
     assert table.encoder["weights_digest"] == encoder.card.digest and not table.encoder["trained"]
     assert table.complete
+    assert repr(table) == "<Embeddings of 5 films, 4,096 numbers each; 1 rejected>"
 
 
 def test_the_job_gives_the_same_and_goes_on_where_it_ended(films, encoder, table, tmp_path, capsys):
@@ -108,6 +109,8 @@ def test_what_is_no_film_is_said(encoder, films, options, message):
 def test_errors_are_of_one_family(monkeypatch, tmp_path, encoder, caplog):
     with pytest.raises(cxr.FileError, match=r"weights/b0 do not exist; .* demo for those in"):
         cxr.load_encoder("weights/b0")
+    with pytest.raises(cxr.InputError, match="--from hf:timm/b0 --output FOLDER once"):
+        cxr.load_encoder("hf:timm/b0")
     with pytest.raises(cxr.FileError, match="/nowhere does not exist") as found:
         cxr.embed("/nowhere", encoder, tmp_path / "out")
     assert isinstance(found.value, cxr.Error) and isinstance(found.value, OSError)

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from cxr_embeddings.common import paths
+from cxr_embeddings.card_check import bundle_of
 from cxr_embeddings.configs.schema import NetworkConfig
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def load(
     preset, size, version = store["preset"], store["size"], store.get("preset_version", 1)
     rule, variant, origin = PRESETS[preset], config.variant or "b0", None
     if config.weights != "random":
-        origin = load_card(path := paths.typed_local(config.weights, "network.weights"))
+        origin = load_card(path := bundle_of(config.weights))
         if config.variant not in (None, origin.variant):
             raise ValueError(
                 f"network.variant is {config.variant!r}, but the card of {path} says "

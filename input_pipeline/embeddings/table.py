@@ -60,13 +60,13 @@ class LeftOut(NamedTuple):
     detail: str
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Embeddings:
-    """The embeddings of folders, in the order of their files' names and of the records in them.
+    """Embeddings of films; those of folders by the names of their files and the records in them.
 
     Attributes:
         image_id: str; a record's own, else its file's path below the folder, without suffix.
-        embedding: float32 or float16, all finite; read-only and mapped from the disk.
+        embedding: float32 or float16, all finite; of folders read-only and mapped from the disk.
         encoder: the "identity" in the run's manifest, which says what made the embeddings (weights,
             preset, layer, ...); None where no manifest is.
         complete: whether the manifest says that no film is missing; None where no manifest is.
@@ -83,6 +83,11 @@ class Embeddings:
     digest: str
     rejected: list[LeftOut]
     folders: Sequence[str] = ()
+
+    def __repr__(self) -> str:
+        films, width = self.embedding.shape
+        left_out = f"; {len(self.rejected)} rejected" if self.rejected else ""
+        return f"<Embeddings of {films} films, {width:,} numbers each{left_out}>"
 
     @property
     def damaged(self) -> list[LeftOut]:
