@@ -41,6 +41,15 @@ def table(films, encoder):
     return encoder.embed(films)
 
 
+def test_every_public_name_is_there_and_documented():
+    assert {*cxr.__all__} <= {*dir(cxr)}
+    for name in cxr.__all__:
+        value = getattr(cxr, name)
+        assert inspect.getdoc(value), name
+    with pytest.raises(AttributeError, match="no attribute 'embedd'"):
+        cxr.embedd  # noqa: B018
+
+
 def test_a_folder_of_films_is_embedded_in_memory(films, encoder, table):
     paths = sorted(map(str, films.rglob("*.dcm")))
     (damaged,) = table.rejected
