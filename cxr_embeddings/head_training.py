@@ -44,12 +44,12 @@ class HeadOptions(TypedDict, total=False):
     study_column: str
     patient_column: str
     split_column: str
-    split_path: str
+    split_path: str | os.PathLike[str]
     train: Sequence[str]
     tune: Sequence[str]
     test: Sequence[str]
     fractions: Sequence[float]
-    metadata_path: str
+    metadata_path: str | os.PathLike[str]
     subgroups: Sequence[str]
     per_study: str
     optimizer: str
@@ -66,7 +66,7 @@ class HeadOptions(TypedDict, total=False):
     shuffle: bool
     sizes: Sequence[str]
     draws: int
-    compare: str
+    compare: str | os.PathLike[str]
     resamples: int
     seed: int
 
@@ -125,10 +125,10 @@ def _taken(config: Config, given: dict[str, object]) -> Config:
     """The config with what is given for its fields, which is taken out of `given`."""
     mine = {field.name for field in dataclasses.fields(config)} & given.keys()
     changes = {name: given.pop(name) for name in mine}
-    return dataclasses.replace(
-        config,
-        **{k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()},
-    )
+    for name, value in changes.items():
+        if isinstance(value, list | os.PathLike):
+            changes[name] = tuple(value) if isinstance(value, list) else os.fspath(value)
+    return dataclasses.replace(config, **changes)
 
 
 def train(

@@ -240,7 +240,7 @@ def test_another_width_and_damaged_heads_are_refused(whole, tmp_path):
 
 def test_two_heads_are_compared_on_the_same_films(whole):
     folder, _, _, head = whole
-    other = train(folder, weight_decays=[30.0], compare=str(folder / "out"))
+    other = train(folder, weight_decays=[30.0], compare=folder / "out")
     compared = other.metrics["comparison"]
     assert compared["test"] == "DeLong by patient"
     found = other.metrics["results"]["findings"]
@@ -407,7 +407,8 @@ def test_the_options_of_the_face_are_the_settings_of_the_schema():
     rest = {"path", "findings", "embeddings", "labels", "training", "output"}
     assert ours.keys() == settings.keys() - rest
     for name, hint in ours.items():
-        hint = hint.__forward_arg__.replace("Sequence[", "tuple[").replace("]", ", ...]")
+        hint = hint.__forward_arg__.replace(" | os.PathLike[str]", "")
+        hint = hint.replace("Sequence[", "tuple[").replace("]", ", ...]")
         assert getattr(settings[name], "__name__", None) == hint or str(settings[name]) == hint
 
 
