@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from cxr_embeddings import __version__
 from cxr_embeddings.common import files, paths, progress
 from cxr_embeddings.configs.schema import EmbedConfig, EncoderConfig, InputConfig, OutputConfig
 from cxr_embeddings.errors import translated
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     # What is embedded and how (the manifest's identity), and the files of the run -> their folder
     Place = Callable[[Mapping[str, object], Sequence[Output]], str]
 
-LIBRARIES = ("cxr-embeddings", "jax", "flax", "numpy", "pydicom", "imagecodecs", "pillow")
+LIBRARIES = ("jax", "flax", "numpy", "pydicom", "imagecodecs", "pillow")
 MAX_FILE_BYTES = 2_000_000_000  # a file is gathered in memory before it is written
 
 
@@ -187,7 +188,10 @@ def run_job(
     libraries = LIBRARIES + ("openvino",) * (config.encoder.engine == "openvino")
     details = {
         "config": dataclasses.asdict(config),
-        "versions": {name: importlib.metadata.version(name) for name in libraries},
+        "versions": {
+            "cxr-embeddings": __version__,  # also where it is not installed
+            **{name: importlib.metadata.version(name) for name in libraries},
+        },
         "hosts": hosts.count,
         "devices": [device.device_kind for device in encoder.mesh.devices.flat],
         "batch_size": batch_size,

@@ -162,8 +162,15 @@ def _store_source(config: EmbedConfig, opened: Store, say: Say) -> FilmSource:
     facts: Mapping[str, object] = {**made}
     kept = {name: facts[name] for name in ("preset", "size", "storage", "no_view", "films")}
     identity = {"input": made["input"], "views": views, "store": kept}
-    missing, given_up = opened.retryable, opened.given_up
-    return FilmSource(planned, layout, identity, batches, missing, given_up, refused)
+    return FilmSource(
+        planned,
+        layout,
+        identity,
+        batches,
+        missing=opened.retryable,
+        given_up=opened.given_up,
+        refused=refused,
+    )
 
 
 def check_store(source: FilmSource, card: Card) -> None:
