@@ -233,7 +233,7 @@ def test_a_bundle_says_how_to_use_it(mimic, tmp_path):
         (["--config.input.workers=-1"], 1, "input.workers is -1; expected 0 or more"),
         (["--config.encoder.dtype=half"], 1, "expected bfloat16 or float32"),
         (["--config.output.path=/proc/out"], 1, "No such file or directory: /proc/out"),
-        (["stray"], 1, "'stray' is no option"),
+        (["stray"], 1, "'stray' is not an option"),
         (["--help"], 0, "--config.encoder.weights=random"),
     ],
 )
