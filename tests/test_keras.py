@@ -72,7 +72,9 @@ class Case(NamedTuple):
     converted: weights.Variables  # what the program got out of its file
 
 
-@pytest.fixture(scope="module", params=["b0", pytest.param("l2", marks=pytest.mark.slow)])
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=pytest.mark.slow) for name in ("b0", "l2")]
+)
 def case(request, tmp_path_factory) -> Iterator[Case]:
     """Calibrated weights put into Keras, saved by it, converted by the program, and loaded."""
     variant = request.param

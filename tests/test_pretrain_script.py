@@ -177,6 +177,7 @@ def test_killed_it_goes_on_with_the_same_losses(data, whole, tmp_path, tiny, env
     assert again.returncode == 0 and "this run is finished" in again.stdout
 
 
+@pytest.mark.slow
 def test_it_goes_on_after_the_last_step(data, whole, tmp_path, tiny, environment):
     """Ended between the last checkpoint and the bundle: the weights are those that were trained."""
     folder = tmp_path / "run"

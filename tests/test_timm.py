@@ -87,7 +87,9 @@ class Case(NamedTuple):
     converted: weights.Variables  # what the reader got out of timm's file
 
 
-@pytest.fixture(scope="module", params=["b0", pytest.param("l2", marks=pytest.mark.slow)])
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=pytest.mark.slow) for name in ("b0", "l2")]
+)
 def case(request, tmp_path_factory) -> Iterator[Case]:
     """Calibrated weights put into timm, saved by it, and read; of L2, 1.9 GB, three copies."""
     import_timm()
@@ -179,12 +181,18 @@ def departure(found: dict[str, dict[str, Any]], golden: dict[str, dict[str, Any]
     )
 
 
-def test_b0_agrees_with_the_golden_numbers_of_timm(tmp_path, record_property):
-    golden = json.loads(GOLDEN.read_text())
-    file = tmp_path / "tf_efficientnet_b0.in1k.safetensors"
+@pytest.fixture(scope="module")
+def published(tmp_path_factory) -> tuple[EfficientNet, weights.Variables]:
+    """What the reader makes of B0 in timm's form."""
+    file = tmp_path_factory.mktemp("b0") / "tf_efficientnet_b0.in1k.safetensors"
     save_file(peers.timm_tensors(live_variables()), file)
     card, variables = converted(file)
-    model = weights.model_for(card)
+    return weights.model_for(card), variables
+
+
+def test_b0_agrees_with_the_golden_numbers_of_timm(published, record_property):
+    golden = json.loads(GOLDEN.read_text())
+    model, variables = published
     forward = compiled(model)
     for size in SIZES["b0"]:
         images = random_images(size, batch=2, seed=2)
@@ -196,8 +204,13 @@ def test_b0_agrees_with_the_golden_numbers_of_timm(tmp_path, record_property):
         assert difference(out["own_head"][0], out["own_head"][1]) > 0.01  # the signal is alive
         assert all(0.1 < np.std(out[name]) < 10 for name in STAGES)
 
+
+@pytest.mark.slow
+def test_the_golden_numbers_find_deliberate_mistakes(published, record_property):
+    golden = json.loads(GOLDEN.read_text())
+    model, variables = published
     images = random_images(SIZES["b0"][0], batch=2, seed=2)
-    for mistake, wrong in mistakes(model, forward, variables, images):
+    for mistake, wrong in mistakes(model, compiled(model), variables, images):
         found = departure(statistics(wrong), golden[str(SIZES["b0"][0])])
         record_property(f"golden, {mistake}", float(found))
         print(f"\ngolden, {mistake}: {found:.1e}")
