@@ -315,6 +315,7 @@ def test_broken_files_raise_nothing_but_value_errors(file, write):
     assert refused > 500
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zip_format", [True, False], ids=["zip", "legacy"])
 def test_files_of_torch_itself(file, zip_format):
     torch = pytest.importorskip("torch", reason="torch is not installed: only files made by hand")
