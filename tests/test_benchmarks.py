@@ -94,6 +94,7 @@ def small_steps(tiny, monkeypatch):
     monkeypatch.setitem(peer_engines.ENGINES, "torch.compile", broken)
 
 
+@pytest.mark.slow
 def test_each_result_of_a_gpu_is_written_when_it_is_done(small_steps, tmp_path):
     for name in gpu.STEPS:
         gpu.measure(name, tmp_path, small=True)

@@ -71,7 +71,9 @@ def by_openvino(card, variables, layer, images, dtype="float32"):
     return embeddings
 
 
-@pytest.mark.parametrize(("size", "a_call"), [(97, 3), (192, 3)])
+@pytest.mark.parametrize(
+    ("size", "a_call"), [(97, 3), pytest.param(192, 3, marks=pytest.mark.slow)]
+)
 def test_it_gives_what_the_network_gives(live, size, a_call, monkeypatch, record_property):
     """Odd and even sizes; of 192 px `pooled_map` leaves a row and a column out."""
     monkeypatch.setattr(engine, "films_a_call", lambda *_: a_call)
