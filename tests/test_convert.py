@@ -6,6 +6,7 @@ import hashlib
 import pathlib
 import tarfile
 import zipfile
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -27,10 +28,16 @@ ORTHONORMAL = {  # (inputs, outputs) -> SHA-256 of the map of seed 0, on every m
 }
 
 
-@pytest.fixture(autouse=True)
-def tiny(monkeypatch) -> EfficientNet:
-    monkeypatch.setitem(VARIANTS, "tiny", Variant(0.25, 0.1, 32))
-    return EfficientNet("tiny", 48)
+@pytest.fixture(scope="module", autouse=True)
+def tiny() -> Iterator[EfficientNet]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(VARIANTS, "tiny", Variant(0.25, 0.1, 32))
+        yield EfficientNet("tiny", 48)
+
+
+@pytest.fixture(scope="module")
+def trained(tiny) -> weights.Variables:
+    return with_statistics(random_variables(tiny))
 
 
 def as_leaves(variables: weights.Variables) -> dict[str, Leaf]:
@@ -41,11 +48,11 @@ def as_leaves(variables: weights.Variables) -> dict[str, Leaf]:
 
 
 @pytest.fixture
-def checkpoint(tiny) -> Checkpoint:
+def checkpoint(trained) -> Checkpoint:
     """What a reader gives."""
     return Checkpoint(
         origin="somewhere",
-        leaves=as_leaves(with_statistics(random_variables(tiny))),
+        leaves=as_leaves(jax.tree.map(np.copy, trained)),
         dropped=["classifier"],
         preset="imagenet",
         mean=IMAGENET_MEAN,
@@ -60,9 +67,9 @@ def read(checkpoint: Checkpoint, **asked) -> tuple[Card, weights.Variables]:
     return convert.read(checkpoint, **asked)
 
 
-def test_card_and_variables_of_a_checkpoint(checkpoint, tiny):
+def test_card_and_variables_of_a_checkpoint(checkpoint, trained):
     card, variables = read(checkpoint)
-    assert weights.digest(variables) == weights.digest(with_statistics(random_variables(tiny)))
+    assert weights.digest(variables) == weights.digest(trained)
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(variables))
     assert (card.variant, card.head_width, card.resolution) == ("tiny", 48, 32)
     assert (card.licence, card.terms_of_use, card.dropped) == ("L", "T", ["classifier"])
