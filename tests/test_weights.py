@@ -253,7 +253,7 @@ def test_what_is_no_bundle_is_said(tmp_path, bundle):
     with pytest.raises(FileNotFoundError, match=r"expected a weights bundle, a folder with card"):
         load_card(tmp_path)
     card = load_card(bundle)
-    with pytest.raises(FileNotFoundError, match="no complete weights bundle"):
+    with pytest.raises(FileNotFoundError, match="not a complete weights bundle"):
         weights.load_variables(tmp_path, card)
     (bundle / "card.json").write_text("{")
     with pytest.raises(ValueError, match=r"card\.json: it is no JSON .*: make or fetch the"):
