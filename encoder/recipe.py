@@ -79,7 +79,7 @@ OBJECTIVES = {
 }
 
 
-def _kernels(params: PyTree[Array]) -> PyTree[bool]:
+def _kernels(params: PyTree) -> PyTree[bool]:
     """Where weight decay and LARS's rates apply: not to biases, nor to BatchNorm."""
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 

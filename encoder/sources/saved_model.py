@@ -107,10 +107,7 @@ class Program(NamedTuple):
 
 
 def process() -> concurrent.futures.Executor:
-    """A process for TensorFlow, which takes 0.5 GB and keeps what memory it has once had.
-
-    It ends with the last reference to it.
-    """
+    """A process for TensorFlow, which takes 0.5 GB; it ends with the last reference to it."""
     spawn = multiprocessing.get_context("spawn")
     return concurrent.futures.ProcessPoolExecutor(1, spawn, _frugal_tensorflow)
 
