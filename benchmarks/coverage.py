@@ -255,7 +255,9 @@ def near(replications: int) -> Iterator[str]:
                 continue
             known = np.ones(label.shape, bool)
             found, _ = neighbours.nearest(embedding, patient, 5)
-            now, _ = neighbours.sharing(found, patient, [""], label * 1.0, known, 99, 0)
+            now, _ = neighbours.sharing(
+                found, patient, [""], label * 1.0, known, permutations=99, seed=0
+            )
             others = (label[old_permutation(random, patient)] for _ in range(99))
             again = np.array([other[found].mean(1)[other].mean() for other in others])
             p.append((now[""].p, (1 + np.sum(again >= now[""].share - 1e-12)) / 100))

@@ -16,7 +16,7 @@ from benchmarks import timing
 from cxr_embeddings.configs.schema import TrainingConfig
 from cxr_embeddings.heads import logistic, sgd
 from cxr_embeddings.heads.features import Features, select
-from cxr_embeddings.heads.head import HeadNetwork
+from cxr_embeddings.heads.network import HeadNetwork
 from cxr_embeddings.heads.statistics import discrimination
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from cxr_embeddings.common import files, paths, progress
 from cxr_embeddings.configs import head as presets
 from cxr_embeddings.configs.schema import EmbeddingsConfig, HeadConfig, LabelsConfig
 from cxr_embeddings.errors import translated
-from cxr_embeddings.prediction import Head, Trained
+from cxr_embeddings.prediction import Head, HeadRun
 
 if TYPE_CHECKING:
     import numpy as np
@@ -206,7 +206,7 @@ def train(
         say(line)
     damaged = ((one.detail, one.image_id) for one in table.damaged)
     left_out = [*examples.unmatched, *damaged]
-    trained = Trained(done, card, left_out)
+    trained = HeadRun(done, card, left_out)
     return Head(saved.Saved(done.trained, card), done.measured, trained=trained)
 
 

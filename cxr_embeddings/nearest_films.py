@@ -95,7 +95,15 @@ def compare_neighbours(
     alone = [name for name in findings if plain(name) == plain(NO_FINDING)]
     with progress.bar(PERMUTATIONS, what="permutations", shown=not few) as bar:
         found, whole = near.sharing(
-            neighbour, patient, findings, label, mask, PERMUTATIONS, SEED, alone, bar.update
+            neighbour,
+            patient,
+            findings,
+            label,
+            mask,
+            permutations=PERMUTATIONS,
+            seed=SEED,
+            alone=alone,
+            after_permutation=bar.update,
         )
     if not found:
         raise ValueError(f"{labels} gives no film a finding; expected at least one")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from cxr_embeddings.input_pipeline.embeddings.table import Embeddings
 
 
-class Trained(NamedTuple):
+class HeadRun(NamedTuple):
     """What a head brings along that was trained in this program, and not loaded.
 
     Attributes:
@@ -53,7 +53,7 @@ class Head:
     saved: Saved
     metrics: Measurements | None = None
     folder: pathlib.Path | None = None
-    trained: Trained | None = None
+    trained: HeadRun | None = None
 
     def __repr__(self) -> str:
         return f"<Head for {', '.join(self.findings)}>"

@@ -84,6 +84,7 @@ def sharing(
     findings: Sequence[str],
     label: Real[np.ndarray, "n finding"],
     mask: Bool[np.ndarray, "n finding"],
+    *,
     permutations: int,
     seed: int,
     alone: Collection[str] = (),

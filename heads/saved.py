@@ -17,7 +17,7 @@ from typing_extensions import TypedDict
 from cxr_embeddings.common import files, untrusted, writing
 from cxr_embeddings.common.identities import Facts, differences
 
-from .head import HeadNetwork
+from .network import HeadNetwork
 from .select import Candidate, Trained
 from .statistics.metrics import Chosen
 from .statistics.results import Measurements

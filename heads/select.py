@@ -14,7 +14,7 @@ from cxr_embeddings.configs.schema import TrainingConfig
 
 from . import logistic, sgd
 from .features import select, standardisation
-from .head import HeadNetwork, Variables, logits
+from .network import HeadNetwork, Variables, logits
 
 OPTIMIZERS = ("lbfgs", *sgd.OPTIMIZERS)
 CLASS_WEIGHTS = ("none", "balanced")
@@ -134,7 +134,9 @@ def fit(
         auroc, seeds, epochs = tune_auroc(variables), [None], [None] * len(decays)
     else:
         ordered = dataclasses.replace(recipe, weight_decays=tuple(decays))
-        runs = sgd.fit(head, to_train, films.label, weight, ordered, tune_auroc, after_epoch)
+        runs = sgd.fit(
+            head, to_train, films.label, weight, ordered, tune_auroc, after_epoch=after_epoch
+        )
         variables, auroc = runs.variables, runs.tune_auroc
         seeds, epochs = list(recipe.seeds), runs.epoch.tolist()
     pairs = [(decay, seed) for decay in decays for seed in seeds]

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int32
 from cxr_embeddings.configs.schema import TrainingConfig
 
 from .features import Features, take
-from .head import HeadNetwork, Variables
+from .network import HeadNetwork, Variables
 from .statistics import discrimination
 
 
@@ -90,6 +90,7 @@ def fit(
     weight: Float32[np.ndarray, "film finding"],
     recipe: TrainingConfig,
     tune_auroc: Callable[[Variables], np.ndarray],
+    *,
     after_epoch: Callable[[np.ndarray], object] = lambda auroc: None,
 ) -> Runs:
     """Trains a head for every weight decay and seed; minimises the sum of the findings' losses.

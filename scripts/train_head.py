@@ -20,6 +20,7 @@ Trains on the train split, chooses on tune, and reports on test, with intervals:
 configs/head.py trains linear probes; configs/head.py:mlp and :toolkit heads with hidden layers.
 The flags of the CXR Foundation toolkit's train work, too, and mean configs/head.py:toolkit.
 """
+STOPPED = "nothing was written"
 SHORT = {
     "embeddings": "config.embeddings.path",
     "labels": "config.labels.path",
@@ -37,7 +38,7 @@ TOOLKIT_FLAGS = {
 }
 
 
-def train_head(config: HeadConfig) -> int:
+def job(config: HeadConfig) -> int:
     """Runs the whole job. Returns the exit code."""
     folder, start = paths.typed_local(config.output.path, "output.path"), time.monotonic()
     prediction.check_new(folder)
@@ -50,10 +51,7 @@ def train_head(config: HeadConfig) -> int:
 
 
 def translated(argv: Sequence[str]) -> list[str]:
-    """A command line of the toolkit's train as one of ours; any other as it is.
-
-    The toolkit writes its model into the folder `model` of its data, where nothing else is said.
-    """
+    """A command line of the toolkit's train as one of ours; any other as it is."""
     found = [re.match(r"--?(\w+)(=.*)?$", word, re.DOTALL) for word in argv]
     theirs = [one if one and one[1] in TOOLKIT_FLAGS else None for one in found]
     if not any(theirs):
@@ -66,20 +64,14 @@ def translated(argv: Sequence[str]) -> list[str]:
     if not {"output", "config.output.path"} & {*names} and "embeddings" in names:
         i = names.index("embeddings")
         if data := ours[i].partition("=")[2] or "".join(ours[i + 1 : i + 2]):
-            ours.append(f"--output={os.path.join(data, 'model')}")
+            ours.append(f"--output={os.path.join(data, 'model')}")  # where the toolkit puts it
     return ours if "config" in names else [ours[0], "--config=configs/head.py:toolkit", *ours[1:]]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    argv, needed = translated(sys.argv if argv is None else argv), tuple(SHORT.values())
     return cli.run(
-        train_head,
-        HeadConfig,
-        "configs/head.py",
-        USAGE,
-        "nothing was written",
-        required=tuple(SHORT.values()),
-        short=SHORT,
-        argv=translated(sys.argv if argv is None else argv),
+        job, HeadConfig, "configs/head.py", USAGE, STOPPED, required=needed, short=SHORT, argv=argv
     )
 
 

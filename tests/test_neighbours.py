@@ -42,7 +42,9 @@ def share(neighbour, patient, label, mask=None, permutations=200, **more):
     mask = np.ones(label.shape, bool) if mask is None else np.asarray(mask)
     names = [f"f{j}" for j in range(label.shape[1])]
     neighbour = np.asarray(neighbour)
-    return neighbours.sharing(neighbour, patient, names, label, mask, permutations, 0, **more)
+    return neighbours.sharing(
+        neighbour, patient, names, label, mask, permutations=permutations, seed=0, **more
+    )
 
 
 def test_shares_and_chance_by_hand():

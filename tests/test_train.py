@@ -7,7 +7,7 @@ import pytest
 
 from cxr_embeddings.configs.schema import TrainingConfig
 from cxr_embeddings.heads import features, sgd
-from cxr_embeddings.heads.head import HeadNetwork, logits
+from cxr_embeddings.heads.network import HeadNetwork, logits
 
 FILMS, DIM, FINDINGS = 90, 12, 2
 ADAMW = TrainingConfig(
