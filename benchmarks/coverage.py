@@ -99,7 +99,7 @@ def auroc(replications: int) -> Iterator[str]:
             values.append(ranked.value)
             now.append(auroc_interval.interval(score, label, patient))
             if most == 1:
-                before.append(tuple(discrimination.delong(ranked, label, patient).values()))
+                before.append(discrimination.delong(ranked, label, patient))
             elif i % OLD == 0:
                 rows = np.arange(len(label))
                 before.append(percentiles(resampled("auroc", draw(patient), rows, score, label)))

@@ -25,8 +25,7 @@ from .statistics.results import Measurements
 CARD, CHECKPOINT, METRICS = "card.json", "head", "metrics.json"
 CARD_VERSION = 1
 
-# What must be equal for two embeddings to come from one encoder: keys of a run's identity, and what
-# a run means that was made before there was the key
+# What must be equal for two embeddings to come from one encoder: keys of a run's identity
 ENCODER = (
     *("weights_digest", "projection", "variant", "embedding", "resolution", "preset"),
     *("preset_version", "mean", "std"),

@@ -49,7 +49,7 @@ def test_auroc_is_nan_where_it_is_undefined():
 
 def delong(score: np.ndarray, label: np.ndarray) -> tuple[float, float]:
     ranked = auroc_interval.rank(score, label)
-    return tuple(discrimination.delong(ranked, label, np.arange(len(label))).values())
+    return discrimination.delong(ranked, label, np.arange(len(label)))
 
 
 def test_delong_gives_the_known_interval_of_hanley_and_mcneils_films():

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Float64, Int64, Real
 from scipy import stats
 
 from . import auprc_interval, auroc_interval, bootstrap
-from .results import ComparedAurocs, ComparedFinding, DelongLimits
+from .results import ComparedAurocs, ComparedFinding
 
 
 def auroc(
@@ -59,22 +59,18 @@ def measure(
 
 def delong(
     ranked: auroc_interval.Ranked, label: Real[np.ndarray, " n"], patient: Int64[np.ndarray, " n"]
-) -> DelongLimits:
+) -> tuple[float, float] | tuple[None, None]:
     """Limits of DeLong, DeLong and Clarke-Pearson (Biometrics 1988;44:837-845), by patient.
 
     With several films a patient the variance is Obuchowski's. They are shown for comparison with
     other work only: they take the AUROC as normally distributed, so that they cover far less than
-    95 % near 1, and have no width at 1.
-
-    Returns:
-        delong_low and delong_high; None with one patient of a class.
+    95 % near 1, and have no width at 1. None with one patient of a class.
     """
     variance, _ = auroc_interval.by_patient(ranked.share, label, patient)
     if not np.isfinite(variance):
-        return {"delong_low": None, "delong_high": None}
+        return None, None
     half = stats.norm.ppf((1 + bootstrap.CONFIDENCE) / 2) * np.sqrt(variance)
-    low, high = max(0.0, ranked.value - half), min(1.0, ranked.value + half)
-    return {"delong_low": float(low), "delong_high": float(high)}
+    return float(max(0.0, ranked.value - half)), float(min(1.0, ranked.value + half))
 
 
 def compare(

@@ -210,13 +210,15 @@ def _finding(
     measured = discrimination.measure(logit, label, patient, sums)
     percentiles = bootstrap.defined(measured["auroc"]._replace(limits=None))
     unit = "patient" if result["patients"] else "film"
+    delong = discrimination.delong(ranked, label, patient)
     result["auroc"] = {
         **bootstrap.defined(measured["auroc"]),
         "method": f"score interval {_by(test.patient_id[rows])}",
         "no_interval": auroc_interval.why_none(label, patient, unit),
         "bootstrap_low": percentiles["low"],
         "bootstrap_high": percentiles["high"],
-        **discrimination.delong(ranked, label, patient),
+        "delong_low": delong[0],
+        "delong_high": delong[1],
     }
     result["auprc"] = bootstrap.defined(measured["auprc"])
 

@@ -14,26 +14,18 @@ class Interval(TypedDict):
     low: float | None
     high: float | None
     resamples: NotRequired[int]  # that define the value, where it is of the bootstrap
+    findings: NotRequired[int]  # of which it is the mean, in a group of films
 
 
-class DelongLimits(TypedDict):
-    delong_low: float | None
-    delong_high: float | None
-
-
-class AurocInterval(Interval, DelongLimits):
+class AurocInterval(Interval):
     """The score interval, with other intervals for comparison."""
 
     method: str
     no_interval: str | None  # why there are no limits
     bootstrap_low: float | None
     bootstrap_high: float | None
-
-
-class MeanInterval(Interval):
-    """A mean over so many findings."""
-
-    findings: int
+    delong_low: float | None
+    delong_high: float | None
 
 
 class Patients(TypedDict):
@@ -73,18 +65,13 @@ class CountedRates(Rates, Cells):
     """Both."""
 
 
-class TuneRates(TypedDict):
-    sensitivity: float
-    specificity: float
-
-
 class OperatingPoint(TypedDict):
     """A threshold that a rule chose on tune; where there is none, `undefined` says why."""
 
     rule: str
     threshold: float | None
     undefined: str | None
-    tune: TuneRates | None
+    tune: dict[Literal["sensitivity", "specificity"], float] | None
     test: CountedRates | None
 
 
@@ -143,7 +130,7 @@ class Group(TypedDict):
 
     n: int
     findings: dict[str, GroupFinding]
-    mean_auroc: MeanInterval | None
+    mean_auroc: Interval | None
 
 
 class Gap(TypedDict):
