@@ -189,7 +189,7 @@ def test_a_film_is_given_up_after_some_runs_that_ended_and_may_still_come_back(t
 def test_a_stranger_manifest_is_refused(tmp_path):
     for content in ("", "[]", '{"name": "web app"}'):
         (tmp_path / "manifest.json").write_text(content)
-        with pytest.raises(ValueError, match=r"manifest\.json: .* is no manifest of this program"):
+        with pytest.raises(ValueError, match=r"manifest\.json: .* is not a manifest of this"):
             run(tmp_path)
 
 

@@ -283,7 +283,7 @@ def test_a_folder_of_another_run_is_refused(data, whole, tmp_path, tiny):
     shutil.rmtree(folder / "weights")
     assert "checkpoints is of another run" in error(data, folder, changed)
     manifest.write_text("{")
-    assert "is no manifest of this program" in error(data, folder, changed)
+    assert "is not a manifest of this program" in error(data, folder, changed)
     manifest.unlink()
     assert "it is no run of this command" in error(data, folder, changed)
 

@@ -196,7 +196,7 @@ def test_what_is_no_folder_or_archive_is_refused(tmp_path):
 def test_a_process_that_dies_ends_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr(workers, "PROGRAM", "exit(3)")
     monkeypatch.setattr(corpus, "CHUNK", 1)
-    with pytest.raises(OSError, match="a process that labels reports was ended"):
+    with pytest.raises(OSError, match="a process that labels reports was killed"):
         label(write(tmp_path, {name(50000001): NORMAL, name(50000002): NORMAL}))
 
 
@@ -259,7 +259,10 @@ def test_tables_of_reports(tmp_path, header, columns):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("id,value\na,b\n", r"no table of reports: expected a column of texts .* There are: id, v"),
+        (
+            "id,value\na,b\n",
+            r"not a table of reports: expected a column of texts .* There are: id, v",
+        ),
         ("report\nClear.\n", "and one of ids"),
         ("id,report\na,Clear.\na,Clear.\n", "row 3 of .* is the second of a"),
         ("id,report\n,Clear.\n", "row 2 of .* lacks an id"),
@@ -295,7 +298,7 @@ def test_what_an_archive_unpacks_to_is_bounded(tmp_path):
     info = tarfile.TarInfo("c.txt")
     info.type, info.size = tarfile.XHDTYPE, 2**33
     (tmp_path / "bomb.tar").write_bytes(info.tobuf(tarfile.GNU_FORMAT) + bytes(10_000))
-    with pytest.raises(ValueError, match=r"no whole archive .a header of 8589934592 bytes"):
+    with pytest.raises(ValueError, match=r"not a whole archive .a header of 8589934592 bytes"):
         label(str(tmp_path / "bomb.tar"))
     (tmp_path / "cut.tgz").write_bytes((tmp_path / "in.tgz").read_bytes()[:-200])
     with pytest.raises(ValueError, match=r"cut\.tgz is not a whole archive"):

@@ -256,7 +256,7 @@ def test_what_is_no_bundle_is_said(tmp_path, bundle):
     with pytest.raises(FileNotFoundError, match="not a complete weights bundle"):
         weights.load_variables(tmp_path, card)
     (bundle / "card.json").write_text("{")
-    with pytest.raises(ValueError, match=r"card\.json: it is no JSON .*: make or fetch the"):
+    with pytest.raises(ValueError, match=r"card\.json: it is not JSON .*: make or fetch the"):
         load_card(bundle)
 
 

@@ -7,6 +7,7 @@ be read to the end with its checksums right, and holds records of the films plan
 import collections
 import concurrent.futures
 import contextlib
+import functools
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -50,20 +51,22 @@ def open_run(
         OSError: the folder cannot be written, another run is writing to it, or another host failed.
     """
     described = run_folder.plain(identity), run_folder.plain(details)
+    opened: list[Run] = []
     with contextlib.ExitStack() as stack:
 
-        def open_here() -> Run:
+        def open_if(here: bool) -> None:
+            if not here:
+                return
             if not hosts.index:
                 stack.enter_context(run_folder.claim(folder))
             elif run_folder.read_manifest(folder) is None:
                 raise OSError(f"{folder} is not the folder of host 0: expected one that all share")
-            run = Run(folder, outputs, *described, hosts, refused or {})
-            stack.callback(run.wait)
-            return run
+            opened.append(Run(folder, outputs, *described, hosts, refused or {}))
+            stack.callback(opened[0].wait)
 
-        opened: list[Run] = []
-        for mine in (not hosts.index, bool(hosts.index)):  # host 0 makes the folder for the others
-            together(hosts, lambda mine=mine: opened.append(open_here()) if mine else None)
+        # Host 0 first: it makes the folder for the others
+        together(hosts, functools.partial(open_if, not hosts.index))
+        together(hosts, functools.partial(open_if, bool(hosts.index)))
         yield opened[0]
 
 
