@@ -145,7 +145,7 @@ class PreprocessConfig:
     output: StoreConfig = StoreConfig()
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class EmbeddingsConfig:
     path: tuple[str, ...] = field(
         (),
@@ -159,7 +159,7 @@ class EmbeddingsConfig:
     dtype: str = field("float32", "numbers of that table: float32, or float16 for half the disk")
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class LabelsConfig:
     path: str = field("", "CSV of labels: of MIMIC-CXR, of ChestX-ray14, or any other")
     findings: tuple[str, ...] = field(
@@ -196,7 +196,7 @@ class LabelsConfig:
     per_study: str = field("none", "mean or max: one example for each study, of its films")
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class TrainingConfig:
     optimizer: str = field("lbfgs", "lbfgs (linear probes, to the optimum), adamw or lars")
     hidden: tuple[int, ...] = field((), "widths of hidden layers: 512,256; none: linear probe")
@@ -219,19 +219,19 @@ class TrainingConfig:
     shuffle: bool = field(True, "take the films in a new order in every epoch")
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class HeadOutputConfig:
     path: str = field("", "folder to be made: head, metrics, predictions, report, figures")
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class HeadConfig:
     """Settings of `scripts/train_head.py`."""
 
-    embeddings: EmbeddingsConfig = dataclasses.field(default_factory=EmbeddingsConfig)
-    labels: LabelsConfig = dataclasses.field(default_factory=LabelsConfig)
-    training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
-    output: HeadOutputConfig = dataclasses.field(default_factory=HeadOutputConfig)
+    embeddings: EmbeddingsConfig = EmbeddingsConfig()
+    labels: LabelsConfig = LabelsConfig()
+    training: TrainingConfig = TrainingConfig()
+    output: HeadOutputConfig = HeadOutputConfig()
     sizes: tuple[str, ...] = field(
         (), "numbers of labelled films to show the AUROC for, such as 8,16,...,all; none: no curve"
     )

@@ -19,14 +19,14 @@ from cxr_embeddings.prediction import Head, HeadRun
 
 if TYPE_CHECKING:
     import numpy as np
-    from _typeshed import DataclassInstance
     from typing_extensions import Unpack
 
     from cxr_embeddings.heads.experiment import Progress
     from cxr_embeddings.heads.labels.label_table import Examples
     from cxr_embeddings.input_pipeline.embeddings.table import Embeddings
+    from cxr_embeddings.options import Dataclass
 
-Config = TypeVar("Config", bound="DataclassInstance")
+Config = TypeVar("Config", bound="Dataclass")
 
 LIBRARIES = ("cxr-embeddings", "jax", "flax", "optax", "numpy", "scipy", "scikit-learn", "pandas")
 
