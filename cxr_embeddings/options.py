@@ -188,8 +188,8 @@ def parse(
         name = word.lstrip("-").partition("=")[0]
         if not word.startswith("-"):
             raise Usage(f"{word!r} is not an option: options are written --name=value")
-        if not others or name.startswith("config"):
-            close = difflib.get_close_matches(name, list(values), n=1)
+        close = difflib.get_close_matches(name, list(values), n=1, cutoff=0.8 if others else 0.6)
+        if not others or close or name.startswith("config"):
             hint = f"; did you mean --{close[0]}?" if close else "; --help lists them"
             raise Usage(f"there is no option --{name}{hint}")
     return helps, rest

@@ -9,9 +9,9 @@ CSV with a column of texts (report, text), or of findings and impressions, and o
 --findings: the CheXpert or NegBio table of MIMIC-CXR, or the table of ChestX-ray14 or Kermany.
 
 Writes one row a study, or a film where the table has films: its ids, abnormal (1, 0, or nothing
-where it is unknown) and the rule that decided. pretrain.py reads it by --config.input.labels,
-train_head.py by --config.labels.path. Where a report could not be read, or labelling it failed, the
-table is written all the same, but the exit code is 1.
+where it is unknown) and the rule that decided. pretrain.py and train_head.py read it by --labels.
+Where a report could not be read, or labelling it failed, the table is written all the same, but the
+exit code is 1.
 """
 
 import sys
@@ -50,7 +50,9 @@ def label_abnormal(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return cli.run_flags(label_abnormal, __doc__ or "", "nothing was written", FLAGS, argv=argv)
+    short = {"input": "reports", "labels": "findings"}
+    stopped = "nothing was written"
+    return cli.run_flags(label_abnormal, __doc__ or "", stopped, FLAGS, short=short, argv=argv)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import running
 from cxr_embeddings import cli
 from cxr_embeddings.configs.schema import EmbedConfig, HeadConfig
 
+SCRIPTS = sorted((running.REPOSITORY / "scripts").glob("[!_]*.py"))
 SHORT = {
     "embeddings": "config.embeddings.path",
     "labels": "config.labels.path",
@@ -158,3 +159,15 @@ def test_an_error_can_be_followed_to_its_place(capsys):
     assert "Traceback" in said and "error: no\n" in said
     assert cli.run(fails, *command, argv=["x"]) == 1
     assert capsys.readouterr().err == "error: no\n"
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_a_command_is_a_page_and_shows_an_example_and_its_options(script):
+    assert len(script.read_text().splitlines()) <= 80
+    said = running.call(script.stem, "--help")
+    assert said.returncode == 0 and not said.stderr
+    example, _, rest = said.stdout.partition("\n\noptions:\n")
+    assert f"python scripts/{script.name} --" in example and "  --output" in rest
+    wrong = running.call(script.stem, "--outptu=x")
+    assert wrong.returncode == 1
+    assert wrong.stderr == "error: there is no option --outptu; did you mean --output?\n"
