@@ -188,8 +188,9 @@ def parse(
         name = word.lstrip("-").partition("=")[0]
         if not word.startswith("-"):
             raise Usage(f"{word!r} is not an option: options are written --name=value")
-        close = difflib.get_close_matches(name, list(values), n=1, cutoff=0.8 if others else 0.6)
-        if not others or close or name.startswith("config"):
+        ours = not others or name.startswith("config")
+        close = difflib.get_close_matches(name, list(values), n=1, cutoff=0.6 if ours else 0.8)
+        if ours or close:
             hint = f"; did you mean --{close[0]}?" if close else "; --help lists them"
             raise Usage(f"there is no option --{name}{hint}")
     return helps, rest
