@@ -39,6 +39,7 @@ def prepare(config: PreprocessConfig, beam_options: Sequence[str] = ()) -> Outco
 
     from cxr_embeddings.input_pipeline.films.film import kept_views
     from cxr_embeddings.input_pipeline.mimic import selection
+    from cxr_embeddings.input_pipeline.store import beam_job, build, shards
 
     views = kept_views(config.input.views)
     files.bill(config.input.user_project)
@@ -52,8 +53,6 @@ def prepare(config: PreprocessConfig, beam_options: Sequence[str] = ()) -> Outco
         limit=config.input.limit,
     )
     report_list(source, listed)
-
-    from cxr_embeddings.input_pipeline.store import beam_job, build, shards
 
     options = beam_job.parse_options(beam_job.runner_options(beam_options))
     settings = shards.Settings(

@@ -10,6 +10,7 @@ python scripts/convert_weights.py --describe bundles/l2               prints its
 import os
 import sys
 from collections.abc import Sequence
+from typing import Literal
 
 from cxr_embeddings import cli, conversion
 
@@ -32,7 +33,7 @@ def convert_weights(
     describe: str = "",
     variant: str | None = None,
     resolution: int | None = None,
-    dtype: str | None = None,
+    dtype: Literal["float32", "bfloat16"] | None = None,
     projection: str | None = None,
 ) -> int:
     """Converts, verifies or describes; the arguments are `OPTIONS`. Returns the exit code."""

@@ -18,6 +18,8 @@ from packaging.requirements import Requirement
 from test_packaging import LINKS, build  # noqa: F401  a fixture
 
 pytestmark = pytest.mark.slow
+SIZE = ("--config.image.preset=native", "--config.image.size=64")
+PARQUET = ("--config.output.format=parquet", "--config.output.layout=sharded")
 
 
 def closure(requirements: list[str]) -> set[str]:
@@ -72,7 +74,7 @@ def bare(build, tmp_path_factory):  # noqa: F811
             env=settings | {"PYTHONPATH": str(work)},
             capture_output=True,
             text=True,
-            timeout=200,
+            timeout=280,
         )
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout + done.stderr
@@ -83,17 +85,14 @@ def bare(build, tmp_path_factory):  # noqa: F811
 
 @pytest.fixture(scope="module")
 def films(bare):
-    bare("cxr-synthetic-mimic", "--output=mimic", "--films=40")
-    return "mimic/files"
+    bare("cxr-synthetic-mimic", "--output=mimic", "--films=60")
+    return "--input=mimic/files"
 
 
 @pytest.fixture(scope="module")
 def embeddings(bare, films):
-    bare("cxr-embed", "--config=configs/demo.py", f"--config.input.path={films}", OUTPUT)
-    return "embeddings"
-
-
-OUTPUT = "--config.output.path=embeddings"
+    bare("cxr-embed", "--config=configs/demo.py", films, "--output=embeddings")
+    return "--embeddings=embeddings"
 
 
 def test_nothing_else_is_there(bare):
@@ -104,31 +103,46 @@ def test_nothing_else_is_there(bare):
         assert bare("python", "-c", program).strip() == "None"
 
 
+def test_python_and_the_command_embed_the_same(bare, embeddings):
+    program = """if True:
+        import cxr_embeddings as cxr
+        table = cxr.read_embeddings("embeddings")
+        again = cxr.load_encoder("demo").embed(list(table.image_id[:2]))
+        print(abs(again.embedding - table.embedding[:2]).max() < 1e-3 * abs(table.embedding).max())
+    """
+    assert bare("python", "-c", program).splitlines()[-1] == "True"
+
+
 def test_the_demo_needs_no_extra(bare, embeddings, films):
-    labels = "mimic/mimic-cxr-2.0.0-chexpert.csv.gz"
+    labels = "--labels=mimic/mimic-cxr-2.0.0-chexpert.csv.gz"
     bare(
         "cxr-train-head",
-        "--config=configs/head.py",
-        f"--config.embeddings.path={embeddings}",
-        f"--config.labels.path={labels}",
-        "--config.labels.findings=No Finding",
+        embeddings,
+        labels,
+        "--config.labels.split_path=mimic/mimic-cxr-2.0.0-split.csv.gz",
+        "--findings=No Finding",
         "--config.labels.not_mentioned=negative",
-        "--config.output.path=head",
+        "--output=head",
     )
     assert (bare.work / "head" / "report.html").is_file()
-    bare("cxr-predict", "--head=head", f"--embeddings={embeddings}", "--output=predictions.csv")
+    bare("cxr-predict", "--head=head", embeddings, "--output=predictions.csv")
     bare("cxr-contact-sheet", "--input=mimic", "--output=films.png", "--limit=6")
-    bare(
-        "cxr-neighbours",
-        f"--embeddings={embeddings}",
-        f"--labels={labels}",
-        f"--input={films}",
-        "--output=neighbours.png",
-    )
+    bare("cxr-neighbours", embeddings, labels, films, "--output=neighbours.png")
 
 
-def test_an_extra_that_is_missing_is_named(bare, films):
-    config, path = "--config=configs/demo.py", f"--config.input.path={films}"
-    said = bare("cxr-embed", config, path, OUTPUT + "2", "--config.output.format=parquet", code=1)
-    assert "error: this needs pyarrow" in said and "cxr-embeddings[tables]" in said
+@pytest.mark.parametrize(
+    ("command", "package", "extra"),
+    [
+        (["cxr-preprocess", *SIZE, "--output=store"], "apache_beam", "store"),
+        (["cxr-convert-weights", "--from=keras", "--output=weights"], "h5py", "convert"),
+        (
+            ["cxr-embed", "--config=configs/demo.py", "--output=tables", *PARQUET],
+            "pyarrow",
+            "tables",
+        ),
+    ],
+)
+def test_an_extra_that_is_missing_is_named(bare, films, command, package, extra):
+    said = bare(*command, films, code=1)
+    assert f"error: this needs {package}" in said and f"cxr-embeddings[{extra}]" in said
     assert "Traceback" not in said

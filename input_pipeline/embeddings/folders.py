@@ -103,7 +103,7 @@ def shared_manifest(folders: Sequence[Folder]) -> tuple[Facts | None, bool | Non
     known = [identity for identity in identities if identity]
     views = [identity.get("views") for identity in known]
     shared = {k: v for k, v in (UNSAID | {**one}).items() if all(i.get(k, v) == v for i in known)}
-    shared["views"] = sorted({view for some in views for view in some}) if all(views) else None
+    shared["views"] = sorted({v for some in views for v in some or ()}) if all(views) else None
     return shared, all(folder.manifest and folder.manifest["complete"] for folder in folders)
 
 

@@ -1,6 +1,7 @@
 """Which files a run will hold, by the names of its films, and which films no file can hold."""
 
 import dataclasses
+import importlib
 import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -89,6 +90,8 @@ def plan_pieces(
         raise ValueError(f"output.layout is {layout!r}; expected one of {', '.join(LAYOUTS)}")
     if format not in FORMATS:
         raise ValueError(f"output.format is {format!r}; expected one of {', '.join(FORMATS)}")
+    if format == "parquet":
+        importlib.import_module("pyarrow")  # where it is missing, no film is embedded first
     suffix = FORMATS[format].suffix
     if layout == "sharded":
         return [

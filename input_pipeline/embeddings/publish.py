@@ -4,11 +4,12 @@ The copy holds the same ids and the same float32 numbers as the folder it is mad
 """
 
 import hashlib
+import io
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import IO, NamedTuple
+from typing import IO, NamedTuple, cast
 
 from cxr_embeddings.common import files, paths, writing
 
@@ -72,12 +73,13 @@ def publish(
     if layout == "parquet":
         _write_table(table, folder, copy, progress)
         return 0, 0
-    input = copy.identity.get("input") or ""
+    input = str(copy.identity.get("input") or "")
     films = [InputFile(image_id, place(image_id, input)) for image_id in table.image_id]
     row_of = {film.path: row for row, film in enumerate(films)}
     films, refused = output_plan.part_out(films, folder, "per_image", "tfrecord")
     planned = output_plan.plan(films, "per_image", "tfrecord", shards=1)
-    rows = [*copy.rejected, *([f.path, why.reason, why.detail, ""] for f, why in refused.items())]
+    rows: list[Sequence[object]] = [*copy.rejected]
+    rows += [[film.path, why.reason, why.detail, ""] for film, why in refused.items()]
     rejected = writing.encode_table(run_folder.REJECTED, rows)
     with writer.open_run(folder, planned, copy.identity, copy.details, refused=refused) as run:
         with progress(len(films), run.done) as bar:
@@ -134,7 +136,8 @@ def _describe(table: Embeddings, layout: str, versions: Mapping[str, str]) -> _C
     digest = hashlib.sha256(json.dumps(list(sums.items())).encode()).hexdigest()
     identity = {"layout": named[0], "format": named[1], "source_digest": digest}
     kept = ("embedded", "skipped", "rejected", "given_up", "runs")
-    about = {name: manifest[name] for name in kept if name in manifest}
+    said: Mapping[str, object] = manifest
+    about = {name: said[name] for name in kept if name in said}
     rows = run_folder.read_dropped(folder, "rejected")
     return _Copy(
         identity={**manifest["identity"]} | identity,
@@ -190,7 +193,7 @@ def _write_table(
         with files.writing(f"{folder}/{TABLE}", scratch) as stream:
             _write_rows(stream, table, progress)
             stream.seek(0)
-            sums[TABLE] = hashlib.file_digest(stream, "sha256").hexdigest()
+            sums[TABLE] = hashlib.file_digest(cast(io.BufferedRandom, stream), "sha256").hexdigest()
         write("rejected.csv", writing.encode_table(run_folder.REJECTED, copy.rejected))
         facts = {
             "embedded": len(table.image_id),

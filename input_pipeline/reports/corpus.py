@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import IO, NamedTuple, cast
 from xml.etree import ElementTree
 
 from cxr_embeddings.common import paths, workers
@@ -146,9 +146,10 @@ class _Labeller:
             self._process = workers.start(__name__, stdin=pipe, stdout=pipe)
         data, answer = json.dumps(reports).encode() + b"\n", b""
         with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(data)
-            self._process.stdin.flush()
-            answer = self._process.stdout.readline()
+            stdin, stdout = self._process.stdin, self._process.stdout
+            cast(IO[bytes], stdin).write(data)
+            cast(IO[bytes], stdin).flush()
+            answer = cast(IO[bytes], stdout).readline()
         if not answer:
             raise OSError("a process that labels reports was killed, perhaps for lack of memory")
         return [Verdict(*verdict) for verdict in json.loads(answer)]
