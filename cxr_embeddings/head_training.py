@@ -213,7 +213,7 @@ def train(
 def of_table(table: Embeddings, places: Sequence[str]) -> list[str]:
     """Which embeddings these are; warnings begin with `warning: `."""
     count, width = table.embedding.shape
-    lines = [f"{count} embeddings of {width:,} numbers in {', '.join(places)}"]
+    lines = [f"{count} embeddings of {width:,} numbers in {', '.join(places) or 'memory'}"]
     if table.encoder is None:
         lines.append("warning: no manifest.json says which encoder made these embeddings")
     elif not table.encoder.get("trained"):
