@@ -42,6 +42,8 @@ def convert_weights(
 
         print(conversion.table(load_card(describe)))
         return 0
+    if not from_:
+        raise ValueError("expected --from, --input and --output; or --describe: see --help")
     wanted = conversion.Wanted(variant, resolution, dtype, projection)
     conversion.convert(from_, input, output, wanted)
     return 0
