@@ -17,7 +17,7 @@ from conftest import REPOSITORY
 from packaging.requirements import Requirement
 from test_packaging import LINKS, build  # noqa: F401  a fixture
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 SIZE = ("--config.image.preset=native", "--config.image.size=64")
 PARQUET = ("--config.output.format=parquet", "--config.output.layout=sharded")
 
