@@ -206,7 +206,7 @@ def test_what_a_store_lacks_for_now_keeps_the_embeddings_incomplete(store, tmp_p
     (tmp_path / "store/manifest.json").write_text(json.dumps(manifest))
     result = call(tmp_path / "store", tmp_path / "out")
     assert result.returncode == 1
-    assert "3 films are missing in it" in result.stdout
+    assert "lacks 3 films that failed temporarily" in result.stdout
     manifest = json.loads((tmp_path / "out/manifest.json").read_text())
     assert (manifest["complete"], manifest["retryable"]) == (False, 3)
 
