@@ -157,7 +157,7 @@ class TarMember(tarfile.TarInfo):
         if not info.isreg() and not info.isdir() and info.size > MAX_TAR_HEADER:
             raise tarfile.ReadError(f"a header of {info.size} bytes; expected {MAX_TAR_HEADER}")
         if info.type == tarfile.GNUTYPE_SPARSE:
-            raise tarfile.ReadError("a sparse file, whose header may go on for ever")
+            raise tarfile.ReadError("a sparse file, whose header may be endless")
         return info
 
 

@@ -63,7 +63,7 @@ class EncoderConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OutputConfig:
-    path: str = field("", "folder of the embeddings; the same command again goes on there")
+    path: str = field("", "folder of the embeddings; the same command again continues there")
     layout: str | None = field(
         None,
         "per_image: one file for each film, in the folders of the input; sharded: a few large "
@@ -128,7 +128,8 @@ class ImageConfig:
 @dataclasses.dataclass(frozen=True)
 class StoreConfig:
     path: str = field(
-        "", "folder of the store, such as .../mimic_cxr/1.0.0; the same command again goes on there"
+        "",
+        "folder of the store, such as .../mimic_cxr/1.0.0; the same command again continues there",
     )
     name: str = field("films", "name of the data set for TFDS")
     films_per_shard: int = field(
@@ -324,7 +325,7 @@ class BundleConfig:
 @dataclasses.dataclass(frozen=True)
 class PretrainOutputConfig:
     path: str = field(
-        "", "folder of the run: weights, metrics.csv, checkpoints; the same command again goes on"
+        "", "folder of the run: weights, metrics.csv, checkpoints; the same command continues"
     )
 
 

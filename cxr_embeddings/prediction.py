@@ -200,8 +200,8 @@ def check_unit(card: HeadCard) -> None:
     """Raises ValueError where films alone do not tell what the head scores."""
     if card["per_study"] != "none" and not card["studies_from_paths"]:
         raise ValueError(
-            "the head scores studies, and a table told which films belong to a study when it was "
-            "trained; films alone do not tell it: train the head with labels.per_study=none"
+            "the head scores studies, but only the table of its training says which films belong "
+            "to a study; the films themselves do not: train the head with labels.per_study=none"
         )
 
 

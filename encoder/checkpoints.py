@@ -64,8 +64,8 @@ def restore(
     readable = functools.partial(
         explained,
         f"the checkpoint {manager.directory / str(step)} cannot be read",
-        "if its files are damaged, move that folder away, and the run goes on from the one before; "
-        "else look up with which versions it was written",
+        "if its files are damaged, move that folder away, and the run continues from the one "
+        "before; otherwise look up with which versions it was written",
         passed_on=(jax.errors.JaxRuntimeError, MemoryError, PermissionError),
     )
     with readable():

@@ -273,7 +273,7 @@ def memory_explained() -> Iterator[None]:
             raise
         raise ValueError(
             "the memory of the devices is too small for this step: halve training.micro_batch, or "
-            "say network.remat=True; network.fully_sharded=True where there are several "
+            "set network.remat=True, or with several devices network.fully_sharded=True "
             f"({str(error)[:200]})"
         ) from error
 

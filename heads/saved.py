@@ -172,7 +172,7 @@ def read_card(folder: str | os.PathLike) -> HeadCard:
     path = pathlib.Path(folder).absolute() / CARD
     if not path.is_file():
         raise FileNotFoundError(f"no {CARD} in {folder}; expected a folder of train_head.py")
-    advice = "this is no card of a head: train it again, or fetch it again"
+    advice = "this is not the card of a head: train the head again, or get it again"
     card = files.read_json(path, HeadCard, advice)
     version, findings = card["card_version"], card["findings"]
     if version != CARD_VERSION:

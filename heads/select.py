@@ -153,7 +153,7 @@ def fit(
     chosen = int(np.argmax(auroc))
     if not np.isfinite(auroc[chosen]):
         raise ValueError(
-            "no candidate came to anything that tune can judge: the training diverged; choose a "
+            "no training gave a head that tune can judge: all diverged; choose a "
             "smaller training.learning_rate or weight decay"
         )
     notes += [f"{n} of {len(auroc)} candidates diverged" for n in [np.isinf(auroc).sum()] if n]

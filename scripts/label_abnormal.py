@@ -3,15 +3,14 @@
 python scripts/label_abnormal.py --reports /data/mimic-cxr-reports.zip --output abnormal.csv
 python scripts/label_abnormal.py --findings mimic-cxr-2.0.0-chexpert.csv.gz --output abnormal.csv
 
---reports: MIMIC-CXR's archive or a folder of files/p10/p10000032/s50414267.txt; another folder or
-archive (.zip, .tar, .tgz) of .txt files, whose names are ids of studies, or of Open-i's .xml; or a
-CSV with a column of texts (report, text), or of findings and impressions, and one of ids.
+--reports: MIMIC-CXR's archive or its folder with files/p10/p10000032/s50414267.txt; another folder
+or archive (.zip, .tar, .tgz) of .txt files, whose names are ids of studies, or of Open-i's .xml
+files; or a CSV with a column of ids, and one of texts (report, text) or findings and impressions.
 --findings: the CheXpert or NegBio table of MIMIC-CXR, or the table of ChestX-ray14 or Kermany.
 
-Writes one row a study, or a film where the table has films: its ids, abnormal (1, 0, or nothing
-where it is unknown) and the rule that decided. pretrain.py and train_head.py read it by --labels.
-Where a report could not be read, or labelling it failed, the table is written all the same, but the
-exit code is 1.
+Writes one row for each study, or for each film if the table has films: its ids, abnormal (1, 0, or
+empty for unknown) and the rule that decided. pretrain.py and train_head.py read it by --labels. If
+a report could not be read or labelled, the table is still written, but the exit code is 1.
 """
 
 import sys
@@ -50,9 +49,7 @@ def label_abnormal(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    short = {"input": "reports", "labels": "findings"}
-    stopped = "nothing was written"
-    return cli.run_flags(label_abnormal, __doc__ or "", stopped, FLAGS, short=short, argv=argv)
+    return cli.run_flags(label_abnormal, __doc__ or "", "nothing was written", FLAGS, argv=argv)
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def predict(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    stopped = "no prediction was written; the same command goes on from the embeddings so far"
+    stopped = "no prediction was written; the same command continues from the embeddings so far"
     return cli.run_flags(predict, __doc__ or "", stopped, OPTIONS, argv=argv)
 
 

@@ -15,7 +15,7 @@ python scripts/preprocess.py --config configs/mimic.py \\
     --config.input.split_path=/data/mimic-cxr-jpg/mimic-cxr-2.0.0-split.csv.gz
 
 Reads every film once and writes shards that TFDS and embed.py read, by Apache Beam on all
-processors of this machine. Beam's own options stand beside these, as in --direct_num_workers=4 or
+processors of this machine. Beam's own options work too, such as --direct_num_workers=4 or
 --runner=DataflowRunner. The same command again continues where it stopped.
 """
 SHORT = {

@@ -13,7 +13,7 @@ python scripts/pretrain.py --config configs/pretrain.py \\
     --output /data/pretraining/run1
 
 Trains an EfficientNet by the supervised contrastive loss, abnormal against normal. The same command
-again goes on where it ended. At the end, OUTPUT/weights is a bundle for embed.py.
+again continues where it stopped. At the end, OUTPUT/weights is a bundle for embed.py.
 """
 SHORT = {
     "input": "config.input.stores",
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         PretrainConfig,
         "configs/pretrain.py",
         USAGE,
-        "the same command goes on from the last checkpoint",
+        "the same command continues from the last checkpoint",
         required=REQUIRED,
         short=SHORT,
         argv=argv,

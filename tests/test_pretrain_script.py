@@ -285,7 +285,7 @@ def test_a_folder_of_another_run_is_refused(data, whole, tmp_path, tiny):
     manifest.write_text("{")
     assert "is not a manifest of this program" in error(data, folder, changed)
     manifest.unlink()
-    assert "it is no run of this command" in error(data, folder, changed)
+    assert "it is not a run of this command" in error(data, folder, changed)
 
 
 def test_a_damaged_checkpoint_is_named(data, whole, tmp_path, tiny):

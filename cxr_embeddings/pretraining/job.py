@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from cxr_embeddings.input_pipeline.hosts import Hosts
 
 STUCK = (
-    "warning: all projections are one point, from which nothing is learned: begin anew with a "
+    "warning: all projections are one point, from which nothing is learned: start again with a "
     "higher training.temperature, more training.warmup_steps, or weights to start from"
 )
 

@@ -66,8 +66,8 @@ def _claim(
     found = sorted(file.name for file in folder.iterdir() if not file.name.startswith("."))
     if runs is None and found:
         raise ValueError(
-            f"{folder} holds {found[0]} and no {run_folder.MANIFEST}: it is no run of this "
-            "command; choose another output.path"
+            f"{folder} holds {found[0]} and no {run_folder.MANIFEST}: it is not a run of "
+            "this command: choose another output.path"
         )
     if WEIGHTS in found:
         return

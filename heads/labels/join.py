@@ -150,7 +150,7 @@ def _read_tables(
         if len(differ):
             raise ValueError(
                 f"{len(differ)} ids of {split_path} stand in rows of different splits: "
-                f"{', '.join(differ[:5])}; expected one split each: correct the table"
+                f"{', '.join(differ[:5])}; expected one split for each: correct the table"
             )
     if metadata_path:
         tables["metadata"] = read_facts(os.fspath(metadata_path), elsewhere)

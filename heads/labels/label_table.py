@@ -240,6 +240,6 @@ def _one_row_an_id(
     if len(differ):
         raise ValueError(
             f"{len(differ)} ids of {path} stand in rows with different labels, studies, patients, "
-            f"splits or subgroups: {', '.join(differ[:5])}; expected one row an id: correct them"
+            f"splits or subgroups: {', '.join(differ[:5])}; expected one row for each: correct them"
         )
     return keep, notes

@@ -122,9 +122,9 @@ def check_used(split: Shaped[np.ndarray, " n"], names: Shaped[np.ndarray, " n"])
             listed = ", ".join(f"{n} {c} films" for n, c in zip(there, counts, strict=True))
             raise ValueError(
                 f"found no film in the split {one!r}; expected some. Films with labels are in: "
-                f"{listed or 'none'}. A table calls them train, tune (also validate or val) and "
-                "test; train_head.py can be told other names (labels.train, labels.tune, "
-                "labels.test), or draw splits (labels.fractions)"
+                f"{listed or 'none'}. Usual names are train, tune (also validate or val) and "
+                "test: give other names with labels.train, labels.tune and labels.test, or draw "
+                "splits with labels.fractions"
             )
 
 

@@ -199,7 +199,7 @@ def _decode(name: str, data: bytes) -> tuple[list[tuple[str, np.ndarray]], list[
         elif not paths.is_text(record.image_id or stem):
             faults.append(f"the image id {record.image_id or stem!r} is not UTF-8: rename the film")
         elif not record.image_id and len(records) + len(faults) > 1:
-            faults.append("a record without image id beside others: nothing says whose it is")
+            faults.append("a record without an image id, in a file of several records")
         else:
             found.append((record.image_id or stem, record.embedding))
     return found, faults

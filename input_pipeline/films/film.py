@@ -21,7 +21,7 @@ OTHER_VIEW = "other"
 
 REASONS = {
     "unreadable": "the file system failed to deliver the file",
-    "not_a_file": "a pipe, a socket or a device, from which nothing is read",
+    "not_a_file": "a pipe, a socket or a device: not read",
     "name_not_utf8": "its path is not UTF-8 text; tables of embeddings and labels are",
     "name_too_long": "the file of its embedding would have a name too long for the file system",
     "not_an_image": "neither DICOM, PNG, JPEG nor JPEG-LS",
@@ -33,10 +33,10 @@ REASONS = {
     "zero_size": "no rows or no columns",
     "too_large": f"more than {MAX_PIXELS:,} pixels or {MAX_FILE_BYTES:,} bytes",
     "unsupported_syntax": "a transfer syntax or JPEG process that is not read here",
-    "unsupported_depth": "not 8 or 16 bits allocated, or bits stored elsewhere than at the bottom",
+    "unsupported_depth": "not 8 or 16 bits allocated, or the stored bits are not the lowest ones",
     "constant": "its pixels differ, but its header makes one grey of them all",
     "corrupt_pixels": "pixel data that do not decode, or not to the size in the header",
-    "turned": "its EXIF orientation says that it is displayed otherwise, which its preset ignores",
+    "turned": "its EXIF orientation says that it is turned, but its preset does not turn films",
 }
 IMAGE_SUFFIXES = frozenset({".dcm", ".dicom", ".ima", ".png", ".jpg", ".jpeg"})
 

@@ -146,17 +146,17 @@ def open_store(folder: str) -> Store:
         raise ValueError(
             f"the images of {folder} were prepared by version {version} of the preset {preset}; "
             f"expected version {PRESETS[preset].version}, which gives other pixels: have "
-            "scripts/preprocess.py make the store anew in an empty folder"
+            "scripts/preprocess.py make the store again in an empty folder"
         )
     if identity["storage"] not in STORAGES:
         raise ValueError(
             f"the images of {folder} are stored as {identity['storage']!r}; expected one of "
-            f"{', '.join(STORAGES)}: update cxr-embeddings, or make the store anew"
+            f"{', '.join(STORAGES)}: update cxr-embeddings, or make the store again"
         )
     if not {"shards", "retryable"} <= manifest.keys():
         raise ValueError(
             f"the store {folder} is not finished: run scripts/preprocess.py again, with the same "
-            "options, and it goes on"
+            "options, and it continues"
         )
     expected = manifest["shards"]
     fs, root = paths.file_system(folder)
@@ -169,7 +169,7 @@ def open_store(folder: str) -> Store:
         raise ValueError(
             f"{len(wrong)} shards of {folder} are not as they were written: {name} {found}, "
             f"expected {size} bytes: cut short, or of another store. Run scripts/preprocess.py "
-            "again, with the same options, to have them made anew"
+            "again, with the same options, to make them again"
         )
     shards: dict[str, list[InputFile]] = {name: [] for name in expected}
     lengths: dict[str, list[int]] = {name: [] for name in expected}
