@@ -172,7 +172,7 @@ def test_records_without_an_image_id_in_one_file_belong_to_nobody(tmp_path):
     table = read_table(str(tmp_path))
     assert table.image_id.tolist() == ["known"]
     assert [one.image_id for one in table.rejected] == ["a.npz", "a.npz", "b.tfrecord"]
-    assert "nothing says whose it is" in table.rejected[0].detail
+    assert "without an image id, in a file of several" in table.rejected[0].detail
 
 
 def test_what_is_read_and_what_is_left_alone(tmp_path, reads):

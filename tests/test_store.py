@@ -220,7 +220,7 @@ def test_a_broken_run_goes_on_with_what_is_missing(mimic, whole, tmp_path, monke
         return write_shard(settings, shard, films)
 
     monkeypatch.setattr(shards, "write_shard", failing)
-    with pytest.raises(OSError, match=r"No space left on device.*goes on from here"):
+    with pytest.raises(OSError, match=r"No space left on device.*continues from here"):
         make(mimic, tmp_path / "s")
     assert not os.path.exists(tmp_path / "s/dataset_info.json")
     with pytest.raises(ValueError, match=r"is not finished: run scripts/preprocess\.py again"):
