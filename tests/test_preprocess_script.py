@@ -127,7 +127,7 @@ def test_stopped_in_the_middle_it_goes_on(mimic, whole, tmp_path, stop):
         (["--config.output.name=Mimic CXR"], 1, "expected small letters"),
         (["--config.output.path=/proc/out"], 1, "No such file or directory: /proc/out"),
         (["--direct_num_wrkers=2"], 1, "--direct_num_wrkers; did you mean --direct_num_workers?"),
-        (["--runner=NoRunner"], 1, "Beam's runner NoRunner cannot be had"),
+        (["--runner=NoRunner"], 1, "Beam's runner NoRunner is not available"),
         (["--config.inputs.path=x"], 1, "did you mean --config.input.path?"),
         (["--config=configs/head.py:mlp"], 1, "is not a configuration of this command"),
         (["--help"], 0, "--config.output.name=mimic_cxr"),
@@ -151,7 +151,7 @@ def test_the_config_of_every_value_s_default_can_be_said():
         ({"size": 3}, "image.size is 3; expected 8 to 8192 pixels"),
         ({"size": None}, r"image.size None; expected one of .* and pixels, or image.weights"),
         ({"storage": "gif"}, "image.storage is 'gif'; expected one of png16"),
-        ({"weights": "/nowhere"}, "expected a weights bundle"),
+        ({"weights": "/nowhere"}, "the weights /nowhere do not exist"),
     ],
 )
 def test_images_that_cannot_be_made(image, message):
