@@ -84,10 +84,7 @@ def predict(
 def encode(predicted: pd.DataFrame, unknown: str = "") -> bytes:
     """Predictions as CSV; a number is the shortest text that gives it back in its own precision."""
     columns = [
-        [
-            unknown if gone else one
-            for gone, one in zip(column.isna(), column.to_numpy(), strict=True)
-        ]
+        [unknown if gone else one for gone, one in zip(column.isna(), column.array, strict=True)]
         for _, column in predicted.items()
     ]
     return writing.encode_table([*predicted.columns], zip(*columns, strict=True))

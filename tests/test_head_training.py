@@ -1,5 +1,6 @@
 """Heads by the Python face, and the command that trains them."""
 
+import csv
 import dataclasses
 import json
 import os
@@ -199,6 +200,9 @@ def test_films_without_an_embedding_have_a_reason(whole):
     assert len(predicted) == FILMS + 1 and row.image_id == "/films/gone.png"
     assert row.reason == "failed, unreadable: No such file" and pd.isna(row.Edema_positive)
     assert predicted.Edema_logit.dtype == np.float32 and predicted.reason[0] == ""
+    rows = list(csv.DictReader(predictions.encode(predicted, "NA").decode().splitlines()))
+    called = [row["Edema_positive"] for row in rows]
+    assert {*called[:-1]} <= {"0", "1"} and called[-1] == rows[-1]["Edema_logit"] == "NA"
 
 
 @pytest.mark.parametrize(
