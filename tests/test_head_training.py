@@ -236,7 +236,7 @@ def test_another_width_and_damaged_heads_are_refused(whole, tmp_path):
     with pytest.raises(cxr.InputError, match="cannot be read"):
         cxr.load_head(tmp_path / "head")
     (tmp_path / "head" / "card.json").write_text("{}")
-    with pytest.raises(cxr.InputError, match="is no card of a head: train"):
+    with pytest.raises(cxr.InputError, match="is not the card of a head: train"):
         cxr.load_head(tmp_path / "head")
     with pytest.raises(cxr.FileError, match=r"no card.json in"):
         cxr.load_head(tmp_path)
@@ -304,7 +304,7 @@ def test_a_candidate_that_diverges_is_named_and_not_chosen(whole):
     card = train(folder, **MLP, weight_decays=[0.1, 1e30], patience=0).saved.card
     assert card["chosen"]["weight_decay"] == 0.1 and "1 of 2 candidates diverged" in card["note"]
     assert card["candidates"][0]["tune_auroc"] is None
-    with pytest.raises(cxr.InputError, match="the training diverged; choose a smaller"):
+    with pytest.raises(cxr.InputError, match="all diverged; choose a smaller"):
         train(folder, **MLP, weight_decays=[1e30], patience=0)
 
 
