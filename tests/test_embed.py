@@ -110,7 +110,7 @@ def test_the_loop_keeps_order_and_prepares_ahead():
             yield i, np.full((2, 3, 3, 1), i, np.float32)
 
     first_out = []
-    for tag, embeddings in embed.embed(forward, None, mesh, batches()):
+    for tag, embeddings in embed.embed(forward, {}, mesh, batches()):
         first_out.append((tag, len(seen)))
         np.testing.assert_array_equal(embeddings, np.full((2, 1), 9 * tag, np.float32))
     assert first_out == [(0, 2), (1, 3), (2, 4), (3, 5), (4, 5)]
@@ -143,7 +143,7 @@ def test_a_batch_that_is_too_large_is_computed_in_parts(images, films, pieces, c
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
     forward, tried = too_large_above(films)
     batches = [(i, np.roll(images[:12], i, axis=0)) for i in range(4)]
-    found = list(embed.embed(forward, None, mesh, iter(batches)))
+    found = list(embed.embed(forward, {}, mesh, iter(batches)))
     assert [tag for tag, _ in found] == [0, 1, 2, 3]
     for (_, embeddings), (_, batch) in zip(found, batches, strict=True):
         np.testing.assert_allclose(embeddings, sums(batch), rtol=1e-5)
@@ -163,7 +163,7 @@ def test_an_error_when_a_result_is_read_is_the_same(images, monkeypatch):
 
     monkeypatch.setattr(sharding, "local_rows", fails_above_six)
     batches = [(i, np.roll(images[:12], i, axis=0)) for i in range(4)]
-    found = list(embed.embed(lambda _, x: x.sum((1, 2, 3))[:, None], None, mesh, batches))
+    found = list(embed.embed(lambda _, x: x.sum((1, 2, 3))[:, None], {}, mesh, batches))
     for (_, embeddings), (_, batch) in zip(found, batches, strict=True):
         np.testing.assert_allclose(embeddings, sums(batch), rtol=1e-5)
     assert failed == [12, 12], "the two that were under way"
@@ -177,7 +177,7 @@ def test_other_errors_and_a_single_film_are_not_tried_again(images, message):
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
     batch = images[:1] if "one film" in message else images
     with pytest.raises(jax.errors.JaxRuntimeError, match=message):
-        list(embed.embed(forward, None, mesh, [(0, batch)]))
+        list(embed.embed(forward, {}, mesh, [(0, batch)]))
 
 
 def test_films_that_fit_fill_the_memory_that_is_free():
