@@ -134,13 +134,20 @@ class _Parser(flags.ArgumentParser):
 
     def __init__(self, option: Option) -> None:
         hint = option.hint
-        hints = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+        union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+        hints = typing.get_args(hint) if union else (hint,)
         (hint,) = {one for one in hints if one is not types.NoneType} - {Sequence[str]} or {str}
         self.listed = typing.get_origin(hint) is tuple and not option.repeated
+        self.choices = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
         self.kind = typing.get_args(hint)[0] if typing.get_args(hint) else hint
+        if self.choices:
+            self.kind = str
         self.name = option.short or option.name
 
     def parse(self, argument: str) -> object:
+        if self.choices and argument not in self.choices:
+            text = f"--{self.name} is {argument!r}; expected {' or '.join(self.choices)}"
+            raise flags.IllegalFlagValueError(text)
         try:
             if not self.listed:
                 return _READ[self.kind](argument)
