@@ -66,7 +66,7 @@ def read(path: pathlib.Path) -> Checkpoint:
         layers = _layers(h5py.File(file))
         config = None
         if packed:
-            config = files.read_json(path / "config.json", Config, "fetch it again")
+            config = files.read_json(path / "config.json", dict, "fetch it again")
         mean, std = _normalisation(layers, config)
     except _AnotherNetwork as error:
         raise ValueError(
