@@ -502,6 +502,7 @@ def test_no_patient_attribute_leaks(capfd, caplog, recwarn):
         assert not any(part in line for part in parts for line in said), secret
 
 
+@pytest.mark.slow
 def test_mutated_films_are_films_or_rejections(shared_data):
     program = [sys.executable, "benchmarks/run.py", "mutated_films", "--films=1200"]
     program += [f"--dicoms={shared_data / 'dicom'}"]

@@ -216,6 +216,7 @@ cli_utils.make_flags_parser(build.Args, description="")(sys.argv).execute()
 """
 
 
+@pytest.mark.slow
 def test_the_command_line(mimic, tmp_path):
     name = "cxr_foundation_1280_png16"
     run = subprocess.run(

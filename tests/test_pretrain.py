@@ -275,7 +275,7 @@ def test_a_loss_that_is_no_number_names_its_step():
     ],
 )
 def test_too_little_memory_names_the_settings(message):
-    expected = r"halve training.micro_batch, or say network.remat.* 9 bytes"
+    expected = r"halve training.micro_batch, or set network.remat.* 9 bytes"
     with pytest.raises(ValueError, match=expected), pretrain.memory_explained():
         raise jax.errors.JaxRuntimeError(message)
 

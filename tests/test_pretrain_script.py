@@ -235,7 +235,7 @@ def test_two_hosts_that_disagree_end_with_a_sentence(data, tmp_path, environment
         ({"input.labels": ("a.csv", "b.csv")}, "input.labels names 2 tables for 1 stores"),
         ({"watch.log_steps": 0}, "watch.log_steps is 0; expected 1 or more"),
         ({"input.finding": "Nonsense"}, "Nonsense"),
-        ({"network.weights": "/nowhere"}, "expected a weights bundle"),
+        ({"network.weights": "/nowhere"}, "the weights /nowhere do not exist"),
         ({"network.dtype": "float16"}, "network.dtype is 'float16'"),
         ({"network.model_parallel": 3}, "model_parallel is 3"),
         ({"output.path": "gs://bucket/run"}, "output.path is gs://bucket/run; expected a folder"),

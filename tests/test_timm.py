@@ -375,12 +375,14 @@ def test_a_folder_of_the_hub(tmp_path):
 )
 def test_other_efficientnets_are_refused_by_name(tmp_path, name):
     architecture, _, tag = name.partition(".")
-    with pytest.raises(ValueError, match=f"is {architecture[:15]}.*silently wrong"):
+    with pytest.raises(ValueError, match=f"is {architecture[:15]}.*silently give wrong"):
         timm.read(write(tmp_path, f"{name}.safetensors"))
     config = configuration(architecture, tag)
-    with pytest.raises(ValueError, match=f"is {architecture}.*silently wrong"):
+    with pytest.raises(ValueError, match=f"is {architecture}.*silently give wrong"):
         timm.read(write(tmp_path, "model.safetensors", config=config))
-    with pytest.raises(ValueError, match="silently wrong"):  # a name that contradicts its config
+    with pytest.raises(
+        ValueError, match="silently give wrong"
+    ):  # a name that contradicts its config
         timm.read(write(tmp_path, f"{name}.safetensors", config=B0))
 
 

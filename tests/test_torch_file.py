@@ -196,7 +196,7 @@ EVIL = {
     "EXT1": Raw(b"\x82\x01"),
     "attributes of a Tensor": Raw(opcodes(tensor("0", ONE)) + opcodes({"shape": 1}) + b"b"),
     "attributes of a function": Raw(opcodes(Global("collections", "OrderedDict")) + b"}b"),
-    "no storage": Persistent(("module", "os", "key", "cpu", 1)),
+    "not a storage": Persistent(("module", "os", "key", "cpu", 1)),
 }
 
 
