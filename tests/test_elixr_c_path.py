@@ -44,11 +44,12 @@ def png_of(path) -> bytes:
     return stream.getvalue()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("save", "depth"),
     [
         pytest.param(save_2, "uint16", id="TF2, 16 bits"),
-        pytest.param(save_1, "uint8", id="TF1, 8 bits", marks=pytest.mark.slow),
+        pytest.param(save_1, "uint8", id="TF1, 8 bits"),
     ],
 )
 def test_embedding_dicoms_gives_the_originals_features(

@@ -75,10 +75,10 @@ def run_hosts(*args, **options):
 
 
 @pytest.fixture(scope="module")
-def alone(store, environment, tmp_path_factory):
+def alone(store, tmp_path_factory):
     """What one process makes of the store."""
     folder = tmp_path_factory.mktemp("alone")
-    result = run(store, folder, environment=environment)
+    result = call(store, folder)
     assert result.returncode == 0, result.stderr
     assert f"embedded     {FILMS:8}" in result.stdout
     return folder

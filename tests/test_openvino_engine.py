@@ -89,6 +89,7 @@ def test_it_gives_what_the_network_gives(live, size, a_call, monkeypatch, record
         assert difference(embeddings[:1], embeddings[1:2]) > 0.01, "images are told apart"
 
 
+@pytest.mark.slow
 def test_a_network_without_head(images):
     card = card_of(97, None)
     model = weights.model_for(card)
