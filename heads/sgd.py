@@ -2,13 +2,13 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, Float32, Int32
+from jaxtyping import Array, Bool, Float, Float32, Int32, PyTree
 
 from cxr_embeddings.configs.schema import TrainingConfig
 
@@ -132,9 +132,9 @@ def fit(
 
 
 class RunStates(NamedTuple):
-    params: Any
-    batch_stats: Any
-    optimizer: Any
+    params: PyTree
+    batch_stats: PyTree
+    optimizer: optax.OptState
     weight_decay: Float32[Array, " run"]
     key: Array
 
