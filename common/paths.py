@@ -54,6 +54,14 @@ def typed_local(path: str, option: str) -> pathlib.Path:
     return pathlib.Path(path)
 
 
+def typed_file(path: str, option: str) -> pathlib.Path:
+    """As `typed_local`, of a file to be written. Raises ValueError also if it cannot lie there."""
+    file = typed_local(path, option)
+    if file.is_dir() or not file.parent.is_dir():
+        raise ValueError(f"{option} is {file}; expected a file in a folder that exists")
+    return file
+
+
 def joined(folder: str, path: str) -> str:
     """`path` as an absolute path or address, where a relative one starts at `folder`.
 

@@ -6,9 +6,14 @@ from typing import TypeVar
 Value = TypeVar("Value")
 
 
-def field(default: Value, help: str, repeated: bool = False) -> Value:
-    """A dataclass field with its help text, and whether its option may be given several times."""
-    return dataclasses.field(default=default, metadata={"help": help, "repeated": repeated})
+def field(default: Value, help: str, short: str = "", **more: bool) -> Value:
+    """A dataclass field, with what the command line says of it.
+
+    `short` is another name of the option; one that has it is required, unless `more` says
+    otherwise. If `more` has `repeated`, the option may be given several times, for a value each.
+    """
+    known = {"help": help, "short": short, "required": bool(short), "repeated": False}
+    return dataclasses.field(default=default, metadata=known | more)
 
 
 PLACES = "local, gs:// or any other address that fsspec reads"
@@ -27,6 +32,7 @@ class InputConfig:
         "",
         "a store made by preprocess.py; or films: a folder (searched recursively), a glob, or a "
         f"list of files (.txt, .csv, .csv.gz); {PLACES}",
+        "input",
     )
     views: tuple[str, ...] | None = field(None, VIEWS)
     limit: int | None = field(None, "embed only this many, from the start of the list")
@@ -37,7 +43,7 @@ class InputConfig:
 @dataclasses.dataclass(frozen=True)
 class EncoderConfig:
     weights: str = field(
-        "", "a weights bundle (folder with card.json), demo: the shipped one, or random: untrained"
+        "", "a weights bundle (a folder); demo: the shipped one; random: untrained", "weights"
     )
     variant: str | None = field(None, "b0 to b7 or l2; default: as the weights' card")
     resolution: int | None = field(
@@ -63,16 +69,14 @@ class EncoderConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OutputConfig:
-    path: str = field("", "folder of the embeddings; the same command again continues there")
+    path: str = field("", "folder of the embeddings; the same command continues there", "output")
     layout: str | None = field(
         None,
         "per_image: one file for each film, in the folders of the input; sharded: a few large "
         "files, or one for each shard of a store; default: per_image, and sharded for a store",
     )
     format: str = field("tfrecord", "tfrecord, npz, or parquet, which needs the layout sharded")
-    shards: int = field(
-        32, "number of files of the layout sharded; a stopped run repeats at most one"
-    )
+    shards: int = field(32, "files of the layout sharded; a stopped run repeats at most one")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,9 +87,7 @@ class EmbedConfig:
     encoder: EncoderConfig = EncoderConfig()
     output: OutputConfig = OutputConfig()
     batch_size: int = field(0, "films in a step, over all devices; 0: as many as the memory holds")
-    distributed: bool = field(
-        False, "share the work with other processes, one for each host or GPU"
-    )
+    distributed: bool = field(False, "share the work with other processes, one a host or GPU")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +96,7 @@ class FilmsConfig:
         "",
         "MIMIC-CXR's folder with its record list; or a folder (searched recursively), a glob, or a "
         f"list of films; {PLACES}",
+        "input",
     )
     metadata_path: str | None = field(
         None, "MIMIC-CXR-JPG's table of metadata, for the views; default: the one in the folder"
@@ -115,14 +118,12 @@ class FilmsConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ImageConfig:
-    weights: str = field("", "a weights bundle, whose card says preset and size")
+    weights: str = field(
+        "", "a weights bundle, whose card says preset and size", "weights", required=False
+    )
     preset: str | None = field(None, PRESET)
-    size: int | None = field(
-        None, "side of the square images in pixels; default: as the weights' card"
-    )
-    storage: str = field(
-        "png16", "png16 (lossless), png8 (a quarter of the size), jpeg95 (a tenth)"
-    )
+    size: int | None = field(None, "side of the images in pixels; default: as the weights' card")
+    storage: str = field("png16", "png16 (lossless), png8 (a quarter as large), jpeg95 (a tenth)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,11 +131,10 @@ class StoreConfig:
     path: str = field(
         "",
         "folder of the store, such as .../mimic_cxr/1.0.0; the same command again continues there",
+        "output",
     )
     name: str = field("films", "name of the data set for TFDS")
-    films_per_shard: int = field(
-        64, "most films in a shard; a stopped run repeats one for each worker"
-    )
+    films_per_shard: int = field(64, "most films in a shard; a stopped run repeats one a worker")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,6 +152,7 @@ class EmbeddingsConfig:
         (),
         "folder of embeddings (tfrecord, npz or parquet, in any layout), local or remote; give the "
         "option once for each of several folders, or a .txt file that lists them",
+        "embeddings",
         repeated=True,
     )
     cache: str | None = field(
@@ -162,9 +163,9 @@ class EmbeddingsConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LabelsConfig:
-    path: str = field("", "CSV of labels: of MIMIC-CXR, of ChestX-ray14, or any other")
+    path: str = field("", "CSV of labels: of MIMIC-CXR, of ChestX-ray14, or any other", "labels")
     findings: tuple[str, ...] = field(
-        (), "columns of that table, such as Edema,Fracture; all: every finding"
+        (), "columns of that table, such as Edema,Fracture; all: every finding", "findings"
     )
     uncertain: str = field(
         "ignore",
@@ -209,7 +210,7 @@ class TrainingConfig:
         "each is tried, and the best on the tune split is kept; for lbfgs this is the L2 penalty",
     )
     seeds: tuple[int, ...] = field(
-        (0,), "each is tried, and the best on tune is kept; lbfgs needs none"
+        (0,), "each is tried, the best on tune is kept; lbfgs needs none"
     )
     batch_size: int = field(128, "films in a step")
     epochs: int = field(100, "most times that all films are seen")
@@ -222,7 +223,9 @@ class TrainingConfig:
 
 @dataclasses.dataclass(frozen=True)
 class HeadOutputConfig:
-    path: str = field("", "folder to be made: head, metrics, predictions, report, figures")
+    path: str = field(
+        "", "folder to be made: head, metrics, predictions, report, figures", "output"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,9 +247,11 @@ class HeadConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingFilmsConfig:
-    stores: tuple[str, ...] = field((), "folders made by preprocess.py, all of one preset and size")
+    stores: tuple[str, ...] = field(
+        (), "folders made by preprocess.py, all of one preset and size", "input"
+    )
     labels: tuple[str, ...] = field(
-        (), "CSV of labels for each store, in the same order, such as label_abnormal.py writes"
+        (), "CSV of labels for each store, in the same order, as of label_abnormal.py", "labels"
     )
     splits: tuple[str, ...] = field(
         (), "CSV of splits for each store; default: the column `split` of the labels"
@@ -260,7 +265,7 @@ class TrainingFilmsConfig:
 
 @dataclasses.dataclass(frozen=True)
 class NetworkConfig:
-    weights: str = field("random", "a weights bundle to start from, or `random`")
+    weights: str = field("random", "a weights bundle to start from, or `random`", "weights")
     variant: str | None = field(None, "b0 to b7 or l2; default: that of the bundle, else b0")
     dtype: str | None = field(None, DTYPE)
     remat: bool = field(False, "compute each block again for its gradient: less memory, more time")
@@ -315,9 +320,7 @@ class WatchConfig:
 
 @dataclasses.dataclass(frozen=True)
 class BundleConfig:
-    licence: str = field(
-        "", "licence of the new weights; default: that of the weights to start from"
-    )
+    licence: str = field("", "licence of the new weights; default: that of the first weights")
     terms_of_use: str = field("", "further terms of use; default: as above")
     training_data: str = field("", "one sentence on the films, with their attribution")
 
@@ -325,7 +328,7 @@ class BundleConfig:
 @dataclasses.dataclass(frozen=True)
 class PretrainOutputConfig:
     path: str = field(
-        "", "folder of the run: weights, metrics.csv, checkpoints; the same command continues"
+        "", "folder of weights, metrics.csv, checkpoints; the same command continues", "output"
     )
 
 

@@ -1,6 +1,6 @@
-"""What the commands share: their options, errors as sentences, and the hosts of a run.
+"""What the commands share: a command line becomes settings, errors sentences; hosts of a run.
 
-`run` and `run_flags` change nothing in the process that calls them: tests run commands by them.
+`run` changes nothing in the process that calls it: tests run commands by it.
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ import io
 import logging as python_logging
 import os
 import sys
-import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, TextIO, TypeVar
 
-from absl import flags, logging
+from absl import logging
 
 from cxr_embeddings import options
 from cxr_embeddings.common import untrusted
@@ -25,34 +24,32 @@ if TYPE_CHECKING:
     from cxr_embeddings.input_pipeline.hosts import Hosts
 
 CONFIG = "Python file whose get_config() gives the settings; FILE:NAME asks it for one of several"
+Result = TypeVar("Result")
 
 
 def run(
     main: Callable[..., int],
     schema: type[options.Dataclass],
-    default: str,
     usage: str,
     stopped: str,
     *,
-    required: Sequence[str] = (),
-    short: Mapping[str, str] | None = None,
+    default: str = "",
     variant: str = "",
     others: bool = False,
     argv: Sequence[str] | None = None,
 ) -> int:
-    """Parses the command line into a config and hands it to `main`.
+    """Parses the command line into an object of `schema` and hands it to `main`.
 
     A ValueError, OSError or ImportError of `main` is the user's to mend: its text is printed, and
     the exit code is 1. `--verbosity=1` shows where it came from.
 
     Args:
         main: the command; returns the exit code.
-        schema: dataclass of the config.
-        default: config file, for command lines without `--config`.
+        schema: dataclass with a default for every field, made by `schema.field`.
         usage: an example and what the command does, for `--help`.
         stopped: what to say when the user stops it.
-        required: fields that must have a value, such as config.input.path.
-        short: short names of options -> fields.
+        default: config file, for command lines without `--config`. Only commands that have one
+            take config files; their options are --config.a.b.
         variant: what a file given by `--config` is asked for, unless it says itself, as in FILE:x.
         others: whether other options, --NAME=VALUE, are another library's; they are the second
             argument of `main`, as they were typed.
@@ -62,71 +59,34 @@ def run(
         The exit code.
     """
 
-    def command(words: list[str]) -> int:
-        values, names = flags.FlagValues(), {full: one for one, full in (short or {}).items()}
-        file = options.Option("config", "", str, default, CONFIG, repeated=False, required=False)
-        for option in (file, *options.settings(schema(), names, required)):
-            options.define(option, values)
-        helps, rest = options.parse(words, values, others)
-        path = values["config"].value
-        given = options.load_config(path or default, schema, variant if path else "")
-        config = options.overridden(given, values)
-        found = list(options.settings(config, names, required))
-        if helps:
-            print(options.help_text(usage, [file._replace(value=path or default), *found]))
+    def command(words: Sequence[str]) -> int:
+        prefix, config = "config." if default else "", schema()
+        file = [options.Option("config", str, default, CONFIG)] if default else []
+        known = [*file, *options.settings(config, prefix)]
+        given, rest = options.parse(words, known, others)
+        logging.set_verbosity(given.get("verbosity", [logging.WARNING])[-1])
+        for option in known:
+            count = len(given.get(option.name, []))
+            if count > 1 and not default and not option.repeated:
+                raise options.Usage(f"--{option.name} is given {count} times; expected once")
+        if default:
+            path = str(given.get("config", [""])[-1])
+            file = [file[0]._replace(value=path or default)]
+            config = options.load_config(path or default, schema, variant if path else "")
+        config = options.overridden(config, given, prefix)
+        found = [*file, *options.settings(config, prefix)]
+        if "help" in given:
+            print(options.help_text(usage, found))
             return 0
-        options.check_given([one for one in found if one.required and not one.value], usage)
+        options.check_required(found, usage)
         return main(config, rest) if others else main(config)
 
     return _guarded(command, argv, stopped)
 
 
-def run_flags(
-    main: Callable[..., int],
-    usage: str,
-    stopped: str,
-    texts: Mapping[str, str],
-    *,
-    short: Mapping[str, str] | None = None,
-    argv: Sequence[str] | None = None,
+def _guarded(
+    command: Callable[[Sequence[str]], int], argv: Sequence[str] | None, stopped: str
 ) -> int:
-    """Runs a command whose options are the arguments of a function, as `run` does.
-
-    Args:
-        main: the command; returns the exit code. The types of its arguments are
-            those of the options: str, int, float, bool, or Sequence[str] for an option that may be
-            given several times. Arguments without a default must be given.
-        usage: an example and what the command does, for `--help`.
-        stopped: what to say when the user stops it.
-        texts: names of the arguments -> their help.
-        short: other names of options -> arguments.
-        argv: the command line, with the name of the command first; None: that of the process.
-
-    Returns:
-        The exit code.
-    """
-
-    def command(words: list[str]) -> int:
-        values, names = flags.FlagValues(), {full: one for one, full in (short or {}).items()}
-        found = options.arguments(main, texts, names)
-        for option in found.values():
-            options.define(option, values)
-        helps, _ = options.parse(words, values)
-        if helps:
-            print(options.help_text(usage, list(found.values())))
-            return 0
-        given = {name: values[option.name] for name, option in found.items()}
-        for name, option in found.items():
-            if (count := given[name].present) > 1 and not option.repeated:
-                raise options.Usage(f"--{option.name} is given {count} times; expected once")
-        missing = [one for name, one in found.items() if one.required and not given[name].value]
-        options.check_given(missing, usage)
-        return main(**{name: flag.value for name, flag in given.items() if flag.present})
-
-    return _guarded(command, argv, stopped)
-
-
-def _guarded(command: Callable[[list[str]], int], argv: Sequence[str] | None, stopped: str) -> int:
     """Runs a command; errors are printed as sentences. Returns the exit code.
 
     While it runs, what a terminal would obey or cannot show is printed with backslashes, and the
@@ -134,7 +94,7 @@ def _guarded(command: Callable[[list[str]], int], argv: Sequence[str] | None, st
     """
     with _printable(sys.stdout), _logs():
         try:
-            return command(list(sys.argv if argv is None else argv))
+            return command(list(sys.argv if argv is None else argv)[1:])
         except KeyboardInterrupt:
             print(f"\nstopped: {stopped}", file=sys.stderr)
         except options.Usage as error:
@@ -161,7 +121,7 @@ def _logs() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _printable(stream: typing.TextIO) -> Iterator[None]:
+def _printable(stream: TextIO) -> Iterator[None]:
     """Has backslashes written for what a terminal would obey or lacks."""
     if not isinstance(stream, io.TextIOWrapper):
         yield
@@ -177,26 +137,15 @@ def _printable(stream: typing.TextIO) -> Iterator[None]:
         stream.reconfigure(errors=errors)
 
 
-class Shared(typing.Protocol):
-    """A config that says whether several processes share the run."""
-
-    @property
-    def distributed(self) -> bool: ...
-
-
-Config = TypeVar("Config", bound=Shared)
-Result = TypeVar("Result")
-
-
-def on_hosts(command: Callable[[Hosts, Config], Result], config: Config) -> Result:
-    """Runs `command(hosts, config)` as one of the processes that work together, or as the only one.
+def on_hosts(job: Callable[[Hosts], Result], distributed: bool) -> Result:
+    """Runs `job(hosts)` as one of the processes that work together, or as the only one.
 
     Where it fails, one of several ends at once; not by an exception: JAX would wait for the others,
     who wait for this one.
     """
     from cxr_embeddings.encoder import sharding
 
-    if config.distributed:
+    if distributed:
         sharding.join_hosts()
     import jax
 
@@ -204,7 +153,7 @@ def on_hosts(command: Callable[[Hosts, Config], Result], config: Config) -> Resu
 
     hosts = Hosts(jax.process_index(), jax.process_count(), sharding.gather)
     try:
-        return command(hosts, config)
+        return job(hosts)
     except (*FAMILY, jax.errors.JaxRuntimeError) as error:
         if hosts.count == 1:
             raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import time
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from cxr_embeddings.common import paths, untrusted
 
@@ -30,7 +30,7 @@ class Wanted:
 
     variant: str | None = None
     resolution: int | None = None
-    dtype: Literal["float32", "bfloat16"] | None = None
+    dtype: str | None = None
     projection: str | None = None
 
 

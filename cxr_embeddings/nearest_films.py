@@ -2,38 +2,30 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int64, Shaped
 
-from cxr_embeddings.common import paths, progress
+from cxr_embeddings.common import paths
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from cxr_embeddings.heads.neighbours import Sharing
 
 NEIGHBOURS, ROWS, SIDE = 5, 6, 168
 PERMUTATIONS, SEED = 1000, 0
-MANY = 20_000  # films that take so long that their progress is shown
 
 
 class Labelled(NamedTuple):
-    """The films that have labels.
+    """The films that have labels."""
 
-    Attributes:
-        rows: of the table of embeddings.
-        patient_id: "" where it is unknown.
-        label: 0 or 1.
-        mask: whether that is known.
-        findings: names of the columns.
-    """
-
-    rows: Int64[np.ndarray, " n"]
-    patient_id: Shaped[np.ndarray, " n"]
-    label: Shaped[np.ndarray, "n finding"]
-    mask: Bool[np.ndarray, "n finding"]
+    rows: Int64[np.ndarray, " n"]  # of the table of embeddings
+    patient_id: Shaped[np.ndarray, " n"]  # "" where it is unknown
+    label: Shaped[np.ndarray, "n finding"]  # 0 or 1
+    mask: Bool[np.ndarray, "n finding"]  # whether that is known
     findings: tuple[str, ...]
 
     @property
@@ -44,7 +36,7 @@ class Labelled(NamedTuple):
 
 def compare_neighbours(
     embeddings: str | Sequence[str], labels: str, input: str = "", output: str = ""
-) -> Mapping[str, Sharing]:
+) -> None:
     """Prints how often neighbours share a finding, and draws some films with their neighbours.
 
     Args:
@@ -53,16 +45,14 @@ def compare_neighbours(
         input: folder, glob or list of the films, for the picture; "" for none.
         output: the PNG file of the picture; "" for none.
 
-    Returns:
-        What was found, by finding.
-
     Raises:
         ValueError: the table says nothing of these films, or an argument is wrong.
         OSError: a file cannot be read or written.
     """
     if bool(input) != bool(output):
         raise ValueError("a picture needs both --input and --output; only one of them is given")
-    output = output and _check_output(output)
+    if output and (picture := paths.typed_file(output, "--output")).suffix.lower() != ".png":
+        raise ValueError(f"--output is {picture}; expected a file *.png")
     from cxr_embeddings.heads import neighbours as near
     from cxr_embeddings.heads.labels.columns import plain
     from cxr_embeddings.heads.labels.findings import NO_FINDING
@@ -89,39 +79,26 @@ def compare_neighbours(
             f"warning: {unknown} films of unknown patients: neighbours may be of the same patient, "
             "and chance is of films, as if each were another patient's"
         )
-    few = len(rows) < MANY
-    with progress.bar(len(rows), shown=not few) as bar:
-        neighbour, cosine = near.nearest(table.embedding[rows], patient, NEIGHBOURS, bar.update)
+    neighbour, cosine = near.nearest(table.embedding[rows], patient, NEIGHBOURS)
     alone = [name for name in findings if plain(name) == plain(NO_FINDING)]
-    with progress.bar(PERMUTATIONS, what="permutations", shown=not few) as bar:
-        found, whole = near.sharing(
-            neighbour,
-            patient,
-            findings,
-            label,
-            mask,
-            permutations=PERMUTATIONS,
-            seed=SEED,
-            alone=alone,
-            after_permutation=bar.update,
-        )
+    found, whole = near.sharing(
+        neighbour,
+        patient,
+        findings,
+        label,
+        mask,
+        permutations=PERMUTATIONS,
+        seed=SEED,
+        alone=alone,
+    )
     if not found:
         raise ValueError(f"{labels} gives no film a finding; expected at least one")
     _report(found, whole, [name for name in found if name not in alone] or [*found])
-    if input and output:
+    if output:
         chosen = _choose(films.has, [findings.index(name) for name in found])
         shown = [(j, i, *neighbour[i]) for j, i in chosen.items()]
-        _draw(shown, _find_films(table.image_id[rows], input), cosine, films, output)
-        print(f"{output}: {len(shown)} films, drawn at random, and their neighbours")
-    return found
-
-
-def _check_output(path: str) -> str:
-    """The path in full. Raises ValueError where no picture can be written there."""
-    path = str(paths.typed_local(path, "--output"))
-    if not path.lower().endswith(".png") or not os.path.isdir(os.path.dirname(path)):
-        raise ValueError(f"--output is {path}; expected a file *.png in a folder that exists")
-    return path
+        _draw(shown, _find_films(table.image_id[rows], input), cosine, films).save(picture)
+        print(f"{picture}: {len(shown)} films, drawn at random, and their neighbours")
 
 
 def _labelled(image_id: Shaped[np.ndarray, " film"], path: str) -> Labelled:
@@ -195,8 +172,7 @@ def _draw(
     paths: Sequence[str],
     cosine: Float32[np.ndarray, "n neighbour"],
     films: Labelled,
-    output: str,
-) -> None:
+) -> Image.Image:
     """A row for each film shown: itself and its neighbours, framed where they share the finding.
 
     Args:
@@ -204,37 +180,34 @@ def _draw(
         paths: where each film lies; "" where it is not known.
         cosine: of each film with its neighbours.
         films: their labels.
-        output: the PNG file.
     """
     from cxr_embeddings import film_sheet
     from cxr_embeddings.common import files
     from cxr_embeddings.input_pipeline.films import dicom
-    from cxr_embeddings.input_pipeline.films.film import Rejected, Skipped
+    from cxr_embeddings.input_pipeline.films.film import Rejected
 
     has, known, findings = films.has, films.mask, films.findings
-
-    def tile(
-        i: int, section: str, technique: list[str], frame: film_sheet.Colour
-    ) -> film_sheet.Tile:
-        picture = None
-        if paths[i]:
-            with files.open_input(paths[i]) as stream:
-                drawn = film_sheet.draw_film(dicom.read_film(stream), SIDE)
-            picture = None if isinstance(drawn, Rejected | Skipped) else drawn
-        names = ", ".join(name for name, there in zip(findings, has[i], strict=True) if there)
-        colour = film_sheet.GREEN if frame == film_sheet.GREEN else film_sheet.AMBER
-        return film_sheet.Tile(section, names, technique, colour, picture, frame)
-
     tiles = []
-    for j, i, *near in shown:
+    for j, *row in shown:
         section = (
-            f"{findings[j]}: shared by {has[near, j].sum()} of {known[near, j].sum()} neighbours"
+            f"{findings[j]}: shared by {has[row[1:], j].sum()} of {known[row[1:], j].sum()} "
+            "neighbours"
         )
-        tiles.append(tile(i, section, ["the film"], film_sheet.TEXT))
-        for n, other in enumerate(near):
-            frame = film_sheet.GREEN if has[other, j] else film_sheet.FRAME
-            tiles.append(tile(other, section, [f"cosine {cosine[i, n]:.3f}"], frame))
-    sheet = film_sheet.draw_sheet(
+        for n, i in enumerate(row):
+            picture = None
+            if paths[i]:
+                with files.open_input(paths[i]) as stream:
+                    drawn = film_sheet.draw_film(dicom.read_film(stream), SIDE)
+                picture = None if isinstance(drawn, Rejected) else drawn
+            names = ", ".join(name for name, there in zip(findings, has[i], strict=True) if there)
+            below = f"cosine {cosine[row[0], n - 1]:.3f}" if n else "the film"
+            frame = film_sheet.GREEN if has[i, j] else film_sheet.FRAME
+            colour = film_sheet.GREEN if n and has[i, j] else film_sheet.AMBER
+            tiles.append(
+                film_sheet.Tile(
+                    section, names, [below], colour, picture, frame if n else film_sheet.TEXT
+                )
+            )
+    return film_sheet.draw_sheet(
         tiles, "Films and their nearest", "green: shares the row's finding", NEIGHBOURS + 1, SIDE
     )
-    sheet.save(output)

@@ -21,17 +21,11 @@ _SHOWN = 10  # ids of what is to be looked at
 
 
 class Labels(NamedTuple):
-    """Labels of studies or films.
+    """Labels of studies or films."""
 
-    Attributes:
-        about: a sentence: what was read.
-        columns: names of the ids.
-        rows: ids -> label and the rule that decided.
-    """
-
-    about: str
-    columns: tuple[str, ...]
-    rows: Mapping[tuple[str, ...], Verdict]
+    about: str  # a sentence: what was read
+    columns: tuple[str, ...]  # names of the ids
+    rows: Mapping[tuple[str, ...], Verdict]  # ids -> label, and the rule that decided
 
     @property
     def broken(self) -> int:
@@ -117,15 +111,8 @@ def run(
 ) -> Labels:
     """The job of `scripts/label_abnormal.py`: labels of reports, or of a table of findings.
 
-    Args:
-        reports: as of `label_reports`.
-        findings: instead of them, a table of one of `abnormal.DATASETS`.
-        output, devices, workers: as of `label_reports`.
-        shown: whether to show a progress bar; None: in a terminal or a notebook.
-
-    Raises:
-        ValueError: the options contradict one another, or the input is not as expected.
-        OSError: something cannot be read or written.
+    The options are those of `label_reports`; `findings`, in place of `reports`, is a table of one
+    of `abnormal.DATASETS`; `shown` is its `progress`. Raises ValueError and OSError.
     """
     from cxr_embeddings.input_pipeline.reports import abnormal, corpus
 
@@ -134,7 +121,11 @@ def run(
     if devices not in abnormal.DEVICES:
         raise ValueError(f"devices is {devices!r}; expected {', '.join(abnormal.DEVICES)}")
     source = paths.typed(os.fspath(reports or findings or ""))
-    file = output and _checked(paths.typed(os.fspath(output)), source)
+    file = paths.typed(os.fspath(output or ""))
+    if output and not paths.is_remote(file):
+        paths.typed_file(file, "output")
+    if output and file == source:
+        raise ValueError(f"{file} is the input; expected another file as output")
     if reports:
         found = corpus.label_reports(
             source,
@@ -150,16 +141,6 @@ def run(
         columns, rows = table.columns, table.rows
     rows = {ids: abnormal.with_devices(verdict, devices) for ids, verdict in sorted(rows.items())}
     labels = Labels(about, columns, rows)
-    if file:
+    if output:
         labels.write(file)
     return labels
-
-
-def _checked(file: str, source: str) -> str:
-    """The path of a file to be written. Raises ValueError if it cannot be, before any work."""
-    local = not paths.is_remote(file)
-    if local and (os.path.isdir(file) or not os.path.isdir(os.path.dirname(file))):
-        raise ValueError(f"{file} cannot be written: expected a file in a folder that exists")
-    if file == source:
-        raise ValueError(f"{file} is the input; expected another file as output")
-    return file

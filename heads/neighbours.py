@@ -1,49 +1,39 @@
 """Nearest neighbours in embedding space: how often they share a film's findings, against chance."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from math import lgamma
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int64, Real
 
+from cxr_embeddings.common import progress
+
 BLOCK_BYTES = 64_000_000  # of cosines that are held at once
+MANY = 20_000  # films that take so long that progress is shown
 MIN_ARRANGEMENTS = 20  # of labels: with fewer no p could be below 0.05
 
 
 class Sharing(NamedTuple):
     """How often the neighbours of films with a finding have it, too.
 
-    Attributes:
-        films: that have the finding, and a neighbour of which it is known.
-        share: of their neighbours of which it is known, those that have it; the mean over films.
-        chance: what films of other patients drawn at random would give.
-        low, high: between them lie 95 % of the shares that permuted labels give.
-        p: probability of a share this high under permuted labels, of those that define a share.
-            NaN, as are low and high, where fewer than 20 arrangements of the labels differ.
+    `low`, `high` and `p` are NaN where fewer than `MIN_ARRANGEMENTS` of the labels differ.
     """
 
-    films: int
-    share: float
-    chance: float
-    low: float
+    films: int  # that have the finding, and a neighbour of which it is known
+    share: float  # of their neighbours of which it is known, those that have it; mean over films
+    chance: float  # what films of other patients drawn at random would give
+    low: float  # from here to `high` lie 95 % of the shares that permuted labels give
     high: float
-    p: float
+    p: float  # of a share this high under permuted labels, among those that define a share
 
 
 def nearest(
     embedding: Float[np.ndarray, "n dim"],
     patient: Int64[np.ndarray, " n"],
     k: int,
-    after_films: Callable[[int], object] = lambda films: None,
 ) -> tuple[Int64[np.ndarray, "n k"], Float32[np.ndarray, "n k"]]:
-    """The films of other patients whose embeddings have the largest cosine with each film's.
-
-    Args:
-        embedding: finite, none of them 0.
-        patient: number of each film's patient.
-        k: neighbours of each film.
-        after_films: is told how many films more are done.
+    """The k films of other patients whose embeddings have the largest cosine with each film's.
 
     Returns:
         Positions of the neighbours, the nearest first, and the cosines.
@@ -64,17 +54,18 @@ def nearest(
     found = np.empty((len(size), k), np.int64)
     cosines = np.empty((len(size), k), np.float32)
     films = max(1, BLOCK_BYTES // (4 * len(size)))
-    for start in range(0, len(size), films):
-        block = slice(start, start + films)
-        cosine = embedding[block] @ embedding.T
-        cosine /= size
-        cosine /= size[block, None]
-        cosine[patient[block, None] == patient] = -np.inf
-        for i, of_film in enumerate(cosine, start):
-            some = np.argpartition(of_film, -k)[-k:]
-            found[i] = some[np.argsort(-of_film[some], kind="stable")]
-            cosines[i] = of_film[found[i]]
-        after_films(len(cosine))
+    with progress.bar(len(size), shown=len(size) >= MANY) as bar:
+        for start in range(0, len(size), films):
+            block = slice(start, start + films)
+            cosine = embedding[block] @ embedding.T
+            cosine /= size
+            cosine /= size[block, None]
+            cosine[patient[block, None] == patient] = -np.inf
+            for i, of_film in enumerate(cosine, start):
+                some = np.argpartition(of_film, -k)[-k:]
+                found[i] = some[np.argsort(-of_film[some], kind="stable")]
+                cosines[i] = of_film[found[i]]
+            bar.update(len(cosine))
     return found, cosines
 
 
@@ -88,7 +79,6 @@ def sharing(
     permutations: int,
     seed: int,
     alone: Collection[str] = (),
-    after_permutation: Callable[[], object] = lambda: None,
 ) -> tuple[dict[str, Sharing], Sharing]:
     """Measures every finding that some film has, and the findings as one.
 
@@ -104,10 +94,8 @@ def sharing(
         findings: names of the columns of `label`.
         label: 0 or 1.
         mask: whether the label is known.
-        permutations: number of them.
-        seed: of them.
+        permutations, seed: number and seed of the permutations.
         alone: findings that are left out of the mean, unless there are no others.
-        after_permutation: is called after each.
 
     Returns:
         Each finding, and the mean over all pairs of a film and a finding that it has, where `films`
@@ -121,12 +109,14 @@ def sharing(
     random = np.random.default_rng(seed)
     permuted = np.empty((permutations, len(findings) + 1))
     strata = _strata(patient)
-    for row in permuted:
-        order = np.empty(len(patient), np.int64)
-        for films in strata:
-            order[films] = random.permutation(films)  # of rows: whole patients
-        row[:] = _means(_shares(neighbour, positive[order], mask[order]), pooled)
-        after_permutation()
+    shown = len(patient) >= MANY
+    with progress.bar(permutations, what="permutations", shown=shown) as bar:
+        for row in permuted:
+            order = np.empty(len(patient), np.int64)
+            for films in strata:
+                order[films] = random.permutation(films)  # of rows: whole patients
+            row[:] = _means(_shares(neighbour, positive[order], mask[order]), pooled)
+            bar.update()
     chance = np.where(np.isnan(found), np.nan, _prevalence_elsewhere(patient, positive, mask))
     films_of = [*pairs.sum(0), pairs[:, pooled].sum()]
     state = np.where(mask, positive, -1)
@@ -134,16 +124,14 @@ def sharing(
     told.append(_arrangements(state[:, pooled], strata))
     means = _means(found, pooled), _means(chance, pooled)
     measured = []
-    for films, share, expected, others, some in zip(
+    for films, share, expected, others, arrangements in zip(
         films_of, *means, permuted.T, told, strict=True
     ):
         low = high = p = np.nan
-        if films and some >= MIN_ARRANGEMENTS:
+        if films and arrangements >= MIN_ARRANGEMENTS:
             low, high = np.nanpercentile(others, [2.5, 97.5])
             p = (1 + np.sum(others >= share - 1e-12)) / (1 + np.isfinite(others).sum())
-        measured.append(
-            Sharing(int(films), float(share), float(expected), float(low), float(high), float(p))
-        )
+        measured.append(Sharing(int(films), *map(float, (share, expected, low, high, p))))
     of_findings = dict(zip(findings, measured[:-1], strict=True))
     return {name: one for name, one in of_findings.items() if one.films}, measured[-1]
 

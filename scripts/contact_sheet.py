@@ -5,41 +5,35 @@ python scripts/contact_sheet.py --input demo/mimic --output demo/films.png \\
     --labels demo/mimic/mimic-cxr-2.0.0-chexpert.csv.gz
 """
 
+import dataclasses
 import sys
 from collections.abc import Sequence
 
 from cxr_embeddings import cli
-
-OPTIONS = {
-    "input": "films: a folder, a glob, or a list of files",
-    "output": "PNG file to be written",
-    "labels": "MIMIC-CXR's table of labels, CSV or CSV.gz",
-    "limit": "number of films to show, from the start of the sorted list",
-    "columns": "number of films in a row",
-    "side": "height and width of a film on the sheet in pixels, 64 or more",
-}
+from cxr_embeddings.configs.schema import field
 
 
-def contact_sheet(
-    input: str,
-    output: str,
-    labels: str = "",
-    limit: int | None = None,
-    columns: int = 12,
-    side: int = 168,
-) -> int:
-    """Writes the picture; the arguments are `OPTIONS`. Returns the exit code."""
+@dataclasses.dataclass(frozen=True)
+class Options:
+    input: str = field("", "films: a folder, a glob, or a list of files", required=True)
+    output: str = field("", "PNG file to be written", required=True)
+    labels: str = field("", "MIMIC-CXR's table of labels, CSV or CSV.gz")
+    limit: int | None = field(None, "number of films to show, from the start of the sorted list")
+    columns: int = field(12, "number of films in a row")
+    side: int = field(168, "height and width of a film on the sheet in pixels, 64 or more")
+
+
+def contact_sheet(options: Options) -> int:
+    """Writes the picture. Returns the exit code."""
     from cxr_embeddings import film_sheet
 
-    title = film_sheet.write_contact_sheet(
-        input, output, labels=labels, limit=limit, columns=columns, side=side
-    )
-    print(f"{output}: {title}")
+    title = film_sheet.write_contact_sheet(**dataclasses.asdict(options))
+    print(f"{options.output}: {title}")
     return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return cli.run_flags(contact_sheet, __doc__, "nothing was written", OPTIONS, argv=argv)
+    return cli.run(contact_sheet, Options, __doc__, "nothing was written", argv=argv)
 
 
 if __name__ == "__main__":

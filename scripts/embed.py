@@ -13,32 +13,19 @@ python scripts/embed.py --config configs/mimic.py \\
 Reads DICOM, PNG and JPEG films, embeds them and writes files beside a manifest, tables of skipped
 and rejected films, and checksums. The same command again continues where it stopped.
 """
-SHORT = {
-    "input": "config.input.path",
-    "weights": "config.encoder.weights",
-    "output": "config.output.path",
-}
+STOPPED = "the same command continues from here"
 
 
 def embed(config: EmbedConfig) -> int:
     """Runs the job. Returns 0 if a film was embedded and none failed that a retry could fix."""
     from cxr_embeddings.embedding import run_job
 
-    done = cli.on_hosts(lambda hosts, config: run_job(config, hosts), config)
+    done = cli.on_hosts(lambda hosts: run_job(config, hosts), config.distributed)
     return 0 if done.is_success else 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return cli.run(
-        embed,
-        EmbedConfig,
-        "configs/embed.py",
-        USAGE,
-        "the same command continues from here",
-        required=tuple(SHORT.values()),
-        short=SHORT,
-        argv=argv,
-    )
+    return cli.run(embed, EmbedConfig, USAGE, STOPPED, default="configs/embed.py", argv=argv)
 
 
 if __name__ == "__main__":

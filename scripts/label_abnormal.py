@@ -13,32 +13,28 @@ empty for unknown) and the rule that decided. pretrain.py and train_head.py read
 a report could not be read or labelled, the table is still written, but the exit code is 1.
 """
 
+import dataclasses
 import sys
 from collections.abc import Sequence
 
 from cxr_embeddings import cli, report_labelling
-
-FLAGS = {
-    "reports": "folder, archive (.zip, .tar, .tgz) or CSV of reports",
-    "findings": "table of findings, CSV or CSV.gz",
-    "devices": "what tubes, lines and devices alone are: unknown (default), normal or abnormal",
-    "output": "CSV to be written",
-}
+from cxr_embeddings.configs.schema import field
 
 
-def label_abnormal(
-    output: str,
-    reports: str | None = None,
-    findings: str | None = None,
-    devices: str = "unknown",
-) -> int:
-    """Writes the labels; the arguments are `FLAGS`. Returns the exit code."""
-    labels = report_labelling.run(
-        reports=reports, findings=findings, output=output, devices=devices, shown=True
-    )
+@dataclasses.dataclass(frozen=True)
+class Options:
+    reports: str | None = field(None, "folder, archive (.zip, .tar, .tgz) or CSV of reports")
+    findings: str | None = field(None, "table of findings, CSV or CSV.gz")
+    devices: str = field("unknown", "what tubes, lines and devices alone are: or normal, abnormal")
+    output: str = field("", "CSV to be written", required=True)
+
+
+def label_abnormal(options: Options) -> int:
+    """Writes the labels. Returns the exit code."""
+    labels = report_labelling.run(**dataclasses.asdict(options), shown=True)
     for line in labels.summary():
         print(line)
-    print(f"in {output}")
+    print(f"in {options.output}")
     if labels.broken:
         print(
             f"error: {labels.broken} of {len(labels.rows)} reports could not be read or labelled, "
@@ -49,7 +45,7 @@ def label_abnormal(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return cli.run_flags(label_abnormal, __doc__ or "", "nothing was written", FLAGS, argv=argv)
+    return cli.run(label_abnormal, Options, __doc__, "nothing was written", argv=argv)
 
 
 if __name__ == "__main__":

@@ -18,30 +18,40 @@ pooled line is for all findings but No Finding.
 one film, chosen at random.
 """
 
+import dataclasses
 import sys
 from collections.abc import Sequence
 
 from cxr_embeddings import cli
-
-OPTIONS = {
-    "embeddings": "folder of embeddings, from embed.py; give the option once for each of several "
-    "folders, or a .txt file that lists them",
-    "labels": "CSV of labels, as for train_head.py",
-    "input": "the films that were embedded, for the picture: a folder, a glob, or a list of files",
-    "output": "PNG file to be written",
-}
+from cxr_embeddings.configs.schema import field
 
 
-def neighbours(embeddings: Sequence[str], labels: str, input: str = "", output: str = "") -> int:
-    """Prints the table and draws the picture; the arguments are `OPTIONS`. Returns 0."""
+@dataclasses.dataclass(frozen=True)
+class Options:
+    embeddings: tuple[str, ...] = field(
+        (),
+        "folder of embeddings, from embed.py; give the option once for each of several folders, "
+        "or a .txt file that lists them",
+        required=True,
+        repeated=True,
+    )
+    labels: str = field("", "CSV of labels, as for train_head.py", required=True)
+    input: str = field(
+        "", "the films that were embedded, for the picture: a folder, a glob, or a list of files"
+    )
+    output: str = field("", "PNG file to be written")
+
+
+def neighbours(options: Options) -> int:
+    """Prints the table and draws the picture. Returns the exit code."""
     from cxr_embeddings import nearest_films
 
-    nearest_films.compare_neighbours(embeddings, labels, input, output)
+    nearest_films.compare_neighbours(**dataclasses.asdict(options))
     return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return cli.run_flags(neighbours, __doc__, "nothing was written", OPTIONS, argv=argv)
+    return cli.run(neighbours, Options, __doc__, "nothing was written", argv=argv)
 
 
 if __name__ == "__main__":

@@ -11,52 +11,50 @@ of numbers, and its reason. The exit code is 1 if a film failed temporarily: the
 on from the embeddings that it has.
 """
 
+import dataclasses
 import sys
 from collections.abc import Sequence
 
 from cxr_embeddings import cli, prediction, prediction_files
 from cxr_embeddings.common import paths
-
-OPTIONS = {
-    "head": "folder of a head, from train_head.py",
-    "output": "CSV file to be written",
-    "embeddings": "folder of embeddings, from embed.py; give the option once for each of several "
-    "folders, or a .txt file that lists them",
-    "cache": "folder for the table that the embeddings are gathered in; unset: .table in the first "
-    "folder of embeddings",
-    "weights": "weights bundle, to embed the films of --input",
-    "input": "films: a folder, a glob, or a list of files",
-}
+from cxr_embeddings.configs.schema import field
 
 
-def predict(
-    head: str | None = None,
-    output: str | None = None,
-    embeddings: Sequence[str] | None = None,
-    cache: str | None = None,
-    weights: str | None = None,
-    input: str | None = None,
-) -> int:
-    """Writes the predictions; the arguments are `OPTIONS`. Returns the exit code."""
-    two_sources = bool(input) == bool(embeddings)
-    if not head or not output or bool(weights) != bool(input) or two_sources:
+@dataclasses.dataclass(frozen=True)
+class Options:
+    head: str = field("", "folder of a head, from train_head.py", required=True)
+    output: str = field("", "CSV file to be written", required=True)
+    embeddings: tuple[str, ...] = field(
+        (),
+        "folder of embeddings, from embed.py; give the option once for each of several folders, "
+        "or a .txt file that lists them",
+        repeated=True,
+    )
+    cache: str | None = field(
+        None, "folder for the table of the embeddings; unset: .table in the first of their folders"
+    )
+    weights: str = field("", "weights bundle, to embed the films of --input")
+    input: str = field("", "films: a folder, a glob, or a list of files")
+
+
+def predict(options: Options) -> int:
+    """Writes the predictions. Returns the exit code."""
+    weights, films = options.weights, options.input
+    if bool(weights) != bool(films) or bool(films) == bool(options.embeddings):
         raise ValueError(
-            "expected --head, --output, and either --embeddings or --weights with --input\n\n"
-            + (__doc__ or "")
+            "expected --head, --output, and either --embeddings or --weights with --input"
         )
-    file = paths.typed_local(output, "--output")
-    if file.is_dir() or not file.parent.is_dir():
-        raise ValueError(f"{file} cannot be written: expected a file in a folder that exists")
-    loaded = prediction.load_head(head)
-    if weights and input:
-        return 0 if prediction_files.predict_films(loaded, weights, input, file) else 1
-    prediction_files.predict_embeddings(loaded, embeddings or (), file, cache)
+    file = paths.typed_file(options.output, "--output")
+    loaded = prediction.load_head(options.head)
+    if films:
+        return 0 if prediction_files.predict_films(loaded, weights, films, file) else 1
+    prediction_files.predict_embeddings(loaded, options.embeddings, file, options.cache)
     return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     stopped = "no prediction was written; the same command continues from the embeddings so far"
-    return cli.run_flags(predict, __doc__ or "", stopped, OPTIONS, argv=argv)
+    return cli.run(predict, Options, __doc__, stopped, argv=argv)
 
 
 if __name__ == "__main__":

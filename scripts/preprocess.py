@@ -18,12 +18,7 @@ Reads every film once and writes shards that TFDS and embed.py read, by Apache B
 processors of this machine. Beam's own options work too, such as --direct_num_workers=4 or
 --runner=DataflowRunner. The same command again continues where it stopped.
 """
-SHORT = {
-    "input": "config.input.path",
-    "weights": "config.image.weights",
-    "output": "config.output.path",
-}
-REQUIRED = ("config.input.path", "config.output.path")
+STOPPED = "the same command continues from here"
 
 
 def preprocess(config: PreprocessConfig, beam_options: Sequence[str]) -> int:
@@ -40,11 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return cli.run(
         preprocess,
         PreprocessConfig,
-        "configs/preprocess.py",
         USAGE,
-        "the same command continues from here",
-        required=REQUIRED,
-        short=SHORT,
+        STOPPED,
+        default="configs/preprocess.py",
         variant="preprocess",
         others=True,
         argv=argv,

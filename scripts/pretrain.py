@@ -15,33 +15,20 @@ python scripts/pretrain.py --config configs/pretrain.py \\
 Trains an EfficientNet by the supervised contrastive loss, abnormal against normal. The same command
 again continues where it stopped. At the end, OUTPUT/weights is a bundle for embed.py.
 """
-SHORT = {
-    "input": "config.input.stores",
-    "labels": "config.input.labels",
-    "weights": "config.network.weights",
-    "output": "config.output.path",
-}
-REQUIRED = ("config.input.stores", "config.input.labels", "config.output.path")
+STOPPED = "the same command continues from the last checkpoint"
 
 
 def pretrain(config: PretrainConfig) -> int:
     """Runs the job. Returns the exit code."""
     from cxr_embeddings.pretraining import job
 
-    cli.on_hosts(lambda hosts, config: job.pretrain(config, hosts), config)
+    cli.on_hosts(lambda hosts: job.pretrain(config, hosts), config.distributed)
     return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     return cli.run(
-        pretrain,
-        PretrainConfig,
-        "configs/pretrain.py",
-        USAGE,
-        "the same command continues from the last checkpoint",
-        required=REQUIRED,
-        short=SHORT,
-        argv=argv,
+        pretrain, PretrainConfig, USAGE, STOPPED, default="configs/pretrain.py", argv=argv
     )
 
 

@@ -9,30 +9,41 @@ Beside them: manifest.json, rejected.csv (films without an embedding, and why) a
 The same command again continues where it stopped.
 """
 
+import dataclasses
 import importlib.metadata
 import sys
 from collections.abc import Sequence
 
 from cxr_embeddings import cli
 from cxr_embeddings.common import paths, progress
+from cxr_embeddings.configs.schema import field
 
-FLAGS = {
-    "embeddings": "folder of embeddings, from embed.py",
-    "output": "folder to be written",
-    "cache": "folder for the table of the embeddings; unset: .table in their own folder",
-    "layout": "per_image, one TFRecord a film in the films' tree; or parquet, one table",
-}
 LIBRARIES = ("cxr-embeddings", "numpy", "pyarrow")
 
 
-def publish(embeddings: str, output: str, layout: str, cache: str | None = None) -> int:
-    """Publishes embeddings; the arguments are `FLAGS`. Returns the exit code."""
+@dataclasses.dataclass(frozen=True)
+class Options:
+    embeddings: str = field("", "folder of embeddings, from embed.py", required=True)
+    output: str = field("", "folder to be written", required=True)
+    cache: str | None = field(
+        None, "folder for the table of the embeddings; unset: .table in their own folder"
+    )
+    layout: str = field(
+        "",
+        "per_image, one TFRecord a film in the films' tree; or parquet, one table",
+        required=True,
+    )
+
+
+def publish(options: Options) -> int:
+    """Publishes embeddings. Returns the exit code."""
+    layout = options.layout
     if layout not in ("per_image", "parquet"):
         raise ValueError(f"--layout is {layout!r}; expected per_image or parquet")
     from cxr_embeddings.input_pipeline.embeddings import publish as publishing
     from cxr_embeddings.input_pipeline.embeddings.table import read_table
 
-    table, folder = read_table(embeddings, cache), paths.typed(output)
+    table, folder = read_table(options.embeddings, options.cache), paths.typed(options.output)
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
     print(f"{len(table.image_id)} embeddings in {table.folders[0]}", flush=True)
     before, refused = publishing.publish(table, folder, layout, versions, progress.bar)
@@ -48,9 +59,7 @@ def publish(embeddings: str, output: str, layout: str, cache: str | None = None)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return cli.run_flags(
-        publish, __doc__ or "", "the same command continues from here", FLAGS, argv=argv
-    )
+    return cli.run(publish, Options, __doc__, "the same command continues from here", argv=argv)
 
 
 if __name__ == "__main__":

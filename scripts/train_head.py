@@ -21,12 +21,6 @@ configs/head.py trains linear probes; configs/head.py:mlp and :toolkit heads wit
 The flags of the CXR Foundation toolkit's train work, too, and mean configs/head.py:toolkit.
 """
 STOPPED = "nothing was written"
-SHORT = {
-    "embeddings": "config.embeddings.path",
-    "labels": "config.labels.path",
-    "findings": "config.labels.findings",
-    "output": "config.output.path",
-}
 TOOLKIT_FLAGS = {
     "labels_csv": "labels",
     "data_dir": "embeddings",
@@ -69,10 +63,8 @@ def translated(argv: Sequence[str]) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    argv, needed = translated(sys.argv if argv is None else argv), tuple(SHORT.values())
-    return cli.run(
-        job, HeadConfig, "configs/head.py", USAGE, STOPPED, required=needed, short=SHORT, argv=argv
-    )
+    argv = translated(sys.argv if argv is None else argv)
+    return cli.run(job, HeadConfig, USAGE, STOPPED, default="configs/head.py", argv=argv)
 
 
 if __name__ == "__main__":

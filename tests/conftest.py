@@ -1,5 +1,6 @@
 """Guard rails for every test: eight CPU devices, strict promotion, shapes checked at call time."""
 
+import functools
 import os
 import pathlib
 import shutil
@@ -20,6 +21,7 @@ SIBLINGS = [f"cxr_embeddings.{name}" for name in ("common", "encoder", "heads", 
 jaxtyping.install_import_hook(SIBLINGS, "beartype.beartype")
 
 import jax  # noqa: E402  after the flags and the hook
+import tiny  # noqa: E402, F401  has every test know the network of this name
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -39,6 +41,46 @@ def shared_data() -> pathlib.Path:
     folder = REPOSITORY.parent / "shared" / "data"
     if not folder.is_dir():
         pytest.skip(f"real films not found: {folder} is missing (they are not part of the project)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def mimic(tmp_path_factory) -> pathlib.Path:
+    """A stand-in of MIMIC-CXR, only to be read: small films, two of them damaged, four laterals."""
+    from cxr_embeddings.input_pipeline.synthetic.mimic_folder import write_mimic
+
+    folder = tmp_path_factory.mktemp("mimic")
+    write_mimic(folder, films=40, laterals=4, damaged=2, seed=3, size_range=(48, 80))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def save_bundle(tmp_path_factory):
+    """Writes a bundle of random weights of `tiny`; gives its folder, only to be read."""
+    from cxr_embeddings.encoder import random_weights, weights
+
+    @functools.cache
+    def save(preset="native", resolution=32, mean=(0.4,) * 3, std=(0.3,) * 3, seed=0):
+        card = random_weights.random_card("tiny", resolution, preset, mean, std)
+        variables = random_weights.random_variables(weights.model_for(card), seed)
+        folder = tmp_path_factory.mktemp("weights") / "tiny"
+        weights.save_bundle(folder, variables, card)
+        return folder
+
+    return save
+
+
+@pytest.fixture(scope="session")
+def embedded(mimic, save_bundle, tmp_path_factory) -> pathlib.Path:
+    """The folder of embeddings of the frontal films of `mimic` by `tiny`, only to be read."""
+    import running
+
+    folder = tmp_path_factory.mktemp("embedded")
+    done = running.call(
+        "embed", "--config=configs/mimic.py", f"--input={mimic}/files",
+        f"--weights={save_bundle()}", f"--output={folder}",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
     return folder
 
 

@@ -1,4 +1,7 @@
-"""Commands as their users run them, and what they leave."""
+"""Commands as their users run them, and what they leave.
+
+The network `tiny` (one block a stage) is there in all tests, and in commands whose options name it.
+"""
 
 import contextlib
 import importlib
@@ -11,11 +14,16 @@ import sys
 from conftest import REPOSITORY
 
 
+def command(script, *arguments):
+    """The words that start a command of `scripts`, which knows the network `tiny`."""
+    program = (sys.executable, "tests/tiny.py") if "tiny" in str(arguments) else (sys.executable,)
+    return [*program, f"scripts/{script}.py", *map(str, arguments)]
+
+
 def run(script, *arguments, **options):
     """Runs a command of `scripts`; `options` are those of `subprocess.run`."""
     options = {"cwd": REPOSITORY, "capture_output": True, "text": True, "timeout": 200} | options
-    command = [sys.executable, f"scripts/{script}.py", *map(str, arguments)]
-    return subprocess.run(command, **options)
+    return subprocess.run(command(script, *arguments), **options)
 
 
 def call(script, *arguments):

@@ -1,20 +1,26 @@
 """Options of the commands: what they become, and what is said of those that are wrong."""
 
+import dataclasses
 import sys
 
 import pytest
 import running
 
 from cxr_embeddings import cli
-from cxr_embeddings.configs.schema import EmbedConfig, HeadConfig
+from cxr_embeddings.configs.schema import EmbedConfig, HeadConfig, field
 
 SCRIPTS = sorted((running.REPOSITORY / "scripts").glob("[!_]*.py"))
-SHORT = {
-    "embeddings": "config.embeddings.path",
-    "labels": "config.labels.path",
-    "output": "config.output.path",
-}
-FULL = ["--embeddings=e", "--labels=l.csv", "--output=o"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Of a command that takes no config."""
+
+    number: int = field(3, "a number")
+
+
+FLAT = (Options, "python example", "go on")
+FULL = ("--embeddings=e", "--labels=l.csv", "--findings=Edema", "--output=o")
 
 
 def parsed(*words, schema=HeadConfig, default="configs/head.py", **more):
@@ -22,7 +28,8 @@ def parsed(*words, schema=HeadConfig, default="configs/head.py", **more):
     configs = []
     code = cli.run(
         lambda *given: configs.append(given) or 0,
-        schema, default, "python example", "nothing was written", argv=["x", *words], **more,
+        schema, "python example", "nothing was written",
+        default=default, argv=["x", *words], **more,
     )  # fmt: skip
     return code, (configs[0] if len(configs[0]) > 1 else configs[0][0]) if configs else None
 
@@ -32,7 +39,11 @@ def parsed(*words, schema=HeadConfig, default="configs/head.py", **more):
     [
         (["--config.labels.findings=No Finding,Edema"], "labels.findings", ("No Finding", "Edema")),
         (["--config.sizes", "8,...,all"], "sizes", ("8", "...", "all")),
-        (["--embeddings=a,b", "--config.embeddings.path", "c"], "embeddings.path", ("a,b", "c")),
+        (
+            ["--embeddings=a,b", "--config.embeddings.path", "c"],
+            "embeddings.path",
+            ("e", "a,b", "c"),
+        ),
         (["--config.training.hidden="], "training.hidden", ()),
         (["--config.training.hidden=(64,)"], "training.hidden", (64,)),
         (["--config.labels.fractions=0.5,0.2,0.3"], "labels.fractions", (0.5, 0.2, 0.3)),
@@ -46,7 +57,7 @@ def parsed(*words, schema=HeadConfig, default="configs/head.py", **more):
     ],
 )
 def test_options_become_settings(words, name, value):
-    code, config = parsed(*words, short=SHORT)
+    code, config = parsed(*FULL, *words)
     for part in name.split("."):
         config = getattr(config, part)
     assert (code, config) == (0, value)
@@ -58,7 +69,7 @@ def test_options_become_settings(words, name, value):
         (["--config.training.hidden=abc"], "--config.training.hidden is 'abc'; expected whole"),
         (["--config.labels.fractions=0.5,O.5"], "expected numbers with commas"),
         (["--config.training.shuffle=maybe"], "'maybe'; expected true or false"),
-        (["--config.sizes"], "--config.sizes has no value"),
+        (["--config.sizes"], "--config.sizes: expected one argument"),
         (["--config=configs/head.py:x"], "configs/head.py:x is unknown; expected linear, mlp"),
         (["--config=nowhere.py"], "--config is nowhere.py; expected a Python file with"),
         (["--config=configs/mimic.py"], "gives a EmbedConfig; expected a HeadConfig"),
@@ -68,32 +79,31 @@ def test_options_become_settings(words, name, value):
     ],
 )
 def test_what_is_wrong_is_said(words, said, capsys):
-    assert parsed(*words, short=SHORT)[0] == 1
+    assert parsed(*words)[0] == 1
     assert capsys.readouterr().err.startswith("error: ")
-    parsed(*words, short=SHORT)
+    parsed(*words)
     assert said in capsys.readouterr().err
 
 
 def test_missing_options_are_named_by_their_short_names(capsys):
-    code, _ = parsed("--labels=l.csv", short=SHORT, required=tuple(SHORT.values()))
+    code, _ = parsed("--labels=l.csv")
     said = capsys.readouterr().err
     assert code == 2 and said.startswith("error: missing required options:\n  --embeddings: ")
     assert "\n  --output: " in said and "  --labels" not in said and "python example" in said
 
 
 def test_help_shows_an_example_and_groups(capsys):
-    assert parsed("--help", "--config=configs/head.py:mlp", *FULL, short=SHORT) == (0, None)
+    assert parsed("--help", "--config=configs/head.py:mlp", *FULL) == (0, None)
     said = capsys.readouterr().out
     assert said.startswith("python example\n\noptions:\n  --config=configs/head.py:mlp\n")
-    assert "\n\nembeddings:\n  --embeddings, --config.embeddings.path=e\n" in said
+    assert "\n\nembeddings:\n  --embeddings, --config.embeddings.path=e (required)\n" in said
     assert "\ntraining:\n  --config.training.optimizer=adamw\n" in said
 
 
 def test_options_of_another_library_are_passed_on(capsys):
-    words = ("--runner=X", "--output=o", "--flag")
-    _, (config, others) = parsed(*words, short=SHORT, others=True)
+    _, (config, others) = parsed(*FULL, "--runner=X", "--flag", others=True)
     assert others == ["--runner=X", "--flag"] and config.output.path == "o"
-    assert parsed("--config.outptu=x", short=SHORT, others=True)[0] == 1
+    assert parsed("--config.outptu=x", others=True)[0] == 1
     assert "did you mean --config.output" in capsys.readouterr().err
 
 
@@ -134,8 +144,7 @@ def test_errors_are_sentences_and_the_process_stays_as_it_was(capsys):
         print("\x1b[31m")
         raise FileNotFoundError(2, "No such file", "x\x1b.csv")
 
-    command = (HeadConfig, "configs/head.py", "python example", "go on")
-    assert cli.run(fails, *command, argv=["x"]) == 1
+    assert cli.run(fails, *FLAT, argv=["x"]) == 1
     said = capsys.readouterr()
     assert said.out == "\\x1b[31m\n" and said.err == "error: No such file: x\\x1b.csv\n"
     assert sys.stdout.write == before
@@ -145,7 +154,7 @@ def test_errors_are_sentences_and_the_process_stays_as_it_was(capsys):
     def stopped(config):
         raise KeyboardInterrupt
 
-    assert cli.run(stopped, *command, argv=["x"]) == 1
+    assert cli.run(stopped, *FLAT, argv=["x"]) == 1
     assert capsys.readouterr().err == "\nstopped: go on\n"
 
 
@@ -153,11 +162,10 @@ def test_an_error_can_be_followed_to_its_place(capsys):
     def fails(config):
         raise ValueError("no")
 
-    command = (HeadConfig, "configs/head.py", "python example", "go on")
-    assert cli.run(fails, *command, argv=["x", "--verbosity=1"]) == 1
+    assert cli.run(fails, *FLAT, argv=["x", "--verbosity=1"]) == 1
     said = capsys.readouterr().err
     assert "Traceback" in said and "error: no\n" in said
-    assert cli.run(fails, *command, argv=["x"]) == 1
+    assert cli.run(fails, *FLAT, argv=["x"]) == 1
     assert capsys.readouterr().err == "error: no\n"
 
 

@@ -74,9 +74,10 @@ def test_what_is_printed_and_drawn(folder):
     [
         (["--embeddings=a", "--labels=b", "--output=c"], "a picture needs both --input and"),
         (["--embeddings=no", "--labels=b"], "do not exist; expected a folder"),
+        (["--embeddings=no", "--labels=b", "--input=c", "--output=c.jpg"], "a file *.png"),
         (
             ["--embeddings=no", "--labels=b", "--input=c", "--output=no/c.png"],
-            "no/c.png; expected a file *.png in a folder that exists",
+            "no/c.png; expected a file in a folder that exists",
         ),
     ],
 )

@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 import running
 
+from cxr_embeddings import report_labelling
 from cxr_embeddings.configs.schema import NetworkConfig
 from cxr_embeddings.encoder import efficientnet, embedding_layers, random_weights, weights
 from cxr_embeddings.encoder.card import load_card
 from cxr_embeddings.input_pipeline import run_folder
 from cxr_embeddings.input_pipeline.synthetic.mimic_folder import write_mimic
 from cxr_embeddings.pretraining import first_weights
-from cxr_embeddings.scripts import label_abnormal
 
 SIZE, FILMS, BATCH, STEPS = 32, 120, 16, 12
 # A network of two stages, since a whole one takes a minute to compile.
@@ -45,7 +45,7 @@ def data(tmp_path_factory):
         folder / "mimic", folder / "store", size=SIZE, films_per_shard=16, storage="png8"
     )
     table = folder / "mimic/mimic-cxr-2.0.0-chexpert.csv.gz"
-    label_abnormal.label_abnormal(str(folder / "abnormal.csv"), None, str(table))
+    report_labelling.run(findings=table, output=folder / "abnormal.csv")
     with pytest.MonkeyPatch.context() as patch:
         make_tiny(patch)
         card = random_weights.random_card("tiny", SIZE, "native", (0.4,) * 3, (0.3,) * 3)
