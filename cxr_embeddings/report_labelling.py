@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import collections
 import os
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from cxr_embeddings.common import files, machine, paths, progress, writing
 from cxr_embeddings.errors import translated
@@ -13,55 +13,32 @@ from cxr_embeddings.errors import translated
 if TYPE_CHECKING:
     import pandas as pd
 
-    from cxr_embeddings.input_pipeline.reports.label import Verdict
+    from cxr_embeddings.input_pipeline.reports.label import Labels
 
-NUMBERS = {"abnormal": "1", "normal": "0", "unknown": ""}
-BROKEN = ("failed", "unreadable")  # rules of reports to be got again, or of a fault of ours
+NUMBERS = {"abnormal": 1, "normal": 0, "unknown": None}
+REJECTED = ("binary", "empty", "failed", "unreadable")  # rules of what holds no report
+BROKEN = ("failed", "unreadable")  # those of reports to be got again, or of a fault of ours
 _SHOWN = 10  # ids of what is to be looked at
 
 
-class Labels(NamedTuple):
-    """Labels of studies or films."""
+def broken(labels: Labels) -> int:
+    """Reports that could not be read, or that labelling failed on."""
+    return sum(verdict.rule in BROKEN for verdict in labels.rows.values())
 
-    about: str  # a sentence: what was read
-    columns: tuple[str, ...]  # names of the ids
-    rows: Mapping[tuple[str, ...], Verdict]  # ids -> label, and the rule that decided
 
-    @property
-    def broken(self) -> int:
-        """Reports that could not be read, or that labelling failed on."""
-        return sum(verdict.rule in BROKEN for verdict in self.rows.values())
-
-    def table(self) -> pd.DataFrame:
-        """One row a study or film: its ids, `abnormal` (1, 0 or missing), and `rule`."""
-        import pandas as pd
-
-        table = pd.DataFrame(list(self.rows), columns=list(self.columns), dtype="str")
-        numbers = {"abnormal": 1, "normal": 0, "unknown": None}
-        found = [numbers[verdict.label] for verdict in self.rows.values()]
-        rules = [verdict.rule for verdict in self.rows.values()]
-        return table.assign(abnormal=pd.array(found, "Int8"), rule=pd.array(rules, "str"))
-
-    def write(self, file: str) -> None:
-        """Writes the same as a CSV file."""
-        rows = [[*ids, NUMBERS[label], rule] for ids, (label, rule) in self.rows.items()]
-        files.write_whole(file, writing.encode_table([*self.columns, "abnormal", "rule"], rows))
-
-    def summary(self) -> Iterator[str]:
-        """How many there are of each label and rule, and ids of those to look at; in lines."""
-        from cxr_embeddings.input_pipeline.reports import corpus
-
-        yield self.about
-        counts = collections.Counter(self.rows.values())
-        for label in NUMBERS:
-            some = [(v, n) for v, n in counts.most_common() if v.label == label]
-            yield f"{label:8} {sum(n for _, n in some):9}"
-            yield from (f"    {verdict.rule:32} {count:9}" for verdict, count in some)
-        for rule in ("contradiction", *corpus.REJECTED):
-            ids = [" ".join(one) for one, verdict in self.rows.items() if verdict.rule == rule]
-            if ids:
-                more = ", ..." if len(ids) > _SHOWN else ""
-                yield f"{rule} ({', '.join(self.columns)}): {', '.join(ids[:_SHOWN])}{more}"
+def summary(labels: Labels) -> Iterator[str]:
+    """How many there are of each label and rule, and ids of those to look at; in lines."""
+    yield labels.about
+    counts = collections.Counter(labels.rows.values())
+    for label in NUMBERS:
+        some = [(v, n) for v, n in counts.most_common() if v.label == label]
+        yield f"{label:8} {sum(n for _, n in some):9}"
+        yield from (f"    {verdict.rule:32} {count:9}" for verdict, count in some)
+    for rule in ("contradiction", *REJECTED):
+        ids = [" ".join(one) for one, verdict in labels.rows.items() if verdict.rule == rule]
+        if ids:
+            more = ", ..." if len(ids) > _SHOWN else ""
+            yield f"{rule} ({', '.join(labels.columns)}): {', '.join(ids[:_SHOWN])}{more}"
 
 
 @translated
@@ -96,8 +73,13 @@ def label_reports(
             is damaged.
         FileError: something cannot be read or written.
     """
+    import pandas as pd
+
     labels = run(reports=reports, output=output, devices=devices, workers=workers, shown=progress)
-    return labels.table()
+    table = pd.DataFrame(list(labels.rows), columns=list(labels.columns), dtype="str")
+    numbers = [NUMBERS[verdict.label] for verdict in labels.rows.values()]
+    rules = [verdict.rule for verdict in labels.rows.values()]
+    return table.assign(abnormal=pd.array(numbers, "Int8"), rule=pd.array(rules, "str"))
 
 
 def run(
@@ -127,20 +109,18 @@ def run(
     if output and file == source:
         raise ValueError(f"{file} is the input; expected another file as output")
     if reports:
-        found = corpus.label_reports(
+        labels = corpus.label_reports(
             source,
             workers or machine.processors(),
             lambda total: progress.bar(total, what="reports", shown=shown),
         )
-        counted = "films of reports" if found.columns[0] == "image_id" else "reports"
-        about = f"{len(found.rows)} {counted} in {source}; ignored {found.ignored} other files"
-        columns, rows = found.columns, found.rows
     else:
-        table = abnormal.read_labels(source)
-        about = f"{len(table.rows)} rows in {source}, a table as {table.dataset} has it"
-        columns, rows = table.columns, table.rows
-    rows = {ids: abnormal.with_devices(verdict, devices) for ids, verdict in sorted(rows.items())}
-    labels = Labels(about, columns, rows)
+        labels = abnormal.read_labels(source)
+    rows = {
+        ids: abnormal.with_devices(found, devices) for ids, found in sorted(labels.rows.items())
+    }
     if output:
-        labels.write(file)
-    return labels
+        header = [*labels.columns, "abnormal", "rule"]
+        lines = [[*ids, NUMBERS[label], rule] for ids, (label, rule) in rows.items()]
+        files.write_whole(file, writing.encode_table(header, lines))
+    return labels._replace(rows=rows)

@@ -25,23 +25,23 @@ from cxr_embeddings.configs.schema import field
 class Options:
     reports: str | None = field(None, "folder, archive (.zip, .tar, .tgz) or CSV of reports")
     findings: str | None = field(None, "table of findings, CSV or CSV.gz")
-    devices: str = field("unknown", "what tubes, lines and devices alone are: or normal, abnormal")
+    devices: str = field("unknown", "label of devices alone: unknown, normal or abnormal")
     output: str = field("", "CSV to be written", required=True)
 
 
 def label_abnormal(options: Options) -> int:
     """Writes the labels. Returns the exit code."""
     labels = report_labelling.run(**dataclasses.asdict(options), shown=True)
-    for line in labels.summary():
+    for line in report_labelling.summary(labels):
         print(line)
     print(f"in {options.output}")
-    if labels.broken:
+    if broken := report_labelling.broken(labels):
         print(
-            f"error: {labels.broken} of {len(labels.rows)} reports could not be read or labelled, "
+            f"error: {broken} of {len(labels.rows)} reports could not be read or labelled, "
             "and count as unknown: check that they are whole and can be read, then run this again",
             file=sys.stderr,
         )
-    return 1 if labels.broken else 0
+    return 1 if broken else 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -5,7 +5,6 @@ python scripts/synthetic_mimic.py --output demo/mimic
 """
 
 import dataclasses
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -31,25 +30,14 @@ def synthetic_mimic(options: Options) -> int:
     """Writes the stand-in. Returns the exit code."""
     from cxr_embeddings.input_pipeline.synthetic import mimic_folder
 
-    if len(options.size_range) != 2:
-        raise ValueError(
-            f"--size_range is {options.size_range}; expected two numbers, such as 420,1100"
-        )
+    start = time.monotonic()
     folder = paths.typed_local(options.output, "--output")
-    parameters = dataclasses.asdict(options) | {"size_range": list(options.size_range)}
+    parameters = dataclasses.asdict(options)
     del parameters["output"]
-    stamp = folder / mimic_folder.STAMP
-    if stamp.is_file():
-        found = json.loads(stamp.read_text())
-        if found != parameters:
-            raise ValueError(
-                f"{folder} was made with {found}; asked for now: {parameters}. Choose another "
-                "folder, or remove that one"
-            )
+    counts = mimic_folder.write_mimic(folder, **parameters)
+    if not counts:
         print(f"already there: {options.films} frontal films in {folder}")
         return 0
-    start = time.monotonic()
-    counts = mimic_folder.write_mimic(folder, **parameters)
     size = counts.pop("bytes") / 1e6
     parts = ", ".join(f"{count} {name}" for name, count in counts.items())
     print(f"{folder}: {parts}; {size:.0f} MB in {time.monotonic() - start:.0f} s")

@@ -10,10 +10,9 @@ import zipfile
 import fsspec
 import pytest
 
-from cxr_embeddings.common import workers
-from cxr_embeddings.input_pipeline.reports import collections, corpus
+from cxr_embeddings.common import files, workers
+from cxr_embeddings.input_pipeline.reports import corpus
 from cxr_embeddings.input_pipeline.reports import label as reports
-from cxr_embeddings.input_pipeline.reports.corpus import label_reports
 
 NORMAL = b"FINAL REPORT\n FINDINGS:  The lungs are clear. No pleural effusion.\n"
 ABNORMAL = b"FINAL REPORT\n IMPRESSION:  Large right pleural effusion.\n"
@@ -59,8 +58,16 @@ def write_tar(path, contents, mode="w:gz"):
     return str(path)
 
 
+WRITERS = {
+    "folder": write,
+    "zip": write_zip,
+    "tar": lambda path, contents: write_tar(path, contents, "w"),
+    "tgz": write_tar,
+}
+
+
 def label(path, processes=2):
-    """Verdicts by first id, and what was ignored; the bar must have moved to its end."""
+    """Labels of reports; the bar must have moved to its end."""
     bar = types.SimpleNamespace(total=None, n=0)
 
     def progress(total):
@@ -68,65 +75,69 @@ def label(path, processes=2):
         bar.update = lambda count: setattr(bar, "n", bar.n + count)
         return contextlib.nullcontext(bar)
 
-    columns, found, ignored = label_reports(path, processes, progress)
-    assert bar.n == bar.total and list(found) == sorted(found)
-    assert all(len(ids) == len(columns) for ids in found)
-    return {ids[0]: tuple(verdict) for ids, verdict in found.items()}, ignored
+    labels = corpus.label_reports(str(path), processes, progress)
+    assert bar.n == bar.total
+    assert all(len(ids) == len(labels.columns) for ids in labels.rows)
+    return labels
+
+
+def verdicts(path, processes=2):
+    return {ids[0]: tuple(verdict) for ids, verdict in label(path, processes).rows.items()}
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip", "tar", "tgz", "memory"])
 def test_every_report_gets_a_verdict(tmp_path, kind):
-    contents = REPORTS | OTHERS
-    if kind == "zip":
-        path = write_zip(tmp_path / "mimic-cxr-reports.ZIP", contents)
-    elif kind in ("tar", "tgz"):
-        path = write_tar(tmp_path / f"in.{kind}", contents, {"tar": "w", "tgz": "w:gz"}[kind])
-    else:
-        path = write(tmp_path / "in", contents)
+    contents, path = REPORTS | OTHERS, tmp_path / f"mimic-cxr-reports.{kind.upper()}"
     if kind == "memory":
-        fsspec.filesystem("memory").put(path, "/reports", recursive=True)
+        fsspec.filesystem("memory").put(write(path, contents), "/reports", recursive=True)
         path = "memory://reports"
-    found, ignored = label(path)
-    assert ignored == 2
+    else:
+        WRITERS[kind](path, contents)
+    assert label(path).about == f"6 reports in {path}; ignored 2 other files"
+    found = verdicts(path)
+    assert found.pop("50000005")[0] != "abnormal"
     assert found == {
         "50000001": ("normal", "normal_statement"),
         "50000002": ("unknown", "empty"),
         "50000003": ("abnormal", "effusion"),
         "50000004": ("unknown", "binary"),
-        "50000005": found["50000005"],
         "50000006": ("unknown", "too_long"),
     }
-    assert found["50000005"][0] != "abnormal"
     if kind == "memory":
         fsspec.filesystem("memory").rm("/reports", recursive=True)
 
 
 def test_many_reports_keep_their_verdicts(tmp_path):
     contents = {
-        name(50_000_000 + i, 10_000_000 + i % 7): ABNORMAL if i % 3 else NORMAL for i in range(700)
+        name(50_000_000 + i, 10_000_000 + i % 7): ABNORMAL if i % 3 else NORMAL for i in range(300)
     }
-    found, _ = label(write_zip(tmp_path / "r.zip", contents), processes=3)
-    expected = {str(50_000_000 + i): "abnormal" if i % 3 else "normal" for i in range(700)}
+    found = verdicts(write_zip(tmp_path / "r.zip", contents))
+    expected = {str(50_000_000 + i): "abnormal" if i % 3 else "normal" for i in range(300)}
     assert {study: verdict for study, (verdict, _) in found.items()} == expected
 
 
 def test_only_some_reports_are_in_memory(tmp_path, monkeypatch):
     """Those that are read wait in the queue of the workers or are done."""
     monkeypatch.setattr(corpus, "CHUNK", 2)
-    contents = {name(50_000_000 + i): NORMAL for i in range(60)}
     read, most, done = [], [], []
-    attempt = collections.attempt
+    read_with = files.read_with
 
     def counted(*arguments):
         read.append(arguments)
         most.append(len(read) - len(done))
-        return attempt(*arguments)
+        return read_with(*arguments)
 
-    monkeypatch.setattr(collections, "attempt", counted)
+    monkeypatch.setattr(files, "read_with", counted)
     bar = types.SimpleNamespace(update=lambda count: done.extend([None] * count))
-    path = write(tmp_path, contents)
-    label_reports(path, 1, lambda total: contextlib.nullcontext(bar))
+    path = write(tmp_path, {name(50_000_000 + i): NORMAL for i in range(60)})
+    corpus.label_reports(path, 1, lambda total: contextlib.nullcontext(bar))
     assert len(read) == len(done) == 60 and 2 < max(most) <= 2 * 4
+
+
+HALF_READ = {
+    "50000001": ("normal", "normal_statement"),
+    "50000002": ("unknown", "unreadable"),
+}
 
 
 def test_a_damaged_member_of_an_archive_is_unreadable(tmp_path):
@@ -136,9 +147,7 @@ def test_a_damaged_member_of_an_archive_is_unreadable(tmp_path):
     data = bytearray((tmp_path / "r.zip").read_bytes())
     data[start + 5 : start + 25] = b"\xff" * 20
     (tmp_path / "r.zip").write_bytes(data)
-    found, _ = label(path)
-    assert found["50000001"] == ("normal", "normal_statement")
-    assert found["50000002"] == ("unknown", "unreadable")
+    assert verdicts(path) == HALF_READ
 
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
@@ -147,9 +156,7 @@ def test_members_that_would_be_unpacked_whole_are_unreadable(tmp_path, compressi
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(name(50000001), NORMAL)
         archive.writestr(name(50000002), b"a" * 9_000_000, compression)
-    found, _ = label(str(path))
-    assert found["50000001"] == ("normal", "normal_statement")
-    assert found["50000002"] == ("unknown", "unreadable")
+    assert verdicts(path) == HALF_READ
 
 
 def test_an_error_of_ours_tells_nothing_of_the_report(tmp_path, monkeypatch):
@@ -157,8 +164,8 @@ def test_an_error_of_ours_tells_nothing_of_the_report(tmp_path, monkeypatch):
         raise RuntimeError(f"no idea what {text} is")
 
     monkeypatch.setattr(reports, "label_report", failing)
-    found, _ = label(write(tmp_path, {"a.txt": SECRET.encode()}))
-    assert found == {"a": ("unknown", "failed")}
+    path = write(tmp_path, {"a.txt": SECRET.encode()})
+    assert verdicts(path) == {"a": ("unknown", "failed")}
 
 
 @pytest.mark.parametrize(
@@ -172,25 +179,23 @@ def test_an_error_of_ours_tells_nothing_of_the_report(tmp_path, monkeypatch):
         ),
     ],
 )
-@pytest.mark.parametrize("zipped", [False, True])
-def test_places_that_are_refused(tmp_path, contents, message, zipped):
-    (tmp_path / "in").mkdir()
-    path = (write_zip if zipped else write)(tmp_path / ("in.zip" if zipped else "in"), contents)
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_places_that_are_refused(tmp_path, contents, message, kind):
+    path = WRITERS[kind](tmp_path / f"in.{kind}", contents)
     with pytest.raises(ValueError, match=message):
         label(path)
 
 
 def test_what_is_no_folder_or_archive_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError):
-        label(str(tmp_path / "none"))
-    with pytest.raises(FileNotFoundError):
-        label(str(tmp_path / "none.zip"))
+    for missing in ("none", "none.zip"):
+        with pytest.raises(FileNotFoundError):
+            label(tmp_path / missing)
     (tmp_path / "file.txt").write_text("x")
     with pytest.raises(NotADirectoryError):
-        label(str(tmp_path / "file.txt"))
+        label(tmp_path / "file.txt")
     (tmp_path / "file.zip").write_text("x")
     with pytest.raises(ValueError, match=r"file\.zip is not a whole archive"):
-        label(str(tmp_path / "file.zip"))
+        label(tmp_path / "file.zip")
 
 
 def test_a_process_that_dies_ends_the_run(tmp_path, monkeypatch):
@@ -203,16 +208,13 @@ def test_a_process_that_dies_ends_the_run(tmp_path, monkeypatch):
 @pytest.mark.parametrize("kind", ["folder", "zip", "tgz"])
 def test_plain_texts_are_known_by_their_names(tmp_path, kind):
     contents = {"a/one.txt": NORMAL, "b/two.TXT": ABNORMAL, "._one.txt": b"\0", "LICENSE.txt": b"x"}
-    writers = {"folder": write, "zip": write_zip, "tgz": write_tar}
-    path = writers[kind](tmp_path / f"in.{kind}", contents)
-    found, _ = label(path)
-    assert {name: verdict for name, (verdict, _) in found.items()} == {
-        "one": "normal", "two": "abnormal"
+    found = label(WRITERS[kind](tmp_path / f"in.{kind}", contents))
+    assert found.columns == ("study_id",)
+    assert found.rows == {
+        ("one",): ("normal", "normal_statement"), ("two",): ("abnormal", "effusion")
     }  # fmt: skip
-    assert label_reports(path, 1, lambda _: contextlib.nullcontext(BAR)).columns == ("study_id",)
 
 
-BAR = types.SimpleNamespace(update=lambda count: None)
 OPENI = """<eCitation><uId id="CXR1"/><AbstractText Label="INDICATION">Edema</AbstractText>
 <AbstractText Label="FINDINGS">{}</AbstractText>{}</eCitation>"""
 
@@ -225,10 +227,10 @@ def test_reports_of_openi_label_the_films_that_they_name(tmp_path):
         "ecgen/3.xml": b"<eCitation>",
         "ecgen/4.xml": b'<!DOCTYPE a [<!ENTITY a "b">]><a>&a;</a>',
     }
-    path = write_tar(tmp_path / "in.tgz", contents)
-    columns, found, _ = label_reports(path, 1, lambda _: contextlib.nullcontext(BAR))
-    assert columns == ("image_id", "study_id")
-    assert {ids: label for ids, (label, _) in found.items()} == {
+    found = label(write_tar(tmp_path / "in.tgz", contents))
+    assert found.about.startswith("5 films of reports in ")
+    assert found.columns == ("image_id", "study_id")
+    assert {ids: kind for ids, (kind, _) in found.rows.items()} == {
         ("CXR1_1_IM-0001-3001", "1"): "normal",
         ("CXR1_1_IM-0001-4001", "1"): "normal",
         ("2", "2"): "abnormal",
@@ -249,20 +251,17 @@ def test_tables_of_reports(tmp_path, header, columns):
     rows = f'{header}\nx,"The lungs are clear.\nNo effusion.",7\ny,,\nz,No effusion. Scoliosis.,8\n'
     (tmp_path / "t.csv").write_text("\ufeff" + rows)
     (tmp_path / "t.csv.gz").write_bytes(gzip.compress(rows.encode()))
-    for name in ("t.csv", "t.csv.gz"):
-        path = str(tmp_path / name)
-        assert label_reports(path, 1, lambda _: contextlib.nullcontext(BAR)).columns == columns
-        found, _ = label(path)
-        assert [found[one][0] for one in "xyz"] == ["normal", "unknown", "abnormal"]
+    for file in ("t.csv", "t.csv.gz"):
+        found = label(tmp_path / file)
+        assert found.columns == columns and [ids[0] for ids in found.rows] == [*"xyz"]
+        kinds = [verdict.label for verdict in found.rows.values()]
+        assert kinds == ["normal", "unknown", "abnormal"]
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (
-            "id,value\na,b\n",
-            r"not a table of reports: expected a column of texts .* There are: id, v",
-        ),
+        ("id,value\na,b\n", r"not a table of reports: expected a column of .* There are: id, v"),
         ("report\nClear.\n", "and one of ids"),
         ("id,report\na,Clear.\na,Clear.\n", "row 3 of .* is the second of a"),
         ("id,report\n,Clear.\n", "row 2 of .* lacks an id"),
@@ -273,7 +272,7 @@ def test_tables_of_reports(tmp_path, header, columns):
 def test_tables_that_are_none_of_reports(tmp_path, text, message):
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(ValueError, match=message):
-        label(str(tmp_path / "t.csv"))
+        label(tmp_path / "t.csv")
 
 
 def test_links_of_archives_are_ignored_and_no_name_is_a_path(tmp_path):
@@ -286,20 +285,20 @@ def test_links_of_archives_are_ignored_and_no_name_is_a_path(tmp_path):
             info = tarfile.TarInfo(name)
             info.type, info.linkname = kind, str(secret)
             archive.addfile(info)
-    found, _ = label(str(path))
-    assert found.keys() == {"made", "up"} and {label for label, _ in found.values()} == {"normal"}
+    found = verdicts(path)
+    assert found.keys() == {"made", "up"} and {kind for kind, _ in found.values()} == {"normal"}
     assert {path.name for path in tmp_path.iterdir()} == {"secret.txt", "in.tar"}
 
 
 def test_what_an_archive_unpacks_to_is_bounded(tmp_path):
     """A long member is read in part, and a header of many bytes, which tarfile reads whole, not."""
     path = write_tar(tmp_path / "in.tgz", {"a.txt": bytes(50_000_000), "b.txt": NORMAL})
-    assert label(path)[0]["b"] == ("normal", "normal_statement")
+    assert verdicts(path)["b"] == ("normal", "normal_statement")
     info = tarfile.TarInfo("c.txt")
     info.type, info.size = tarfile.XHDTYPE, 2**33
     (tmp_path / "bomb.tar").write_bytes(info.tobuf(tarfile.GNU_FORMAT) + bytes(10_000))
     with pytest.raises(ValueError, match=r"not a whole archive .a header of 8589934592 bytes"):
-        label(str(tmp_path / "bomb.tar"))
+        label(tmp_path / "bomb.tar")
     (tmp_path / "cut.tgz").write_bytes((tmp_path / "in.tgz").read_bytes()[:-200])
     with pytest.raises(ValueError, match=r"cut\.tgz is not a whole archive"):
-        label(str(tmp_path / "cut.tgz"))
+        label(tmp_path / "cut.tgz")

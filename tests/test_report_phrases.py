@@ -1,4 +1,4 @@
-"""The tables against invented sentences, public phrase lists and reports that people have coded.
+"""The tables against public phrase lists, and reports that people have coded.
 
 Set aside before any rule was written, by ids alone: the coded reports whose `_bucket` is below 3.
 Nobody read them for the tables; they only give the scores.
@@ -10,8 +10,6 @@ import hashlib
 import re
 import tarfile
 import xml.etree.ElementTree as ElementTree
-
-import pytest
 
 from cxr_embeddings.input_pipeline.reports import label, sections, vocabulary
 
@@ -25,105 +23,6 @@ def test_rules_are_told_apart_by_name():
     devices = [name for name in names if name.startswith("device_")]
     assert names[-len(devices) :] == devices
     assert not set(names) & set(vocabulary.DIVIDED)
-
-
-# rule -> findings that stand beside what is denied, gone or removed and are not denied with it.
-STAYS = {
-    "atelectasis": (
-        "Tracheostomy tube has been removed and bibasilar atelectasis persists.",
-        "The endotracheal tube was removed, left lower lobe collapse is worse.",
-        "Right base atelectasis, pneumonia unlikely.",
-    ),
-    "cardiomegaly": (
-        "Cardiomegaly persists while the effusion has resolved.",
-        "No pneumothorax or effusion, cardiomegaly.",
-    ),
-    "device_line": (
-        "No pneumothorax status post PICC placement.",
-        "The chest tube has been removed, the PICC remains.",
-    ),
-    "device_tube": (
-        "No pneumothorax after placement of a right chest tube.",
-        "ET tube in place and the left chest tube has been removed.",
-    ),
-    "edema": (
-        "Interval removal of the Swan-Ganz catheter and worsening pulmonary edema.",
-        "Pulmonary edema, the ET tube has been removed.",
-        "There is edema and the left effusion has resolved.",
-    ),
-    "effusion": (
-        "Large left pleural effusion and pneumothorax, which has resolved.",
-        "Since removal of the pigtail drain, pleural effusion has increased.",
-        "The edema has resolved, moderate effusions remain.",
-        "The left effusion has nearly resolved.",
-        "Stable large effusion, pneumothorax is not identified.",
-        "No pneumothorax (small effusion is unchanged).",
-        "Negative for pneumothorax, positive for left effusion.",
-        "Unchanged effusion and the pneumothorax is gone.",
-    ),
-    "emphysema": ("Clear of consolidation, severe emphysema.",),
-    "free_air": ("Subcutaneous emphysema persists although all drains were removed.",),
-    "hypoinflation": ("There has been removal of the ETT, and lung volumes are lower.",),
-    "mediastinum": ("The heart is enlarged and effusions are not seen.",),
-    "opacity": (
-        "Bibasilar opacities and low lung volumes after the endotracheal tube was removed.",
-        "Resolved right effusion, new left basilar opacity.",
-        "Partial clearing of the left base opacity.",
-    ),
-    "pneumonia": (
-        "Left lower lobe pneumonia and previously seen edema has resolved.",
-        "The pneumonia has not resolved.",
-        "Pneumonia is favored and edema is unlikely.",
-    ),
-    "pneumothorax": (
-        "Small right apical pneumothorax is unchanged after the chest tube was removed.",
-        "Moderate right pneumothorax has developed since the pigtail catheter was removed.",
-        "Removal of the right chest tube with new right pneumothorax.",
-        "Small left pneumothorax, catheter was removed.",
-        "Pneumothorax, which was seen after the drain was removed, persists.",
-        "Following removal of chest tube, pneumothorax is seen.",
-    ),
-}
-# Here a denial reaches all that it names.
-GONE = (
-    "The small right pneumothorax seen after the biopsy has resolved.",
-    "The right effusion, seen on the prior film, has resolved.",
-    "Previously seen effusion and edema have resolved.",
-    "Edema, effusions and atelectasis have resolved since the prior film.",
-    "Previous nodule in the left lung, which has resolved.",
-    "Left lower lobe opacity with interval resolution.",
-    "Effusion, consolidation, or pneumothorax is not seen.",
-    "Focal consolidation, large effusion, or pneumothorax is not seen.",
-    "The lungs are clear without focal consolidation, new nodule, or pneumothorax.",
-    "No pneumothorax after removal of the left chest tube.",
-    "The chest tubes, mediastinal drains and Swan-Ganz catheter have been removed.",
-    "No right, left or bilateral effusion.",
-    "No effusion on the left and right.",
-    "No small, moderate or large effusion.",
-    "The PICC is no longer in place.",
-    "No pneumothorax or edema is seen, heart and mediastinum are normal.",
-    "No pleural effusion, focal consolidation, pneumothorax.",
-    "There is no new focal consolidation, new effusion, or pneumothorax.",
-    "Interval resolution of right lower lobe pneumonia and left effusion.",
-    "Pleural effusion and pneumothorax is not identified.",
-    "No mass, adenopathy or effusion, bones are normal.",
-    "No acute fracture, dislocation or bony abnormality, unchanged from prior.",
-    "No new infiltrate since the pneumonia of last year.",
-    "The effusion, which was seen on the prior film, has resolved.",
-    "The mass was removed.",
-)
-
-
-@pytest.mark.parametrize(
-    ("sentence", "rule"), [(one, rule) for rule, some in STAYS.items() for one in some]
-)
-def test_a_denial_leaves_the_next_finding(sentence, rule):
-    assert _label(f"{sentence} Normal heart.") == ("abnormal", rule)
-
-
-@pytest.mark.parametrize("sentence", GONE)
-def test_a_denial_reaches_all_that_it_names(sentence):
-    assert _label(f"{sentence} Lungs are clear.") == ("normal", "normal_statement")
 
 
 # Stems among the phrases, completed.
@@ -200,28 +99,16 @@ def test_uncertainty_examples(shared_data):
 
 
 def test_sample_reports(shared_data):
-    folder = shared_data / "report_tools" / "chexpert-labeler"
-    with open(folder / "labeled_reports.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    for row in rows:
-        expected = "normal" if row["No Finding"] == "1.0" else "abnormal"
-        assert label.label_report(row["Reports"]).label == expected
-    assert [label.label_report(row["Reports"]).rule for row in rows] == [
-        "normal_statement",
-        "effusion",
-        "consolidation",
-        "cardiomegaly",
-    ]
-
-
-def test_negbio_samples(shared_data):
-    folder = shared_data / "report_tools" / "NegBio" / "examples"
-    texts = [sections.decode(path.read_bytes()) for path in sorted(folder.glob("0*.txt"))]
+    folder = shared_data / "report_tools"
+    with open(folder / "chexpert-labeler/labeled_reports.csv", newline="") as file:
+        texts = [row["Reports"] for row in csv.DictReader(file)]
+    for path in sorted((folder / "NegBio/examples").glob("0*.txt")):
+        texts.append(sections.decode(path.read_bytes()))
     assert [label.label_report(text) for text in texts] == [
-        ("abnormal", "nodule"),
-        ("abnormal", "cardiomegaly"),
-    ]
-    assert sections.sections(texts[0])["impression"].startswith("stable chest.")
+        ("normal", "normal_statement"), ("abnormal", "effusion"), ("abnormal", "consolidation"),
+        ("abnormal", "cardiomegaly"), ("abnormal", "nodule"), ("abnormal", "cardiomegaly"),
+    ]  # fmt: skip
+    assert sections.sections(texts[4])["impression"].startswith("stable chest.")
 
 
 def _bucket(report_id):

@@ -243,7 +243,7 @@ def test_bad_arguments_are_named(tmp_path):
     (tmp_path / "note.txt").write_text("mine")
     with pytest.raises(FileExistsError, match=r"expected an empty or a new folder"):
         stand_in.write_mimic(tmp_path)
-    with pytest.raises(ValueError, match=r"found films=3, laterals=9"):
+    with pytest.raises(ValueError, match=r"found .'films': 3, 'laterals': 9"):
         stand_in.write_mimic(tmp_path / "new", films=3, laterals=9)
     assert [p.name for p in tmp_path.iterdir()] == ["note.txt"]
 

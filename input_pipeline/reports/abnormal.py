@@ -1,10 +1,9 @@
-"""What the label tables of data sets are, and from their findings to abnormal or normal."""
+"""Label tables of data sets: from findings to abnormal, normal or unknown."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from cxr_embeddings.common import csv_tables
-from cxr_embeddings.common.csv_tables import plain
+from cxr_embeddings.common.csv_tables import plain, read_rows
 from cxr_embeddings.common.finding_names import (
     CHEXPERT,
     NIH,
@@ -14,27 +13,25 @@ from cxr_embeddings.common.finding_names import (
     VALUES,
 )
 
-from .label import Verdict
+from .label import Labels, Verdict
 
 DEVICES = ("unknown", "normal", "abnormal")  # what films of devices alone may count as
 
 
 class DataSet(NamedTuple):
-    """What the label table of a data set holds.
-
-    Names of columns and findings are compared without case, and with blanks as `_`.
+    """What the label table of a data set holds. Names are compared as `csv_tables.plain` has it.
 
     Attributes:
         ids: column that we write -> what the table may call it. The first says what a row is about.
-        listed: what the table may call a column that lists all that is positive, with | between; ()
-            where each finding has a column of its own, of `VALUES`.
+        listed: the column that lists all that is positive, with | between; "" where each finding
+            has a column of its own, of `VALUES`.
         findings: what makes a film or a study abnormal.
-        devices: tubes, lines and the like, which are seen but are no finding of the body.
-        normal: what is positive where there is no finding; devices there may be.
+        devices: tubes, lines and the like, which are no finding of the body.
+        normal: what is positive where there is no finding, with or without devices.
     """
 
     ids: Mapping[str, tuple[str, ...]]
-    listed: tuple[str, ...]
+    listed: str
     findings: tuple[str, ...]
     devices: tuple[str, ...]
     normal: str
@@ -45,16 +42,15 @@ DATASETS = {
     # study. A study whose columns are all empty has a report that could not be labelled.
     "mimic_cxr": DataSet(
         ids={"study_id": ("study_id",), "subject_id": ("subject_id",)},
-        listed=(),
+        listed="",
         findings=tuple(name for name in CHEXPERT if name not in (NO_FINDING, SUPPORT_DEVICES)),
         devices=(SUPPORT_DEVICES,),
         normal=NO_FINDING,
     ),
-    # Data_Entry_2017 of ChestX-ray14 (Wang et al., CVPR 2017): one row a film, nothing uncertain,
-    # and no word of devices.
+    # Data_Entry_2017 of ChestX-ray14 (Wang et al., CVPR 2017): one row a film; no devices.
     "chestxray14": DataSet(
         ids={"image_id": ("Image Index", "file"), "patient_id": ("Patient ID",)},
-        listed=(NIH_COLUMN,),
+        listed=NIH_COLUMN,
         findings=NIH,
         devices=(),
         normal=NO_FINDING,
@@ -62,7 +58,7 @@ DATASETS = {
     # Films of children (Kermany et al., Cell 2018), as a table of its folders: one row a film.
     "kermany": DataSet(
         ids={"image_id": ("file",), "patient_id": ("patient_key",)},
-        listed=("label",),
+        listed="label",
         findings=("PNEUMONIA",),
         devices=(),
         normal="NORMAL",
@@ -70,37 +66,20 @@ DATASETS = {
 }
 
 
-class JudgedTable(NamedTuple):
-    """A label table, judged.
-
-    Attributes:
-        dataset: a key of `DATASETS`.
-        columns: names of the ids, and `split` where the table has it.
-        rows: their values in each row -> what the row comes to, devices alone being abnormal.
-    """
-
-    dataset: str
-    columns: tuple[str, ...]
-    rows: dict[tuple[str, ...], Verdict]
-
-
 def judge(codes: Mapping[str, int | None], dataset: DataSet) -> Verdict:
-    """Whether findings call a film or a study abnormal.
+    """Whether findings call a film or a study abnormal, with the rule that decided.
 
     - No Finding beside a finding that is positive or uncertain is a contradiction, by the
       labellers' own definition of it: unknown.
-    - Any positive finding: abnormal.
+    - Any positive finding: abnormal, by the rule of the first one.
     - None positive, but some uncertain: unknown, also with devices.
-    - Devices alone, be they uncertain: abnormal by the rule `device_only`; see `with_devices`.
+    - Devices alone, also uncertain ones: abnormal by the rule `device_only`; see `with_devices`.
     - No Finding: normal.
     - Nothing of all this: unknown.
 
     Args:
         codes: finding -> value of `VALUES`; what is missing is not mentioned.
         dataset: whose findings these are.
-
-    Returns:
-        The label, with the rule that fired; for abnormal it is the first positive finding.
     """
     positive = [name for name in dataset.findings if codes.get(name) == 1]
     uncertain = any(codes.get(name) == -1 for name in dataset.findings)
@@ -121,8 +100,10 @@ def with_devices(verdict: Verdict, devices: str) -> Verdict:
     return verdict._replace(label=devices) if verdict.rule.startswith("device_") else verdict
 
 
-def read_labels(path: str) -> JudgedTable:
-    """Reads the label table of one of `DATASETS`, told by its columns, and judges each row.
+def read_labels(path: str) -> Labels:
+    """Reads the label table of one of `DATASETS`, recognised by its columns, and judges each row.
+
+    A split is kept beside the ids where the table has one. Devices alone are abnormal.
 
     Args:
         path: CSV or CSV.gz in UTF-8, local or an address.
@@ -131,39 +112,36 @@ def read_labels(path: str) -> JudgedTable:
         OSError: it cannot be read.
         ValueError: it is no whole table of these, has no rows, two for one id, or a strange value.
     """
-    table = csv_tables.read_rows(path)
+    table = read_rows(path)
     _, header = next(table, (1, []))
     name, place = _recognise(header, path)
     dataset = DATASETS[name]
     columns = (*dataset.ids, *(["split"] if "split" in place else []))
     rows: dict[tuple[str, ...], Verdict] = {}
-    keys: set[tuple[str, ...]] = set()
+    seen: set[tuple[str, ...]] = set()
     for number, row in table:
-        ids = tuple(row[place[column]] for column in columns)
-        if not all(key := ids[: len(dataset.ids)]):
+        ids = tuple(row[place[column]] for column in dataset.ids)
+        if not all(ids):
             raise ValueError(f"row {number} of {path} lacks an id ({', '.join(dataset.ids)})")
-        if key in keys:
+        if ids in seen:
             raise ValueError(
-                f"row {number} of {path} is the second of {' and '.join(key)}; expected one row "
+                f"row {number} of {path} is the second of {' and '.join(ids)}; expected one row "
                 f"for each {' and '.join(dataset.ids)}: remove the others"
             )
-        keys.add(key)
-        rows[ids] = judge(_codes(row, place, dataset, f"row {number} of {path}"), dataset)
+        seen.add(ids)
+        codes = _codes(row, place, dataset, f"row {number} of {path}")
+        rows[tuple(row[place[column]] for column in columns)] = judge(codes, dataset)
     if not rows:
         raise ValueError(f"{path} has no rows; expected a header and at least one row")
-    return JudgedTable(name, columns, rows)
+    return Labels(f"{len(rows)} rows in {path}, a table as {name} has it", columns, rows)
 
 
 def _recognise(header: list[str], path: str) -> tuple[str, dict[str, int]]:
     """Which data set has these columns, and where each one is that matters, by our name for it."""
     lacking, known = {}, [plain(column) for column in header]
     for name, dataset in DATASETS.items():
-        wanted = dict(dataset.ids)
-        if dataset.listed:
-            wanted["listed"] = dataset.listed
-        else:
-            singles = (*dataset.findings, *dataset.devices, dataset.normal)
-            wanted |= {single: (single,) for single in singles}
+        singles = [dataset.listed] if dataset.listed else _names(dataset)
+        wanted = {**dataset.ids, **{single: (single,) for single in singles}}
         place = {
             ours: known.index(plain(theirs))
             for ours, names in (wanted | {"split": ("split",)}).items()
@@ -181,25 +159,28 @@ def _recognise(header: list[str], path: str) -> tuple[str, dict[str, int]]:
     )
 
 
+def _names(dataset: DataSet) -> tuple[str, ...]:
+    return (*dataset.findings, *dataset.devices, dataset.normal)
+
+
 def _codes(
     row: list[str], place: Mapping[str, int], dataset: DataSet, where: str
 ) -> dict[str, int | None]:
     """Finding -> its value in a row."""
-    names = (*dataset.findings, *dataset.devices, dataset.normal)
-    if not dataset.listed:
-        wrong = [name for name in names if row[place[name]] not in VALUES]
-        if wrong:
-            raise ValueError(
-                f"found {row[place[wrong[0]]]!r} in {where}, column {wrong[0]!r}; expected 1, 0, "
-                "-1 or nothing: correct the table"
-            )
-        return {name: VALUES[row[place[name]]] for name in names}
+    names = _names(dataset)
     known = {plain(name): name for name in names}
-    parts = [part for part in row[place["listed"]].split("|") if part.strip()]
-    strange = [part for part in parts if plain(part) not in known]
-    if strange:  # a misspelt one would be taken for no finding
+    if dataset.listed:
+        parts = [part for part in row[place[dataset.listed]].split("|") if part.strip()]
+        wrong = [(part, dataset.listed) for part in parts if plain(part) not in known]
+        expected = f"{', '.join(names)}, with | between"
+    else:
+        wrong = [(row[place[name]], name) for name in names if row[place[name]] not in VALUES]
+        expected = "1, 0, -1 or nothing"
+    if wrong:  # a misspelt finding would be taken for none
+        found, column = wrong[0]
         raise ValueError(
-            f"found {strange[0]!r} in {where}, column {dataset.listed[0]!r}; expected "
-            f"{', '.join(names)}, with | between: correct the table"
+            f"found {found!r} in {where}, column {column!r}; expected {expected}: correct the table"
         )
-    return {known[plain(part)]: 1 for part in parts}
+    if dataset.listed:
+        return {known[plain(part)]: 1 for part in parts}
+    return {name: VALUES[row[place[name]]] for name in names}

@@ -17,19 +17,12 @@ SECTION_END = "end of section"
 
 
 class Clause(NamedTuple):
-    """What a clause comes to.
+    """What a clause comes to."""
 
-    Attributes:
-        said: all of it, denied normality being `not_normal`.
-        rule: the first of `FINDINGS`, or else `DIVIDED`, that fires on what it does not deny.
-        unclear: whether it names a finding of which it is unclear whether it is denied.
-        normal: whether it says that something is normal, or denies what is usually denied.
-    """
-
-    said: str
-    rule: str
-    unclear: bool
-    normal: bool
+    said: str  # its text, denied normality being `not_normal`
+    rule: str  # the first of `FINDINGS`, or else `DIVIDED`, that fires on what it does not deny
+    unclear: bool  # whether it names a finding that may or may not be denied
+    normal: bool  # whether it calls something normal, or denies what is usually denied
 
 
 _NEW_ITEM = re.compile(r"\n\s*\n|(?:\n|^)\s*(?:\(?\d{1,2}[.)]|[-*>])")
@@ -67,12 +60,10 @@ _DEVICE = re.compile(rf"(?<!\w)(?:{'|'.join([phrases.REMOVABLE, *_DEVICES])})(?!
 
 
 def read(text: str) -> list[Clause]:
-    """The clauses of a text without those on films of other parts of the body.
+    """The clauses of a report, without those on films of other parts of the body.
 
-    A heading such as "left knee:" counts only beside one such as "chest:".
-
-    Args:
-        text: of a report; its sections are parted by a line `SECTION_END`.
+    A heading such as "left knee:" counts only beside one such as "chest:". A line `SECTION_END`
+    stands between sections.
     """
     text = " ".join(_NEW_LINE.sub(" . ", _NEW_ITEM.sub(" . ", text)).lower().split())
     clauses: list[Clause] = []
@@ -106,16 +97,12 @@ _known_sentence = functools.lru_cache(20_000)(_sentence)  # most are said again 
 def _clause(text: str) -> Clause:
     text = phrases.DENIED_NORMAL.sub(_not_normal, text).strip()
     affirmed, doubted = _denials(text)
-    rule, normal = _rule(affirmed), bool(phrases.NORMAL.search(text))
+    rules = _FINDINGS if FINDING.search(affirmed) else _DIVIDED
+    rule = next((rule for rule, pattern in rules.items() if pattern.search(affirmed)), "")
+    normal = bool(phrases.NORMAL.search(text))
     untouched = affirmed.strip() == text  # nothing of it is denied or gone
     unclear = bool(FINDING.search(doubted)) or _is_unexplained(text, rule, normal, untouched)
     return Clause(text, rule, unclear, normal)
-
-
-def _rule(affirmed: str) -> str:
-    if not FINDING.search(affirmed):
-        return next((rule for rule, pattern in _DIVIDED.items() if pattern.search(affirmed)), "")
-    return next(rule for rule, pattern in _FINDINGS.items() if pattern.search(affirmed))
 
 
 def _not_normal(found: re.Match) -> str:
@@ -153,22 +140,23 @@ def _denials(clause: str) -> tuple[str, str]:
     clause = " , ".join([*kept, clause[start:]])
     denials = [*phrases.DENIED_AFTER.finditer(clause)]
     ends = [denial.start() for denial in denials] + [len(clause)]
+    words = [denial[0] for denial in denials] + [""]
     affirmed, doubted, again = [clause[: ends[0]]], [], False
     for i, denial in enumerate(denials):
         reach = clause[denial.end() : ends[i + 1]]
-        there, unclear = _list_end(reach, gone=bool(phrases.GONE.fullmatch(denial[0])))
-        if i + 1 < len(denials) and denials[i + 1][0] == "nor":  # which ends the list as "or" does
+        there, unclear = _list_end(reach, gone=bool(phrases.GONE.fullmatch(words[i])))
+        if words[i + 1] == "nor":  # which ends the list as "or" does
             unclear = ""
         affirmed.append(there)
         doubted.append(reach if again else unclear)
         # "Not free of", "no lung is without": the second denial may undo the first.
         again = not FINDING.search(reach) and not re.search(r",|\b(?:and|or)\b", reach)
-        again = again and (i + 1 == len(denials) or denials[i + 1][0] not in (denial[0], "nor"))
+        again = again and words[i + 1] not in (words[i], "nor")
     return " , ".join(affirmed), " , ".join(doubted)
 
 
 def _list_end(reach: str, *, gone: bool) -> tuple[str, str]:
-    """Of what follows a denial: what its list does not hold, and what it may or may not hold."""
+    """What stands outside the list that a denial begins, and what may or may not belong to it."""
     reach, end = reach.replace(",", " , "), 0
     links: list[str] = []
     starts: list[int] = []
@@ -186,7 +174,7 @@ def _list_end(reach: str, *, gone: bool) -> tuple[str, str]:
         items.append(finding[0])
         end = finding.end()
     closed = max((i for i, link in enumerate(links) if link == "or"), default=0)
-    loose = [i for i in range(closed + 1, len(links)) if links[i] not in ("same", "or")]
+    loose = [i for i in range(closed + 1, len(links)) if links[i] != "same"]
     if not loose:
         return outside, ""
     tail = reach[end:] if not outside else ""
@@ -200,14 +188,14 @@ def _list_end(reach: str, *, gone: bool) -> tuple[str, str]:
 
 
 def _first(gap: Sequence[str]) -> str:
-    """Whether a denial reaches the first finding after it; "" if not."""
+    """ "same" if a denial reaches the first finding after it, else ""."""
     if "," in gap:
         return "same" if gap[0] != "," and phrases.IN_FIRST_ITEM.issuperset(gap) else ""
     return "" if phrases.ENDS_REACH.intersection(gap) else "same"
 
 
 def _link(gap: Sequence[str], beside: tuple[str, str], *, gone: bool) -> str:
-    """How the second of two findings goes on the list of the first; "" if it is not of the list."""
+    """How the second of two findings continues the list of the first; "" if it does not."""
     if {"of", "for"}.intersection(gap[:2]) and phrases.UNNAMED.fullmatch(beside[0]):
         return _first(gap)  # "no evidence of": the finding itself is yet to come
     known = phrases.IN_FIRST_ITEM if gone else phrases.IN_LISTS
@@ -220,13 +208,10 @@ def _link(gap: Sequence[str], beside: tuple[str, str], *, gone: bool) -> str:
     if not known.issuperset(gap):
         suggested = "suggest" in gap and not phrases.ENDS_REACH.intersection(gap)
         return "same" if suggested else ""
-    if "," in gap or "and" in gap or "/" in gap:
+    if "," in gap or "and" in gap:
         return "same" if gone and "," not in gap else ("," if "," in gap else "and")
-    if (
-        beside[1] in phrases.EXPLAINS
-        or phrases.EXPLAINS.intersection(gap)
-        or phrases.DESCRIBING.search(beside[0])
-    ):
+    explained = phrases.EXPLAINS.intersection([*gap, beside[1]])
+    if explained or phrases.DESCRIBING.search(beside[0]):
         return "same"
     return "next"  # with a comma forgotten, or a line's end without a full stop
 

@@ -1,7 +1,7 @@
-"""Where reports lie: a folder, an archive or a table, as ids and contents, one report at a time."""
+"""Where reports lie: a folder, an archive or a table, read one report at a time."""
 
+import collections
 import contextlib
-import dataclasses
 import functools
 import gzip
 import io
@@ -12,20 +12,21 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
+from xml.etree import ElementTree
 
 from cxr_embeddings.common import csv_tables, files
 from cxr_embeddings.common.untrusted import TarMember
 
-from .label import MAX_CHARACTERS
+from . import sections
+from .label import MAX_CHARACTERS, Verdict
 
 MOST = 4 * (MAX_CHARACTERS + 1)  # bytes of a report; those that have as many are too long
+UNREADABLE = Verdict("unknown", "unreadable")
 _MIMIC = re.compile(r"(?:^|/)p(\d+)/s(\d+)\.txt$")  # files/p10/p10000032/s50414267.txt
-# Those that Python unpacks no further than it is asked to.
-_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-OPENI = ("image_id", "study_id")
-_KINDS = {".txt": ("study_id",), ".xml": OPENI}
+_OPENI = ("image_id", "study_id")
+_KINDS = {".txt": ("study_id",), ".xml": _OPENI}
 # Files beside reports: hidden ones, and what describes a data set.
 _NO_REPORT = re.compile(
     r"(?:^|/)(?:\.(?!\.?/)|__MACOSX/|(?:readme|licen[sc]e|changelog|\w*sums?)\b)", re.I
@@ -39,37 +40,34 @@ _IDS = {
     "subject_id": ("subject_id", "patient_id", "patient"),
 }
 
-
-class Content(NamedTuple):
-    """One report: its ids, and its file's bytes (None: unreadable), its text or its sections."""
-
-    ids: tuple[str, ...]
-    data: bytes | str | dict[str, str] | None
+Ids = tuple[str, ...]
+Report = str | dict[str, str]  # a text, or its sections by name
+Member = tuple[str, Callable[[], bytes]]  # name of a file, and what reads the start of it
 
 
-@dataclasses.dataclass(frozen=True)
-class Collection:
+class Collection(NamedTuple):
     """Reports, to be read once.
 
     Attributes:
-        columns: names of the ids; `OPENI` for Open-i's XML files, which name their films.
+        columns: names of the ids.
         count: number of reports.
         ignored: number of other files there.
-        contents: the reports.
+        reports: ids of the studies or films that a report labels; and the report, or else the
+            verdict on one that cannot be read.
     """
 
-    columns: tuple[str, ...]
+    columns: Ids
     count: int
     ignored: int
-    contents: Iterator[Content]
+    reports: Iterator[tuple[list[Ids], Report | Verdict]]
 
 
 @contextlib.contextmanager
 def open_reports(path: str) -> Iterator[Collection]:
     """Opens what `path` names: a table (.csv, .csv.gz), an archive (.zip, .tar, .tgz) or a folder.
 
-    Of an archive, no name is used as a path, links and devices are ignored, and no more of a member
-    is in memory than `MOST` bytes.
+    Names in an archive are never used as paths. Its links and devices are ignored, and at most
+    `MOST` bytes of a member are in memory.
 
     Raises:
         OSError: it cannot be read.
@@ -80,22 +78,13 @@ def open_reports(path: str) -> Iterator[Collection]:
         yield _read_table(path)
     elif name.endswith(".zip"):
         with files.open_input(path) as stream, _archive(path), zipfile.ZipFile(stream) as archive:
-            names = [one.filename for one in archive.infolist() if _is_file(one)]
-            yield _listed(names, path, lambda name: _extract(archive, name))
+            yield _listed(lambda: _zip_members(archive), path)
     elif name.endswith((".tar", ".tgz", ".tar.gz")):
         with files.open_input(path) as stream, _archive(path):
-            names = [name for name, _ in _members(stream)]
-            columns, listed = _choose(names, path)
-            kept = {name: ids for ids, name in listed}
-            stream.seek(0)
-            contents = (
-                Content(kept[name], attempt(read))
-                for name, read in _members(stream)
-                if name in kept
-            )
-            yield Collection(columns, len(kept), len(names) - len(kept), contents)
+            yield _listed(lambda: _tar_members(stream), path)
     else:
-        yield _listed(files.walk(path), path, _start)
+        names = list(files.walk(path))
+        yield _listed(lambda: ((one, functools.partial(_start, one)) for one in names), path)
 
 
 @contextlib.contextmanager
@@ -106,92 +95,99 @@ def _archive(path: str) -> Iterator[None]:
         raise ValueError(f"{path} is not a whole archive ({error}): get it again") from error
 
 
-def _listed(names: Iterable[str], path: str, read: Callable[[str], bytes]) -> Collection:
-    names = list(names)
-    columns, listed = _choose(names, path)
-    contents = (Content(ids, attempt(functools.partial(read, name))) for ids, name in listed)
-    return Collection(columns, len(listed), len(names) - len(listed), contents)
+def _listed(members: Callable[[], Iterator[Member]], path: str) -> Collection:
+    names = [name for name, _ in members()]
+    columns, chosen = _choose(names, path)
+    reports = (_read(chosen[one], read, columns) for one, read in members() if one in chosen)
+    return Collection(columns, len(chosen), len(names) - len(chosen), reports)
 
 
-def _choose(
-    names: Sequence[str], path: str
-) -> tuple[tuple[str, ...], list[tuple[tuple[str, ...], str]]]:
-    """Names of ids; and ids and name of each file that is a report, sorted by ids.
+def _choose(names: Sequence[str], path: str) -> tuple[Ids, dict[str, Ids]]:
+    """Names of ids; and the ids of each file that is a report.
 
     Raises:
         ValueError: there is no report, there are several kinds, or two are of one id.
     """
-    columns: tuple[str, ...] = ("study_id", "subject_id")
-    listed: list[tuple[tuple[str, ...], str]] = [
+    columns: Ids = ("study_id", "subject_id")
+    listed: list[tuple[Ids, str]] = [
         ((found[2], found[1]), one) for one in names if (found := _MIMIC.search(one))
     ]
     if not listed:
-        named = [name for name in names if not _NO_REPORT.search(name)]
-        kinds = {kind: [one for one in named if one.lower().endswith(kind)] for kind in _KINDS}
-        found = [kind for kind in kinds if kinds[kind]]
-        if len(found) != 1:
-            there = " and ".join(f"{len(kinds[kind])} {kind}" for kind in found)
+        named = [(_parted(one), one) for one in names if not _NO_REPORT.search(one)]
+        kinds = collections.Counter(kind for (_, kind), _ in named if kind in _KINDS)
+        if len(kinds) != 1:
+            there = " and ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
             raise ValueError(
                 f"{there or 'no report'} in {path}, among {len(names)} files; expected reports as "
                 ".txt or, of Open-i, as .xml, and only one of these: give the folder or archive "
                 "(.zip, .tar, .tgz) that holds them, or a table (.csv)"
             )
-        columns = _KINDS[found[0]]
-        listed = [((_stem(one),) * len(columns), one) for one in kinds[found[0]]]
-    listed.sort()
-    for (ids, one), (others, other) in itertools.pairwise(listed):
+        columns = _KINDS[min(kinds)]
+        listed = [((stem,) * len(columns), one) for (stem, kind), one in named if kind in kinds]
+    for (ids, one), (others, other) in itertools.pairwise(sorted(listed)):
         if ids == others:
             raise ValueError(
                 f"{one} and {other} are reports of one study; expected one each: remove "
                 "one of them, or give the folder above only one"
             )
-    return columns, listed
+    return columns, {one: ids for ids, one in listed}
 
 
-def _stem(name: str) -> str:
-    return os.path.splitext(name.rpartition("/")[2])[0]
+def _parted(name: str) -> tuple[str, str]:
+    """Name of a file without folder and ending; and the ending in lower case."""
+    stem, kind = os.path.splitext(name.rpartition("/")[2])
+    return stem, kind.lower()
 
 
 def _start(name: str) -> bytes:
     return files.read_with(name, lambda stream: stream.read(MOST))
 
 
-def _is_file(member: zipfile.ZipInfo) -> bool:
-    return not member.is_dir() and not stat.S_ISLNK(member.external_attr >> 16)
+def _zip_members(archive: zipfile.ZipFile) -> Iterator[Member]:
+    for info in archive.infolist():
+        if not info.is_dir() and not stat.S_ISLNK(info.external_attr >> 16):
+            yield info.filename, functools.partial(_unzip, archive, info)
 
 
-def _extract(archive: zipfile.ZipFile, name: str) -> bytes:
-    if archive.getinfo(name).compress_type not in _COMPRESSIONS:
-        raise NotImplementedError("a compression that is neither stored nor deflated")
-    with archive.open(name) as member:
+def _unzip(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise NotImplementedError("Python would unpack more of it than it is asked to")
+    with archive.open(info) as member:
         return member.read(MOST)
 
 
-def _members(stream: io.IOBase) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    """Name and reader of each plain file of a tar archive, in its order."""
+def _tar_members(stream: io.IOBase) -> Iterator[Member]:
+    """Each plain file, in the order of the archive; to be read before the next one is asked for."""
+    stream.seek(0)
     packed = stream.read(2) == b"\x1f\x8b"
     stream.seek(0)
-    with tarfile.open(
-        fileobj=stream, mode="r:gz" if packed else "r:", tarinfo=TarMember
-    ) as archive:
+    mode = "r:gz" if packed else "r:"
+    with tarfile.open(fileobj=stream, mode=mode, tarinfo=TarMember) as archive:
         while info := archive.next():
             archive.members = []  # type: ignore[attr-defined]  # which would grow with the archive
-            if info.isreg():
-                yield info.name, functools.partial(_start_of, archive, info)
+            if info.isreg() and (file := archive.extractfile(info)):
+                yield info.name, functools.partial(file.read, MOST)
 
 
-def _start_of(archive: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
-    with archive.extractfile(info) as stream:  # type: ignore[union-attr]  # a plain file
-        return stream.read(MOST)
-
-
-def attempt(read: Callable[[], bytes]) -> bytes | None:
-    """The start of a file; None if it cannot be read, or not to its end if it is a .zip's."""
+def _read(ids: Ids, read: Callable[[], bytes], columns: Ids) -> tuple[list[Ids], Report | Verdict]:
+    """A report of a file, as `Collection.reports` has it."""
     try:
-        return read()
+        data = read()
     # RuntimeError: encrypted; NotImplementedError: compressed in a way that is not read
     except (OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError):
-        return None
+        return [ids], UNREADABLE
+    if columns != _OPENI:
+        text = sections.decode(data)
+        return [ids], Verdict("unknown", "binary") if text is None else text
+    try:
+        if b"<!ENTITY" in data:  # which may unfold to any size
+            return [ids], UNREADABLE
+        report = ElementTree.fromstring(data)
+    except (ValueError, ElementTree.ParseError):
+        return [ids], UNREADABLE
+    films = dict.fromkeys(image.get("id", "") for image in report.iter("parentImage"))
+    parts = {part.get("Label", "").lower(): part.text or "" for part in report.iter("AbstractText")}
+    return [(film, ids[1]) for film in films if film] or [ids], parts
 
 
 def _read_table(path: str) -> Collection:
@@ -205,22 +201,22 @@ def _read_table(path: str) -> Collection:
         return [header.index(name) for name in meant if name in header]
 
     texts = columns(_TEXT)
-    sections = {name: found[0] for name in _SECTIONS if (found := columns([name]))}
+    parts = {name: found[0] for name in _SECTIONS if (found := columns([name]))}
     place = {ours: found[0] for ours, known in _IDS.items() if (found := columns(known))}
-    if not (texts or sections) or not {"image_id", "study_id"} & place.keys():
+    if not (texts or parts) or not {"image_id", "study_id"} & place.keys():
         raise ValueError(
             f"{path} is not a table of reports: expected a column of texts ({', '.join(_TEXT)}) or "
             f"of sections ({', '.join(_SECTIONS)}), and one of ids ({', '.join(_IDS['study_id'])}, "
             f"or of films {', '.join(_IDS['image_id'])}). There are: {', '.join(names) or '(none)'}"
         )
-    contents: dict[tuple[str, ...], Content] = {}
+    reports: dict[Ids, Report] = {}
     for number, row in rows:
         ids = tuple(row[column] for column in place.values())
-        if not ids[0] or ids in contents:
+        if not ids[0] or ids in reports:
             what = f"is the second of {' '.join(ids)}" if ids[0] else "lacks an id"
             raise ValueError(f"row {number} of {path} {what}; expected one row for each id")
-        data = row[texts[0]] if texts else {name: row[at] for name, at in sections.items()}
-        contents[ids] = Content(ids, data)
-    if not contents:
+        reports[ids] = row[texts[0]] if texts else {name: row[at] for name, at in parts.items()}
+    if not reports:
         raise ValueError(f"{path} has no rows; expected a header and at least one report")
-    return Collection(tuple(place), len(contents), 0, iter(contents.values()))
+    listed = (([ids], report) for ids, report in reports.items())
+    return Collection(tuple(place), len(reports), 0, listed)

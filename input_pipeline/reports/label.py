@@ -2,8 +2,8 @@
 
 The coding is strict: any finding makes a report abnormal, also a granuloma, a worn spine, the clips
 of an old operation or a device. What may be there ("possible", "cannot be excluded") counts as
-there. Read are the findings, the impression and addenda, and of these what is said of the chest
-film; a preliminary reading counts only where nothing else is left.
+there. Only what findings, impression and addenda say of the chest film is read; a preliminary
+reading counts only where nothing else is left.
 """
 
 import re
@@ -20,18 +20,24 @@ MAX_CHARACTERS = 100_000  # ten times what a long report has
 
 
 class Verdict(NamedTuple):
-    """What a report comes to.
+    """What a report comes to: "abnormal", "normal" or "unknown", and the rule that decided.
 
-    Attributes:
-        label: "abnormal", "normal" or "unknown".
-        rule: what decided: for abnormal a key of `report_findings.FINDINGS`; for
-            normal "normal_statement"; for unknown "empty", "not_english", "too_long",
-            "no_statement", "unclear" (it is not plain what a denial reaches), "other_section" (a
-            finding stands where none are read) or a key of `DIVIDED`. Never words of the report.
+    Rules are never words of the report. For abnormal it is a key of `FINDINGS`, for normal
+    "normal_statement", and for unknown "empty", "not_english", "too_long", "no_statement",
+    "unclear" (what a denial reaches), "other_section" (a finding stands where none are read) or a
+    key of `DIVIDED`. Where there is no report to read, it is "binary", "unreadable" or "failed".
     """
 
     label: str
     rule: str
+
+
+class Labels(NamedTuple):
+    """Labels of studies or films: a sentence on what was read, names of the ids, ids -> verdict."""
+
+    about: str
+    columns: tuple[str, ...]
+    rows: Mapping[tuple[str, ...], Verdict]
 
 
 # Words by which English is told; no other language has them.
@@ -63,11 +69,10 @@ def label_report(text: str) -> Verdict:
 
 
 def label_sections(sections: Mapping[str, str]) -> Verdict:
-    """Whether a report calls the chest abnormal, by the strict coding of the module's head.
+    """Whether a report calls the chest abnormal, by the strict coding described above.
 
-    A device alone is abnormal, by a rule whose name begins with "device_", so that who does not
-    count devices can tell; a report with another finding has that finding's rule. A report without
-    a finding is normal if anything in it is called so or if what is usual to deny is denied.
+    Where devices are all that is found, the rule begins with "device_". A report without a finding
+    is normal if it calls anything normal, or denies what is usually denied.
 
     Args:
         sections: name in lower case -> text, as `sections` gives them.

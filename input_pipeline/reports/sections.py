@@ -30,11 +30,9 @@ _FINDINGS_HEADING = (
 )
 
 READ = ("findings", "impression", "addendum")  # what a report says of its film
-# What tells of other films, of the question and of the people.
-UNREAD = ("indication", "comparison", "technique", "examination", "preamble", "wet read")
-UNREAD += ("notification",)
 # Their later paragraphs may belong to no heading.
 _CONTEXT = ("preamble", "indication", "comparison", "technique", "examination")
+UNREAD = (*_CONTEXT, "wet read", "notification")  # on other films, the question and people
 _HEADINGS = {name: re.compile(pattern, re.I) for name, pattern in HEADINGS.items()}
 _HEADING = re.compile(
     rf"(?:(?P<line>^ ?)|(?<=\s))(?P<known>(?i:{'|'.join(HEADINGS.values())}))"
@@ -61,44 +59,24 @@ def plain(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def decode(data: bytes) -> str:
-    """The text of a report's file.
-
-    Args:
-        data: UTF-8, with or without a byte order mark, else Latin-1.
-
-    Raises:
-        ValueError: the bytes are no plain text.
-    """
+def decode(data: bytes) -> str | None:
+    """The text of a report's file: UTF-8, or else Latin-1; None if it is not plain text."""
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
         text = data.decode("latin-1")
     controls = sum(character < " " and character not in "\t\n\v\f\r" for character in text)
-    if "\0" in text or controls > len(text) / 100:  # a stray one is let pass
-        raise ValueError(
-            f"The report is binary: {controls} of its {len(text)} characters are controls. Expected"
-            " is plain text in UTF-8 or Latin-1; look whether the file is an image or compressed."
-        )
-    return text
+    return None if "\0" in text or controls > len(text) / 100 else text  # a stray one may stand
 
 
 def sections(text: str) -> dict[str, str]:
-    """The parts of a free-text report.
+    """The parts of a free-text report: name in lower case -> text, where there is any.
 
-    Known headings are read in any case and within a line; a section that comes twice is joined;
-    "FINDINGS AND IMPRESSION" is given as both. Where no findings are headed, they are the
-    paragraphs that follow the first one of the indication, comparison and the like; and where no
-    impression is headed either, the last of these paragraphs is the impression.
-
-    Args:
-        text: of the whole report.
-
-    Returns:
-        Name in lower case -> text, for sections with any text: "findings", "impression", "wet
-        read", "addendum", "indication", "comparison", "technique", "examination",
-        "recommendation", "notification", "preamble" (what precedes the first heading) and
-        whatever else is headed in capitals.
+    The names are those of `HEADINGS`, "preamble" (what precedes the first heading) and whatever
+    else is headed in capitals. Known headings are read in any case and within a line; a section
+    that comes twice is joined; "FINDINGS AND IMPRESSION" is given as both. Without a heading of
+    findings, they are the paragraphs that follow the first one of the indication, comparison and
+    the like; without a heading of the impression either, the last of these is the impression.
     """
     text = re.sub(r"[ \t]+", " ", plain(text))
     parts: dict[str, list[str]] = {}
@@ -127,7 +105,7 @@ def sections(text: str) -> dict[str, str]:
 
 
 def _section_name(heading: re.Match, current: str) -> str:
-    """Of the section that a possible heading opens; "" if it is none."""
+    """Name of the section that a possible heading opens; "" if it opens none."""
     if heading["final"]:
         return "preamble"
     if other := heading["other"]:

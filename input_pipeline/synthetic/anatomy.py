@@ -23,25 +23,16 @@ from .canvas import (
 
 @dataclasses.dataclass(frozen=True)
 class Patient:
-    """What stays the same from one film of a patient to the next, in chest units or factors.
+    """What stays the same from one film of a patient to the next, in chest units or factors."""
 
-    Attributes:
-        size: of the whole chest, about 1.
-        heart: width of the heart, about 1.
-        breast: weight of the breast shadows, 0 to 0.3.
-        bulk: attenuation of the soft tissue, about 1.
-        scoliosis: sideways bend of the spine, about -0.03 to 0.03.
-    """
-
-    size: float
-    heart: float
-    breast: float
-    bulk: float
-    scoliosis: float
+    size: float  # of the whole chest, about 1
+    heart: float  # its width, about 1
+    breast: float  # weight of the breast shadows, 0 to 0.3
+    bulk: float  # attenuation of the soft tissue, about 1
+    scoliosis: float  # sideways bend of the spine, -0.03 to 0.03
 
 
 def draw_patient(rng: np.random.Generator) -> Patient:
-    """A random patient."""
     return Patient(
         size=rng.uniform(0.92, 1.06),
         heart=rng.uniform(0.9, 1.06),

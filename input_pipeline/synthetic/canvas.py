@@ -23,19 +23,13 @@ class Canvas:
 
     Outlines are written in chest units: x to the right of the image, y down, the origin in the
     middle of the chest, its outer walls at x = -0.8 and 0.8, the tips of the lungs at y = -0.86.
-
-    Attributes:
-        height, width: size of the film in pixels.
-        scale: pixels per chest unit.
-        tilt: how far the patient leans, in radians.
-        shift: where the origin lies off the middle of the film, in chest units (x, y).
     """
 
-    height: int
+    height: int  # of the film, in pixels
     width: int
-    scale: float
-    tilt: float
-    shift: tuple[float, float]
+    scale: float  # pixels per chest unit
+    tilt: float  # how far the patient leans, in radians
+    shift: tuple[float, float]  # of the origin from the middle of the film, in chest units (x, y)
 
     def pixels(self, points: Points) -> list[float]:
         """Chest units to pixel positions, as the flat list x, y, x, y, ... that Pillow draws."""

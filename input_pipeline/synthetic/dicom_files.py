@@ -28,10 +28,6 @@ def _rle(stored: np.ndarray) -> bytes:
     return header.tobytes() + b"".join(segments)
 
 
-def _jpeg_lossless(stored: np.ndarray, bits: int) -> bytes | bytearray:
-    return imagecodecs.jpeg8_encode(stored, lossless=True, predictor=1, bitspersample=bits)
-
-
 # name -> transfer syntax, and how it compresses a frame of so many bits (None: it does not)
 SYNTAXES: dict[str, tuple[uid.UID, Callable[[np.ndarray, int], bytes | bytearray] | None]] = {
     "implicit": (uid.ImplicitVRLittleEndian, None),
@@ -40,7 +36,12 @@ SYNTAXES: dict[str, tuple[uid.UID, Callable[[np.ndarray, int], bytes | bytearray
     "deflated": (uid.DeflatedExplicitVRLittleEndian, None),
     "RLE": (uid.RLELossless, lambda stored, bits: _rle(stored)),
     "JPEG": (uid.JPEGBaseline8Bit, lambda stored, bits: imagecodecs.jpeg8_encode(stored, level=95)),
-    "JPEG lossless": (uid.JPEGLosslessSV1, _jpeg_lossless),
+    "JPEG lossless": (
+        uid.JPEGLosslessSV1,
+        lambda stored, bits: imagecodecs.jpeg8_encode(
+            stored, lossless=True, predictor=1, bitspersample=bits
+        ),
+    ),
     "JPEG-LS": (uid.JPEGLSLossless, lambda stored, bits: imagecodecs.jpegls_encode(stored)),
     "JPEG 2000": (
         uid.JPEG2000Lossless,
@@ -52,33 +53,21 @@ SYNTAXES: dict[str, tuple[uid.UID, Callable[[np.ndarray, int], bytes | bytearray
 
 
 class Technique(NamedTuple):
-    """How a film is stored.
+    """How a film is stored."""
 
-    Attributes:
-        syntax: a name in `SYNTAXES`.
-        modality: `CR` or `DX`.
-        bits: stored bits, in one byte if 8, else in two.
-        signed: whether stored values are two's complement.
-        photometric: `MONOCHROME1` (low values are white) or `MONOCHROME2`.
-        shape: PresentationLUTShape, or empty.
-        voi: how the shown range is given: `window`, `windows` (two, the first is the right one),
-            `exact` and `sigmoid` (window functions), `lut`, or empty: the whole range is shown.
-        slope, intercept, rescale: from stored to modality values, and their RescaleType; no type,
-            no rescale.
-        view: ViewPosition, or empty.
-    """
-
-    syntax: str
-    modality: str
-    bits: int
-    signed: bool
-    photometric: str
-    shape: str
+    syntax: str  # a name in `SYNTAXES`
+    modality: str  # `CR` or `DX`
+    bits: int  # stored bits, in one byte if 8, else in two
+    signed: bool  # whether stored values are two's complement
+    photometric: str  # `MONOCHROME1` (low values are white) or `MONOCHROME2`
+    shape: str  # PresentationLUTShape, or empty
+    # How the shown range is given: `window`, `windows` (two, the first is the right one), `exact`
+    # and `sigmoid` (window functions), `lut`, or empty: the whole range is shown.
     voi: str
-    slope: float
+    slope: float  # from stored to modality values
     intercept: float
-    rescale: str
-    view: str
+    rescale: str  # RescaleType; if empty there is no rescale
+    view: str  # ViewPosition, or empty
 
     @property
     def lowest(self) -> int:
@@ -166,12 +155,9 @@ def _voi(technique: Technique) -> dict[str, object]:
 
 
 def dicom_bytes(film: Film, technique: Technique, attributes: Mapping[str, object]) -> bytes:
-    """A film as a DICOM file.
+    """A film in [0, 1] as a DICOM file.
 
-    Args:
-        film: float32 [height width] in [0, 1], as `draw_film` gives it.
-        technique: how it is stored.
-        attributes: further header fields by keyword, such as the ids; `SOPInstanceUID` among them.
+    `attributes` are further header fields by keyword, `SOPInstanceUID` among them.
     """
     stored = stored_values(film, technique)
     syntax, compress = SYNTAXES[technique.syntax]

@@ -142,19 +142,15 @@ def draw_film(
     shape: tuple[int, int],
     view: str,
 ) -> Film:
-    """Draws one film.
+    """Draws one film: 0 is black, where the detector was fully exposed, and 1 is white.
 
     Args:
         rng: source of chance for this film: position, breath, exposure, grain.
         patient: whose chest it is.
-        findings: finding -> how plainly it shows, in (0, 1]; the names are those of `LABELS`.
+        findings: name in `LABELS` -> how plainly it shows, in (0, 1].
         side: `right` or `left`, where a finding lies that has only one side.
         shape: height and width in pixels.
         view: `AP`, `PA` or empty (drawn as PA); any other value gives a lateral film.
-
-    Returns:
-        float32 [height width] in [0, 1], 0 where the detector was fully exposed (shown black) and
-        1 where nothing came through (shown white).
     """
     height, width = shape
     shrink = min(1, _LONGEST_DRAWN / max(shape))

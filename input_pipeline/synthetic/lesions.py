@@ -11,23 +11,14 @@ from .canvas import SIDES, Canvas, Film, clouds, curve, ellipse, fill, mirror, s
 
 @dataclasses.dataclass(frozen=True)
 class Chest:
-    """What a finding needs of the chest it is drawn into.
-
-    Attributes:
-        canvas: where the chest lies.
-        rng: source of chance for the finding.
-        lungs: coverage by side, in [0, 1].
-        vessels: attenuation of the vessels by side.
-        domes: height of the diaphragm's top by side, in chest units.
-        side: `right` or `left`, the side of what has only one.
-    """
+    """The chest that a finding is drawn into."""
 
     canvas: Canvas
     rng: np.random.Generator
-    lungs: Mapping[str, Film]
-    vessels: Mapping[str, Film]
-    domes: Mapping[str, float]
-    side: str
+    lungs: Mapping[str, Film]  # side -> coverage in [0, 1]
+    vessels: Mapping[str, Film]  # side -> attenuation
+    domes: Mapping[str, float]  # side -> height of the diaphragm's top, in chest units
+    side: str  # right or left: of what has only one side
 
     def patch(self, side: str, y: float, width: float, height: float, rough: float) -> Film:
         """An opacity with soft, cloudy edges inside a lung; `rough` 0 is even, 1 is mottled."""
@@ -54,19 +45,10 @@ def _pneumothorax(chest: Chest) -> Film:
     return 0.2 * pleura + 0.05 * lung - air * (0.22 + chest.vessels[chest.side])
 
 
-def _consolidation(chest: Chest) -> Film:
-    y = chest.rng.choice([-0.38, 0.2])
-    return 0.85 * chest.patch(chest.side, y, 0.26, 0.22, rough=0.25)
-
-
 def _pneumonia(chest: Chest) -> Film:
     low = chest.patch(chest.side, chest.rng.uniform(0.1, 0.25), 0.27, 0.2, rough=0.7)
     high = chest.patch(chest.side, chest.rng.uniform(-0.15, 0.0), 0.16, 0.12, rough=0.8)
     return 0.75 * low + 0.45 * high
-
-
-def _opacity(chest: Chest) -> Film:
-    return 0.5 * chest.patch(chest.side, chest.rng.uniform(-0.4, 0.2), 0.24, 0.22, rough=0.4)
 
 
 def _edema(chest: Chest) -> Film:
@@ -119,10 +101,14 @@ def _devices(chest: Chest) -> Film:
 # Cardiomediastinum and Fracture change the anatomy itself, in drawing.py.
 FINDINGS: dict[str, Callable[[Chest], Film]] = {
     "Atelectasis": _atelectasis,
-    "Consolidation": _consolidation,
+    "Consolidation": lambda chest: (
+        0.85 * chest.patch(chest.side, chest.rng.choice([-0.38, 0.2]), 0.26, 0.22, rough=0.25)
+    ),
     "Edema": _edema,
     "Lung Lesion": _lesion,
-    "Lung Opacity": _opacity,
+    "Lung Opacity": lambda chest: (
+        0.5 * chest.patch(chest.side, chest.rng.uniform(-0.4, 0.2), 0.24, 0.22, rough=0.4)
+    ),
     "Pleural Effusion": _effusion,
     "Pleural Other": _pleural_thickening,
     "Pneumonia": _pneumonia,

@@ -98,10 +98,6 @@ def _shape(rng: np.random.Generator, low: int, high: int) -> tuple[int, int]:
     return (longer, shorter) if rng.random() < 0.65 else (shorter, longer)
 
 
-def _random_uid(rng: np.random.Generator) -> str:
-    return f"2.25.{int.from_bytes(rng.bytes(16), 'big')}"
-
-
 def _spread(marked: int, count: int) -> list[bool]:
     """`marked` True values among `count`, evenly spread."""
     return [(k + 1) * marked // count > k * marked // count for k in range(count)]
@@ -114,7 +110,7 @@ def write_mimic(
     laterals: int = 8,
     damaged: int = 2,
     seed: int = 0,
-    size_range: tuple[int, int] = (420, 1100),
+    size_range: tuple[int, ...] = (420, 1100),
 ) -> dict[str, int]:
     """Writes a stand-in of MIMIC-CXR: folders of DICOM files, reports, and the gz tables.
 
@@ -122,7 +118,7 @@ def write_mimic(
     renamed when it is whole, with its parameters in `STAMP`.
 
     Args:
-        path: folder to make; it must not exist or be empty.
+        path: folder to make; it must not exist, be empty, or hold the same stand-in.
         films: readable frontal films, one a study.
         laterals: lateral films, in as many of the studies.
         damaged: further studies whose frontal film cannot be read, in turn cut short and garbage.
@@ -131,26 +127,38 @@ def write_mimic(
         size_range: shortest and longest side of a film, in pixels.
 
     Returns:
-        Counts: `patients`, `studies`, `films`, `laterals`, `damaged`, and `bytes` on disk.
+        Counts: `patients`, `studies`, `films`, `laterals`, `damaged`, and `bytes` on disk; none if
+        it was there already.
 
     Raises:
-        ValueError: an argument is out of range.
-        FileExistsError: there is something in the folder already.
+        ValueError: an argument is out of range, or the folder holds another stand-in.
+        FileExistsError: there is something else in the folder.
     """
     path, count = pathlib.Path(path), films + damaged
+    parameters = {
+        "films": films,
+        "laterals": laterals,
+        "damaged": damaged,
+        "seed": seed,
+        "size_range": list(size_range),
+    }
+    if (path / STAMP).is_file():
+        if (found := json.loads((path / STAMP).read_text())) == parameters:
+            return {}
+        raise ValueError(
+            f"{path} was made with {found}; asked for now: {parameters}. Choose another folder, or "
+            "remove that one"
+        )
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise FileExistsError(
             f"found something else at {path}; expected an empty or a new folder: "
             "choose another one, or remove it"
         )
-    smallest, largest = size_range
-    in_range = films > 0 and damaged >= 0 and 0 <= laterals <= count and 32 <= smallest <= largest
-    if not in_range:
+    sizes = len(size_range) == 2 and 32 <= size_range[0] <= size_range[1]
+    if not (sizes and films > 0 and damaged >= 0 and 0 <= laterals <= count):
         raise ValueError(
-            f"found films={films}, laterals={laterals}, damaged={damaged}, "
-            f"size_range={size_range}; "
-            "expected films >= 1, damaged >= 0, 0 <= laterals <= films + damaged, and a size range "
-            "of at least 32 pixels, the smaller number first"
+            f"found {parameters}; expected films >= 1, damaged >= 0, 0 <= laterals <= films + "
+            "damaged, and as size range two numbers of at least 32 pixels, the smaller one first"
         )
     studies, records = draw_studies(count, seed), []
     techniques, damages = itertools.cycle(TECHNIQUES), itertools.cycle(_DAMAGE)
@@ -165,13 +173,6 @@ def write_mimic(
             damage = next(damages) if is_damaged else None
             records += _write_study(partial, studies[number], views, damage, rng, size_range)
         _write_tables(partial, studies, records, np.random.default_rng([seed, 2]))
-        parameters = {
-            "films": films,
-            "laterals": laterals,
-            "damaged": damaged,
-            "seed": seed,
-            "size_range": list(size_range),
-        }
         (partial / STAMP).write_text(json.dumps(parameters, indent=2) + "\n")
     return {
         "patients": len({study.subject_id for study in studies}),
@@ -189,13 +190,17 @@ def _write_study(
     views: Sequence[Technique],
     damage: Callable[[np.random.Generator, bytes], bytes] | None,
     rng: np.random.Generator,
-    size_range: tuple[int, int],
+    size_range: tuple[int, ...],
 ) -> list[dict[str, object]]:
     """Writes a study's report and films, the first one damaged if so asked.
 
     Returns:
-        For every film its row of the metadata table, with its `path` and `split` besides.
+        The values of each film in all tables.
     """
+
+    def random_uid() -> str:
+        return f"2.25.{int.from_bytes(rng.bytes(16), 'big')}"
+
     (root / study.folder).mkdir(parents=True)
     if views[0].view == "AP":
         procedure = "CHEST (PORTABLE AP)"
@@ -205,14 +210,14 @@ def _write_study(
     (root / f"{study.folder}.txt").write_text(report)
 
     findings = drawn_findings(study.labels)
-    records, study_uid = [], _random_uid(rng)
+    records, study_uid = [], random_uid()
     for number, technique in enumerate(views, 1):
         height, width = _shape(rng, *size_range)
         film = draw_film(rng, study.patient, findings, study.side, (height, width), technique.view)
         attributes = {
-            "SOPInstanceUID": _random_uid(rng),
+            "SOPInstanceUID": random_uid(),
             "StudyInstanceUID": study_uid,
-            "SeriesInstanceUID": _random_uid(rng),
+            "SeriesInstanceUID": random_uid(),
             "SeriesNumber": number,
             "InstanceNumber": 1,
             "StudyID": str(study.study_id),
@@ -228,24 +233,20 @@ def _write_study(
         digits = rng.bytes(20).hex()
         dicom_id = "-".join(digits[k : k + 8] for k in range(0, 40, 8))
         (root / study.folder / f"{dicom_id}.dcm").write_bytes(content)
-        records.append(
-            {
-                "dicom_id": dicom_id,
-                "subject_id": study.subject_id,
-                "study_id": study.study_id,
-                "path": f"{study.folder}/{dicom_id}.dcm",
-                "split": study.split,
-                "PerformedProcedureStepDescription": procedure,
-                "ViewPosition": technique.view,
-                "Rows": height,
-                "Columns": width,
-                "StudyDate": attributes["StudyDate"],
-                "StudyTime": attributes["StudyTime"],
-                "ProcedureCodeSequence_CodeMeaning": procedure,
-                "ViewCodeSequence_CodeMeaning": _VIEW_CODES[technique.view],
-                "PatientOrientationCodeSequence_CodeMeaning": _ORIENTATIONS[technique.view],
-            }
-        )
+        in_tables = {
+            "dicom_id": dicom_id,
+            "subject_id": study.subject_id,
+            "study_id": study.study_id,
+            "path": f"{study.folder}/{dicom_id}.dcm",
+            "split": study.split,
+            "ViewPosition": technique.view,
+            "Rows": height,
+            "Columns": width,
+            "ProcedureCodeSequence_CodeMeaning": procedure,
+            "ViewCodeSequence_CodeMeaning": _VIEW_CODES[technique.view],
+            "PatientOrientationCodeSequence_CodeMeaning": _ORIENTATIONS[technique.view],
+        }
+        records.append(attributes | in_tables)
     return records
 
 
@@ -258,12 +259,9 @@ def _write_tables(
     """Writes the six tables; the NegBio labels resolve some of CheXpert's uncertain ones."""
     chexpert, negbio = [], []
     for study in studies:
-        ids = {
-            "subject_id": study.subject_id,
-            "study_id": study.study_id,
-            "path": f"{study.folder}.txt",
-        }
-        chexpert.append(ids | {label: f"{value:.1f}" for label, value in study.labels.items()})
+        ids = {"subject_id": study.subject_id, "study_id": study.study_id}
+        values = {label: f"{value:.1f}" for label, value in study.labels.items()}
+        chexpert.append({**ids, "path": f"{study.folder}.txt", **values})
         unsure = [label for label, value in study.labels.items() if value < 0]
         settled = [label for label in unsure if rng.random() < 0.4]
         negbio.append(chexpert[-1] | dict.fromkeys(settled, "1.0"))
