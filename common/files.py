@@ -152,21 +152,23 @@ def walk(folder: str) -> Iterator[str]:
 
 
 def walk_local(folder: str) -> Iterator[tuple[str, list[str], list[str]]]:
-    """`os.walk` without hidden names; links are followed, each folder entered once."""
+    """`os.walk` without hidden names; each folder once, then those that only links lead to."""
 
     def fail(error: OSError) -> None:
         raise error
 
-    entered = {os.path.realpath(folder)}
-    for parent, folders, names in os.walk(folder, onerror=fail, followlinks=True):
-        chosen = []
-        for name in folders:
-            target = os.path.realpath(os.path.join(parent, name))
-            if not name.startswith(".") and target not in entered:
-                entered.add(target)
-                chosen.append(name)
-        folders[:] = chosen
-        yield parent.rstrip("/"), folders, [name for name in names if not name.startswith(".")]
+    waiting, entered = [folder], set[tuple[int, int]]()
+    for start in waiting:  # which grows
+        for parent, folders, names in os.walk(start, onerror=fail):
+            status = os.stat(parent)
+            if (status.st_dev, status.st_ino) in entered:
+                folders.clear()
+                continue
+            entered.add((status.st_dev, status.st_ino))
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            below = [os.path.join(parent, name) for name in folders]
+            waiting += [path for path in below if os.path.islink(path)]
+            yield parent.rstrip("/"), folders, [name for name in names if not name.startswith(".")]
 
 
 @contextlib.contextmanager

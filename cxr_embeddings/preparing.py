@@ -75,7 +75,8 @@ def prepare(config: PreprocessConfig, beam_options: Sequence[str] = ()) -> Outco
     }
     start = time.monotonic()
     bar = functools.partial(progress.bar, shown=True)
-    outcome = build.make_store(listed, settings, details, options, bar)
+    write = functools.partial(beam_job.run, options=options)
+    outcome = build.make_store(listed, settings, details, write, bar)
     report_outcome(folder, outcome, time.monotonic() - start)
     return outcome
 

@@ -11,16 +11,11 @@ Result = TypeVar("Result")
 
 @dataclasses.dataclass(frozen=True)
 class Hosts:
-    """The processes that share a run, of which this is one.
+    """The processes that share a run, of which this is one."""
 
-    Attributes:
-        index: of this process; 0 leads.
-        count: of all.
-        gather: an array [n] of each process -> [count n] on all of them; waits for the last one.
-    """
-
-    index: int
+    index: int  # of this process; 0 leads
     count: int
+    # An array [n] of each process -> [count n] on all of them; waits for the last one
     gather: Callable[[np.ndarray], np.ndarray]
 
 

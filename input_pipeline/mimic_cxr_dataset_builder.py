@@ -11,6 +11,7 @@ have no effect.
 """
 
 import dataclasses
+import functools
 import logging
 import os
 
@@ -111,7 +112,7 @@ class Builder(FileReaderBuilder):
             listed,
             settings,
             {"config": asked, "versions": beam_job.versions()},
-            options,
+            functools.partial(beam_job.run, options=options),
             lambda total, done: tfds.core.utils.tqdm(total=total, initial=done, unit=" films"),
         )
         total = sum(outcome.written.values())

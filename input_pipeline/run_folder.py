@@ -6,18 +6,19 @@ A manifest says what made a folder (`identity`), so that nothing else is mixed i
 import contextlib
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Annotated, Any, NotRequired, Protocol, overload
 
 from annotated_types import Interval, Len
 from typing_extensions import TypedDict
 
-from cxr_embeddings.common import csv_tables, files, paths, untrusted
+from cxr_embeddings.common import csv_tables, files, paths, untrusted, writing
 from cxr_embeddings.common.identities import Facts, differences
 
 REJECTED = ("image_id", "reason", "detail", "tries")  # columns of rejected.csv
@@ -28,7 +29,6 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # of file systems wi
 PASSING = ("unreadable", "crashed", "timed_out", "failed")  # reasons that another run may not meet
 TRIES = 3  # runs that end with such a reason, after which the film counts as rejected for good
 OUTAGE = 1000  # films: where more fail so in a run, not they are to blame, and it is no try
-
 
 Count = Annotated[int, Interval(ge=0, lt=2**63)]
 
@@ -47,11 +47,6 @@ class Identity(TypedDict, total=False):
 
 
 @untrusted.may_have_more
-class GivenUp(TypedDict, total=False):
-    films: Count
-
-
-@untrusted.may_have_more
 class ShardFacts(TypedDict):
     films: Count
     bytes: Count
@@ -67,7 +62,7 @@ class Manifest(TypedDict):
     runs: list[Facts]
     embedded: NotRequired[Count]
     retryable: NotRequired[Count]
-    given_up: NotRequired[GivenUp]
+    given_up: NotRequired[dict[str, Count]]
     shards: NotRequired[dict[str, ShardFacts]]
 
 
@@ -82,14 +77,12 @@ Progress = Callable[[int, int], Bar]  # (films in all, those done before) -> a p
 
 @contextlib.contextmanager
 def claim(folder: str) -> Iterator[str]:
-    """Makes a run's folder and holds it for this process alone; gives its scratch folder.
+    """Makes a run's folder and holds it for this process alone; gives its empty scratch folder.
 
-    What an earlier run left in the scratch folder is removed. The claim ends with the process,
-    however that ends. Remote folders cannot be claimed.
+    The claim ends with the process, however that ends. Remote folders cannot be claimed.
 
     Raises:
-        OSError: the folder cannot be made or written.
-        BlockingIOError: another run is writing to it.
+        OSError: the folder cannot be made or written; BlockingIOError: another run writes to it.
         ValueError: a link in it leads out of it.
     """
     scratch = os.path.join(folder, SCRATCH)
@@ -111,17 +104,10 @@ def claim(folder: str) -> Iterator[str]:
 def hold(path: str, busy: str, wait: bool = False) -> Iterator[None]:
     """Holds a lock file for this process alone, and removes it in the end.
 
+    Where another process holds it, `busy` is raised as BlockingIOError; or, to `wait`, printed.
+
     Between opening and locking, its last owner may have removed the file. A lock on that would
     exclude nobody, so the locked file must still be the one that stands under the name.
-
-    Args:
-        path: of the lock file, in a folder that exists.
-        busy: what to say where another process holds it.
-        wait: say it on the terminal and wait, rather than raise it.
-
-    Raises:
-        BlockingIOError: another process holds it.
-        OSError: the file cannot be made, or is a link.
     """
     while True:
         # For writing, because NFS grants exclusive locks on such files only
@@ -140,7 +126,6 @@ def hold(path: str, busy: str, wait: bool = False) -> Iterator[None]:
 
 
 def _is_at(file: int, path: str) -> bool:
-    """Whether an open file still stands under its name."""
     try:
         return os.path.samestat(os.fstat(file), os.lstat(path))
     except FileNotFoundError:
@@ -188,11 +173,7 @@ def refuse_links(folder: str) -> None:
 
 
 def read_manifest(folder: str) -> Manifest | None:
-    """The manifest of a run's folder; None where there is none.
-
-    Raises:
-        ValueError: it is not a manifest of this program.
-    """
+    """The manifest of a run's folder; None where there is none. Raises ValueError if it is odd."""
     advice = "this is not a manifest of this program: restore it, or choose another folder"
     try:
         return files.read_json(f"{folder}/{MANIFEST}", Manifest, advice)
@@ -203,8 +184,7 @@ def read_manifest(folder: str) -> Manifest | None:
 def earlier_runs(folder: str, identity: Facts) -> list[Facts] | None:
     """Details of the runs that wrote to a folder; None if none did.
 
-    Raises:
-        ValueError: they had another identity; says what differs.
+    Raises ValueError if they had another identity, and says what differs.
     """
     manifest = read_manifest(folder)
     if manifest is None:
@@ -224,10 +204,38 @@ def earlier_runs(folder: str, identity: Facts) -> list[Facts] | None:
     return manifest["runs"]
 
 
+def earlier_outputs(
+    folder: str, identity: Facts, planned: Collection[str], is_output: Callable[[str], bool]
+) -> tuple[list[Facts] | None, set[str]]:
+    """As `earlier_runs`; and the names of the outputs in the folder.
+
+    Raises ValueError if one of them is not `planned`, or no manifest says what made them.
+    """
+    runs = earlier_runs(folder, identity)
+    there = {name for name in paths.files_below(folder) if is_output(name)}
+    if strangers := sorted(there if runs is None else there - {*planned}):
+        why = f"no {MANIFEST} says what made them"
+        if runs is not None:
+            why = "the input, its limit or the number of shards has changed"
+        raise ValueError(
+            f"{folder} holds {len(strangers)} files that this run would not make, such as "
+            f"{strangers[0]}: {why}. Choose an empty folder, or the same settings"
+        )
+    return runs, there
+
+
+def write(folder: str, name: str, data: bytes) -> str:
+    """Writes a file of a claimed folder, whole or not at all. Returns its SHA-256 in hex."""
+    files.write_whole(paths.inside(folder, name), data, f"{folder}/{SCRATCH}")
+    return hashlib.sha256(data).hexdigest()
+
+
 def encode_manifest(
     identity: Facts, runs: Sequence[Facts], complete: bool, **facts: object
 ) -> bytes:
     """A manifest: what the folder holds, and the details of the runs that made it."""
+    if "given_up" in facts:
+        facts["given_up"] = {"films": facts["given_up"], "after_tries": TRIES}
     content = {
         "manifest_version": MANIFEST_VERSION,
         "complete": complete,
@@ -274,33 +282,41 @@ def tries_before(folder: str) -> dict[str, int]:
     }
 
 
-def rejected_rows(
-    rejected: Iterable[Sequence[str]], before: Mapping[str, int], tried: Collection[str]
-) -> tuple[list[list[object]], int, int]:
-    """The rows of rejected.csv, and how many of its films are to be tried again and are given up.
+def dropped_tables(
+    dropped: Sequence[Sequence[str]], before: Mapping[str, int], tried: Collection[str]
+) -> tuple[dict[str, bytes], dict[str, int]]:
+    """The tables of the films that have no output, and how many of these there are of each kind.
 
     Args:
-        rejected: image id, reason, detail.
+        dropped: image id, "skipped" or "rejected", reason, detail.
         before: from `tries_before`.
         tried: image ids of the films that this run tried.
+
+    Returns:
+        Name of a table -> its content; films that are "skipped" and "rejected", and of the latter
+        those that are "retryable", and those that are "given_up" after `TRIES` runs.
     """
-    rows: list[list[Any]] = [
-        [*row, before.get(row[0], 0) if row[1] in PASSING else ""] for row in rejected
+    skipped = [[image_id, *why] for image_id, kind, *why in dropped if kind == "skipped"]
+    rejected: list[list[Any]] = [
+        [image_id, *why, before.get(image_id, 0) if why[0] in PASSING else ""]
+        for image_id, kind, *why in dropped
+        if kind == "rejected"
     ]
-    failed = [row for row in rows if row[1] in PASSING and row[0] in tried]
+    passing = [row for row in rejected if row[1] in PASSING]
+    failed = [row for row in passing if row[0] in tried]
     if len(failed) <= OUTAGE:
         for row in failed:
             row[3] += 1
-    given_up = sum(row[3] != "" and row[3] >= TRIES for row in rows)
-    return rows, sum(row[3] != "" for row in rows) - given_up, given_up
+    given_up = sum(row[3] >= TRIES for row in passing)
+    tables = {
+        "skipped.csv": writing.encode_table(REJECTED[:3], skipped),
+        "rejected.csv": writing.encode_table(REJECTED, rejected),
+    }
+    counts = {"skipped": len(skipped), "rejected": len(rejected)}
+    return tables, counts | {"retryable": len(passing) - given_up, "given_up": given_up}
 
 
-def describe_given_up(films: int) -> dict[str, int]:
-    """What a manifest says of films that are given up."""
-    return {"films": films, "after_tries": TRIES}
-
-
-_ESCAPES = {"\\": "\\\\", "\n": "\\n", "\r": "\\r"}
+_ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n", "\r": r"\r"})
 
 
 def encode_checksums(sums: Mapping[str, str]) -> bytes:
@@ -311,19 +327,22 @@ def encode_checksums(sums: Mapping[str, str]) -> bytes:
     """
     lines = []
     for name, digest in sorted(sums.items()):
-        shown = re.sub(r"[\\\n\r]", lambda found: _ESCAPES[found[0]], name)
+        shown = name.translate(_ESCAPES)
         lines.append("\\" * (shown != name) + f"{digest}  {shown}\n")
     return "".join(lines).encode("utf-8", "surrogateescape")
 
 
-def decode_checksums(data: bytes) -> dict[str, str]:
-    """What `encode_checksums` was given; lines that are none of it are left out."""
-    meant = {shown: character for character, shown in _ESCAPES.items()}
-    sums = {}
+def read_checksums(folder: str) -> dict[str, str]:
+    """What `encode_checksums` was given, of a folder's SHA256SUMS.txt; empty without it."""
+    try:
+        data = files.read_table(f"{folder}/{CHECKSUMS}")
+    except FileNotFoundError:
+        return {}
+    sums, meant = {}, {"n": "\n", "r": "\r"}
     for line in data.decode("utf-8", "surrogateescape").split("\n"):
         digest, mark, name = line.removeprefix("\\").partition("  ")
-        if mark and line.startswith("\\"):
-            name = re.sub(r"\\[\\nr]", lambda found: meant[found[0]], name)
+        if line.startswith("\\"):
+            name = re.sub(r"\\(.)", lambda found: meant.get(found[1], found[1]), name)
         if mark:
             sums[name] = digest
     return sums

@@ -1,10 +1,11 @@
 """TFRecord files and the `tf.train.Example` in their records, without TensorFlow."""
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import google_crc32c
+import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
 
 # What `tf.train.Example` is on the wire (tensorflow/core/example/{example,feature}.proto): protobuf
@@ -42,6 +43,19 @@ def _message_classes() -> dict[str, type[message.Message]]:
 
 
 Example: Any = _message_classes()["Example"]  # its fields are known when it is made
+
+
+def encode_example(values: Mapping[str, bytes | np.ndarray]) -> bytes:
+    """A `tf.train.Example` of one bytes value, or a float32 vector, for each feature, by name."""
+    example = Example()
+    for name, value in sorted(values.items()):
+        feature = example.features.feature.add()
+        feature.key = name
+        if isinstance(value, bytes):
+            feature.value.bytes_list.value.append(value)
+        else:
+            feature.value.float_list.value.append(value.astype("<f4").tobytes())
+    return example.SerializeToString()
 
 
 def _masked_crc(data: bytes) -> bytes:

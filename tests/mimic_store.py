@@ -1,14 +1,30 @@
 """What `scripts/preprocess.py` does with a stand-in of MIMIC-CXR, in the process of the test."""
 
-import tqdm
+from published import progress
 
+from cxr_embeddings.input_pipeline.films import decode
 from cxr_embeddings.input_pipeline.mimic import selection
-from cxr_embeddings.input_pipeline.store import beam_job, build, shards
-
-IN_PROCESS = ("--runner=FnApiRunner",)
+from cxr_embeddings.input_pipeline.store import build, shards
 
 
-def make(mimic, folder, listed=None, *, details=None, **changes):
+def write_here(settings, places, load=decode.load):
+    """Writes shards as Beam's workers do, one after another."""
+    views = None if settings.has_views else settings.views
+    for place in places:
+        shard = shards.read_shard(settings.folder, *place)
+        films = (
+            (film, load(film.path, settings.preset, settings.size, views)) for film in shard.films
+        )
+        shards.write_shard(settings, shard, films)
+
+
+def write_by_beam(settings, places):
+    from cxr_embeddings.input_pipeline.store import beam_job
+
+    beam_job.run(settings, places, beam_job.parse_options(["--runner=FnApiRunner"]))
+
+
+def make(mimic, folder, listed=None, *, write=write_here, **changes):
     """`changes` are of `shards.Settings`, such as `size` and `films_per_shard`."""
     listed = listed or selection.list_films(str(mimic))
     settings = {
@@ -21,10 +37,5 @@ def make(mimic, folder, listed=None, *, details=None, **changes):
         "no_view": "keep",
         "has_views": listed.has_views,
     }
-    return build.make_store(
-        listed,
-        shards.Settings(**settings | changes),
-        details or {},
-        beam_job.parse_options(IN_PROCESS),
-        lambda films, done: tqdm.tqdm(total=films, initial=done, disable=True),
-    )
+    settings = shards.Settings(**settings | changes)
+    return build.make_store(listed, settings, {}, write, progress())

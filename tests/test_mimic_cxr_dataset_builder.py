@@ -1,6 +1,7 @@
 """MIMIC-CXR built by TFDS: the same shards as make_store's, and TFDS and embed.py read them."""
 
 import csv
+import functools
 import json
 import pathlib
 import shutil
@@ -10,44 +11,47 @@ import sys
 import mimic_store
 import numpy as np
 import pytest
-import tensorflow_datasets as tfds
-from apache_beam.options.pipeline_options import PipelineOptions
 from conftest import REPOSITORY
 from running import is_intact
 
-from cxr_embeddings.input_pipeline.store import beam_job, dataset
 from cxr_embeddings.input_pipeline.store import build as make_store
+from cxr_embeddings.input_pipeline.store import dataset
 from cxr_embeddings.input_pipeline.synthetic.mimic_folder import write_mimic
 
 # TFDS 4.9.10 asks protobuf for what is deprecated.
 pytestmark = pytest.mark.filterwarnings(r"ignore:label\(\) is deprecated:DeprecationWarning")
 
-# As `tfds build` imports it. An import would register the name mimic_cxr for tfds.load.
-Builder = tfds.core.community.builder_cls_from_module(
-    "cxr_embeddings.input_pipeline.mimic_cxr_dataset_builder"
-)
 SIZE = 32
 BY_TFDS = {"dataset_info.json", "features.json"}
+make = functools.partial(mimic_store.make, size=SIZE, films_per_shard=4)  # as preprocess.py does
 
 
-def config(**changes):
-    return Builder.builder_config_cls(
-        **{"name": "tiny", "preset": "native", "size": SIZE, "films_per_shard": 4} | changes
+@functools.cache
+def builder_class():
+    """As `tfds build` imports it. An import would register the name mimic_cxr for tfds.load."""
+    import tensorflow_datasets as tfds
+
+    return tfds.core.community.builder_cls_from_module(
+        "cxr_embeddings.input_pipeline.mimic_cxr_dataset_builder"
     )
 
 
-def build(mimic, data_dir, config, file_format=None, **changes):
-    builder = Builder(config=config, data_dir=data_dir, file_format=file_format)
-    options = {"beam_options": PipelineOptions(list(mimic_store.IN_PROCESS))} | changes
+def builder_of(data_dir, **changes):
+    settings = {"name": "tiny", "preset": "native", "size": SIZE, "films_per_shard": 4}
+    made = builder_class()
+    return made(config=made.builder_config_cls(**settings | changes), data_dir=data_dir)
+
+
+def build(mimic, data_dir, **changes):
+    import tensorflow_datasets as tfds
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    builder = builder_of(data_dir, **changes)
+    options = PipelineOptions(["--runner=FnApiRunner"])
     builder.download_and_prepare(
-        download_config=tfds.download.DownloadConfig(manual_dir=mimic, **options)
+        download_config=tfds.download.DownloadConfig(manual_dir=mimic, beam_options=options)
     )
-    return builder
-
-
-def make(mimic, folder):
-    """What scripts/preprocess.py does with the same settings."""
-    return mimic_store.make(mimic, folder, size=SIZE, films_per_shard=4)
+    return pathlib.Path(builder.data_dir)
 
 
 def files_in(folder):
@@ -68,46 +72,61 @@ def mimic(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def built(mimic, tmp_path_factory):
-    return build(mimic, tmp_path_factory.mktemp("data"), config())
+    return build(mimic, tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture
-def copied(built, tmp_path):
-    """A data_dir of one's own to change."""
-    shutil.copytree(built.data_dir_root, tmp_path / "data")
-    return tmp_path / "data"
+def copied(mimic, built, tmp_path):
+    """A manual_dir and a data_dir of one's own to change."""
+    shutil.copytree(mimic, tmp_path / "mimic")
+    shutil.copytree(built.parents[2], tmp_path / "data")
+    return tmp_path
+
+
+@pytest.fixture
+def without_beam(monkeypatch):
+    """The places of the shards that were written, which Beam did not write."""
+    from cxr_embeddings.input_pipeline.store import beam_job
+
+    written = []
+
+    def write(settings, places, options):
+        written.extend(places)
+        mimic_store.write_here(settings, places)
+
+    monkeypatch.setattr(beam_job, "run", write)
+    return written
 
 
 def test_the_shards_are_those_of_make_store(mimic, built, tmp_path):
-    made, folder = tmp_path / "mimic_cxr" / "1.0.0", pathlib.Path(built.data_dir)
+    made = tmp_path / "mimic_cxr" / "1.0.0"
     make(mimic, made)
-    assert shards_in(folder) == shards_in(made)
-    assert len(shards_in(folder)) > 3
-    ours, theirs = files_in(folder), files_in(made)
+    assert shards_in(built) == shards_in(made)
+    assert len(shards_in(built)) > 3
+    ours, theirs = files_in(built), files_in(made)
     assert ours.keys() == theirs.keys()
     differing = {name for name in ours if ours[name] != theirs[name]}
     assert differing == {"dataset_info.json", "manifest.json", "SHA256SUMS.txt"}
-    infos = [json.loads(data["dataset_info.json"]) for data in (ours, theirs)]
-    assert infos[0]["splits"] == infos[1]["splits"]
-    assert infos[0]["configName"] == "tiny"
-    manifests = [json.loads(data["manifest.json"]) for data in (ours, theirs)]
-    assert manifests[0]["identity"] == manifests[1]["identity"]
+    for name, key in (("dataset_info.json", "splits"), ("manifest.json", "identity")):
+        assert json.loads(ours[name])[key] == json.loads(theirs[name])[key]
+    assert json.loads(ours["dataset_info.json"])["configName"] == "tiny"
 
 
 def test_the_checksums_fit_after_tfds_has_written(built):
-    folder = pathlib.Path(built.data_dir)
-    assert is_intact(folder)
-    assert [path.name for path in folder.parent.iterdir()] == ["1.0.0"]
-    named = {line.split()[1] for line in (folder / "SHA256SUMS.txt").read_text().splitlines()}
-    assert named == files_in(folder).keys() - BY_TFDS - {"SHA256SUMS.txt"}
+    assert is_intact(built)
+    assert [path.name for path in built.parent.iterdir()] == ["1.0.0"]
+    named = {line.split()[1] for line in (built / "SHA256SUMS.txt").read_text().splitlines()}
+    assert named == files_in(built).keys() - BY_TFDS - {"SHA256SUMS.txt"}
 
 
 def test_tfds_reads_it_with_and_without_this_class(built):
-    name, root = "mimic_cxr/tiny", built.data_dir_root
-    with open(f"{built.data_dir}/films.csv", newline="") as file:
+    import tensorflow_datasets as tfds
+
+    root = built.parents[2]
+    with open(built / "films.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    by_files = tfds.load(name, data_dir=root)
-    by_class = Builder(config=config(), data_dir=root).as_dataset()
+    by_files = tfds.load("mimic_cxr/tiny", data_dir=root)
+    by_class = builder_of(root).as_dataset()
     assert by_files.keys() == by_class.keys() == {row["split"] for row in rows}
     assert "test" not in by_files, "whose one film is damaged, so that TFDS could not read it"
     for split in by_files:
@@ -120,38 +139,36 @@ def test_tfds_reads_it_with_and_without_this_class(built):
             np.testing.assert_array_equal(film["image"], again["image"])
 
 
-def test_a_build_that_was_stopped_goes_on(mimic, tmp_path, monkeypatch, built):
-    whole, asked = beam_job.run, []
+def test_a_build_that_was_stopped_goes_on(mimic, tmp_path, monkeypatch, built, without_beam):
+    write_here = mimic_store.write_here
 
-    def stop_after_two(settings, places, options):
-        whole(settings, places[:2], options)
+    def stop_after_two(settings, places):
+        write_here(settings, places[:2])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(beam_job, "run", stop_after_two)
+    monkeypatch.setattr(mimic_store, "write_here", stop_after_two)
     with pytest.raises(KeyboardInterrupt):
-        build(mimic, tmp_path, config())
+        build(mimic, tmp_path)
     unfinished = tmp_path / "mimic_cxr" / "tiny" / "unfinished.1.0.0"
     assert len(shards_in(unfinished)) == 2
     assert not (unfinished.parent / "1.0.0").exists()
-
-    def count(settings, places, options):
-        asked.extend(places)
-        whole(settings, places, options)
-
-    monkeypatch.setattr(beam_job, "run", count)
-    again = build(mimic, tmp_path, config())
-    assert len(asked) == len(shards_in(pathlib.Path(built.data_dir))) - 2
-    assert shards_in(pathlib.Path(again.data_dir)) == shards_in(pathlib.Path(built.data_dir))
+    monkeypatch.setattr(mimic_store, "write_here", write_here)
+    without_beam.clear()
+    again = build(mimic, tmp_path)
+    assert len(without_beam) == len(shards_in(built)) - 2
+    assert shards_in(again) == shards_in(built)
     assert not unfinished.exists()
 
 
-def test_what_is_built_is_not_built_again(mimic, copied, monkeypatch):
+def test_what_is_built_is_not_built_again(copied, monkeypatch):
     monkeypatch.setattr(make_store, "make_store", None)
-    build(mimic, copied, config())
+    build(copied / "mimic", copied / "data")
 
 
 def test_preprocess_goes_on_in_a_built_folder(mimic, copied):
-    folder = copied / "mimic_cxr" / "tiny" / "1.0.0"
+    import tensorflow_datasets as tfds
+
+    folder = copied / "data" / "mimic_cxr" / "tiny" / "1.0.0"
     before = shards_in(folder)
     shard = max(before, key=lambda name: len(before[name]))
     (folder / shard).unlink()
@@ -159,53 +176,52 @@ def test_preprocess_goes_on_in_a_built_folder(mimic, copied):
     assert outcome.before < sum(outcome.written.values())
     assert shards_in(folder) == before
     assert is_intact(folder)
-    assert sum(len(data) for data in tfds.load("mimic_cxr/tiny", data_dir=copied).values()) == 12
+    loaded = tfds.load("mimic_cxr/tiny", data_dir=copied / "data")
+    assert sum(len(data) for data in loaded.values()) == 12
 
 
-def test_films_that_may_be_readable_another_time_are_told(mimic, tmp_path, capsys):
-    shutil.copytree(mimic, tmp_path / "mimic")
-    film = next((tmp_path / "mimic").rglob("*.dcm"))
-    film.rename(tmp_path / "elsewhere.dcm")
-    builder = build(tmp_path / "mimic", tmp_path / "data", config(views=None))
+def test_films_that_failed_temporarily_are_told(copied, capsys, without_beam):
+    next((copied / "mimic").rglob("*.dcm")).unlink()
+    folder = build(copied / "mimic", copied / "other", views=None)
     assert "warning: 1 films failed temporarily" in capsys.readouterr().out
-    assert dataset.open_store(str(pathlib.Path(builder.data_dir))).retryable == 1
+    assert dataset.open_store(str(folder)).retryable == 1
 
 
 @pytest.mark.parametrize("kind", ["metadata", "split"])
-def test_a_missing_table_is_an_error_at_once(mimic, tmp_path, kind):
-    shutil.copytree(mimic, tmp_path / "mimic")
-    (tmp_path / "mimic" / f"mimic-cxr-2.0.0-{kind}.csv.gz").unlink()
+def test_a_missing_table_is_an_error_at_once(copied, kind):
+    (copied / "mimic" / f"mimic-cxr-2.0.0-{kind}.csv.gz").unlink()
     with pytest.raises(FileNotFoundError, match=f"found no mimic-cxr-2.0.0-{kind}.csv.gz in .*JPG"):
-        build(tmp_path / "mimic", tmp_path / "data", config())
+        build(copied / "mimic", copied / "other")
 
 
 def test_an_empty_manual_dir_says_what_to_get(tmp_path):
     (tmp_path / "mimic").mkdir()
     with pytest.raises(AssertionError, match=r"cxr-record-list\.csv\.gz, and"):
-        build(tmp_path / "mimic", tmp_path / "data", config())
+        build(tmp_path / "mimic", tmp_path / "data")
 
 
-def test_no_film_at_all_is_an_error(mimic, tmp_path):
-    shutil.copytree(mimic, tmp_path / "mimic")
-    for film in (tmp_path / "mimic").rglob("*.dcm"):
+def test_no_film_at_all_is_an_error(copied, without_beam):
+    for film in (copied / "mimic").rglob("*.dcm"):
         film.write_bytes(b"no film")
     with pytest.raises(ValueError, match=r"no film could be prepared: .*/rejected\.csv says why"):
-        build(tmp_path / "mimic", tmp_path / "data", config())
+        build(copied / "mimic", copied / "other")
 
 
 def test_remote_folders_are_refused(mimic, tmp_path, monkeypatch):
-    builder = Builder(config=config(), data_dir=tmp_path)
-    monkeypatch.setattr(Builder, "data_dir", "gs://bucket/mimic_cxr/tiny/1.0.0")
+    import tensorflow_datasets as tfds
+
+    builder = builder_of(tmp_path)
+    monkeypatch.setattr(builder_class(), "data_dir", "gs://bucket/mimic_cxr/tiny/1.0.0")
     manager = tfds.download.DownloadManager(download_dir=tmp_path, manual_dir=mimic)
     with pytest.raises(ValueError, match=r"expected a local folder.*scripts/preprocess\.py"):
         builder._download_and_prepare(manager, tfds.download.DownloadConfig())
 
 
 def test_the_configs_are_named_by_what_they_are():
-    first, *_ = Builder.BUILDER_CONFIGS
-    assert (Builder.name, first.name) == ("mimic_cxr", "cxr_foundation_1280_png16")
-    for each in Builder.BUILDER_CONFIGS:
-        assert each.name == f"{each.preset}_{each.size}_{each.storage}"
+    made = builder_class()
+    names = [f"{c.preset}_{c.size}_{c.storage}" for c in made.BUILDER_CONFIGS]
+    assert [config.name for config in made.BUILDER_CONFIGS] == names
+    assert (made.name, names[0]) == ("mimic_cxr", "cxr_foundation_1280_png16")
 
 
 # `tfds build` without the rest of `tfds`, which imports mlcroissant and does not bring it.
@@ -218,6 +234,8 @@ cli_utils.make_flags_parser(build.Args, description="")(sys.argv).execute()
 
 @pytest.mark.slow
 def test_the_command_line(mimic, tmp_path):
+    import tensorflow_datasets as tfds
+
     name = "cxr_foundation_1280_png16"
     run = subprocess.run(
         [

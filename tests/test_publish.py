@@ -190,13 +190,13 @@ def test_embeddings_of_another_program_are_not_mixed_in(tmp_path, layout, run):
     copy.mkdir()
     for name in ("a.npz", "embeddings.parquet"):
         (copy / name).write_bytes(b"of somebody")
-        with pytest.raises(ValueError, match=r"copy holds 1 embedding files .* choose an empty"):
+        with pytest.raises(ValueError, match=r"copy holds 1 files .* Choose an empty"):
             run(source, copy, layout)
         assert tree(copy) == {name: b"of somebody"}
         (copy / name).unlink()
     run(source, copy, layout)
     (copy / "b.npz").write_bytes(b"of somebody")
-    with pytest.raises(ValueError, match="embedding files that this run would not make"):
+    with pytest.raises(ValueError, match="files that this run would not make"):
         run(source, copy, layout)
 
 

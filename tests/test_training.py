@@ -2,21 +2,23 @@
 
 import collections
 import dataclasses
+import functools
 import os
 import shutil
 import threading
 import zlib
 
 import fsspec
+import mimic_store
 import numpy as np
 import pytest
-import tqdm
+from published import progress
 
 from cxr_embeddings.common import files
 from cxr_embeddings.input_pipeline import tfrecord
 from cxr_embeddings.input_pipeline.films.decode import Prepared
 from cxr_embeddings.input_pipeline.mimic import selection
-from cxr_embeddings.input_pipeline.store import beam_job, build, dataset, random_access, shards
+from cxr_embeddings.input_pipeline.store import build, dataset, random_access, shards
 
 SIZE = 24
 
@@ -27,8 +29,12 @@ def picture(image_id):
     return generator.random((SIZE, SIZE, 1), np.float32)
 
 
+def drawn(path, *_):
+    return Prepared(picture(path.removeprefix("/in/")), "PA", (SIZE, SIZE))
+
+
 def write_store(folder, ids, storage="png16", **changes):
-    """A store of `picture`s, made by the real code but for Apache Beam."""
+    """A store of `picture`s."""
     films = [
         selection.FilmRecord(f"/in/{name}", name, name, "s", "train", "PA", None) for name in ids
     ]
@@ -37,23 +43,8 @@ def write_store(folder, ids, storage="png16", **changes):
     settings |= {"preset": "native", "size": SIZE, "storage": storage, "views": ("PA",)}
     settings |= {"no_view": "keep", "has_views": True} | changes
 
-    def write(settings, places, _):
-        for place in places:
-            shard = shards.read_shard(settings.folder, *place)
-            drawn = (
-                (film, Prepared(picture(film.image_id), "PA", (SIZE, SIZE))) for film in shard.films
-            )
-            shards.write_shard(settings, shard, drawn)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(beam_job, "run", write)
-        build.make_store(
-            listed,
-            shards.Settings(**settings),
-            {},
-            beam_job.parse_options([]),
-            lambda films, done: tqdm.tqdm(disable=True),
-        )
+    write = functools.partial(mimic_store.write_here, load=drawn)
+    build.make_store(listed, shards.Settings(**settings), {}, write, progress())
     return dataset.open_store(str(folder))
 
 

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from cxr_embeddings.common import files, paths
+from cxr_embeddings.common import paths
 from cxr_embeddings.common.identities import UNSAID, Facts, differences
 
 from .. import run_folder
@@ -18,21 +18,13 @@ _ABOUT_FILMS = ("input", "views", "store", "layout", "format", "source_digest", 
 
 
 class Folder(NamedTuple):
-    """A folder of embeddings.
+    """A folder of embeddings."""
 
-    Attributes:
-        path: what was asked for: the folder, or a single file in it.
-        folder: absolute, or an address.
-        files: the embedding files.
-        manifest: of the run that made them; None where there is none.
-        sums: name of a file -> its SHA-256, as far as the run wrote it down.
-    """
-
-    path: str
-    folder: str
+    path: str  # what was asked for: the folder, or a single file in it
+    folder: str  # absolute, or an address
     files: Sequence[File]
-    manifest: run_folder.Manifest | None
-    sums: Mapping[str, str]
+    manifest: run_folder.Manifest | None  # of the run that made them
+    sums: Mapping[str, str]  # name of a file -> its SHA-256, as far as the run wrote it down
 
 
 def open_folders(path: str | Sequence[str]) -> list[Folder]:
@@ -44,7 +36,7 @@ def open_folders(path: str | Sequence[str]) -> list[Folder]:
 
     Raises:
         FileNotFoundError: one of them holds no embedding file.
-        ValueError: a folder is there twice, or a manifest is a stranger's.
+        ValueError: a folder is there twice, or a manifest is not of this program.
     """
     places = [each for one in ([path] if isinstance(path, str) else path) for each in _listed(one)]
     if not places:
@@ -57,7 +49,7 @@ def open_folders(path: str | Sequence[str]) -> list[Folder]:
         seen[place] = one
         folder, found = list_files(one)
         manifest = run_folder.read_manifest(folder)
-        folders.append(Folder(one, folder, found, manifest, read_checksums(folder)))
+        folders.append(Folder(one, folder, found, manifest, embedding_sums(folder)))
     return folders
 
 
@@ -68,50 +60,43 @@ def _listed(path: str) -> list[str]:
     return read_list(path)
 
 
-def shared_manifest(folders: Sequence[Folder]) -> tuple[Facts | None, bool | None]:
-    """What the manifests of folders say of all their embeddings.
+def embedding_sums(folder: str) -> dict[str, str]:
+    """Embedding files named in a folder's SHA256SUMS.txt -> their SHA-256; empty without it."""
+    sums = run_folder.read_checksums(folder)
+    return {name: digest for name, digest in sums.items() if is_embedding_file(name)}
 
-    Returns:
-        The identity of the encoder, and whether no film is missing; None where no manifest is. Of
-        several folders only what is equal in all, and the views of all of them.
+
+def shared_manifest(folders: Sequence[Folder]) -> tuple[dict[str, object] | None, bool | None]:
+    """The identity of the encoder, and whether no film is missing; None where no manifest is.
+
+    The identity of several folders has what is equal in all, and the views of all of them.
 
     Raises:
         ValueError: another encoder, or an unknown one, made the embeddings of one; says which.
     """
-    first, *others = folders
-    one = first.manifest and first.manifest["identity"]
+    made = [folder.manifest for folder in folders if folder.manifest]
+    identities: list[Facts] = [manifest["identity"] for manifest in made]
+    if not made:
+        return None, None
+    if len(made) < len(folders):
+        without = next(folder.folder for folder in folders if not folder.manifest)
+        raise ValueError(
+            f"no {run_folder.MANIFEST} says which encoder made the embeddings in {without}, but "
+            "other folders have one; expected it in all or in none"
+        )
+    one, *others = identities
+    complete = all(manifest["complete"] for manifest in made)
     if not others:
-        return one, first.manifest and first.manifest["complete"]
-    identities = [folder.manifest and folder.manifest["identity"] for folder in folders]
-    for folder, other in zip(others, identities[1:], strict=True):
-        if (one is None) != (other is None):
-            without = first if one is None else folder
-            raise ValueError(
-                f"no {run_folder.MANIFEST} says which encoder made the embeddings in "
-                f"{without.folder}, but other folders have one; expected it in all or in none"
-            )
-        if one is None or other is None:
-            continue
+        return {**one}, complete
+    for folder, other in zip(folders[1:], others, strict=True):
         keys = sorted({*UNSAID, *one, *other} - {*_ABOUT_FILMS})
         if differing := differences(one, other, ("in the first", "in the second"), keys):
             raise ValueError(
-                f"the embeddings in {first.folder} and {folder.folder} are of different encoders, "
-                "and cannot be one table:\n" + "\n".join(differing)
+                f"the embeddings in {folders[0].folder} and {folder.folder} are of different "
+                "encoders, and cannot be one table:\n" + "\n".join(differing)
             )
-    if one is None:
-        return None, None
-    known = [identity for identity in identities if identity]
-    views = [identity.get("views") for identity in known]
-    shared = {k: v for k, v in (UNSAID | {**one}).items() if all(i.get(k, v) == v for i in known)}
+    said = UNSAID | {**one}
+    shared = {k: v for k, v in said.items() if all(i.get(k, v) == v for i in identities)}
+    views = [manifest["identity"].get("views") for manifest in made]
     shared["views"] = sorted({v for some in views for v in some or ()}) if all(views) else None
-    return shared, all(folder.manifest and folder.manifest["complete"] for folder in folders)
-
-
-def read_checksums(folder: str) -> dict[str, str]:
-    """Embedding files named in a folder's SHA256SUMS.txt -> their SHA-256; empty without it."""
-    try:
-        data = files.read_table(f"{folder}/{run_folder.CHECKSUMS}")
-    except FileNotFoundError:
-        return {}
-    sums = run_folder.decode_checksums(data)
-    return {name: digest for name, digest in sums.items() if is_embedding_file(name)}
+    return shared, complete

@@ -22,28 +22,21 @@ _ROW_BYTES = 256  # of a record in memory, besides its numbers
 
 @dataclasses.dataclass(frozen=True)
 class EmbeddingRecord:
-    """The embedding of one film. Which encoder made it stands once, in the run's manifest.
+    """The embedding of one film. Which encoder made it stands once, in the run's manifest."""
 
-    Attributes:
-        image_id: path or address of the film; "" where the file does not say, as the published
-            embeddings of MIMIC-CXR and the toolkit's NumPy archives may not.
-        embedding: float32 vector; a feature map is flattened in row-major order.
-    """
-
+    # Path or address of the film; "" where the file does not say, as the published embeddings of
+    # MIMIC-CXR and the toolkit's NumPy archives may not
     image_id: str
-    embedding: Float32[np.ndarray, " dim"]
+    embedding: Float32[np.ndarray, " dim"]  # a feature map is flattened in row-major order
 
 
 def encode_tfrecord(records: Sequence[EmbeddingRecord]) -> bytes:
     """TFRecord framing of one `tf.train.Example` a record, with `image/id` and `embedding`."""
     parts: list[bytes] = []
     for record in records:
-        example = tfrecord.Example()
-        embedding, image_id = example.features.feature.add(), example.features.feature.add()
-        embedding.key, image_id.key = "embedding", "image/id"
-        embedding.value.float_list.value.append(record.embedding.astype("<f4").tobytes())
-        image_id.value.bytes_list.value.append(record.image_id.encode("utf-8", "surrogateescape"))
-        parts += tfrecord.frame(example.SerializeToString())
+        image_id = record.image_id.encode("utf-8", "surrogateescape")
+        example = tfrecord.encode_example({"embedding": record.embedding, "image/id": image_id})
+        parts += tfrecord.frame(example)
     return b"".join(parts)
 
 

@@ -16,32 +16,20 @@ LAYOUTS = ("per_image", "sharded")
 
 @dataclasses.dataclass(frozen=True)
 class Output:
-    """One file to be written.
+    """One file to be written."""
 
-    Attributes:
-        name: relative to the run's folder.
-        films: what it is made of.
-        even_empty: whether it is written when none of its films has an embedding.
-        part: number of the piece of the input that it is made of; hosts divide a run by pieces.
-    """
-
-    name: str
+    name: str  # relative to the run's folder
     films: Sequence[InputFile]
-    even_empty: bool
-    part: int = 0
+    even_empty: bool  # whether it is written when none of its films has an embedding
+    part: int = 0  # the piece of the input that it is made of; hosts divide a run by pieces
 
 
 def part_out(
     films: Iterable[InputFile], folder: str, layout: str, format: str
 ) -> tuple[list[InputFile], dict[InputFile, Rejected]]:
-    """The films whose embeddings can be written, and why those of the others cannot.
+    """The films whose embeddings can be written to a folder, and why those of the others cannot.
 
     It is known before a film is read, so that no name ends a run that is hours old.
-
-    Args:
-        films: of the run.
-        folder: where it writes; absolute or an address.
-        layout, format: as of `plan`.
     """
     kept, refused = [], {}
     longest = paths.longest_name(folder)
@@ -61,11 +49,7 @@ def part_out(
 
 
 def plan(films: Sequence[InputFile], layout: str, format: str, shards: int) -> list[Output]:
-    """The outputs of a run; `sharded` cuts the films into pieces of nearly equal length.
-
-    Raises:
-        ValueError: an unknown layout or format, or a combination that does not exist.
-    """
+    """As `plan_pieces`, of films that `sharded` cuts into pieces of nearly equal length."""
     if not 1 <= shards <= 99_999:
         raise ValueError(f"output.shards is {shards}; expected 1 to 99999")
     shards = min(shards, max(len(films), 1))

@@ -16,11 +16,10 @@ from cxr_embeddings.common import files, paths, writing
 from .. import run_folder
 from ..films.film import InputFile, film_key
 from . import output_plan, writer
-from .folders import read_checksums
+from .folders import embedding_sums
 from .formats import is_embedding_file
 from .table import Embeddings
 
-LAYOUTS = ("per_image", "parquet")
 TABLE = "embeddings.parquet"
 ROW_GROUP_BYTES = 64_000_000  # held in memory before it is written
 _READERS = 8  # which wait for the disk
@@ -28,7 +27,7 @@ _WINDOWS = re.compile(r"[A-Za-z]:[/\\]")  # the start of an absolute path
 
 
 class _Copy(NamedTuple):
-    """What is written beside the embeddings: of the manifest, and the rows of rejected.csv."""
+    """What is written beside the embeddings."""
 
     identity: run_folder.Facts
     details: run_folder.Facts
@@ -52,7 +51,6 @@ def publish(
         folder: to be written; absolute, or an address. What is there already and whole stays.
         layout: "per_image", one TFRecord a film in the films' tree; or "parquet", one table.
         versions: of the libraries at work, for the manifest.
-        progress: shows how far it is.
 
     Returns:
         How many embeddings were there before, and how many films are left out for their names.
@@ -62,8 +60,6 @@ def publish(
             file, two would be one file, or the folder was made of something else.
         OSError: the folder cannot be written, or another run is writing to it.
     """
-    if layout not in LAYOUTS:
-        raise ValueError(f"layout is {layout!r}; expected one of {', '.join(LAYOUTS)}")
     if f"{folder}/".startswith(f"{table.folders[0]}/"):
         raise ValueError(
             f"{folder} lies in the folder of the embeddings; expected another, so that they are "
@@ -90,10 +86,9 @@ def publish(
 
 
 def _describe(table: Embeddings, layout: str, versions: Mapping[str, str]) -> _Copy:
-    """The source's own identity in its new shape, and which embeddings it is made of.
+    """What stands beside the source, as the copy has it.
 
-    Raises:
-        ValueError: the source is not one finished folder, or not as it was written.
+    Raises ValueError if the source is not one finished folder, or not as it was written.
     """
     if len(table.folders) != 1:
         raise ValueError(f"found embeddings of {len(table.folders)} folders; expected one")
@@ -120,14 +115,14 @@ def _describe(table: Embeddings, layout: str, versions: Mapping[str, str]) -> _C
             f"{folder} holds {len(table.image_id)} embeddings, but its {run_folder.MANIFEST} says "
             f"{manifest['embedded']}: remove the files of other runs, if there are any, and {again}"
         )
-    sums = dict(sorted(read_checksums(folder).items()))
+    sums = dict(sorted(embedding_sums(folder).items()))
 
-    def is_wrong(name: str) -> bool:
-        return hashlib.sha256(files.read_bytes(f"{folder}/{name}")).hexdigest() != sums[name]
+    def digest_of(name: str) -> str:
+        return hashlib.sha256(files.read_bytes(f"{folder}/{name}")).hexdigest()
 
     with ThreadPoolExecutor(_READERS) as threads:
-        wrong = [name for name, odd in zip(sums, threads.map(is_wrong, sums), strict=True) if odd]
-    if wrong:
+        found = dict(zip(sums, threads.map(digest_of, sums), strict=True))
+    if wrong := [name for name in sums if found[name] != sums[name]]:
         raise ValueError(
             f"{folder}/{wrong[0]} is damaged: its SHA-256 is not the one in "
             f"{run_folder.CHECKSUMS}. Remove it and {again}"
@@ -150,12 +145,8 @@ def _describe(table: Embeddings, layout: str, versions: Mapping[str, str]) -> _C
 def place(image_id: str, input: str) -> str:
     """Where a film's embedding is published: its path below the input, without suffix.
 
-    Args:
-        image_id: relative as those of a store, or a path or address as those of films.
-        input: the folder or address that the films were read from.
-
-    Raises:
-        ValueError: the place would lie outside the published folder, or be hidden in it.
+    The image id is relative as those of a store, or a path or address as those of films. Raises
+    ValueError if the place would lie outside the published folder, or be hidden in it.
     """
     relative = image_id.removeprefix(f"{input.rstrip('/')}/") if input else image_id
     parts = re.split(r"[/\\]", relative)  # the copy may be read on Windows
@@ -175,33 +166,21 @@ def _write_table(
 ) -> None:
     """Writes one table, and what stands beside it."""
     with run_folder.claim(folder) as scratch:
-        earlier = run_folder.earlier_runs(folder, copy.identity)
-        strangers = {name for name in paths.files_below(folder) if is_embedding_file(name)}
-        if strangers := strangers - ({TABLE} if earlier is not None else set()):
-            raise ValueError(
-                f"{folder} holds {len(strangers)} embedding files that this run would not make, "
-                f"such as {min(strangers)}: choose an empty folder"
-            )
+        earlier, _ = run_folder.earlier_outputs(folder, copy.identity, [TABLE], is_embedding_file)
         runs = [*(run for run in earlier or [] if run != copy.details), copy.details]
-        sums: dict[str, str] = {}
-
-        def write(name: str, data: bytes) -> None:
-            files.write_whole(f"{folder}/{name}", data, scratch)
-            sums[name] = hashlib.sha256(data).hexdigest()
-
-        write(run_folder.MANIFEST, run_folder.encode_manifest(copy.identity, runs, complete=False))
+        manifest = run_folder.encode_manifest(copy.identity, runs, complete=False)
+        run_folder.write(folder, run_folder.MANIFEST, manifest)
         with files.writing(f"{folder}/{TABLE}", scratch) as stream:
             _write_rows(stream, table, progress)
             stream.seek(0)
-            sums[TABLE] = hashlib.file_digest(cast(io.BufferedRandom, stream), "sha256").hexdigest()
-        write("rejected.csv", writing.encode_table(run_folder.REJECTED, copy.rejected))
-        facts = {
-            "embedded": len(table.image_id),
-            "given_up": run_folder.describe_given_up(copy.given_up),
-        }
-        manifest = run_folder.encode_manifest(copy.identity, runs, complete=True, **facts)
-        write(run_folder.MANIFEST, manifest)
-        write(run_folder.CHECKSUMS, run_folder.encode_checksums(sums))
+            digest = hashlib.file_digest(cast(io.BufferedRandom, stream), "sha256").hexdigest()
+        counts = {"embedded": len(table.image_id), "given_up": copy.given_up}
+        manifest = run_folder.encode_manifest(copy.identity, runs, complete=True, **counts)
+        rejected = writing.encode_table(run_folder.REJECTED, copy.rejected)
+        beside = {"rejected.csv": rejected, run_folder.MANIFEST: manifest}
+        sums = {name: run_folder.write(folder, name, data) for name, data in beside.items()}
+        data = run_folder.encode_checksums(sums | {TABLE: digest})
+        run_folder.write(folder, run_folder.CHECKSUMS, data)
 
 
 def _write_rows(stream: IO[bytes], table: Embeddings, progress: run_folder.Progress) -> None:

@@ -29,13 +29,6 @@ class File(NamedTuple):
     stamp: str
 
 
-class _Block(NamedTuple):
-    """Neighbouring files and their size in all."""
-
-    files: Sequence[File]
-    size: int
-
-
 class Rows(NamedTuple):
     """Embeddings of one width: for each its image id and the name of its file."""
 
@@ -49,10 +42,12 @@ def list_files(path: str) -> tuple[str, list[File]]:
     if paths.is_remote(path):
         folder, listed = _list_remote(path)
     elif os.path.isdir(path):
-        folder, listed = path, list(_walk(path, "", [os.path.realpath(path) + "/"]))
+        names = [file.removeprefix(f"{path}/") for file in files.walk(path)]
+        chosen = [name for name in names if formats.is_embedding_file(name)]
+        folder, listed = path, [_local_file(path, name) for name in chosen]
     elif os.path.exists(path):
-        folder, status = posixpath.dirname(path), os.stat(path)
-        listed = [File(posixpath.basename(path), status.st_size, str(status.st_mtime_ns))]
+        folder, name = posixpath.split(path)
+        listed = [_local_file(folder, name)]
     else:
         raise FileNotFoundError(f"embeddings {path} do not exist; expected a folder or a file")
     found = sorted(file for file in listed if formats.is_embedding_file(file.name))
@@ -62,23 +57,9 @@ def list_files(path: str) -> tuple[str, list[File]]:
     return folder, found
 
 
-def _walk(folder: str, prefix: str, entered: list[str]) -> Iterator[File]:
-    """Embedding files below a folder; a link to a folder that is searched anyway is left out."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if not entry.is_dir():
-                if formats.is_embedding_file(entry.name):
-                    status = entry.stat()
-                    yield File(prefix + entry.name, status.st_size, str(status.st_mtime_ns))
-                continue
-            if entry.is_symlink():
-                target = os.path.realpath(entry.path) + "/"
-                if any(target.startswith(e) or e.startswith(target) for e in entered):
-                    continue
-                entered.append(target)
-            yield from _walk(entry.path, f"{prefix}{entry.name}/", entered)
+def _local_file(folder: str, name: str) -> File:
+    status = os.stat(f"{folder}/{name}")
+    return File(name, status.st_size, str(status.st_mtime_ns))
 
 
 def _list_remote(path: str) -> tuple[str, list[File]]:
@@ -99,37 +80,39 @@ def read_ahead(
 ) -> Generator[tuple[list[Rows], list[tuple[str, str]]], None, None]:
     """`_read_block` of all files, in order, on threads, with a progress bar if it is `shown`."""
     todo = collections.deque(_blocks(found))
-    waiting: collections.deque[tuple[_Block, Future[Any]]] = collections.deque()
+    waiting: collections.deque[tuple[int, int, Future[Any]]] = collections.deque()
     ahead = 0
     count = _THREADS_REMOTE if paths.is_remote(folder) else _THREADS_LOCAL
     threads = ThreadPoolExecutor(count, "reader")
     bar = progress.bar(len(found), what="files", shown=shown)
     try:
         while todo or waiting:
-            has_room = todo and len(waiting) < 2 * count and ahead + todo[0].size <= BYTES_AHEAD
+            size = sum(file.size for file in todo[0]) if todo else 0
+            has_room = todo and len(waiting) < 2 * count and ahead + size <= BYTES_AHEAD
             if has_room or not waiting:
                 block = todo.popleft()
-                ahead += block.size
-                waiting.append((block, threads.submit(_read_block, folder, block.files, dtype)))
+                ahead += size
+                future = threads.submit(_read_block, folder, block, dtype)
+                waiting.append((len(block), size, future))
             else:
-                block, future = waiting.popleft()
+                read, size, future = waiting.popleft()
                 yield future.result()
-                ahead -= block.size
-                bar.update(len(block.files))
+                ahead -= size
+                bar.update(read)
     finally:
         threads.shutdown(cancel_futures=True)
         bar.close()
 
 
-def _blocks(found: Sequence[File]) -> Iterator[_Block]:
+def _blocks(found: Sequence[File]) -> Iterator[Sequence[File]]:
     """Cuts a list of files into pieces that are worth a thread's while, yet small in memory."""
     start = size = 0
     for end, file in enumerate(found):
         if end > start and (end - start == BLOCK_FILES or size + file.size > BLOCK_BYTES):
-            yield _Block(found[start:end], size)
+            yield found[start:end]
             start, size = end, 0
         size += file.size
-    yield _Block(found[start:], size)
+    yield found[start:]
 
 
 def _read_block(
@@ -155,11 +138,11 @@ def _read_block(
     for rows in by_width.values():
         embedding = np.stack([row[2] for row in rows])
         finite = np.isfinite(embedding).all(axis=1)
-        if not finite.all():
-            rejected += [(rows[i][0], "holds NaN or infinity") for i in np.flatnonzero(~finite)]
-            rows, embedding = [rows[i] for i in np.flatnonzero(finite)], embedding[finite]
-        if rows:
-            ids, names = [row[0] for row in rows], [row[1] for row in rows]
+        rejected += [(rows[i][0], "holds NaN or infinity") for i in np.flatnonzero(~finite)]
+        kept = [rows[i] for i in np.flatnonzero(finite)]
+        if kept:
+            ids, names, _ = zip(*kept, strict=True)
+            embedding = embedding if finite.all() else embedding[finite]
             groups.append(Rows(ids, names, _as_stored(embedding, ids, dtype)))
     return groups, rejected
 

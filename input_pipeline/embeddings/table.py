@@ -47,16 +47,10 @@ class _Index(TypedDict):
 
 
 class LeftOut(NamedTuple):
-    """A film, or a record of a file, that has no embedding.
+    """A film, or a record of a file, that has no embedding."""
 
-    Attributes:
-        image_id: of the film; of a damaged file its name below the folder.
-        reason: `DAMAGED`, or one of `films.film.REASONS`.
-        detail: what was found.
-    """
-
-    image_id: str
-    reason: str
+    image_id: str  # of a damaged file: its name below the folder
+    reason: str  # `DAMAGED`, or one of `films.film.REASONS`
     detail: str
 
 
@@ -108,8 +102,7 @@ def read_table(
     has come, gone or changed. A damaged record is left out, and said to be in `rejected`.
 
     Args:
-        path: local folder, searched with all below it; remote prefix; a single file; several of
-            these, or a list: see `embedding_folders.open_folders`.
+        path: as of `folders.open_folders`; a folder is searched with all below it.
         cache: local folder for the table; None is `.table` in the first folder, if it is local.
         dtype: "float32", or "float16" for half the size.
         shown: show a progress bar; see `common.progress.bar`.
@@ -147,21 +140,30 @@ def read_table(
     name = hashlib.sha256(b"\0".join(sources)).hexdigest()[:16]
     place = os.path.join(cache, f"{name}-{dtype}.table")
 
-    said = {
-        "encoder": encoder,
-        "complete": complete,
-        "folders": [one.folder for one in folders],
-    }
-    table = _open(place, key, said)
-    if table is None:
-        with _write_errors(cache), alone_in(cache):
-            table = _open(place, key, said)  # another reader may have made it meanwhile
-            if table is None:
+    found = _open(place, key)
+    if found is None:
+        with alone_in(cache):
+            found = _open(place, key)  # another reader may have made it meanwhile
+            if found is None:
                 _make(place, folders, dtype, key, shown)
-                table = _open(place, key, said)
-    if table is None:
+                found = _open(place, key)
+    if found is None:
         raise OSError(errno.EIO, "the table of the embeddings is damaged as soon as written", place)
-    return table
+    index, rows = found
+    rejected = rejected_films([one.folder for one in folders])
+    there = {*index["image_id"]} if rejected else ()  # a run since then may have read some
+    return Embeddings(
+        image_id=np.array(index["image_id"], object),
+        embedding=rows,
+        encoder=encoder,
+        complete=complete,
+        digest=index["digest"],
+        rejected=[
+            *(LeftOut(name, DAMAGED, why) for name, why in index["rejected"]),
+            *(row for row in rejected if row.image_id not in there),
+        ],
+        folders=[one.folder for one in folders],
+    )
 
 
 def of_arrays(
@@ -189,14 +191,8 @@ def _own_cache(folder: str) -> str:
     return cache
 
 
-def _open(place: str, key: str, said: dict[str, Any]) -> Embeddings | None:
-    """Maps a table that was made with this key; None where there is none that is whole.
-
-    Args:
-        place: of its file.
-        key: what it must have been made with.
-        said: what its file is not asked: `encoder`, `complete` and `folders`.
-    """
+def _open(place: str, key: str) -> tuple[_Index, np.memmap] | None:
+    """Maps a table that was made with this key; None where there is none that is whole."""
     try:
         with files.open_input(place) as stream:
             end = stream.seek(-_INDEX_LENGTH.size, os.SEEK_END)
@@ -207,22 +203,9 @@ def _open(place: str, key: str, said: dict[str, Any]) -> Embeddings | None:
             if index["key"] != key or len(index["image_id"]) != index["shape"][0]:
                 return None
             rows = np.memmap(stream, index["dtype"], "r", shape=tuple(index["shape"]))
-            if rows.nbytes != end - length:
-                return None
+            return (index, rows) if rows.nbytes == end - length else None
     except (OSError, ValueError, OverflowError):
         return None
-    rejected = rejected_films(said["folders"])
-    there = {*index["image_id"]} if rejected else ()  # a run since then may have read some
-    return Embeddings(
-        image_id=np.array(index["image_id"], object),
-        embedding=rows,
-        digest=index["digest"],
-        rejected=[
-            *(LeftOut(name, DAMAGED, why) for name, why in index["rejected"]),
-            *(row for row in rejected if row.image_id not in there),
-        ],
-        **said,
-    )
 
 
 def rejected_films(folders: Sequence[str]) -> list[LeftOut]:
@@ -235,10 +218,16 @@ def rejected_films(folders: Sequence[str]) -> list[LeftOut]:
 
 
 @contextlib.contextmanager
-def _write_errors(cache: str) -> Iterator[None]:
-    """What the system says when it cannot write becomes a sentence that says what to do."""
+def alone_in(cache: str) -> Iterator[None]:
+    """Makes the cache and keeps other readers from making tables in it.
+
+    What the system says when it cannot write becomes a sentence that says what to do.
+    """
+    busy = f"another program makes a table in {cache}: waiting for it"
     try:
-        yield
+        os.makedirs(cache, exist_ok=True)
+        with run_folder.hold(os.path.join(cache, run_folder.LOCK), busy, wait=True):
+            yield
     except OSError as error:
         if is_embedding_file(str(error.filename)):  # reading failed
             raise
@@ -249,17 +238,7 @@ def _write_errors(cache: str) -> Iterator[None]:
         ) from error
 
 
-@contextlib.contextmanager
-def alone_in(cache: str) -> Iterator[None]:
-    """Makes the cache and keeps other readers from making tables in it; ends with the process."""
-    os.makedirs(cache, exist_ok=True)
-    busy = f"another program makes a table in {cache}: waiting for it"
-    with run_folder.hold(os.path.join(cache, run_folder.LOCK), busy, wait=True):
-        yield
-
-
 def _make(place: str, folders: Sequence[Folder], dtype: str, key: str, shown: bool | None) -> None:
-    """Writes the table of these folders, with `key` in its index."""
     needed = sum(file.size for one in folders for file in one.files) * np.dtype(dtype).itemsize // 4
     free = shutil.disk_usage(os.path.dirname(place)).free
     if needed > free:
@@ -290,8 +269,9 @@ def _write_rows(
             data = rows.embedding.data.cast("B")
             stream.write(data)
             content.update(data)
-    folder, count = ", ".join(one.folder for one in folders), sum(len(f.files) for f in folders)
+    folder = ", ".join(one.folder for one in folders)
     if not widths:
+        count = sum(len(one.files) for one in folders)
         why = f", such as {rejected[0][0]}: {rejected[0][1]}" if rejected else ""
         raise ValueError(
             f"the {count} embedding files in {folder} hold no embedding that can be used; "
@@ -307,13 +287,8 @@ def _write_rows(
     stream.flush()
     _check_ids(ids, file_of, np.memmap(stream, dtype, "r", shape=tuple(shape)))
     content.update(json.dumps([dtype, shape, ids]).encode())
-    return {
-        "dtype": dtype,
-        "shape": shape,
-        "digest": content.hexdigest(),
-        "rejected": rejected,
-        "image_id": ids,
-    }
+    made = {"dtype": dtype, "shape": shape, "digest": content.hexdigest()}
+    return made | {"rejected": rejected, "image_id": ids}
 
 
 def _read(
@@ -333,9 +308,8 @@ def _read(
 def _check_ids(ids: Sequence[str], file_of: Sequence[str], embedding: np.ndarray) -> None:
     """Raises ValueError if two rows have one image id."""
     first: dict[str, int] = {}
-    pairs = [(first.setdefault(image_id, row), row) for row, image_id in enumerate(ids)]
-    repeated = [(one, other) for one, other in pairs if one != other]
-    if repeated:
+    pairs = ((first.setdefault(image_id, row), row) for row, image_id in enumerate(ids))
+    if repeated := [(one, other) for one, other in pairs if one != other]:
         one, other = repeated[0]
         equal = sum(np.array_equal(embedding[a], embedding[b]) for a, b in repeated)
         raise ValueError(

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from cxr_embeddings.common import files, paths, writing
+from cxr_embeddings.common import files, paths
 from cxr_embeddings.common.identities import Facts
 
 from .. import run_folder
@@ -39,12 +39,11 @@ def open_run(
 
     Args:
         folder: absolute local folder or remote prefix, one and the same for all hosts.
-        outputs: what `output_plan.plan` gave.
-        identity: what must be equal for two runs to share a folder (weights, preset, ...): plain
-            JSON values.
-        details: what else the manifest should say: plain JSON values.
+        outputs: from `output_plan`.
+        identity: what must be equal for two runs to share a folder (weights, preset, ...).
+        details: what else the manifest should say.
         hosts: the processes that share the run.
-        refused: the films for which `output_plan.part_out` found no place, and why.
+        refused: from `output_plan.part_out`.
 
     Raises:
         ValueError: the folder was made with another identity or from other films.
@@ -68,24 +67,6 @@ def open_run(
         together(hosts, functools.partial(open_if, not hosts.index))
         together(hosts, functools.partial(open_if, bool(hosts.index)))
         yield opened[0]
-
-
-def _names_there(folder: str, outputs: Sequence[Output], has_manifest: bool) -> set[str]:
-    """Names of the embedding files in a folder. Raises ValueError if they are not this run's."""
-    names = {name for name in paths.files_below(folder) if is_embedding_file(name)}
-    if names and not has_manifest:
-        raise ValueError(
-            f"{folder} holds {len(names)} embedding files but no manifest.json that says what made "
-            "them: choose an empty folder"
-        )
-    foreign = sorted(names - {output.name for output in outputs})
-    if foreign:
-        raise ValueError(
-            f"{folder} holds {len(foreign)} embedding files that this run would not make, such as "
-            f"{foreign[0]}: the input, its limit or the number of shards has changed; choose "
-            "another output folder or the same settings"
-        )
-    return names
 
 
 def _read_whole(
@@ -142,9 +123,9 @@ class Run:
         self._folder, self._identity, self._details = folder, identity, details
         self._outputs, self._hosts, self._refused = outputs, hosts, refused
         self._threads = concurrent.futures.ThreadPoolExecutor(_WRITERS, "writer")
-        earlier = run_folder.earlier_runs(folder, identity)
+        planned = {output.name for output in outputs}
+        earlier, names = run_folder.earlier_outputs(folder, identity, planned, is_embedding_file)
         self._earlier = earlier or []
-        names = _names_there(folder, outputs, has_manifest=earlier is not None)
         mine = [output for output in outputs if output.part % hosts.count == hosts.index]
         there = [output for output in mine if output.name in names]
         whole, self._sums = _read_whole(folder, there)
@@ -166,10 +147,7 @@ class Run:
             self._write_manifest(complete=False)
 
     def add(self, film: InputFile, outcome: np.ndarray | Skipped | Rejected) -> None:
-        """Takes a film's embedding, or the reason why it has none; writes what is complete.
-
-        Writing happens on other threads; the OSError of an earlier write is raised here.
-        """
+        """Takes a film's embedding, or why it has none; raises the OSError of an earlier write."""
         output = self.output_of[film]
         if isinstance(outcome, np.ndarray):
             self._records[output.name].append(EmbeddingRecord(film.path, outcome))
@@ -193,9 +171,7 @@ class Run:
             self._write(output.name, format.encode(records))
 
     def _write(self, name: str, data: bytes) -> None:
-        scratch = f"{self._folder}/{run_folder.SCRATCH}"
-        files.write_whole(paths.inside(self._folder, name), data, scratch)
-        self._sums[name] = hashlib.sha256(data).hexdigest()
+        self._sums[name] = run_folder.write(self._folder, name, data)
 
     def _write_manifest(self, complete: bool, **counts: object) -> None:
         """Writes what the folder holds and which runs made it, each kind of run once."""
@@ -215,50 +191,36 @@ class Run:
         """Waits for the last write of all hosts; the first then writes tables, manifest, checksums.
 
         Args:
-            missing: films that the input lacks for reasons that may pass.
-            given_up: films that the input lacks for such reasons after `TRIES` runs.
+            missing: films that the input lacks because they failed temporarily.
+            given_up: films that it lacks because they failed in several runs.
             rejected: what rejected.csv holds, where another folder's is copied.
 
         Returns:
-            How many films have an embedding now, and had one `before`; were skipped and were
-            rejected; how many failed for reasons of `PASSING` and are `retryable`, or `given_up`
-            after `TRIES` runs. The manifest calls the folder complete when none is retryable.
+            Films that are "embedded" now, and had an embedding "before"; with the counts of
+            `run_folder.dropped_tables`. A folder is complete when none is retryable.
         """
         while self._writes:
             self._writes.popleft().result()
-        rows = {
-            kind: [
-                [film.path, why.reason, why.detail]
-                for film in (*self._refused, *self.todo)
-                if isinstance(why := self.dropped.get(film), kind)
-            ]
-            for kind in (Skipped, Rejected)
-        }
+        rows = [
+            (film.path, type(why).__name__.lower(), why.reason, why.detail)
+            for film in (*self._refused, *self.todo)
+            if (why := self.dropped.get(film))
+        ]
         self._share_checksums()
-        dropped, retryable, now_given_up = run_folder.rejected_rows(
-            rows[Rejected], self._tries, {film.path for film in self.dropped}
-        )
-        counts = {
-            "embedded": sum(len(output.films) for output in self._outputs)
-            - (len(self.dropped) - len(self._refused)),
-            "skipped": len(rows[Skipped]),
-            "rejected": len(rows[Rejected]),
-            "retryable": missing + retryable,
-            "given_up": given_up + now_given_up,
-        }
+        tried = {film.path for film in self.dropped}
+        tables, dropped = run_folder.dropped_tables(rows, self._tries, tried)
+        films = sum(len(output.films) for output in self._outputs)
+        counts = {"embedded": films - len(self.dropped) + len(self._refused), **dropped}
+        counts["retryable"] += missing
+        counts["given_up"] += given_up
         before = int(self._hosts.gather(np.array([self.done])).sum())
-        if self._hosts.index:
-            return counts | {"before": before}
-        if rejected is None:
-            rejected = writing.encode_table(run_folder.REJECTED, dropped)
-        self._write("rejected.csv", rejected)
-        skipped = writing.encode_table(["image_id", "reason", "detail"], rows[Skipped])
-        self._write("skipped.csv", skipped)
-        self._write_manifest(
-            complete=not counts["retryable"],
-            **counts | {"given_up": run_folder.describe_given_up(counts["given_up"])},
-        )
-        self._write(run_folder.CHECKSUMS, run_folder.encode_checksums(self._sums))
+        if not self._hosts.index:
+            if rejected is not None:
+                tables["rejected.csv"] = rejected
+            for name, data in tables.items():
+                self._write(name, data)
+            self._write_manifest(complete=not counts["retryable"], **counts)
+            self._write(run_folder.CHECKSUMS, run_folder.encode_checksums(self._sums))
         return counts | {"before": before}
 
     def _share_checksums(self) -> None:

@@ -17,41 +17,28 @@ _BELOW = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_-][A-Za-z0-9_.-
 
 
 class FilmRecord(NamedTuple):
-    """One listed film.
+    """One listed film."""
 
-    Attributes:
-        path: absolute path or address, to be opened.
-        image_id: its path below the data set's folder, with `/` and suffix; unique in a list.
-        patient_id: MIMIC's subject_id; "" where unknown.
-        study_id: "" where unknown.
-        split: one of `SPLITS`, or `UNASSIGNED`.
-        view: `known_view` of the metadata table's ViewPosition, or imputed from its other columns;
-            "": the table has none and the film is kept; None: no row of a table, so the file's
-            header decides.
-        size: Rows and Columns in the metadata table, to be compared with the file; None: not there.
-    """
-
-    path: str
-    image_id: str
-    patient_id: str
-    study_id: str
-    split: str
+    path: str  # absolute path or address, to be opened
+    image_id: str  # its path below the data set's folder, with `/` and suffix; unique in a list
+    patient_id: str  # MIMIC's subject_id; "" where unknown
+    study_id: str  # "" where unknown
+    split: str  # one of `SPLITS`, or `UNASSIGNED`
+    # `known_view` of the metadata table's ViewPosition, or imputed from its other columns; "": the
+    # table has none and the film is kept; None: no row of a table, so the file's header decides
     view: str | None
-    size: tuple[int, int] | None
+    size: tuple[int, int] | None  # Rows and Columns in the metadata table; None: not there
 
 
 class FoundFilms(NamedTuple):
-    """Films before views and splits are looked up; one entry a film in every list."""
+    """Films before views and splits are looked up."""
 
     root: str  # with an image_id behind it, the path of a film
-    image_ids: list[str]
-    patients: list[str]  # "" where unknown, as in studies
-    studies: list[str]
+    films: list[tuple[str, str, str]]  # image_id, patient and study; "" where unknown
     notes: list[str]
 
 
 def names_in(path: str) -> set[str]:
-    """Names in a folder; none if `path` is no folder."""
     fs, inner = paths.file_system(path)
     if not fs.isdir(inner):
         return set()
@@ -60,8 +47,8 @@ def names_in(path: str) -> set[str]:
 
 def list_input(source: str, names: set[str], metadata: Table | None) -> FoundFilms:
     """The films of an input, and notes on where they are from."""
-    if found := [name for name in _RECORD_LISTS if name in names]:
-        table = read_table(posixpath.join(source, found[0]), ("path",))
+    if lists := [name for name in _RECORD_LISTS if name in names]:
+        table = read_table(posixpath.join(source, lists[0]), ("path",))
         return _below(source, table, table.columns["path"], f"The films are those of {table.path}.")
     if metadata and posixpath.dirname(metadata.path) == source:
         of = metadata.columns
@@ -86,16 +73,13 @@ def list_input(source: str, names: set[str], metadata: Table | None) -> FoundFil
     folder = posixpath.dirname(source)
     if posixpath.basename(source) == "files" and {*_RECORD_LISTS} & names_in(folder):
         notes.append(f"{folder} has MIMIC-CXR's list of films: name that folder to use it.")
-    films = [file.path for file in listing.files]
-    root = film_key(films[0]).removesuffix(listing.files[0].key)
-    ids = [re.search(r"/p([0-9]+)/s([0-9]+)/[^/]+$", path) for path in films]
-    return FoundFilms(
-        root,
-        [path.removeprefix(root) for path in films],
-        [found[1] if found else "" for found in ids],
-        [found[2] if found else "" for found in ids],
-        notes,
-    )
+    root = film_key(listing.files[0].path).removesuffix(listing.files[0].key)
+    films = []
+    for file in listing.files:
+        found = re.search(r"/p([0-9]+)/s([0-9]+)/[^/]+$", file.path)
+        patient, study = found.groups() if found else ("", "")
+        films.append((file.path.removeprefix(root), patient, study))
+    return FoundFilms(root, films, notes)
 
 
 def _below(folder: str, table: Table, image_ids: list[str], note: str) -> FoundFilms:
@@ -112,7 +96,8 @@ def _below(folder: str, table: Table, image_ids: list[str], note: str) -> FoundF
             "are like that; expected the dicom_id as file name: get it again"
         )
     patients, studies = table.columns["subject_id"], table.columns["study_id"]
-    return FoundFilms(posixpath.join(folder, ""), image_ids, patients, studies, [note])
+    films = [*zip(image_ids, patients, studies, strict=True)]
+    return FoundFilms(posixpath.join(folder, ""), films, [note])
 
 
 def dicom_id_of(image_id: str) -> str:

@@ -30,24 +30,15 @@ NO_VIEW = ("keep", "drop", "impute")  # what becomes of a film without ViewPosit
 
 @dataclasses.dataclass(frozen=True)
 class FilmList:
-    """What `list_films` found; each list is sorted by image_id.
+    """What `list_films` found; each list is sorted by image_id."""
 
-    Attributes:
-        films: the chosen ones.
-        skipped: image_id and why, of the others. Together they are all that are listed.
-        imputed: image_id, view, and the column that it was taken from.
-        counts: of films unless they say otherwise; views as the metadata table has them, before
-            anything is imputed. `mimic_counts` has the published ones.
-        notes: sentences: where the list is from, and what in it and the tables has no partner.
-        has_views: whether there was a metadata table.
-    """
-
-    films: list[FilmRecord]
-    skipped: list[tuple[str, Skipped]]
-    imputed: list[tuple[str, str, str]]
+    films: list[FilmRecord]  # the chosen ones
+    skipped: list[tuple[str, Skipped]]  # image_id of the others, and why
+    imputed: list[tuple[str, str, str]]  # image_id, view, and the column that it was taken from
+    # Films unless they say otherwise; views as the metadata table has them, before any is imputed
     counts: dict[str, int]
-    notes: list[str]
-    has_views: bool
+    notes: list[str]  # where the list is from, and what in it and the tables has no partner
+    has_views: bool  # whether there was a metadata table
 
 
 def list_films(
@@ -78,8 +69,7 @@ def list_films(
         limit: keep only the first so many films, before views are looked at.
 
     Raises:
-        FileNotFoundError: the input or a table is not there.
-        OSError: a file cannot be read.
+        OSError: the input or a table is not there, or cannot be read.
         ValueError: a table is damaged, lacks a column, repeats a film or contradicts the list; a
             path leaves the folder; an argument makes no sense.
     """
@@ -136,20 +126,14 @@ def _look_up(
     split_path: str | None,
     views_asked: Sequence[str] | None,
 ) -> tuple[list[FilmRecord], list[int], list[str]]:
-    """The films, sorted, with what the tables say of them.
-
-    Returns:
-        The films, their rows in the metadata table (-1: none), and all notes.
-    """
-    root, image_ids, patients, studies, notes = listing
-    order = sorted(range(len(image_ids)), key=image_ids.__getitem__)
-    image_ids, patients, studies = (
-        [column[i] for i in order] for column in (image_ids, patients, studies)
-    )
-    dicom_ids, rows = [dicom_id_of(image_id) for image_id in image_ids], [-1] * len(order)
-    splits: list[str] = [UNASSIGNED] * len(order)
-    views: list[str | None] = [None] * len(order)
-    sizes: list[tuple[int, int] | None] = [None] * len(order)
+    """The films, sorted; their rows in the metadata table, -1 where there is none; all notes."""
+    root, films, notes = listing
+    image_ids, patients, studies = map(list, zip(*sorted(films), strict=True))
+    known = {"subject_id": patients, "study_id": studies}
+    dicom_ids, rows = [dicom_id_of(image_id) for image_id in image_ids], [-1] * len(films)
+    splits: list[str] = [UNASSIGNED] * len(films)
+    views: list[str | None] = [None] * len(films)
+    sizes: list[tuple[int, int] | None] = [None] * len(films)
     if split_path:
         table = read_table(split_path, ("split",))
         if unknown := {*table.columns["split"]} - {*SPLITS}:
@@ -157,56 +141,42 @@ def _look_up(
                 f"{split_path} has the splits {', '.join(map(repr, sorted(unknown)[:5]))}; "
                 f"expected only {', '.join(SPLITS)}"
             )
-        split_rows, patients, studies = _join(dicom_ids, patients, studies, table, notes)
-        splits = table.take("split", split_rows, UNASSIGNED)
+        splits = table.take("split", _join(dicom_ids, known, table, notes), UNASSIGNED)
     else:
         notes.append("No table has the splits: every film is unassigned.")
     if metadata:
-        rows, patients, studies = _join(dicom_ids, patients, studies, metadata, notes)
-        said = zip(rows, metadata.take("ViewPosition", rows), strict=True)
-        views = [view if row >= 0 else None for row, view in said]
-        known = {view: view and known_view(view, views_asked) for view in {*views}}
-        views = [known[view] for view in views]
+        rows = _join(dicom_ids, known, metadata, notes)
+        said = metadata.take("ViewPosition", rows)
+        kept = {view: view and known_view(view, views_asked) for view in {*said}}
+        views = [kept[view] if row >= 0 else None for row, view in zip(rows, said, strict=True)]
         sizes = [*map(film_size, metadata.take("Rows", rows), metadata.take("Columns", rows))]
     else:
         notes.append("No table has the views: they are read from the files' headers.")
     paths = [root + image_id for image_id in image_ids]
-    columns = (paths, image_ids, patients, studies, splits, views, sizes)
+    columns = (paths, image_ids, *known.values(), splits, views, sizes)
     return [*map(FilmRecord._make, zip(*columns, strict=True))], rows, notes
 
 
 def _join(
-    dicom_ids: Sequence[str],
-    patients: Sequence[str],
-    studies: Sequence[str],
-    table: Table,
-    notes: list[str],
-) -> tuple[list[int], list[str], list[str]]:
-    """Each film's row of a table, -1 where there is none, and what was unknown of its ids.
+    dicom_ids: Sequence[str], known: dict[str, list[str]], table: Table, notes: list[str]
+) -> list[int]:
+    """Each film's row of a table, -1 where there is none. Raises ValueError if it contradicts.
 
-    Args:
-        dicom_ids: of the films.
-        patients: of the films, "" where unknown.
-        studies: likewise.
-        table: to look them up in.
-        notes: what has no partner is added.
-
-    Raises:
-        ValueError: the table has another patient or study for a film.
+    Completes what is `known`, the films' values of the columns "subject_id" and "study_id", and
+    adds what has no partner to the notes.
     """
     rows = [table.row_of.get(dicom_id, -1) for dicom_id in dicom_ids]
-    completed = []
-    for column, known in (("subject_id", patients), ("study_id", studies)):
-        said = table.take(column, rows)
-        pairs = enumerate(zip(known, said, strict=True))
-        if differing := [i for i, (here, there) in pairs if here != there and here and there]:
-            first = differing[0]
+    for column, values in known.items():
+        pairs = [*zip(values, table.take(column, rows), strict=True)]
+        odd = [i for i, (here, there) in enumerate(pairs) if here != there and here and there]
+        if odd:
+            here, there = pairs[odd[0]]
             raise ValueError(
-                f"{table.path} has {column} {said[first]!r} for {dicom_ids[first]}, but the list "
-                f"of films has {known[first]!r}, and {len(differing)} films are like that; "
-                "expected list and tables of one release"
+                f"{table.path} has {column} {there!r} for {dicom_ids[odd[0]]}, but the list of "
+                f"films has {here!r}, and {len(odd)} films are like that; expected list and tables "
+                "of one release"
             )
-        completed.append([here or there for here, there in zip(known, said, strict=True)])
+        known[column] = [here or there for here, there in pairs]
     name, matched = posixpath.basename(table.path), len({*rows} - {-1})
     absent = rows.count(-1)
     counts = {
@@ -216,7 +186,7 @@ def _join(
     }
     notes.append(f"{len(rows) - absent:,} films have a row in {table.path}.")
     notes += [f"{count:,} {what}." for what, count in counts.items() if count]
-    return rows, completed[0], completed[1]
+    return rows
 
 
 def _choose(
@@ -225,13 +195,9 @@ def _choose(
     views: Sequence[str] | None,
     no_view: str,
 ) -> tuple[list[FilmRecord], list[tuple[str, Skipped]], list[tuple[str, str, str]]]:
-    """Parts the chosen films from the skipped ones, and tells whose view is imputed.
+    """The chosen films, the skipped ones and those whose view is imputed.
 
-    Args:
-        listed: films with the views of the metadata table.
-        told: for each the view to impute, if it has none, and where that is from; else empty.
-        views: as for `list_films`.
-        no_view: likewise.
+    The view to impute, and where it is from, is `told`; both are "" where there is none.
     """
     films, skipped, imputed = [], [], []
     for film, (view, column) in zip(listed, told, strict=True):

@@ -38,16 +38,10 @@ class Table(NamedTuple):
 
 
 def find_table(folder: str, names: set[str], kind: str, given: str | None) -> str | None:
-    """The path of MIMIC-CXR-JPG's table of a kind: the given one, else the one in the folder.
+    """The path of MIMIC-CXR-JPG's table of a kind, "metadata" or "split".
 
-    Args:
-        folder: of the data set.
-        names: in that folder.
-        kind: metadata or split.
-        given: path of the table, if it is somewhere else.
-
-    Raises:
-        ValueError: the folder has more than one.
+    It is the `given` one, else the one among the `names` in the folder; None where none is. Raises
+    ValueError if the folder has more than one.
     """
     if given:
         return paths.typed(given)
@@ -64,9 +58,7 @@ def find_table(folder: str, names: set[str], kind: str, given: str | None) -> st
 def read_table(path: str, columns: Sequence[str]) -> Table:
     """Reads the ids and some further columns of a table; blanks around values are removed.
 
-    Raises:
-        FileNotFoundError: it is not there.
-        ValueError: it is damaged or cut short, lacks a column, has no rows, or two for one film.
+    Raises OSError; and ValueError if it is damaged, or has two rows for one film.
     """
     found = csv_tables.read_columns(path, ("dicom_id", "subject_id", "study_id", *columns))
     # A value with a line break is several rows behind a stray quotation mark.

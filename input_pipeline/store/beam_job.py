@@ -63,7 +63,7 @@ class _WriteShard(beam.DoFn):
         self._decoders = self._stack.enter_context(decoders)
 
     def process(self, place: tuple[int, int]) -> None:
-        shard = files.retry(lambda: shards.read_shard(self._settings.folder, *place))
+        shard = shards.read_shard(self._settings.folder, *place)
         films = ((film, film.path) for film in shard.films)
         decoded = decode.decode(films, self._decoders, _AHEAD)
         summary = shards.write_shard(self._settings, shard, decoded)
@@ -94,11 +94,7 @@ def versions() -> dict[str, str]:
 
 
 def parse_options(flags: Sequence[str]) -> PipelineOptions:
-    """Beam's options, as they are typed: `--runner=...`.
-
-    Raises:
-        ValueError: Beam does not know one of them; left to itself, it would ignore it.
-    """
+    """Beam's options. Raises ValueError for those that Beam, left to itself, would ignore."""
     options = PipelineOptions(list(flags))
     known = options.get_all_options(drop_default=True).keys()
     if unknown := options.get_all_options(True, retain_unknown_options=True).keys() - known:
@@ -153,16 +149,7 @@ def _lost_workers() -> Iterator[list[BaseException]]:
 
 
 def run(settings: Settings, places: Sequence[tuple[int, int]], options: PipelineOptions) -> None:
-    """Makes shards by Beam and waits until it has ended.
-
-    Args:
-        settings: what the workers must know.
-        places: of the shards in the plan.
-        options: from `parse_options`.
-
-    Raises:
-        OSError: a worker failed.
-    """
+    """Makes the shards at some places in the plan by Beam. Raises OSError if a worker failed."""
     runner, direct = None, options.view_as(DirectOptions)
     if direct.direct_running_mode == "multi_processing":
         direct.direct_running_mode = "in_memory"  # else Beam would take a worker of its own making

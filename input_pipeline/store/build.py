@@ -1,4 +1,4 @@
-"""Makes a store of prepared films: plans its shards, has Beam write them, and finishes it."""
+"""Makes a store of prepared films: plans its shards, has them written, and finishes it."""
 
 import contextlib
 import dataclasses
@@ -6,68 +6,34 @@ import hashlib
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
 
-from apache_beam.options.pipeline_options import PipelineOptions
-
-from cxr_embeddings.common import files, paths, writing
+from cxr_embeddings.common import paths, writing
 
 from .. import run_folder
 from ..films.presets import PRESETS
 from ..mimic import counts as mimic_counts
 from ..mimic import selection
-from . import beam_job, dataset, shards
+from . import dataset, shards
 from .shards import Settings, Shard, Summary
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What became of the films of a store.
+    """What became of the films of a store."""
 
-    Attributes:
-        written: films in the store, by split.
-        before: how many of them were there before.
-        dropped: of the others: image_id, "skipped" or "rejected", reason, detail.
-        differences: where a file contradicts the tables: image_id, what, table, file.
-        retryable: films dropped for reasons that another run may not meet.
-        given_up: films dropped for such reasons in `run_folder.TRIES` runs.
-    """
-
-    written: Mapping[str, int]
-    before: int
-    dropped: Sequence[Sequence[str]]
-    differences: Sequence[Sequence[str]]
-    retryable: int
-    given_up: int
-
-
-class _Made(NamedTuple):
-    """A store whose shards are all there.
-
-    Attributes:
-        identity: what made it.
-        runs: details of the runs that made it.
-        summaries: of its shards, in order.
-        tries: image id -> how many runs failed on it before this one.
-        tried: image ids of the films that this run tried.
-        before: number of films that were there before.
-        write: writes a file of its folder, by name and content.
-    """
-
-    identity: run_folder.Facts
-    runs: Sequence[run_folder.Facts]
-    summaries: Sequence[Summary]
-    tries: Mapping[str, int]
-    tried: set[str]
-    before: int
-    write: Callable[[str, bytes], None]
+    written: Mapping[str, int]  # films in the store, by split
+    before: int  # how many of them were there before
+    dropped: Sequence[Sequence[str]]  # image_id, "skipped" or "rejected", reason, detail
+    differences: Sequence[Sequence[str]]  # file and table: image_id, what, table, file
+    retryable: int  # films that failed temporarily
+    given_up: int  # films that failed in `run_folder.TRIES` runs
 
 
 def make_store(
     listed: selection.FilmList,
     settings: Settings,
     details: run_folder.Facts,
-    options: PipelineOptions,
+    write: Callable[[Settings, Sequence[tuple[int, int]]], None],
     progress: run_folder.Progress,
 ) -> Outcome:
     """Makes a store, or what is still missing of it.
@@ -76,12 +42,12 @@ def make_store(
         listed: the films.
         settings: how they are prepared, and where to.
         details: what else the manifest should say.
-        options: from `beam_job.parse_options`.
-        progress: (films, those done before) -> a progress bar.
+        write: writes the shards at some places in the plan, as `beam_job.run` does.
+        progress: shows how far it is.
 
     Raises:
         ValueError: the folder holds something else.
-        OSError: it cannot be written, another run is writing to it, or Beam failed.
+        OSError: it cannot be written, or another run is writing to it.
     """
     folder = settings.folder
     films = [film for film in listed.films if paths.is_text(film.image_id)]
@@ -100,53 +66,55 @@ def make_store(
         "films": hashlib.sha256(plan).hexdigest(),
     }
     details = run_folder.plain(details)
-    with run_folder.claim(folder) as scratch:
-        runs = _check_folder(folder, identity, planned)
+    with run_folder.claim(folder):
+        names = {shard.name for shard in planned}
+        earlier, _ = run_folder.earlier_outputs(folder, identity, names, _is_shard)
+        runs = earlier or []
         runs = runs if details in runs else [*runs, details]
-
-        def write(file: str, data: bytes) -> None:
-            files.write_whole(f"{folder}/{file}", data, scratch)
-
-        write(shards.PLAN, plan)
+        run_folder.write(folder, shards.PLAN, plan)
         there = shards.read_summaries(folder, planned)
         tries = run_folder.tries_before(folder)
         done = {name for name, summary in there.items() if not summary.retryable(tries)}
         todo = [i for i, shard in enumerate(planned) if shard.name not in done]
-        bar = progress(len(films), sum(len(shard.films) for shard in planned if shard.name in done))
+        missing = [planned[i] for i in todo]
+        tried = {film.image_id for shard in missing for film in shard.films}
         if todo:
-            write(run_folder.MANIFEST, run_folder.encode_manifest(identity, runs, complete=False))
+            begun = run_folder.encode_manifest(identity, runs, complete=False)
+            run_folder.write(folder, run_folder.MANIFEST, begun)
             dataset.unpublish(folder)
-            missing = [planned[i] for i in todo]
             shards.forget(folder, missing)
-            with bar, watched(folder, missing, bar.update):
-                beam_job.run(settings, [places[i] for i in todo], options)
+            with (
+                progress(len(films), len(films) - len(tried)) as bar,
+                watched(folder, missing, bar.update),
+            ):
+                write(settings, [places[i] for i in todo])
             made = shards.read_summaries(folder, missing)
             there = {name: there[name] for name in done} | made
         if lost := [shard.name for shard in planned if shard.name not in there]:
             raise OSError(f"Beam ended, but {len(lost)} shards are missing, such as {lost[0]}")
-        tried = {film.image_id for i in todo for film in planned[i].films}
+
         summaries = [there[shard.name] for shard in planned]
         before = sum(len(there[name].films) for name in done)
-        made = _Made(identity, runs, summaries, tries, tried, before, write)
-        return _finish(listed, settings, made)
-
-
-def _check_folder(
-    folder: str, identity: run_folder.Facts, planned: Sequence[Shard]
-) -> list[run_folder.Facts]:
-    """Details of the earlier runs into a folder. Raises ValueError if it is not this store's."""
-    runs = run_folder.earlier_runs(folder, identity)
-    fs, root = paths.file_system(folder)
-    names = {
-        path.rpartition("/")[2] for path in (fs.ls(root, detail=False) if fs.exists(root) else [])
-    }
-    strangers = {n for n in names if ".tfrecord" in n} - {shard.name for shard in planned}
-    if strangers or (runs is None and any(".tfrecord" in n for n in names)):
-        raise ValueError(
-            f"{folder} holds TFRecord files that this run would not make, such as "
-            f"{min(strangers, default='shards without a manifest')}: choose an empty folder"
+        outcome, tables, counts = _conclude(listed, summaries, tries, tried, before)
+        for file, data in dataset.tfds_metadata(settings, summaries).items():
+            run_folder.write(folder, file, data)  # no checksums: TFDS may write them anew
+        tables[run_folder.MANIFEST] = run_folder.encode_manifest(
+            identity,
+            runs,
+            complete=not outcome.retryable,
+            listed=len(listed.films) + len(listed.skipped),
+            written=sum(outcome.written.values()),
+            **counts,
+            shards={s.name: {"films": len(s.films), "bytes": s.bytes} for s in summaries},
         )
-    return runs or []
+        sums = {summary.name: summary.sha256 for summary in summaries}
+        sums |= {file: run_folder.write(folder, file, data) for file, data in tables.items()}
+        run_folder.write(folder, run_folder.CHECKSUMS, run_folder.encode_checksums(sums))
+        return outcome
+
+
+def _is_shard(name: str) -> bool:
+    return ".tfrecord" in name and "/" not in name
 
 
 @contextlib.contextmanager
@@ -172,53 +140,33 @@ def watched(folder: str, todo: Sequence[Shard], advance: Callable[[int], object]
         thread.join()
 
 
-def _finish(listed: selection.FilmList, settings: Settings, made: _Made) -> Outcome:
-    """Writes what goes beside the shards; last of all the checksums."""
+def _conclude(
+    listed: selection.FilmList,
+    summaries: Sequence[Summary],
+    tries: Mapping[str, int],
+    tried: set[str],
+    before: int,
+) -> tuple[Outcome, dict[str, bytes], dict[str, int]]:
+    """What became of the films, the tables that say it, and the counts for the manifest."""
     by_table = [[image_id, "skipped", why.reason, why.detail] for image_id, why in listed.skipped]
     by_name = [
         [film.image_id, "rejected", "name_not_utf8", "rename it, or a folder that it lies in"]
         for film in listed.films
         if not paths.is_text(film.image_id)
     ]
-    dropped = sorted(by_table + by_name + [row for one in made.summaries for row in one.dropped])
-    differences = sorted(row for summary in made.summaries for row in summary.differences)
+    dropped = sorted(by_table + by_name + [row for one in summaries for row in one.dropped])
+    differences = sorted(row for one in summaries for row in one.differences)
     written: Counter[str] = Counter()
-    for summary in made.summaries:
+    for summary in summaries:
         written[summary.split] += len(summary.films)
-    rows = {
-        kind: [[image_id, *why] for image_id, k, *why in dropped if k == kind]
-        for kind in ("skipped", "rejected")
-    }
-    rejected, retryable, given_up = run_folder.rejected_rows(
-        rows["rejected"], made.tries, made.tried
-    )
-    counts = mimic_counts.counts_rows(listed.counts)
+    tables, counts = run_folder.dropped_tables(dropped, tries, tried)
+    rows = mimic_counts.counts_rows(listed.counts)
     encode = writing.encode_table
-    tables = {
-        dataset.FILMS: dataset.films_table(made.summaries),
+    tables |= {
+        dataset.FILMS: dataset.films_table(summaries),
         "imputed.csv": encode(["image_id", "view", "from"], listed.imputed),
         "differences.csv": encode(["image_id", "what", "table", "file"], differences),
-        "counts.csv": encode(counts[0], counts[1:]),
-        "skipped.csv": encode(["image_id", "reason", "detail"], rows["skipped"]),
-        "rejected.csv": encode(run_folder.REJECTED, rejected),
+        "counts.csv": encode(rows[0], rows[1:]),
     }
-    for file, data in dataset.tfds_metadata(settings, made.summaries).items():
-        made.write(file, data)  # not among the checksums: TFDS may write them anew
-    tables[run_folder.MANIFEST] = run_folder.encode_manifest(
-        made.identity,
-        made.runs,
-        complete=not retryable,
-        listed=len(listed.films) + len(listed.skipped),
-        written=written.total(),
-        skipped=len(rows["skipped"]),
-        rejected=len(rejected),
-        retryable=retryable,
-        given_up=run_folder.describe_given_up(given_up),
-        shards={s.name: {"films": len(s.films), "bytes": s.bytes} for s in made.summaries},
-    )
-    sums = {summary.name: summary.sha256 for summary in made.summaries}
-    for file, data in tables.items():
-        made.write(file, data)
-        sums[file] = hashlib.sha256(data).hexdigest()
-    made.write(run_folder.CHECKSUMS, run_folder.encode_checksums(sums))
-    return Outcome(written, made.before, dropped, differences, retryable, given_up)
+    left = counts["retryable"], counts["given_up"]
+    return Outcome(written, before, dropped, differences, *left), tables, counts

@@ -16,25 +16,19 @@ from jaxtyping import Float32, UInt
 
 
 class Codec(NamedTuple):
-    """A way to store films.
+    """A way to store films."""
 
-    Attributes:
-        encode: a film in [0, 1] to bytes; the same film gives the same bytes (with the same
-            imagecodecs). Raises ValueError on other values.
-        dtype: uint16 or uint8, what the bytes are decoded to.
-        format: png or jpeg.
-    """
-
+    # A film in [0, 1] to bytes, the same for the same film (with the same imagecodecs). Raises
+    # ValueError on other values.
     encode: Callable[[Float32[np.ndarray, "h w 1"]], bytes]
-    dtype: str
-    format: str
+    dtype: str  # uint16 or uint8, what the bytes are decoded to
+    format: str  # png or jpeg
 
 
 def quantise(image: Float32[np.ndarray, "h w 1"], dtype: str) -> UInt[np.ndarray, "h w"]:
     """The nearest of the 65536 (uint16) or 256 (uint8) even steps from 0 to 1.
 
-    Raises:
-        ValueError: a value lies outside [0, 1] or is no number; it would wrap around.
+    Raises ValueError if a value lies outside [0, 1] or is no number; it would wrap around.
     """
     low, high = image.min(), image.max()
     if not (low >= 0 and high <= 1):

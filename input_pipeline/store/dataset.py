@@ -30,24 +30,16 @@ _SHARDS_AT_ONCE = 8  # read side by side, since a stream from a cloud store is s
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Store:
-    """A store that can be read.
+    """A store that can be read."""
 
-    Attributes:
-        folder: absolute, or an address.
-        identity: what made it: preset, size, storage, views, ...
-        shards: name of each shard's file -> its films in their order. As a film's `path` stands
-            its image_id.
-        lengths: name of each shard's file -> bytes of its records, without what frames them.
-        retryable: films that are missing for reasons that another run may not meet.
-        given_up: films that are missing for such reasons after several runs.
-    """
-
-    folder: str
-    identity: run_folder.Identity
+    folder: str  # absolute, or an address
+    identity: run_folder.Identity  # what made it: preset, size, storage, views, ...
+    # Name of each shard's file -> its films in their order, with their image_id as `path`; and the
+    # bytes of their records, without what frames them
     shards: Mapping[str, Sequence[InputFile]]
     lengths: Mapping[str, Int64[np.ndarray, " films"]]
-    retryable: int
-    given_up: int
+    retryable: int  # films that are missing because they failed temporarily
+    given_up: int  # films that are missing because they failed in several runs
 
 
 def films_table(summaries: Sequence[Summary]) -> bytes:
@@ -78,9 +70,7 @@ def features(size: int, storage: str) -> Any:
 def tfds_metadata(settings: Settings, summaries: Sequence[Summary]) -> dict[str, bytes]:
     """The files by which TFDS knows the folder: name -> content.
 
-    Args:
-        settings: of the store; its folder's last part is the version if it looks like 1.0.0.
-        summaries: of all shards, in order.
+    The version is the last part of the folder's path if that looks like 1.0.0.
     """
     os.environ |= _HUSH
     import tensorflow_datasets as tfds
@@ -91,22 +81,25 @@ def tfds_metadata(settings: Settings, summaries: Sequence[Summary]) -> dict[str,
     template = tfds.core.ShardedFileTemplate(
         data_dir=scratch.name, dataset_name=name, filetype_suffix="tfrecord"
     )
-    splits = []
-    for split in sorted({summary.split for summary in summaries if summary.films}):  # TFDS: not 0
-        mine = [summary for summary in summaries if summary.split == split]
-        splits.append(
-            tfds.core.SplitInfo(
-                name=split,
-                shard_lengths=[len(summary.films) for summary in mine],
-                num_bytes=sum(summary.bytes for summary in mine),
-                filename_template=template,
-            )
+    of_split: dict[str, list[Summary]] = {}
+    for summary in sorted(summaries, key=lambda summary: summary.split):
+        of_split.setdefault(summary.split, []).append(summary)
+    splits = [
+        tfds.core.SplitInfo(
+            name=split,
+            shard_lengths=[len(summary.films) for summary in mine],
+            num_bytes=sum(summary.bytes for summary in mine),
+            filename_template=template,
         )
+        for split, mine in of_split.items()
+        if any(summary.films for summary in mine)  # TFDS cannot read a split without films
+    ]
     identity = tfds.core.DatasetIdentity(
         name=name, version=tfds.core.Version(version), data_dir=scratch.name, module_name=""
     )
-    described = features(settings.size, settings.storage)
-    info = tfds.core.DatasetInfo(builder=identity, features=described)
+    info = tfds.core.DatasetInfo(
+        builder=identity, features=features(settings.size, settings.storage)
+    )
     info.set_file_format("tfrecord")
     info.set_splits(tfds.core.SplitDict(splits))
     with scratch as written:
@@ -130,9 +123,8 @@ def is_store(folder: str) -> bool:
 def open_store(folder: str) -> Store:
     """Opens a store.
 
-    Raises:
-        ValueError: it is not finished, made by another program, or a shard is missing or of another
-            size than the manifest says.
+    Raises ValueError if it is not finished, or made by another program or by rules that are no
+    longer known; or if a shard or the table of films is not as it was written.
     """
     manifest = run_folder.read_manifest(folder)
     if manifest is None or not {"preset", "size", "storage", "views"} <= {*manifest["identity"]}:
@@ -204,16 +196,9 @@ def open_store(folder: str) -> Store:
 def batches(
     store: Store, names: Sequence[str], batch_size: int, wanted: Set[InputFile]
 ) -> Iterator[Batch]:
-    """Reads shards in parallel; always in the same order. The last batch is padded.
+    """Reads the `wanted` films of some shards, always in the same order; pads the last batch.
 
-    Args:
-        store: from `open_store`.
-        names: of the shards to read, keys of `store.shards`.
-        batch_size: films a batch.
-        wanted: films of these shards that shall come; each does once.
-
-    Raises:
-        ValueError: a shard is damaged, or holds other films than the store's table says.
+    Raises ValueError if a shard is damaged, or holds other films than the store's table says.
     """
     os.environ |= _HUSH
     import tensorflow as tf

@@ -27,28 +27,19 @@ _DECODERS = {"png": imagecodecs.png_decode, "jpeg": imagecodecs.jpeg8_decode}  #
 
 
 class Places(NamedTuple):
-    """Where each film's record lies: films in the order of stores, shards and records.
+    """Where each film's record lies: films in the order of stores, shards and records."""
 
-    Attributes:
-        image_id: str, in an array of objects.
-        path: of the shard's file, absolute or an address; likewise.
-        offset: byte of that file where the record begins.
-        length: bytes of the record's payload, without what frames it.
-        store: index of the store.
-    """
-
-    image_id: Shaped[np.ndarray, " n"]
-    path: Shaped[np.ndarray, " n"]
-    offset: Int64[np.ndarray, " n"]
-    length: Int64[np.ndarray, " n"]
-    store: Int64[np.ndarray, " n"]
+    image_id: Shaped[np.ndarray, " n"]  # str, in an array of objects
+    path: Shaped[np.ndarray, " n"]  # of the shard's file, absolute or an address; likewise
+    offset: Int64[np.ndarray, " n"]  # byte of that file where the record begins
+    length: Int64[np.ndarray, " n"]  # bytes of the record's payload, without what frames it
+    store: Int64[np.ndarray, " n"]  # index of the store
 
 
 def find_films(stores: Sequence[Store]) -> Places:
     """Lists the films of one or several stores. No shard is read.
 
-    Raises:
-        ValueError: the stores' images are of different presets or sizes, or a film is there twice.
+    Raises ValueError if the stores are of different presets or sizes, or a film is there twice.
     """
     first = stores[0]
     for other in stores[1:]:
@@ -104,7 +95,7 @@ def make_schedule(
         seed: 0 or more.
 
     Returns:
-        Number of a step, from 0 on -> indices of its films. The last epochs asked for are kept.
+        Number of a step, from 0 on -> indices of its films.
 
     Raises:
         ValueError: the films fill no batch, a label is no class, or a batch would lack a class.
@@ -175,8 +166,8 @@ def batches(
         workers: threads; about as many as processors, and some more where the stores are remote.
 
     Yields:
-        The number of each step, in order, and its films in the order of the rows: values in [0, 1],
-        the same as `store.batches` gives.
+        The number of each step, and its films in the order of the rows: values in [0, 1], the same
+        as `dataset.batches` gives.
 
     Raises:
         ValueError: a record is damaged, or of another film than the store's table says.

@@ -30,33 +30,19 @@ PLAN = f"{SUMMARIES}/plan.jsonl"  # a line for every shard
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What a store is made of, and how; its workers get it, too.
+    """What a store is made of, and how; its workers get it, too."""
 
-    Attributes:
-        folder: of the store; absolute or an address, and the same for all workers.
-        source: where the films are from.
-        name: of the data set, for TFDS.
-        films_per_shard: at most.
-        preset: a key of `presets.PRESETS`.
-        size: side of the images in pixels.
-        storage: a key of `codecs.STORAGES`.
-        views: ViewPositions to keep; None keeps all.
-        no_view: what to do with films whose view nothing says; see `selection.list_films`.
-        has_views: whether a table told the views, so that films need not.
-        user_project: see `files.bill`.
-    """
-
-    folder: str
-    source: str
-    name: str
-    films_per_shard: int
-    preset: str
-    size: int
-    storage: str
-    views: tuple[str, ...] | None
-    no_view: str
-    has_views: bool
-    user_project: str | None = None
+    folder: str  # of the store; absolute or an address, and the same for all workers
+    source: str  # where the films are from
+    name: str  # of the data set, for TFDS
+    films_per_shard: int  # at most
+    preset: str  # a key of `presets.PRESETS`
+    size: int  # side of the images in pixels
+    storage: str  # a key of `codecs.STORAGES`
+    views: tuple[str, ...] | None  # ViewPositions to keep; None keeps all
+    no_view: str  # what to do with films whose view nothing says; see `selection.list_films`
+    has_views: bool  # whether a table told the views, so that films need not
+    user_project: str | None = None  # see `files.bill`
 
     def __post_init__(self) -> None:
         if not self.name.isidentifier() or not self.name.islower() or not self.name.isascii():
@@ -75,9 +61,9 @@ class Settings:
 
 
 class Shard(NamedTuple):
-    """A shard to be made: the name of its file, and its films."""
+    """A shard to be made."""
 
-    name: str
+    name: str  # of its file
     split: str
     films: Sequence[FilmRecord]
 
@@ -87,35 +73,21 @@ _Four = Annotated[list[str], Len(4, 4)]
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """What went into a shard.
-
-    Attributes:
-        name, split: the shard's.
-        bytes: size of its file.
-        sha256: of its file, in hex.
-        films: of its records, in their order: image_id, patient_id, study_id, view_position.
-        lengths: of its records, in bytes, without what frames them.
-        dropped: films without a record: image_id, "skipped" or "rejected", reason, detail.
-        differences: where a film's file contradicts the tables: image_id, what, table, file.
-    """
+    """What went into a shard."""
 
     __pydantic_config__: ClassVar = untrusted.CLOSED
 
     name: str
     split: str
-    bytes: run_folder.Count
-    sha256: str
-    films: list[_Four]
-    lengths: list[run_folder.Count]
-    dropped: list[_Four]
-    differences: list[_Four]
+    bytes: run_folder.Count  # size of its file
+    sha256: str  # of its file, in hex
+    films: list[_Four]  # of its records: image_id, patient_id, study_id, view_position
+    lengths: list[run_folder.Count]  # of its records, in bytes, without what frames them
+    dropped: list[_Four]  # without a record: image_id, "skipped" or "rejected", reason, detail
+    differences: list[_Four]  # where a file contradicts the tables: image_id, what, table, file
 
     def retryable(self, tries: Mapping[str, int]) -> bool:
-        """Whether a film was dropped for a reason that another run may not meet.
-
-        Args:
-            tries: runs that failed on a film for such a reason, by image id.
-        """
+        """Whether a film failed temporarily, and in fewer than `TRIES` runs, as `tries` says."""
         return any(
             reason in run_folder.PASSING and tries.get(image_id, 0) < run_folder.TRIES
             for image_id, _, reason, _ in self.dropped
@@ -154,27 +126,11 @@ def encode_plan(shards: Sequence[Shard]) -> tuple[bytes, list[tuple[int, int]]]:
     return b"".join(lines), places
 
 
-def decode_shard(line: bytes) -> Shard:
-    """The shard of one line of a plan."""
+def read_shard(folder: str, start: int, length: int) -> Shard:
+    """A shard of a store's plan, by the place of its line. Raises OSError."""
+    line = files.read_range(f"{folder}/{PLAN}", start, length)
     name, split, films = json.loads(line)
     return Shard(name, split, [FilmRecord(*film) for film in films])
-
-
-def read_shard(folder: str, start: int, length: int) -> Shard:
-    """A shard of a store's plan, by its place in it. Raises OSError."""
-    with files.open_input(f"{folder}/{PLAN}") as stream:
-        stream.seek(start)
-        return decode_shard(stream.read(length))
-
-
-def encode_example(values: Mapping[str, bytes]) -> bytes:
-    """A `tf.train.Example` of one bytes value for each feature, by name."""
-    example = tfrecord.Example()
-    for name in sorted(values):
-        feature = example.features.feature.add()
-        feature.key = name
-        feature.value.bytes_list.value.append(values[name])
-    return example.SerializeToString()
 
 
 def write_shard(
@@ -182,20 +138,13 @@ def write_shard(
     shard: Shard,
     decoded: Iterable[tuple[FilmRecord, Prepared | Skipped | Rejected]],
 ) -> Summary:
-    """Writes a shard, then its summary.
-
-    Args:
-        settings: of the store.
-        shard: what to write.
-        decoded: its films, as `decode.decode` gives them.
-    """
+    """Writes a shard of the films that `decode.decode` gives, then its summary."""
     folder, storage = settings.folder, STORAGES[settings.storage]
     scratch = f"{folder}/{run_folder.SCRATCH}"
     kept: list[list[str]] = []
     lengths: list[int] = []
     dropped: list[list[str]] = []
     differences: list[list[str]] = []
-    size = 0
     content = hashlib.sha256()
     with files.writing(paths.inside(folder, shard.name), scratch) as stream:
         for film, outcome in decoded:
@@ -211,18 +160,18 @@ def write_shard(
             names = ("image_id", "patient_id", "study_id", "view_position")
             values = {name: value.encode(*_UTF8) for name, value in zip(names, row, strict=True)}
             values["image"] = storage.encode(outcome.image)
-            example = encode_example(values)
+            example = tfrecord.encode_example(values)
             for part in tfrecord.frame(example):
                 stream.write(part)
                 content.update(part)
-                size += len(part)
             kept.append(row)
             lengths.append(len(example))
+    size = sum(lengths) + tfrecord.FRAME * len(lengths)
     summary = Summary(
         shard.name, shard.split, size, content.hexdigest(), kept, lengths, dropped, differences
     )
     data = json.dumps(dataclasses.asdict(summary)).encode()
-    files.write_whole(_summary_path(folder, shard.name), data, scratch)
+    run_folder.write(folder, _summary_name(shard.name), data)
     return summary
 
 
@@ -245,8 +194,8 @@ def _differences(film: FilmRecord, prepared: Prepared) -> Iterator[list[str]]:
         yield [film.image_id, "Rows x Columns", *sizes]
 
 
-def _summary_path(folder: str, name: str) -> str:
-    return f"{folder}/{SUMMARIES}/{name}.json"
+def _summary_name(shard: str) -> str:
+    return f"{SUMMARIES}/{shard}.json"
 
 
 def read_summaries(folder: str, shards: Sequence[Shard]) -> dict[str, Summary]:
@@ -254,10 +203,11 @@ def read_summaries(folder: str, shards: Sequence[Shard]) -> dict[str, Summary]:
     sizes = {name: info["size"] for name, info in paths.files_below(folder).items()}
 
     def read(shard: Shard) -> Summary | None:
-        if shard.name not in sizes or f"{SUMMARIES}/{shard.name}.json" not in sizes:
+        name = _summary_name(shard.name)
+        if shard.name not in sizes or name not in sizes:
             return None
         try:
-            summary = files.read_json(_summary_path(folder, shard.name), Summary, "")
+            summary = files.read_json(f"{folder}/{name}", Summary, "")
         except ValueError:  # damaged: the shard is made again
             return None
         return summary if summary.bytes == sizes[shard.name] else None
