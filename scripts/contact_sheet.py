@@ -27,7 +27,8 @@ def contact_sheet(options: Options) -> int:
     """Writes the picture. Returns the exit code."""
     from cxr_embeddings import film_sheet
 
-    title = film_sheet.write_contact_sheet(**dataclasses.asdict(options))
+    given = dataclasses.asdict(options)
+    title = film_sheet.write_contact_sheet(given.pop("input"), **given)
     print(f"{options.output}: {title}")
     return 0
 
