@@ -12,6 +12,7 @@ from cxr_embeddings.configs.schema import EncoderConfig
 if TYPE_CHECKING:
     from cxr_embeddings.encoder.card import Card
 
+CACHE = pathlib.Path.home() / ".cache/cxr_embeddings"  # of weights that were converted when loaded
 DEMO = pathlib.Path(__file__).parent / "weights/demo"  # in any install
 
 
@@ -51,14 +52,21 @@ def read_card(config: EncoderConfig, say: Callable[[str], object]) -> Card:
 
 
 def bundle_of(weights: str) -> pathlib.Path:
-    """The folder of the weights. Raises OSError where there is none."""
+    """The folder of the weights; those of the Hub are converted once.
+
+    Raises OSError where there is none, and as `conversion.convert`.
+    """
     if weights == "demo":
         return DEMO
     if weights.startswith("hf:"):
-        raise ValueError(
-            f"the weights {weights} are not a bundle yet: run scripts/convert_weights.py "
-            f"--from {weights} --output FOLDER once, and load FOLDER"
-        )
+        parts = weights.split("/")
+        bundle = CACHE / "--".join(parts)
+        if not bundle.exists():
+            from cxr_embeddings import conversion
+
+            wanted = conversion.Wanted()
+            conversion.convert("/".join(parts[:2]), "/".join(parts[2:]), str(bundle), wanted)
+        return bundle
     bundle = paths.typed_local(weights, "weights")
     if not bundle.exists():
         raise FileNotFoundError(

@@ -37,8 +37,7 @@ def compare(
 
     Args:
         card, variables: of the converted network.
-        png: a film.
-        expected: the original's `feature_maps_0` for it, [h w channel].
+        png, expected: a film, and the original's `feature_maps_0` for it.
 
     Raises:
         ValueError: the difference is not below `TOLERANCE`, or is smaller for another preset.

@@ -180,8 +180,10 @@ def load_encoder(
     """Loads weights, and puts them on the devices.
 
     Args:
-        weights: folder of a weights bundle; "demo" for the weights that are shipped; "random" for
-            untrained ones, whose variant, resolution, preset and seed are given.
+        weights: folder of a weights bundle; "demo" for the weights that are shipped;
+            "hf:ORG/NAME" or "hf:ORG/NAME/FOLDER" for published ones, which are converted into
+            ~/.cache/cxr_embeddings the first time, or found there; "random" for untrained ones,
+            whose variant, resolution, preset and seed are given.
         engine: "jax"; "openvino", the faster one on x86 CPUs; "pallas" on NVIDIA GPUs; "auto": the
             fastest that is installed for the device.
         dtype: of the arithmetic, "float32" or "bfloat16"; None: float32 on CPUs, else bfloat16.

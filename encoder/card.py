@@ -34,18 +34,16 @@ class Card:
         embeddings: the layers offered, with their widths: `embedding_layers.embedding_widths`.
         resolution: side of the square images the weights were trained for, in pixels.
         preset: name of the preprocessing that the weights expect.
-        mean, std: of the normalisation that is part of that preprocessing, one a channel.
+        mean, std: of its normalisation of images in [0, 1], one a channel.
         dtype: of the kernels, float32 or bfloat16; `save_bundle` fills it in.
         source: where the weights come from.
-        licence: its name.
         terms_of_use: what else is asked of whoever uses the weights; "" for nothing.
         training_data: one sentence.
         dropped: what of the source is not in the bundle, such as its classifier.
         trained: False for random numbers, whatever they are called.
-        preset_version: of that preset when the weights were made; 1 in cards that do not say.
+        preset_version: when the weights were made; 1 in cards that do not say.
         settings: of the pretraining by this program, as text; empty where another one did it.
-        format_version: of this card.
-        digest: `digest` of the variables; `save_bundle` fills it in.
+        digest: `weights.digest` of the variables; `save_bundle` fills it in.
         checkpoint_bytes: size of the checkpoint's files, likewise; finds a broken download early.
     """
 

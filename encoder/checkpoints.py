@@ -47,8 +47,7 @@ def restore(
     Args:
         manager: from `open_checkpoints`; its `latest_step()` is the last one's.
         step: of the checkpoint.
-        state: the state, or its shapes.
-        shardings: where its leaves shall lie.
+        state, shardings: shapes of the state, and where its leaves shall lie.
         identity: what makes this run the one that was stopped; plain JSON values.
 
     Raises:
@@ -70,18 +69,13 @@ def restore(
     )
     with readable():
         found = manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))["run"]
-    _check_identity(found, identity, f"the checkpoint in {manager.directory}")
-    with readable():
-        arguments = ocp.args.Composite(state=ocp.args.StandardRestore(target))
-        return manager.restore(step, args=arguments)["state"]
-
-
-def _check_identity(found: object, expected: Facts, what: str) -> None:
-    """Raises ValueError that names every setting in which a run differs from what was found."""
     found = found if isinstance(found, dict) else {}
-    if differing := differences(found, expected, ("there", "asked for")):
+    if differing := differences(found, identity, ("there", "asked for")):
         raise ValueError(
-            f"{what} is of another run:\n"
+            f"the checkpoint in {manager.directory} is of another run:\n"
             + "\n".join(differing)
             + "\nuse the same settings to continue it, or choose another output.path"
         )
+    with readable():
+        arguments = ocp.args.Composite(state=ocp.args.StandardRestore(target))
+        return manager.restore(step, args=arguments)["state"]

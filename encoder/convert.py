@@ -14,7 +14,14 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from .card import Card
-from .efficientnet import EMBEDDING_WIDTH, STAGES, VARIANTS, stage_blocks, stage_widths
+from .efficientnet import (
+    EMBEDDING_WIDTH,
+    STAGES,
+    VARIANTS,
+    EfficientNet,
+    stage_blocks,
+    stage_widths,
+)
 from .embedding_layers import embedding_widths
 from .sources import elixr_c, keras, tf, timm
 from .sources.checkpoint import Checkpoint
@@ -48,11 +55,7 @@ CHECK_SIZE = 64  # pixels: a second for L2, and every stage still has more than 
 
 
 def variant_of(leaves: Mapping[str, HasShape], origin: str) -> str:
-    """The key of `VARIANTS` whose stages have as many blocks, as wide, as those found.
-
-    Args:
-        leaves: "params/stage1_block1/project_conv/kernel" and so on -> anything with a `shape`.
-        origin: where they were found, for the error.
+    """The key of `VARIANTS` whose stages have as many blocks, as wide, as the leaves of a network.
 
     Raises:
         ValueError: no variant is like that.
@@ -82,10 +85,6 @@ def orthonormal(inputs: int, outputs: int, seed: int) -> np.ndarray:
     1942; as a random projection: Ailon and Chazelle 2009). Widening keeps every inner product;
     narrowing keeps it times outputs / inputs on average. The entries take n values only, without
     any matrix factorisation, so every machine makes the same bits.
-
-    Args:
-        inputs, outputs: widths; the shorter side of the kernel is orthonormal.
-        seed: another seed, another map.
     """
     size = max(inputs, outputs)
     generator = np.random.Generator(np.random.SFC64([seed, inputs, outputs]))
@@ -106,7 +105,7 @@ def read(
     terms_of_use: str,
     progress: Callable[[Sequence], Iterable] = iter,
 ) -> tuple[Card, Variables]:
-    """Reads a published checkpoint into the network's variables.
+    """Reads a published checkpoint into float32 variables, in memory once, and a card.
 
     Args:
         checkpoint: from a reader of `SOURCES`.
@@ -114,9 +113,6 @@ def read(
         resolution: in pixels, for a checkpoint that does not say; None: the variant's own.
         licence, terms_of_use: for the card.
         progress: wraps the arrays while they are read, to draw a bar.
-
-    Returns:
-        A card without digest, and float32 variables as `jax.Array`s: in memory once.
 
     Raises:
         ValueError: it is another variant or resolution than asked, its leaves do not fit, or it is
@@ -161,11 +157,7 @@ def read(
 
 
 def projection_seed(rule: str) -> int:
-    """The seed of "orthonormal:SEED".
-
-    Raises:
-        ValueError: it is another rule.
-    """
+    """The seed of "orthonormal:SEED"; any other rule raises ValueError."""
     match = re.fullmatch(r"orthonormal:(\d{1,9})", rule)
     if not match:
         raise ValueError(f"projection is {rule!r}; expected orthonormal:SEED, as orthonormal:0")
@@ -175,12 +167,7 @@ def projection_seed(rule: str) -> int:
 def add_projection(card: Card, variables: Variables, seed: int) -> tuple[Card, Variables]:
     """Adds an untrained map from the widest vector to `EMBEDDING_WIDTH`, and says so in the card.
 
-    Args:
-        card, variables: of a network without one.
-        seed: of `orthonormal`.
-
-    Raises:
-        ValueError: the network gives `EMBEDDING_WIDTH` numbers already.
+    Raises ValueError where the network gives as many numbers already.
     """
     layer, width = next(iter(card.embeddings.items()))
     if width == EMBEDDING_WIDTH:
@@ -200,10 +187,9 @@ def add_projection(card: Card, variables: Variables, seed: int) -> tuple[Card, V
 class Check(NamedTuple):
     """The embeddings of two fixed images, in a form that two people can compare.
 
-    Attributes:
-        digest: of the numbers, in steps so coarse that the rounding errors of another machine
-            hardly ever reach the next one. Where two differ, compare the numbers.
-        numbers: 16 an image, the embedding seen from 16 fixed directions, of unit variance.
+    The numbers are 16 an image, the embedding seen from 16 fixed directions, of unit variance. The
+    digest is of them in steps so coarse that rounding errors of another machine hardly ever change
+    it; where two differ, compare the numbers.
     """
 
     digest: str
@@ -219,7 +205,8 @@ def self_check(card: Card, variables: Variables) -> Check:
     generator = np.random.Generator(np.random.SFC64(0))
     images = generator.random((2, CHECK_SIZE, CHECK_SIZE, 3), np.float32)
     mean, std = (np.asarray(values, np.float32) for values in (card.mean, card.std))
-    embedding, _ = jax.jit(model_for(card).apply)(variables, (images - mean) / std)
+    forward = jax.jit(EfficientNet.apply, static_argnums=0)
+    embedding, _ = forward(model_for(card), variables, (images - mean) / std)
     embedding = np.asarray(embedding)
     if not np.isfinite(embedding).all():
         raise ValueError(f"{card.source}: its network gives numbers that are not finite")

@@ -16,8 +16,7 @@ def explained(
     Args:
         what: what cannot be done, such as "weights.pth cannot be read".
         advice: why that may be, and what to do.
-        errors: those that damage leads to.
-        passed_on: of these, errors with another cause, such as a full disk.
+        errors: those that damage leads to, without `passed_on`, which have another cause.
     """
     try:
         yield

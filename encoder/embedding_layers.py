@@ -2,13 +2,7 @@
 
 import math
 
-from .efficientnet import (
-    EMBEDDING_WIDTH,
-    POOLED_MAP_PATCH,
-    STAGES,
-    head_name,
-    stage_widths,
-)
+from .efficientnet import EMBEDDING_WIDTH, POOLED_MAP_PATCH, STAGES, head_name, stage_widths
 
 
 def largest_map(variant: str, resolution: int) -> int:
@@ -22,16 +16,10 @@ def embedding_widths(
 ) -> dict[str, int]:
     """Channels of each embedding that a network offers, the default one first.
 
-    Args:
-        variant: a key of `VARIANTS`.
-        head_width: channels of the head convolution; None for a network without one.
-        projection: whether the widest vector is also mapped to `EMBEDDING_WIDTH`.
-
-    Returns:
-        For L2 with a head of 4096 `{"head": 4096, "pooled": 1376, "feature_map": 1376,
-        "pooled_map": 1376}`. `projection`, `head` or `own_head`, and `pooled` are vectors;
-        `feature_map` is the last stage before its average, [h w channel]; `pooled_map` averages it
-        over patches of 5 x 5, as ELIXR-C does.
+    For L2 with a head of 4096 `{"head": 4096, "pooled": 1376, "feature_map": 1376, "pooled_map":
+    1376}`. `projection`, `head` or `own_head`, and `pooled` are vectors; `feature_map` is the last
+    stage before its average, [h w channel]; `pooled_map` averages it over patches of 5 x 5, as
+    ELIXR-C does. `head_width` is None for a network without head convolution.
     """
     last = stage_widths(variant)[-1]
     vectors = {"projection": EMBEDDING_WIDTH} if projection else {}

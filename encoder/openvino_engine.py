@@ -70,10 +70,10 @@ def _conv_bias(
     activation: Callable[[Tensor], Tensor],
     stride: int = 1,
 ) -> Tensor:
-    """A convolution, bias and activation.
+    """A convolution, bias and activation; for 1x1 kernels films with small maps are joined to one.
 
     OpenVINO reads the kernel anew for each film of a call, and waits for it where a film has few
-    positions to multiply by it. So for 1x1 kernels films with small maps are joined to one.
+    positions to multiply by it.
     """
     films, _, height, width = x.output(0).shape
     joined = films > 1 and kernel.shape[0] == 1 and height * width <= FEW_POSITIONS
@@ -144,15 +144,10 @@ def _block(inputs: Tensor, params: Tree, stats: Tree, stride: int) -> Tensor:
 
 
 def films_a_call(card: Card, dtype: str, films: int) -> int:
-    """Films of a batch that are best computed in one call, beside others on other cores.
+    """How many films of a batch, a divisor, are best computed in one call, beside other calls.
 
     A call reads the weights once, so more films are faster as long as all cores have one. But where
     the largest maps of all calls fill more than a third of the last cache, they are slower.
-
-    Args:
-        card: of the weights.
-        dtype: of the computation.
-        films: of a batch, of which the answer is a divisor.
     """
     _, cores = openvino.Core().get_property("CPU", "RANGE_FOR_STREAMS")
     calls = min(films, cores)
@@ -199,15 +194,13 @@ def compile(
 ) -> list[openvino.InferRequest]:
     """The network's program, with requests for as many calls as shall run or wait.
 
+    A request takes images float32 [`films_a_call` h w 1] in [0, 1] to float32 [`films_a_call` dim].
+
     Args:
-        card: of the weights.
-        variables: of the network, float32.
+        card, variables: float32, of the network.
         layer: an embedding that the card offers.
         dtype: of the computation, float32 or bfloat16.
         films: of a batch: one alone has all cores, several share them.
-
-    Returns:
-        What takes images float32 [`films_a_call` h w 1] in [0, 1] to float32 [`films_a_call` dim].
     """
     graph = _build(card, variables, layer, films_a_call(card, dtype, films))
     setting = {
@@ -223,12 +216,7 @@ def embed(
     requests: Sequence[openvino.InferRequest],
     batches: Iterable[tuple[Tag, Float[np.ndarray, "b h w 1"]]],
 ) -> Iterator[tuple[Tag, Float32[np.ndarray, "b dim"]]]:
-    """As `embed.embed`: films are computed while the next batch is fetched.
-
-    Args:
-        requests: from `compile`.
-        batches: tags, and images in [0, 1].
-    """
+    """As `embed.embed`, with requests of `compile`; films are computed while one fetches more."""
     films, width = requests[0].get_output_tensor().shape
     idle = collections.deque(requests)
     running: collections.deque[tuple[openvino.InferRequest, np.ndarray, list]] = collections.deque()

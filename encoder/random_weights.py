@@ -29,7 +29,7 @@ GAINS = {
 
 
 def random_variables(model: EfficientNet, seed: int = 0) -> Variables:
-    """Untrained variables through which a signal survives: for demos, benchmarks and tests.
+    """Untrained float32 NumPy leaves (L2: 1.9 GB, in about 5 s on two cores).
 
     BatchNorm gets its identity statistics, so the kernels alone must hold the variance. A kernel of
     variance gain / fan_in turns inputs of mean square q into outputs of variance gain * q, hence:
@@ -39,13 +39,6 @@ def random_variables(model: EfficientNet, seed: int = 0) -> Variables:
 
     The numbers are uniform (no transcendental functions) and each leaf is seeded by its own name:
     every machine gets the same ones, in any order.
-
-    Args:
-        model: the network.
-        seed: another seed, other weights.
-
-    Returns:
-        Float32 NumPy leaves (L2: 1.9 GB, in about 5 s on two cores).
     """
     expected = flatten_dict(abstract_variables(model), sep="/")
     blocks = len({path.split("/")[1] for path in expected if "_block" in path})

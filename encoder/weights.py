@@ -84,12 +84,9 @@ def merge(found: Mapping[str, HasShape], expected: Variables, origin: str) -> Va
     """Arranges leaves into the network's tree; nothing is skipped and nothing made up.
 
     Args:
-        found: "params/stem_conv/kernel" and so on -> a leaf; anything with a `shape`.
+        found: "params/stem_conv/kernel" and so on -> leaf.
         expected: `abstract_variables` of the network.
         origin: where the leaves were found, for the error.
-
-    Returns:
-        The found leaves in the structure of `expected`.
 
     Raises:
         ValueError: names every missing, extra and misshapen leaf.
@@ -113,10 +110,9 @@ def merge(found: Mapping[str, HasShape], expected: Variables, origin: str) -> Va
 
 
 def graft(found: Variables, variables: Variables) -> tuple[Variables, list[str]]:
-    """Puts the leaves that were found in the place of those of the same path and shape, in float32.
+    """Puts leaves that were found in the place of those of the same path and shape, in float32.
 
-    Returns:
-        The variables as NumPy arrays, and the layers that keep what they had.
+    Also gives the layers that keep what they had.
     """
     leaves, new = flatten_dict(variables), flatten_dict(found)
     fits = {path for path in leaves if path in new and new[path].shape == leaves[path].shape}
@@ -130,14 +126,10 @@ def save_bundle(path: str | os.PathLike, variables: Variables, card: Card) -> Ca
     Args:
         path: the directory to make, in one that exists. From one process only.
         variables: JAX or NumPy leaves; JAX ones save a copy, which Orbax makes of NumPy's.
-        card: its dtype, digest and size are filled in.
-
-    Returns:
-        The card as written.
+        card: returned as written, with dtype, digest and size.
 
     Raises:
-        FileExistsError: `path` exists.
-        OSError: it cannot be written, or the disk is too full.
+        OSError: `path` exists or cannot be written, or the disk is too full.
         ValueError: the variables are not those of the card's network.
     """
     from orbax import checkpoint as ocp  # 0.7 s that only those who need it pay
@@ -191,9 +183,6 @@ def load_variables(
         place: shapes of the variables -> their shardings: one, or a tree of them that is a prefix
             of the variables; None for this host's first device.
         verify: compare the digest with the card's.
-
-    Returns:
-        The variables as `jax.Array`s.
 
     Raises:
         FileNotFoundError: there is no checkpoint.

@@ -56,6 +56,7 @@ def convert_weights(options: Options) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "2", "TF_ENABLE_ONEDNN_OPTS": "0"}  # TensorFlow: hush
+    os.environ["JAX_PLATFORMS"] = "cpu"  # accelerators stay free
     return cli.run(convert_weights, Options, __doc__, "nothing was written", argv=argv)
 
 

@@ -31,7 +31,7 @@ TOLERANCE = 1e-4  # of the largest value
 def live():
     """A small network without head, and calibrated weights of it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(VARIANTS, "tiny", Variant(0.25, 0.1, 1280))
+        patch.setitem(VARIANTS, "tiny", Variant(0.25, 0.1, 320))
         model = EfficientNet("tiny", None)
         variables = jax.device_put(random_variables(model))
         yield jax.device_get(calibrate(model, variables, random_images(64, 8, seed=1)))
@@ -53,7 +53,7 @@ def png_of(path) -> bytes:
     ],
 )
 def test_embedding_dicoms_gives_the_originals_features(
-    live, save, depth, tmp_path, monkeypatch, capsys, record_property
+    live, save, depth, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr(saved_model, "process", lambda: ThreadPoolExecutor(1))
     arguments = {"use_resource": True} if save is save_1 else {}
@@ -63,7 +63,7 @@ def test_embedding_dicoms_gives_the_originals_features(
     assert "the original's features, from PNG on: the same within" in capsys.readouterr().out
     card = load_card(tmp_path / "bundle")
     assert card.preset == {"uint16": "cxr_foundation", "uint8": "cxr_foundation_8bit"}[depth]
-    assert next(iter(card.embeddings)) == "pooled" and card.resolution == 1280
+    assert next(iter(card.embeddings)) == "pooled" and card.resolution == 320
     assert "developers.google.com" in card.terms_of_use
 
     film = elixr_c_check.drawn_film()
@@ -89,16 +89,14 @@ def test_embedding_dicoms_gives_the_originals_features(
     )
     assert embed.embed(config) == 0
     identity = json.loads((tmp_path / "out" / "manifest.json").read_text())["identity"]
-    assert identity["shape"] == [8, 8, 80] and identity["preset"] == card.preset
+    assert identity["shape"] == [2, 2, 80] and identity["preset"] == card.preset
     differences, seen = [], []
     for dicom in sorted((tmp_path / "mimic" / "files").rglob("*.dcm")):
         record = tmp_path / "out" / dicom.relative_to(tmp_path / "mimic" / "files")
         (found,) = FORMATS["tfrecord"].decode(record.with_suffix(".tfrecord").read_bytes())
         expected = elixr_c.run(tmp_path / "saved_model", png_of(dicom))
         seen.append(expected)
-        differences.append(difference(found.embedding.reshape(8, 8, 80), expected))
+        differences.append(difference(found.embedding.reshape(2, 2, 80), expected))
     assert len(differences) == 2
     assert difference(seen[0], seen[1]) > 0.05  # the signal is alive
-    record_property(f"ELIXR-C from DICOM, {depth}", max(differences))
-    print(f"\nELIXR-C from DICOM, {depth}: {max(differences):.1e}")
     assert max(differences) < TOLERANCE

@@ -118,8 +118,6 @@ def test_what_is_no_film_is_said(encoder, films, options, message):
 def test_errors_are_of_one_family(monkeypatch, tmp_path, encoder, caplog):
     with pytest.raises(cxr.FileError, match=r"weights/b0 do not exist; .* demo for those in"):
         cxr.load_encoder("weights/b0")
-    with pytest.raises(cxr.InputError, match="--from hf:timm/b0 --output FOLDER once"):
-        cxr.load_encoder("hf:timm/b0")
     with pytest.raises(cxr.FileError, match="/nowhere does not exist") as found:
         cxr.embed("/nowhere", encoder, tmp_path / "out")
     assert isinstance(found.value, cxr.Error) and isinstance(found.value, OSError)

@@ -15,9 +15,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from cxr_embeddings.encoder import random_weights, weights
-from cxr_embeddings.encoder.card import load_card
-from cxr_embeddings.encoder.efficientnet import VARIANTS, Variant
 from cxr_embeddings.encoder.sources import hub
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -55,12 +52,9 @@ class Answer(http.server.BaseHTTPRequestHandler):
             return self.reply(404, b"", {"X-Error-Code": "RepoNotFound"})
         if not api:
             return self.file(files, "/".join(rest[2:]))
-        listing = [
-            {"type": "file", "path": path, "size": len(data), "oid": "0"}
-            for path, data in files.items()
-        ]
-        info = {"id": f"{organisation}/{name}", "sha": COMMIT}
-        self.reply(200, json.dumps(listing if "tree" in rest else info).encode())
+        siblings = [{"rfilename": path} for path in files]
+        info = {"id": f"{organisation}/{name}", "sha": COMMIT, "siblings": siblings}
+        self.reply(200, json.dumps(info).encode())
 
     do_HEAD = do_GET
 
@@ -138,54 +132,40 @@ def serve(server, request):
     return add
 
 
+L2 = "elixr-c-v2-pooled"
+
+
 @pytest.mark.parametrize(
     "source, path, needed, others",
     [
         (
-            "orbax",
-            "",
-            ["card.json", "checkpoint/_METADATA", "checkpoint/d/0"],
-            ["README.md", "checkpoint.txt", "model.safetensors", "config.json"],
+            *("orbax", "", "card.json checkpoint/_METADATA checkpoint/d/0"),
+            "README.md checkpoint.txt model.safetensors config.json",
         ),
         (
-            "orbax",
-            "b5",
-            ["b5/card.json", "b5/checkpoint/d/0"],
-            ["card.json", "checkpoints/d/0", "b5/film.png"],
+            *("orbax", "b5", "b5/card.json b5/checkpoint/d/0"),
+            "card.json checkpoints/d/0 b5/film.png",
         ),
         (
-            "elixr_c",
-            "elixr-c-v2-pooled",
-            [f"elixr-c-v2-pooled/{name}" for name in SAVED_MODEL],
-            ["README.md", "elixr-c-v2-pooled.tar.gz", "elixr-c-v2-pooled-2/x", "x/a.keras"],
+            *("elixr_c", L2, " ".join(f"{L2}/{name}" for name in SAVED_MODEL)),
+            f"README.md {L2}.tar.gz {L2}-2/x x/a.keras",
         ),
+        ("timm", "", "config.json model.safetensors", ".git pytorch_model.bin b.weights.h5"),
+        ("timm", "", "config.json pytorch_model.bin", "README.md sub/config.json"),
+        ("keras", "b5.weights.h5", "b5.weights.h5", "model.safetensors tf_model.h5"),
+        ("keras", "a/b5.keras", "a/b5.keras", "x.tar.gz card.json pytorch_model.bin"),
+        ("tf", "noisy_student.tar.gz", "noisy_student.tar.gz", "config.json a.index"),
         (
-            "timm",
-            "",
-            ["config.json", "model.safetensors"],
-            [".gitattributes", "pytorch_model.bin", "b.weights.h5"],
-        ),
-        ("timm", "", ["config.json", "pytorch_model.bin"], ["README.md", "sub/config.json"]),
-        ("keras", "b5.weights.h5", ["b5.weights.h5"], ["model.safetensors", "tf_model.h5"]),
-        ("keras", "a/b5.keras", ["a/b5.keras"], ["x.tar.gz", "card.json", "pytorch_model.bin"]),
-        ("tf", "noisy_student.tar.gz", ["noisy_student.tar.gz"], ["config.json", "a.index"]),
-        (
-            "tf",
-            "b5/model.ckpt.index",
-            [
-                "b5/checkpoint",
-                "b5/model.ckpt.data-00000-of-00002",
-                "b5/model.ckpt.data-00001-of-00002",
-                "b5/model.ckpt.index",
-            ],
-            ["b5/model.ckpt.meta", "b5/model.ckpt-2.data-00000-of-00001", "checkpoint"],
+            *("tf", "b5/m.index", "b5/checkpoint b5/m.data-0-of-2 b5/m.data-1-of-2 b5/m.index"),
+            "b5/m.meta b5/m-2.data-0-of-1 checkpoint",
         ),
     ],
 )
 def test_each_kind_is_found_and_only_its_files_are_fetched(
     server, serve, source, path, needed, others
 ):
-    repository = serve(*others, *needed)
+    needed = needed.split()
+    repository = serve(*others.split(), *needed)
     found = hub.download(repository)
     assert (found.source, found.origin) == (source, f"hf:{repository}@{COMMIT[:12]}")
     assert sorted(server.fetched) == sorted(needed)
@@ -203,42 +183,27 @@ def test_what_the_cache_has_is_not_fetched_again(server, serve):
     assert server.fetched == ["b5.keras"]
 
 
-def test_a_bundle_loads_from_the_cache(monkeypatch, server, serve, tmp_path):
-    monkeypatch.setitem(VARIANTS, "tiny", Variant(0.25, 0.1, 32))
-    card = random_weights.random_card("tiny", None, "imagenet", (0.1,) * 3, (1.0,) * 3)
-    variables = random_weights.random_variables(weights.model_for(card), seed=0)
-    saved = weights.save_bundle(tmp_path / "bundle", variables, card)
-    files = {
-        str(file.relative_to(tmp_path)): file.read_bytes()
-        for file in tmp_path.rglob("*")
-        if file.is_file()
-    }
-    found = hub.download(serve(**files))
-    assert found.source == "orbax" and load_card(found.path) == saved
-    assert weights.digest(weights.load_variables(found.path, saved)) == saved.digest
-
-
-AMBIGUOUS = {
-    "orbax": ["b5/card.json", "b7/card.json", "b5/checkpoint/d/0", "b7/checkpoint/d/0"],
-    "elixr_c": [f"{folder}/{name}" for folder in ("pooled", "text") for name in SAVED_MODEL],
-    "timm": ["a/config.json", "a/model.safetensors", "b/config.json", "b/pytorch_model.bin"],
-    "keras": ["b0.weights.h5", "b1.keras"],
-    "tf": ["b5.tar.gz", "b7/model.ckpt.index", "b7/model.ckpt.data-00000-of-00001"],
-}
-
-
 @pytest.mark.parametrize(
-    "source, marks, folder, path",
+    "source, files, marks, folder, path",
     [
-        ("orbax", ["b5/card.json", "b7/card.json"], "b7", "b7"),
-        ("elixr_c", ["pooled/saved_model.pb", "text/saved_model.pb"], "./pooled/", "pooled"),
-        ("timm", ["a/model.safetensors", "b/pytorch_model.bin"], "b", "b"),
-        ("keras", ["b0.weights.h5", "b1.keras"], "b1.keras", "b1.keras"),
-        ("tf", ["b5.tar.gz", "b7/model.ckpt.index"], "b7", "b7/model.ckpt.index"),
+        (
+            *("orbax", "a/card.json a/checkpoint/d/0 b/card.json b/checkpoint/d/0"),
+            *("a/card.json b/card.json", "b", "b"),
+        ),
+        (
+            *("elixr_c", " ".join(f"{folder}/{name}" for folder in "ab" for name in SAVED_MODEL)),
+            *("a/saved_model.pb b/saved_model.pb", "./a/", "a"),
+        ),
+        (
+            *("timm", "a/config.json a/model.safetensors b/config.json b/pytorch_model.bin"),
+            *("a/model.safetensors b/pytorch_model.bin", "b", "b"),
+        ),
+        ("keras", "a.weights.h5 b.keras", "a.weights.h5 b.keras", "b.keras", "b.keras"),
+        ("tf", "a.tar.gz b/m.index b/m.data-0-of-1", "a.tar.gz b/m.index", "b", "b/m.index"),
     ],
 )
-def test_of_several_the_user_chooses(server, serve, source, marks, folder, path):
-    repository = serve(*AMBIGUOUS[source])
+def test_of_several_the_user_chooses(server, serve, source, files, marks, folder, path):
+    repository, marks = serve(*files.split()), marks.split()
     several = f"2 checkpoints of the kind {source}: {marks[0]!r}, {marks[1]!r}; choose .*--input"
     with pytest.raises(ValueError, match=several):
         hub.download(repository)
@@ -286,7 +251,7 @@ def test_malformed_names_of_repositories(server, name):
 def test_a_gated_repository(server, serve, status, where):
     repository = serve("b5.keras")
     server.refused[f"{where}{repository}"] = (status, {"X-Error-Code": "GatedRepo"})
-    terms = f"gated: accept its terms at https://huggingface.co/{repository}, create a token"
+    terms = f"gated: accept its terms at https://huggingface.co/{repository}, give a token"
     with pytest.raises(PermissionError, match=terms) as error:
         hub.download(repository)
     assert "`hf auth login` or the variable HF_TOKEN" in str(error.value)
@@ -304,7 +269,7 @@ def test_a_token_that_may_not(server, serve, where):
     repository = serve("b5.keras")
     reason = "Please enable access to public gated repositories"
     server.refused[f"{where}{repository}"] = (403, {"X-Error-Message": reason})
-    with pytest.raises(PermissionError, match=f"{reason}.*: create one of type Read at https"):
+    with pytest.raises(PermissionError, match=f"{reason}.*: give a token of type Read"):
         hub.download(repository)
 
 

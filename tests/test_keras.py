@@ -19,7 +19,6 @@ from parity import (
     calibrate,
     compiled,
     difference,
-    mistakes,
     random_images,
     swap_two_leaves,
     with_statistics,
@@ -104,31 +103,18 @@ def test_every_leaf_arrives(case):
     assert_same_leaves(case.converted, case.calibrated)
 
 
-def test_every_stage_agrees_with_keras(case, record_property):
+def test_every_stage_agrees_with_keras(case):
     forward = compiled(case.model)
     swapped = swap_two_leaves(case.converted)
     for size in TESTED_SIZES[case.variant]:
         images = random_images(size, batch=2, seed=2)
         ours = forward(case.converted, images)
         theirs = keras_forward(case, images)
-        what = f"Keras, {case.variant} at {size}"
-        assert_stages_agree(ours, theirs, what, record_property)
+        assert_stages_agree(ours, theirs)
         assert difference(ours["pooled"], theirs["stage7"].mean(axis=(1, 2))) < TOLERANCE
         assert difference(ours["own_head"], theirs["head_map"].mean(axis=(1, 2))) < TOLERANCE
         wrong = forward(swapped, images)
         assert difference(wrong["head_map"], theirs["head_map"]) > 1000 * TOLERANCE
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("case", ["b0"], indirect=True)
-def test_parity_finds_deliberate_mistakes(case, record_property):
-    images = random_images(CALIBRATED_SIZE[case.variant], batch=2, seed=2)
-    right = keras_forward(case, images)["head_map"]
-    for mistake, wrong in mistakes(case.model, compiled(case.model), case.converted, images):
-        found = difference(wrong["head_map"], right)
-        record_property(mistake, found)
-        print(f"\n{mistake}: {found:.1e}")
-        assert found > 1000 * TOLERANCE, mistake
 
 
 def as_published(tmp_path: pathlib.Path, monkeypatch) -> tuple[Any, pathlib.Path]:
@@ -197,7 +183,7 @@ def test_other_networks_of_the_same_arrays_are_refused(tmp_path, layers, kind, c
     with pytest.raises(ValueError, match=message):
         keras_source.read(tmp_path)
     file.write_text("[]")
-    with pytest.raises(ValueError, match="cannot be read as Keras 3 weights"):
+    with pytest.raises(ValueError, match="cannot be read as an EfficientNet of Keras 3"):
         keras_source.read(tmp_path)
 
 
@@ -254,17 +240,19 @@ def test_what_is_no_file_of_keras_is_said(tmp_path, layers):
     }
     for spoil in spoilt.values():
         spoil()
-        with pytest.raises(ValueError, match=r"cannot be read as Keras 3 weights .* save_weights"):
+        with pytest.raises(
+            ValueError, match=r"cannot be read as an EfficientNet of Keras 3 .* save_weights"
+        ):
             keras_source.read(path)
     with pytest.raises(FileNotFoundError):
         keras_source.read(tmp_path / "none.weights.h5")
     write(path, {"dense": [np.zeros((2, 3), "f4")], "conv1_conv": layers["stem_conv"]})
-    message = "holds another network .*the layers dense, conv1_conv, and no rescaling or normal"
+    message = "of Keras 3 .*the layers dense, conv1_conv, and no rescaling or normal"
     with pytest.raises(ValueError, match=message):
         keras_source.read(path)
     with h5py.File(path, "w") as file:
         file["model_weights/conv/kernel"] = np.zeros(3)
-    with pytest.raises(ValueError, match=r"holds another network .*at its top are model_weights"):
+    with pytest.raises(ValueError, match=r"of Keras 3 .*at its top are model_weights"):
         keras_source.read(path)
 
 

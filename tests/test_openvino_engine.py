@@ -12,13 +12,8 @@ import numpy as np
 import pytest
 from parity import calibrate, compiled, difference, random_images, swap_two_leaves
 
-from cxr_embeddings.encoder import (
-    convert,
-    efficientnet,
-    embedding_layers,
-    random_weights,
-    weights,
-)
+from cxr_embeddings.encoder import convert, efficientnet, embedding_layers, random_weights, weights
+from cxr_embeddings.encoder.efficientnet import VARIANTS, Variant
 
 engine = pytest.importorskip(
     "cxr_embeddings.encoder.openvino_engine",
@@ -31,30 +26,33 @@ MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
 
 
 def card_of(size, head_width=1280, projection=None):
-    card = random_weights.random_card("b0", size, "native", MEAN, STD)
-    offered = embedding_layers.embedding_widths("b0", head_width, projection is not None)
+    card = random_weights.random_card("tiny", size, "native", MEAN, STD)
+    offered = embedding_layers.embedding_widths("tiny", head_width, projection is not None)
     return dataclasses.replace(
         card, head_width=head_width, projection=projection, embeddings=offered
     )
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def live():
-    """Weights through which different images stay different."""
-    model = weights.model_for(card_of(96))
-    variables = random_weights.random_variables(model, seed=1)
-    return jax.device_get(calibrate(model, variables, random_images(96, 8, seed=1)))
+    """Weights of eight blocks through which different images stay different."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(VARIANTS, "tiny", Variant(0.25, 0.26, 64))
+        model = weights.model_for(card_of(64))
+        variables = random_weights.random_variables(model, seed=1)
+        yield jax.device_get(calibrate(model, variables, random_images(64, 8, seed=1)))
 
 
 @pytest.fixture(scope="module")
 def images():
-    return np.random.default_rng(0).random((4, 97, 97, 1), np.float32)
+    """Their last maps are small enough to be joined, the first are not."""
+    return np.random.default_rng(0).random((4, 65, 65, 1), np.float32)
 
 
 @pytest.fixture(scope="module")
 def whole(live, images):
     """What the engine makes of the images."""
-    return by_openvino(card_of(97), live, "own_head", images)
+    return by_openvino(card_of(65), live, "own_head", images)
 
 
 def by_jax(card, variables, images):
@@ -71,12 +69,10 @@ def by_openvino(card, variables, layer, images, dtype="float32"):
     return embeddings
 
 
-@pytest.mark.parametrize(
-    ("size", "a_call"), [(97, 3), pytest.param(192, 3, marks=pytest.mark.slow)]
-)
-def test_it_gives_what_the_network_gives(live, size, a_call, monkeypatch, record_property):
+@pytest.mark.parametrize("size", [65, 192])
+def test_it_gives_what_the_network_gives(live, size, monkeypatch):
     """Odd and even sizes; of 192 px `pooled_map` leaves a row and a column out."""
-    monkeypatch.setattr(engine, "films_a_call", lambda *_: a_call)
+    monkeypatch.setattr(engine, "films_a_call", lambda *_: 3)
     images = np.random.default_rng(0).random((3, size, size, 1), np.float32)
     card, variables = convert.add_projection(card_of(size), live, 0)
     expected = by_jax(card, variables, images)
@@ -84,14 +80,12 @@ def test_it_gives_what_the_network_gives(live, size, a_call, monkeypatch, record
     for layer, embeddings in expected.items():
         found = by_openvino(card, variables, layer, images)
         assert found.shape == embeddings.shape and found.dtype == np.float32
-        record_property(f"largest difference of {layer}", difference(found, embeddings))
         assert difference(found, embeddings) < 1e-5, layer
         assert difference(embeddings[:1], embeddings[1:2]) > 0.01, "images are told apart"
 
 
-@pytest.mark.slow
 def test_a_network_without_head(images):
-    card = card_of(97, None)
+    card = card_of(65, None)
     model = weights.model_for(card)
     variables = random_weights.random_variables(model, seed=2)
     expected = by_jax(card, variables, images)["pooled"]
@@ -99,7 +93,7 @@ def test_a_network_without_head(images):
 
 
 def test_parity_finds_deliberate_mistakes(live, images, whole, monkeypatch):
-    card = card_of(97)
+    card = card_of(65)
     assert difference(by_openvino(card, swap_two_leaves(live), "own_head", images), whole) > 1e-3
     monkeypatch.setattr(efficientnet, "BATCH_NORM_EPSILON", 1e-5)
     assert difference(by_openvino(card, live, "own_head", images), whole) > 1e-4
@@ -109,7 +103,7 @@ def test_parity_finds_deliberate_mistakes(live, images, whole, monkeypatch):
 def test_neighbours_in_a_call_change_no_bit(live, images, dtype, monkeypatch):
     """So a run that was stopped, and goes on with other batches, ends as one in one go."""
     monkeypatch.setattr(engine, "films_a_call", lambda *_: len(images))
-    requests = engine.compile(card_of(97), live, "own_head", dtype, len(images))
+    requests = engine.compile(card_of(65), live, "own_head", dtype, len(images))
     orders = [np.roll(images, shift, axis=0) for shift in range(len(images))]
     found = [
         np.roll(rows, -shift, axis=0) for shift, rows in engine.embed(requests, enumerate(orders))
@@ -121,7 +115,7 @@ def test_neighbours_in_a_call_change_no_bit(live, images, dtype, monkeypatch):
 
 @pytest.mark.parametrize(("films", "a_call"), [(1, 1), (4, 1), (4, 2), (4, 4)])
 def test_batches_come_back_in_order(live, images, whole, films, a_call, monkeypatch):
-    card = card_of(97)
+    card = card_of(65)
     monkeypatch.setattr(engine, "films_a_call", lambda *_: a_call)
     requests = engine.compile(card, live, "own_head", "float32", films)
     taken = []
@@ -179,9 +173,9 @@ def test_the_last_cache_is_that_of_the_highest_level(tmp_path, monkeypatch):
 
 
 def test_an_error_of_a_film_is_raised(live, images):
-    requests = engine.compile(card_of(97), live, "own_head", "float32", 2)
-    with pytest.raises(RuntimeError, match="97"):
-        list(engine.embed(requests, [(0, images[:, :96])]))
+    requests = engine.compile(card_of(65), live, "own_head", "float32", 2)
+    with pytest.raises(RuntimeError, match="65"):
+        list(engine.embed(requests, [(0, images[:, :64])]))
 
 
 def test_nobody_is_told_that_it_is_used(tmp_path):
@@ -200,9 +194,8 @@ print(*(name for name, module in sys.modules.items() if "openvino_telemetry" in 
     assert not [*tmp_path.iterdir()]
 
 
-def test_bfloat16_is_near(live, images, whole, record_property):
-    found = by_openvino(card_of(97), live, "own_head", images, "bfloat16")
+def test_bfloat16_is_near(live, images, whole):
+    found = by_openvino(card_of(65), live, "own_head", images, "bfloat16")
     lengths = [np.linalg.norm(rows, axis=1) for rows in (found, whole)]
     cosine = (found * whole).sum(1) / lengths[0] / lengths[1]
-    record_property("least cosine", float(cosine.min()))
     assert cosine.min() > 0.9995

@@ -82,7 +82,6 @@ class Case(NamedTuple):
     calibrated: weights.Variables  # what was put into timm's network
     network: Any
     folder: pathlib.Path
-    model: EfficientNet
     forward: Forward
     converted: weights.Variables  # what the reader got out of timm's file
 
@@ -106,7 +105,7 @@ def case(request, tmp_path_factory) -> Iterator[Case]:
     card, found = converted(file)
     file.unlink()
     assert (card.variant, card.head_width) == (variant, peers.head_width(variant))
-    yield Case(variant, variables, network, folder, model, compiled(model), found)
+    yield Case(variant, variables, network, folder, compiled(model), found)
 
 
 def test_every_leaf_arrives(case):
@@ -125,26 +124,13 @@ def test_every_leaf_arrives_from_files_of_torch(case, zip_format):
 
 
 @pytest.mark.parametrize("parity", [0, 1], ids=["even", "odd"])
-def test_every_stage_agrees_with_timm(case, parity, record_property):
+def test_every_stage_agrees_with_timm(case, parity):
     images = random_images(SIZES[case.variant][parity], batch=2, seed=2)
     ours = case.forward(case.converted, images)
     theirs = timm_forward(case.network, images)
-    what = f"timm, {case.variant} at {images.shape[1]}"
-    assert_stages_agree(ours, theirs, what, record_property)
+    assert_stages_agree(ours, theirs)
     wrong = case.forward(swap_two_leaves(case.converted), images)
     assert difference(wrong["head_map"], theirs["head_map"]) > 1000 * TOLERANCE
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("case", ["b0"], indirect=True)
-def test_parity_finds_deliberate_mistakes(case, record_property):
-    images = random_images(SIZES[case.variant][0], batch=2, seed=2)
-    right = timm_forward(case.network, images)["head_map"]
-    for mistake, wrong in mistakes(case.model, case.forward, case.converted, images):
-        found = difference(wrong["head_map"], right)
-        record_property(mistake, float(found))
-        print(f"\n{mistake}: {found:.1e}")
-        assert found > 1000 * TOLERANCE, mistake
 
 
 def live_variables() -> weights.Variables:
@@ -190,30 +176,22 @@ def published(tmp_path_factory) -> tuple[EfficientNet, weights.Variables]:
     return weights.model_for(card), variables
 
 
-def test_b0_agrees_with_the_golden_numbers_of_timm(published, record_property):
-    golden = json.loads(GOLDEN.read_text())
+@pytest.mark.parametrize("size", [96, pytest.param(97, marks=pytest.mark.slow)])
+def test_b0_agrees_with_the_golden_numbers_of_timm(published, size):
     model, variables = published
-    forward = compiled(model)
-    for size in SIZES["b0"]:
-        images = random_images(size, batch=2, seed=2)
-        out = forward(variables, images)
-        found = departure(statistics(out), golden[str(size)])
-        record_property(f"golden b0 {size}", float(found))
-        print(f"\ngolden of timm, b0 at {size}: {found:.1e}")
-        assert found < TOLERANCE
-        assert difference(out["own_head"][0], out["own_head"][1]) > 0.01  # the signal is alive
-        assert all(0.1 < np.std(out[name]) < 10 for name in STAGES)
+    out = compiled(model)(variables, random_images(size, batch=2, seed=2))
+    assert departure(statistics(out), json.loads(GOLDEN.read_text())[str(size)]) < TOLERANCE
+    assert difference(out["own_head"][0], out["own_head"][1]) > 0.01  # the signal is alive
+    assert all(0.1 < np.std(out[name]) < 10 for name in STAGES)
 
 
 @pytest.mark.slow
-def test_the_golden_numbers_find_deliberate_mistakes(published, record_property):
+def test_the_golden_numbers_find_deliberate_mistakes(published):
     golden = json.loads(GOLDEN.read_text())
     model, variables = published
     images = random_images(SIZES["b0"][0], batch=2, seed=2)
     for mistake, wrong in mistakes(model, compiled(model), variables, images):
         found = departure(statistics(wrong), golden[str(SIZES["b0"][0])])
-        record_property(f"golden, {mistake}", float(found))
-        print(f"\ngolden, {mistake}: {found:.1e}")
         assert found > 100 * TOLERANCE, mistake
 
 
@@ -241,48 +219,29 @@ def configuration(architecture: str, tag: str, side: int = 224, **changed: Any) 
 B0 = configuration("tf_efficientnet_b0", "in1k")
 
 
-def test_layers_change_their_names_and_kernels_their_layout(tmp_path):
-    expected = {  # timm's name -> ours, its shape, ours
-        "conv_stem.weight": ("params/stem_conv/kernel", (32, 3, 5, 7), (5, 7, 3, 32)),
-        "bn1.weight": ("params/stem_bn/scale", (32,), (32,)),
-        "bn1.running_var": ("batch_stats/stem_bn/var", (32,), (32,)),
-        "conv_head.weight": ("params/head_conv/kernel", (64, 32, 1, 1), (1, 1, 32, 64)),
-        "bn2.bias": ("params/head_bn/bias", (64,), (64,)),
+def test_names_of_layers_and_layouts_of_kernels(tmp_path):
+    """Without expansion the same names mean other layers."""
+    names = {
+        "conv_stem.weight": "params/stem_conv/kernel",
+        "bn1.weight": "params/stem_bn/scale",
+        "bn2.bias": "params/head_bn/bias",
+        "blocks.0.0.bn1.bias": "params/stage1_block1/depthwise_bn/bias",
+        "blocks.0.0.conv_pw.weight": "params/stage1_block1/project_conv/kernel",
+        "blocks.0.0.se.conv_reduce.bias": "params/stage1_block1/squeeze_excite/reduce/bias",
+        "blocks.5.10.conv_pw.weight": "params/stage6_block11/expand_conv/kernel",
+        "blocks.5.10.bn2.running_mean": "batch_stats/stage6_block11/depthwise_bn/mean",
+        "blocks.5.10.bn3.running_var": "batch_stats/stage6_block11/project_bn/var",
     }
-    block = "stage1_block1"
-    for name, ours, theirs, shape in (
-        ("conv_dw.weight", f"params/{block}/depthwise_conv/kernel", (8, 1, 3, 5), (3, 5, 1, 8)),
-        ("bn1.bias", f"params/{block}/depthwise_bn/bias", (8,), (8,)),
-        ("se.conv_reduce.bias", f"params/{block}/squeeze_excite/reduce/bias", (2,), (2,)),
-        ("conv_pw.weight", f"params/{block}/project_conv/kernel", (4, 8, 1, 1), (1, 1, 8, 4)),
-        ("bn2.weight", f"params/{block}/project_bn/scale", (4,), (4,)),
-    ):
-        expected[f"blocks.0.0.{name}"] = (ours, theirs, shape)
-    block = "stage6_block11"
-    for name, ours, theirs, shape in (
-        ("conv_pw.weight", f"params/{block}/expand_conv/kernel", (24, 4, 1, 1), (1, 1, 4, 24)),
-        ("bn1.weight", f"params/{block}/expand_bn/scale", (24,), (24,)),
-        ("conv_dw.weight", f"params/{block}/depthwise_conv/kernel", (24, 1, 5, 5), (5, 5, 1, 24)),
-        ("bn2.running_mean", f"batch_stats/{block}/depthwise_bn/mean", (24,), (24,)),
-        ("se.conv_expand.bias", f"params/{block}/squeeze_excite/expand/bias", (24,), (24,)),
-        ("conv_pwl.weight", f"params/{block}/project_conv/kernel", (6, 24, 1, 1), (1, 1, 24, 6)),
-        ("bn3.bias", f"params/{block}/project_bn/bias", (6,), (6,)),
-    ):
-        expected[f"blocks.5.10.{name}"] = (ours, theirs, shape)
+    shapes = {name: (5, 4, 3, 2) if "conv" in name and "bias" not in name else 8 for name in names}
     rng = np.random.default_rng(0)
-    tensors = {
-        name: rng.normal(size=theirs).astype(np.float32)
-        for name, (_, theirs, _) in expected.items()
-    }
+    tensors = {name: rng.normal(size=shapes[name]).astype(np.float32) for name in names}
     leaves = timm.read(write(tmp_path, tensors=tensors)).leaves
-    assert {leaf.name: (path, leaf.shape) for path, leaf in leaves.items()} == {
-        name: (ours, shape) for name, (ours, _, shape) in expected.items()
-    }
+    assert {leaf.name: path for path, leaf in leaves.items()} == names
     for leaf in leaves.values():
         values = tensors[leaf.name]
         if values.ndim == 4:
             values = np.moveaxis(values, (0, 1), (3, 2))
-        assert np.array_equal(leaf.read(), values), leaf.name
+        assert leaf.shape == values.shape and np.array_equal(leaf.read(), values), leaf.name
 
 
 def test_what_is_left_out_is_listed(tmp_path):
@@ -380,9 +339,7 @@ def test_other_efficientnets_are_refused_by_name(tmp_path, name):
     config = configuration(architecture, tag)
     with pytest.raises(ValueError, match=f"is {architecture}.*silently give wrong"):
         timm.read(write(tmp_path, "model.safetensors", config=config))
-    with pytest.raises(
-        ValueError, match="silently give wrong"
-    ):  # a name that contradicts its config
+    with pytest.raises(ValueError, match="silently give wrong"):  # contradicts its config
         timm.read(write(tmp_path, f"{name}.safetensors", config=B0))
 
 
@@ -413,14 +370,8 @@ def test_a_config_that_is_not_of_timm_is_refused(tmp_path, config):
 def test_broken_safetensors_are_refused(tmp_path):
     file = write(tmp_path)
     whole = file.read_bytes()
-    for broken in (
-        b"",
-        whole[:7],
-        whole[:40],
-        whole[:-1],
-        b"\xff" * 8 + whole[8:],
-        b"version http",
-    ):
+    lies = b"\xff" * 8 + whole[8:]
+    for broken in (b"", whole[:7], whole[:40], whole[:-1], lies, b"version http"):
         file.write_bytes(broken)
         with pytest.raises(ValueError, match=r"cannot be read .* fetch it again"):
             timm.read(file)

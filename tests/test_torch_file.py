@@ -301,7 +301,7 @@ def test_broken_files_raise_nothing_but_value_errors(file, write):
         with pytest.raises(ValueError):
             read_all(file)
     refused = 0
-    for _ in range(1500):
+    for _ in range(300):
         broken = bytearray(whole)
         for place in rng.integers(0, len(whole), rng.integers(1, 4)):
             broken[place] = rng.integers(256)
@@ -312,7 +312,7 @@ def test_broken_files_raise_nothing_but_value_errors(file, write):
             read_all(file)
         except ValueError:
             refused += 1
-    assert refused > 500
+    assert refused > 100
 
 
 @pytest.mark.slow

@@ -5,18 +5,49 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..efficientnet import STAGES
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+ENDS = ("stem_conv", "stem_bn", "head_conv", "head_bn")
+BLOCK = (
+    *("expand_conv", "expand_bn", "depthwise_conv", "depthwise_bn"),
+    *("squeeze_excite/reduce", "squeeze_excite/expand", "project_conv", "project_bn"),
+)
+CONV = ("params/{}/kernel", "params/{}/bias")
+BATCH_NORM = ("params/{}/scale", "params/{}/bias", "batch_stats/{}/mean", "batch_stats/{}/var")
+
+
+class Names:
+    """What a checkpoint calls layers and leaves; each list in the order of ours above."""
+
+    def __init__(self, ends: str, block: str, plain: str, conv: str, batch_norm: str) -> None:
+        """Of `plain` blocks, which do not expand, the names begin at the depthwise convolution."""
+        theirs = (ends, block, plain, conv, batch_norm)
+        ours = (ENDS, BLOCK, BLOCK[2:], CONV, BATCH_NORM)
+        pairs = zip(theirs, ours, strict=True)
+        self.tables = [dict(zip(a.split(), b, strict=True)) for a, b in pairs]
+
+    def ours(self, layer: str, leaf: str, place: tuple[int, int] | None = None) -> str | None:
+        """Our path of a leaf; None where there is none. A place is stage and block, from 1."""
+        ends, block, plain, conv, batch_norm = self.tables
+        layers, prefix = ends, ""
+        if place:
+            expansion = STAGES[place[0] - 1][2]
+            layers, prefix = plain if expansion == 1 else block, "stage{}_block{}/".format(*place)
+        found = layers.get(layer, "")
+        path = (batch_norm if found.endswith("_bn") else conv).get(leaf)
+        return path.format(prefix + found) if found and path else None
+
 
 class Leaf(NamedTuple):
-    """One array of a checkpoint, in the network's layout.
+    """One array of a checkpoint; shape and values are in the network's layout.
 
-    Attributes:
-        name: what the checkpoint calls it.
-        shape: as `read` will return it.
-        read: fetches the values as float32. Nothing is read before, so that no checkpoint is ever
-            in memory twice.
+    `read` gives the values as float32. Nothing is read before, so that no checkpoint is ever in
+    memory twice.
     """
 
-    name: str
+    name: str  # as the checkpoint calls it
     shape: tuple[int, ...]
     read: Callable[[], np.ndarray]
 
@@ -27,17 +58,13 @@ class Leaf(NamedTuple):
 
 
 class Checkpoint(NamedTuple):
-    """A published checkpoint, named as the network names its variables.
+    """A published checkpoint; fields that `Card` has too are described there.
 
     Attributes:
         origin: where it was found, for messages and the card.
         leaves: "params/stem_conv/kernel" and so on -> leaf. What a reader does not recognise stands
             under its own name, for `weights.merge` to refuse.
-        dropped: what was left out on purpose, such as the classifier.
-        preset: name of the preprocessing that the network was trained with.
-        mean, std: of its normalisation, of images in [0, 1].
         resolution: in pixels; None: the checkpoint does not say.
-        training_data: one sentence.
     """
 
     origin: str
@@ -48,6 +75,3 @@ class Checkpoint(NamedTuple):
     std: tuple[float, float, float]
     resolution: int | None
     training_data: str
-
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

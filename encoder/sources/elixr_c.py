@@ -110,13 +110,8 @@ def describe(path: pathlib.Path) -> Description:
 def run(path: pathlib.Path, png: bytes) -> Float32[np.ndarray, "h w width"]:
     """What the SavedModel itself says of an image: its `feature_maps_0`, [8 8 1376] of ELIXR-C.
 
-    Args:
-        path: the folder of the SavedModel.
-        png: a grey PNG file of 8 or 16 bits.
-
-    Raises:
-        FileNotFoundError, ValueError: as `saved_model.run` does.
-        ChildProcessError: TensorFlow was killed.
+    The image is a grey PNG file of 8 or 16 bits. Raises as `saved_model.run` does, and
+    ChildProcessError if TensorFlow was killed.
     """
     features = {"image/encoded": png, "image/format": b"png"}
     with saved_model.process() as process:
@@ -125,11 +120,7 @@ def run(path: pathlib.Path, png: bytes) -> Float32[np.ndarray, "h w width"]:
 
 
 def image_preparation(program: Program) -> tuple[int, str]:
-    """Checks how the image is decoded and resized; gives the resolution and the preset.
-
-    Raises:
-        ValueError: one of them is not as in ELIXR-C.
-    """
+    """The resolution and the preset; ValueError if decoding or resizing are not as in ELIXR-C."""
     import tensorflow as tf
 
     decode = _only(program, "DecodePng", "DecodeImage")
@@ -211,11 +202,7 @@ def _steps(program: Program, size: int) -> list[Step]:
 
 
 def _step(op: Op, size: int) -> Step | None:
-    """The layer that an op ends, if any; `size` is the side of the feature map there.
-
-    Raises:
-        ValueError: it has an attribute that ours has not.
-    """
+    """The layer that an op ends, if any; `size` is the side of the feature map there."""
     _demand(op, data_format=b"NHWC")
     kind, stride, variables, epsilon = "BatchNorm", 1, {}, BATCH_NORM_EPSILON
     if op.kind in (DENSE, DEPTHWISE, "AvgPool"):

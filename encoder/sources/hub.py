@@ -21,17 +21,11 @@ TIMEOUT = 30  # seconds until the Hub's first answer: behind some firewalls ther
 
 
 class Download(NamedTuple):
-    """What was fetched, in the cache of huggingface_hub.
+    """What was fetched, in the cache of huggingface_hub."""
 
-    Attributes:
-        source: the reader it is for, a key of `KINDS`.
-        path: what that reader takes: a folder for "orbax", "elixr_c" and "timm", else a file.
-        origin: "hf:ORG/NAME@" and the first 12 digits of the commit.
-    """
-
-    source: str
-    path: pathlib.Path
-    origin: str
+    source: str  # the reader it is for, a key of `KINDS`
+    path: pathlib.Path  # what that reader takes: a file or a folder
+    origin: str  # "hf:ORG/NAME@" and the first 12 digits of the commit
 
 
 class _Found(NamedTuple):
@@ -44,8 +38,6 @@ class _Found(NamedTuple):
 def download(repository: str, folder: str = "") -> Download:
     """Fetches the one checkpoint of a repository; files that the cache has are not fetched again.
 
-    Of checkpoints of different kinds, the first of `KINDS` is taken; of the same kind, none.
-
     Args:
         repository: ORG/NAME.
         folder: of the repository, or file, where the checkpoint is; "" for anywhere.
@@ -53,20 +45,17 @@ def download(repository: str, folder: str = "") -> Download:
     Raises:
         ValueError: the name is none, or the repository has no checkpoint there, several of one
             kind, or file names that lead out of it.
-        PermissionError: it is gated, or the token may not read it.
-        FileNotFoundError: it does not exist, or is private.
-        ConnectionError: the Hub is out of reach.
-        OSError: the disk is full or not writable.
+        OSError: it is gated, private or missing, the Hub is out of reach, or the disk is full.
     """
-    from huggingface_hub import hf_hub_download, list_repo_files, model_info  # 0.4 s
+    from huggingface_hub import hf_hub_download, model_info  # 0.4 s
 
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository, re.ASCII):
         raise ValueError(
             f"{repository!r} is not a repository; expected ORG/NAME, as in --from hf:timm/NAME"
         )
     with _explained(repository):
-        commit = str(model_info(repository, timeout=TIMEOUT).sha)
-        names = sorted(list_repo_files(repository, revision=commit))
+        info = model_info(repository, timeout=TIMEOUT)
+        commit, names = str(info.sha), sorted(file.rfilename for file in info.siblings or [])
         found = _choose(names, folder, repository)
         local = [hf_hub_download(repository, name, revision=commit) for name in found.files]
     root = pathlib.Path(local[0]).parents[found.files[0].count("/")]
@@ -137,18 +126,18 @@ def _explained(repository: str) -> Iterator[None]:
     from huggingface_hub import errors
 
     page, tokens = f"https://huggingface.co/{repository}", "https://huggingface.co/settings/tokens"
-    log_in = "`hf auth login` or the variable HF_TOKEN"
+    token = f"a token of type Read ({tokens}) by `hf auth login` or the variable HF_TOKEN"
     try:
         yield
     except errors.GatedRepoError as error:
         raise PermissionError(
-            f"hf:{repository} is gated: accept its terms at {page}, create a token of type Read at "
-            f"{tokens}, give it to {log_in}, and run the same command again"
+            f"hf:{repository} is gated: accept its terms at {page}, give {token}, and run the same "
+            "command again"
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise FileNotFoundError(
-            f"hf:{repository} was not found, or is private: check the name at {page}, and that the "
-            f"token, if one is needed, is valid and may read it: {log_in}"
+            f"hf:{repository} was not found, or is private: check the name at {page}; where it is "
+            f"private, give {token}"
         ) from error
     except (
         errors.HTTPError,  # of the HTTP client, the base of all its errors
@@ -161,8 +150,7 @@ def _explained(repository: str) -> Iterator[None]:
         reason = f"{type(cause).__name__}: {str(cause).strip().partition(chr(10))[0]}"
         if isinstance(cause, errors.HfHubHTTPError) and cause.response.status_code in (401, 403):
             raise PermissionError(
-                f"hf:{repository} may not be read with this token ({reason}): create one of type "
-                f"Read at {tokens}, and give it to {log_in}"
+                f"hf:{repository} may not be read with this token ({reason}): give {token}"
             ) from error
         raise ConnectionError(
             f"hf:{repository} cannot be downloaded ({reason}): check the network and run the same "

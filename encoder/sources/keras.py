@@ -5,9 +5,10 @@ Rescaling(1/255), Normalization and, with weights="imagenet", another Rescaling.
 std say the same of images in [0, 1].
 """
 
+import functools
 import pathlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import h5py
@@ -15,40 +16,27 @@ import numpy as np
 
 from cxr_embeddings.common import files, untrusted
 
+from ..damaged import explained
 from ..efficientnet import BATCH_NORM_EPSILON
-from .checkpoint import IMAGENET_STD, Checkpoint, Leaf
+from .checkpoint import IMAGENET_STD, Checkpoint, Leaf, Names
 
-LAYERS = {  # Keras -> ours; those of a block follow "block<stage><letter>_"
-    "stem_conv": "stem_conv",
-    "stem_bn": "stem_bn",
-    "expand_conv": "expand_conv",
-    "expand_bn": "expand_bn",
-    "dwconv": "depthwise_conv",
-    "bn": "depthwise_bn",
-    "se_reduce": "squeeze_excite/reduce",
-    "se_expand": "squeeze_excite/expand",
-    "project_conv": "project_conv",
-    "project_bn": "project_bn",
-    "top_conv": "head_conv",
-    "top_bn": "head_bn",
-}
-LEAVES = ("params/{}/kernel", "params/{}/bias")
-BATCH_NORM = ("params/{}/scale", "params/{}/bias", "batch_stats/{}/mean", "batch_stats/{}/var")
+NAMES = Names(  # those of a block follow "block<stage><letter>_"; arrays have numbers
+    ends="stem_conv stem_bn top_conv top_bn",
+    block="expand_conv expand_bn dwconv bn se_reduce se_expand project_conv project_bn",
+    plain="dwconv bn se_reduce se_expand project_conv project_bn",
+    conv="0 1",
+    batch_norm="0 1 2 3",
+)
 SWISH = ("silu", "swish")
 FIRST_LAYERS = ("rescaling", "normalization", "stem_conv")
 RESCALINGS = {  # layer -> scale, as Keras builds them
     "rescaling": [1 / 255] * 3,
     "rescaling_1": [std**-0.5 for std in IMAGENET_STD],  # weights="imagenet" only
 }
-
-
+UNNAMED = (*RESCALINGS, "normalization")  # layers known by their kind and number in the file
 Member = TypeVar("Member", h5py.Group, h5py.Dataset)
 Three = tuple[float, float, float]  # a number for each channel
 Config = dict[str, Any]  # config.json of a .keras file: whatever JSON Keras writes there
-
-
-class _AnotherNetwork(Exception):
-    """What shows that a file is of another network than Keras' EfficientNet."""
 
 
 def read(path: pathlib.Path) -> Checkpoint:
@@ -62,29 +50,27 @@ def read(path: pathlib.Path) -> Checkpoint:
     file = path / "model.weights.h5" if packed else path
     if not file.is_file():
         raise FileNotFoundError(f"{file} not found: expected a file .weights.h5 or .keras of Keras")
-    try:
+    advice = (
+        "expected one of keras.applications.EfficientNetB0 to B7, whole, and saved by Keras 3 with "
+        "save_weights('x.weights.h5')"
+    )
+    with explained(f"{file} cannot be read as an EfficientNet of Keras 3", advice):
         layers = _layers(h5py.File(file))
         config = None
         if packed:
             config = files.read_json(path / "config.json", dict, "fetch it again")
         mean, std = _normalisation(layers, config)
-    except _AnotherNetwork as error:
-        raise ValueError(
-            f"{file} holds another network than EfficientNet of Keras 3 ({error}); expected one of "
-            "keras.applications.EfficientNetB0 to B7, saved by save_weights('x.weights.h5')"
-        ) from None
-    except Exception as error:  # a damaged file can fail anywhere
-        raise ValueError(
-            f"{file} cannot be read as Keras 3 weights ({error}): it is damaged, cut off or of "
-            "another kind. Load it into its model with Keras and call save_weights('x.weights.h5')"
-        ) from None
     found, dropped = {}, []
     for layer, arrays in layers.items():
         if layer == "predictions":
             dropped.append(f"{layer} (the classifier, {len(arrays)} arrays)")
-        elif layer not in (*RESCALINGS, "normalization"):
-            for name, array in zip(_names(layer, arrays), arrays, strict=True):
-                found[name] = _leaf(f"{layer}/{name.rpartition('/')[2]}", array)
+        elif layer not in UNNAMED:
+            for number, array in enumerate(arrays):
+                ours = _path(layer, str(number))
+                values = functools.partial(np.asarray, array, np.float32)
+                leaf = Leaf(f"{layer}/{ours.rpartition('/')[2]}", array.shape, values)
+                depthwise = layer.endswith("dwconv") and array.ndim == 4
+                found[ours] = leaf.swapped() if depthwise else leaf
     return Checkpoint(
         origin=f"keras {path.name}",
         leaves=found,
@@ -98,12 +84,9 @@ def read(path: pathlib.Path) -> Checkpoint:
 
 
 def _layers(file: h5py.File) -> dict[str, list[h5py.Dataset]]:
-    """Name -> arrays of all layers that have any, or are there to rescale.
-
-    The layers that Keras does not name are known by their kind and number in the file.
-    """
+    """Name -> arrays of all layers that have any, or are there to rescale."""
     if file.keys() and "layers" not in file:  # of old, or of a model that is a class of its own
-        raise _AnotherNetwork(f"at its top are {_some(file)}, and no layers")
+        raise ValueError(f"at its top are {_some(file)}, and no layers")
     layers = {}
     groups = _own(file, "layers", h5py.Group)
     for kind in groups:
@@ -112,7 +95,7 @@ def _layers(file: h5py.File) -> dict[str, list[h5py.Dataset]]:
             continue
         arrays = _own(group, "vars", h5py.Group)
         if kind in RESCALINGS or len(arrays):
-            name = kind if kind in (*RESCALINGS, "normalization") else str(arrays.attrs["name"])
+            name = kind if kind in UNNAMED else str(arrays.attrs["name"])
             layers[name] = [_own(arrays, str(i), h5py.Dataset) for i in range(len(arrays))]
     return layers
 
@@ -137,27 +120,11 @@ def _own(group: h5py.Group, name: str, kind: type[Member]) -> Member:
     return member
 
 
-def _names(layer: str, arrays: Sequence[h5py.Dataset]) -> list[str]:
-    """Our path of each array of a layer; its own where we have none."""
+def _path(layer: str, number: str) -> str:
+    """Our path of a layer's array; its own where we have none."""
     match = re.fullmatch(r"block([1-7])([a-z])_(\w+)", layer)
-    prefix = f"stage{match[1]}_block{ord(match[2]) - ord('a') + 1}/" if match else ""
-    ours = LAYERS.get(match[3] if match else layer)
-    if ours is None:
-        return [f"{layer}/{i}" for i in range(len(arrays))]
-    names = BATCH_NORM if ours.endswith("_bn") else LEAVES
-    return [
-        names[i].format(prefix + ours) if i < len(names) else f"{layer}/{i}"
-        for i in range(len(arrays))
-    ]
-
-
-def _leaf(name: str, array: h5py.Dataset) -> Leaf:
-    leaf = Leaf(name, tuple(array.shape), lambda: _float32(array))
-    return leaf.swapped() if name.endswith("dwconv/kernel") and array.ndim == 4 else leaf
-
-
-def _float32(array: h5py.Dataset) -> np.ndarray:
-    return np.asarray(array, np.float32)
+    place = (int(match[1]), ord(match[2]) - ord("a") + 1) if match else None
+    return NAMES.ours(match[3] if match else layer, number, place) or f"{layer}/{number}"
 
 
 def _normalisation(
@@ -168,7 +135,7 @@ def _normalisation(
     (x - mean) / sqrt(variance), then times the second scale if there is one.
     """
     if missing := [name for name in FIRST_LAYERS if name not in layers]:
-        raise _AnotherNetwork(f"it has the layers {_some(layers)}, and no {' or '.join(missing)}")
+        raise ValueError(f"it has the layers {_some(layers)}, and no {' or '.join(missing)}")
     found = [name for name in RESCALINGS if name in layers]
     if config is not None:
         _demand_efficientnet(config)
@@ -179,11 +146,11 @@ def _normalisation(
         ]
         expected = [RESCALINGS[name] for name in found]
         if len(scales) != len(expected) or not np.allclose(scales, expected):
-            raise _AnotherNetwork(f"its Rescaling layers have scales {scales}, expected {expected}")
+            raise ValueError(f"its Rescaling layers have scales {scales}, expected {expected}")
     statistics = layers["normalization"][:2]
     if [array.shape for array in statistics] != [(3,), (3,)]:
         raise KeyError(f"its Normalization holds {statistics}, expected mean and variance of 3")
-    mean, variance = (_float32(array).astype(np.float64) for array in statistics)
+    mean, variance = (np.asarray(array, np.float64) for array in statistics)
     std = np.sqrt(variance) / (RESCALINGS["rescaling_1"] if "rescaling_1" in layers else 1)
     return _three(mean), _three(std)
 
@@ -199,11 +166,9 @@ def _demand_efficientnet(config: Config) -> None:
         settings = layer["config"]
         is_swish = layer["class_name"] == "Activation" or settings["name"].endswith("_se_reduce")
         if is_swish and settings["activation"] not in SWISH:
-            raise _AnotherNetwork(
-                f"layer {settings['name']!r} is {settings['activation']!r}, no swish"
-            )
+            raise ValueError(f"layer {settings['name']!r} is {settings['activation']!r}, no swish")
         if settings.get("epsilon", BATCH_NORM_EPSILON) != BATCH_NORM_EPSILON:
-            raise _AnotherNetwork(
+            raise ValueError(
                 f"layer {settings['name']!r} has epsilon {settings['epsilon']}, expected "
                 f"{BATCH_NORM_EPSILON}"
             )

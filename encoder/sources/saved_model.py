@@ -58,14 +58,10 @@ ALLOWED = {*VARIABLES, *CALLS, *PASSING, *"""
 
 @dataclasses.dataclass(eq=False)
 class Op:
-    """One operation of a graph.
+    """One operation of a graph, as TensorFlow's NodeDef; attributes with default values are absent.
 
-    Attributes:
-        name, kind: as in TensorFlow's NodeDef.
-        attributes: likewise; without those that have their default value.
-        functions: names of those that it may call.
-        inputs: the ops that it takes values of, and which of their outputs.
-        controls: ops that run whenever it does.
+    `functions` are names of those that it may call, `inputs` the ops that it takes values of and
+    which of their outputs, `controls` ops that run whenever it does.
     """
 
     name: str
@@ -90,20 +86,13 @@ class Op:
 
 
 class Program(NamedTuple):
-    """What computes an output of a SavedModel's signature, and nothing else.
+    """What computes an output of a SavedModel's signature, and nothing else."""
 
-    Attributes:
-        graph_def: the ops needed, as TensorFlow takes them.
-        input, output: names of tensors.
-        ops: the same ops and those of the functions they call, each after its inputs.
-        keys: `Op.variable` -> what the checkpoint calls it.
-    """
-
-    graph_def: GraphDef
-    input: str
+    graph_def: GraphDef  # the ops needed, as TensorFlow takes them
+    input: str  # name of a tensor
     output: str
-    ops: list[Op]
-    keys: dict[str, str]
+    ops: list[Op]  # the same, and those of the functions they call, each after its inputs
+    keys: dict[str, str]  # `Op.variable` -> what the checkpoint calls it
 
 
 def process() -> concurrent.futures.Executor:
@@ -115,11 +104,7 @@ def process() -> concurrent.futures.Executor:
 def ask(
     process: concurrent.futures.Executor, function: Callable[..., Answer], *arguments: object
 ) -> Answer:
-    """What a function returns or raises, in a process of TensorFlow.
-
-    Raises:
-        ChildProcessError: the process was killed.
-    """
+    """What a function returns or raises in a `process`; ChildProcessError if that was killed."""
     try:
         return process.submit(function, *arguments).result()
     except concurrent.futures.process.BrokenProcessPool:
@@ -134,13 +119,7 @@ def _frugal_tensorflow() -> None:
 def run(path: pathlib.Path, features: dict[str, bytes], output: str, model: str) -> np.ndarray:
     """What a SavedModel gives for one tf.Example, with an axis of batches if it has one.
 
-    Of the SavedModel, it runs only what `trace` found and allowed. For a `process`.
-
-    Args:
-        path: the folder of the SavedModel.
-        features: of the tf.Example.
-        output: which one of the signature's.
-        model: what it should be, for messages.
+    It runs only what `trace` found and allowed. For a `process`. `model` is for messages.
 
     Raises:
         FileNotFoundError: it is no SavedModel.
@@ -187,11 +166,7 @@ def checkpoint_reader(path: pathlib.Path) -> CheckpointReader:
 
 
 def value(path: pathlib.Path, key: str, model: str) -> Float32[np.ndarray, "..."]:
-    """One array of a SavedModel. For a `process`.
-
-    Raises:
-        ValueError: it is damaged.
-    """
+    """One array of a SavedModel, for a `process`; damage raises ValueError."""
     with understood(path, model):
         return np.asarray(checkpoint_reader(path).get_tensor(key), np.float32)
 
@@ -209,7 +184,7 @@ def understood(path: pathlib.Path, model: str) -> AbstractContextManager[None]:
 
 
 def meta_graph(path: pathlib.Path) -> MetaGraphDef:
-    """The MetaGraphDef for serving; see `run` for what is raised."""
+    """The MetaGraphDef for serving; raises as `run` does."""
     from tensorflow.core.protobuf import saved_model_pb2
 
     file = path / "saved_model.pb"
@@ -222,14 +197,10 @@ def meta_graph(path: pathlib.Path) -> MetaGraphDef:
 
 
 def trace(meta_graph: MetaGraphDef, output: str) -> Program:
-    """Finds what an output depends on, through all calls of functions.
-
-    Args:
-        meta_graph: a MetaGraphDef with the signature `serving_default`: one string in.
-        output: which one of the signature's.
+    """Finds what an output of `serving_default` depends on, through all calls of functions.
 
     Raises:
-        ValueError: the signature is another one, or needs an op that is not `ALLOWED`.
+        ValueError: the signature is not of one string in, or needs an op that is not `ALLOWED`.
     """
     signature = meta_graph.signature_def["serving_default"]
     inputs = [f"{key}: {value.name}" for key, value in signature.inputs.items()]

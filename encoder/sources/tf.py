@@ -7,8 +7,8 @@ import re
 import numpy as np
 
 from ..damaged import explained
-from ..efficientnet import STAGES, VARIANTS, stage_blocks
-from .checkpoint import IMAGENET_MEAN, IMAGENET_STD, Checkpoint, Leaf
+from ..efficientnet import VARIANTS, stage_blocks
+from .checkpoint import IMAGENET_MEAN, IMAGENET_STD, Checkpoint, Leaf, Names
 
 AVERAGE = "/ExponentialMovingAverage"
 STATE = re.compile(r"global_step|.*/(RMSProp(_1)?|Momentum)(/ExponentialMovingAverage)?")
@@ -17,41 +17,15 @@ DROPPED = {
     "state of the optimizer": lambda name, _: STATE.fullmatch(name),
     "values of which the average is taken": lambda name, names: name + AVERAGE in names,
 }
-OUTER = {
-    "stem/conv2d": "stem_conv",
-    "stem/tpu_batch_normalization": "stem_bn",
-    "head/conv2d": "head_conv",
-    "head/tpu_batch_normalization": "head_bn",
-}
-SQUEEZE_EXCITE = {
-    "se/conv2d": "squeeze_excite/reduce",
-    "se/conv2d_1": "squeeze_excite/expand",
-}
-EXPANDING = {
-    "conv2d": "expand_conv",
-    "tpu_batch_normalization": "expand_bn",
-    "depthwise_conv2d": "depthwise_conv",
-    "tpu_batch_normalization_1": "depthwise_bn",
-    **SQUEEZE_EXCITE,
-    "conv2d_1": "project_conv",
-    "tpu_batch_normalization_2": "project_bn",
-}
-PLAIN = {  # without expansion the numbers begin at the depthwise convolution
-    "depthwise_conv2d": "depthwise_conv",
-    "tpu_batch_normalization": "depthwise_bn",
-    **SQUEEZE_EXCITE,
-    "conv2d": "project_conv",
-    "tpu_batch_normalization_1": "project_bn",
-}
-LEAVES = {
-    "kernel": "params/{}/kernel",
-    "depthwise_kernel": "params/{}/kernel",
-    "bias": "params/{}/bias",
-    "gamma": "params/{}/scale",
-    "beta": "params/{}/bias",
-    "moving_mean": "batch_stats/{}/mean",
-    "moving_variance": "batch_stats/{}/var",
-}
+NAMES = Names(
+    ends="stem/conv2d stem/tpu_batch_normalization head/conv2d head/tpu_batch_normalization",
+    block="conv2d tpu_batch_normalization depthwise_conv2d tpu_batch_normalization_1 "
+    "se/conv2d se/conv2d_1 conv2d_1 tpu_batch_normalization_2",
+    plain="depthwise_conv2d tpu_batch_normalization se/conv2d se/conv2d_1 "
+    "conv2d tpu_batch_normalization_1",
+    conv="kernel bias",
+    batch_norm="gamma beta moving_mean moving_variance",
+)
 
 
 def read(path: pathlib.Path) -> Checkpoint:
@@ -142,13 +116,10 @@ def block_places(count: int, prefix: pathlib.Path) -> list[tuple[int, int]]:
 def our_name(name: str, places: list[tuple[int, int]]) -> str | None:
     """Our path of a variable, "efficientnet-b0/blocks_3/se/conv2d_1/bias" and so on."""
     layer, _, leaf = name.partition("/")[2].rpartition("/")
-    ours = OUTER.get(layer)
+    place = None
     if match := re.fullmatch(r"blocks_(\d+)/(.+)", layer):
         number, layer = int(match[1]), match[2]
         if number >= len(places):
             return None
-        stage, block = places[number]
-        expansion = STAGES[stage - 1][2]
-        ours = (PLAIN if expansion == 1 else EXPANDING).get(layer)
-        ours = ours and f"stage{stage}_block{block}/{ours}"
-    return LEAVES[leaf].format(ours) if ours and leaf in LEAVES else None
+        place = places[number]
+    return NAMES.ours(layer, leaf.removeprefix("depthwise_"), place)

@@ -7,7 +7,6 @@ import json
 import math
 import pathlib
 import re
-from collections.abc import Mapping
 from typing import NamedTuple, NotRequired
 
 import ml_dtypes
@@ -18,7 +17,7 @@ from cxr_embeddings.common import files, untrusted
 
 from ..damaged import explained
 from . import torch_file
-from .checkpoint import IMAGENET_MEAN, IMAGENET_STD, Checkpoint, Leaf
+from .checkpoint import IMAGENET_MEAN, IMAGENET_STD, Checkpoint, Leaf, Names
 
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # in a Hugging Face snapshot, the best first
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
@@ -34,30 +33,13 @@ TRAINING_DATA = {  # first word of timm's tag -> what its documentation says of 
 }
 ADVPROP_MEAN = ADVPROP_STD = (0.5, 0.5, 0.5)
 
-ENDS = {"conv_stem": "stem_conv", "bn1": "stem_bn", "conv_head": "head_conv", "bn2": "head_bn"}
-GATE = {"se.conv_reduce": "squeeze_excite/reduce", "se.conv_expand": "squeeze_excite/expand"}
-# A block's layers are numbered in their order, so without expansion the same names mean others.
-EXPANDING = GATE | {
-    "conv_pw": "expand_conv",
-    "bn1": "expand_bn",
-    "conv_dw": "depthwise_conv",
-    "bn2": "depthwise_bn",
-    "conv_pwl": "project_conv",
-    "bn3": "project_bn",
-}
-PLAIN = GATE | {
-    "conv_dw": "depthwise_conv",
-    "bn1": "depthwise_bn",
-    "conv_pw": "project_conv",
-    "bn2": "project_bn",
-}
-CONV_LEAVES = {"weight": "params/{}/kernel", "bias": "params/{}/bias"}
-NORM_LEAVES = {
-    "weight": "params/{}/scale",
-    "bias": "params/{}/bias",
-    "running_mean": "batch_stats/{}/mean",
-    "running_var": "batch_stats/{}/var",
-}
+NAMES = Names(
+    ends="conv_stem bn1 conv_head bn2",
+    block="conv_pw bn1 conv_dw bn2 se.conv_reduce se.conv_expand conv_pwl bn3",
+    plain="conv_dw bn1 se.conv_reduce se.conv_expand conv_pw bn2",
+    conv="weight bias",
+    batch_norm="weight bias running_mean running_var",
+)
 
 
 class Published(NamedTuple):
@@ -71,7 +53,7 @@ class Published(NamedTuple):
 
 
 def read(path: pathlib.Path) -> Checkpoint:
-    """Lists a checkpoint of timm; its numbers are read later, leaf by leaf.
+    """Lists a checkpoint of timm.
 
     Args:
         path: a file with timm's config.json beside it or under the name that timm published it by;
@@ -91,7 +73,7 @@ def read(path: pathlib.Path) -> Checkpoint:
         elif name.endswith(".num_batches_tracked"):
             counters += 1
         else:
-            leaves[_path(name, tensors)] = _channels_last(leaf)
+            leaves[_path(name)] = _channels_last(leaf)
     if counters:
         dropped.append(f"num_batches_tracked of {counters} BatchNorms")
     unknown = f"Not known: timm explains no tag {published.tag!r} of these networks."
@@ -150,9 +132,9 @@ def _published(file: pathlib.Path) -> Published:
 
 @untrusted.may_have_more
 class _Pretrained(TypedDict, total=False):
-    mean: list[float]
-    std: list[float]
-    input_size: list[int]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    input_size: tuple[int, int, int]
     tag: str | None
 
 
@@ -169,32 +151,24 @@ def read_config(config: pathlib.Path) -> Published:
         "expected architecture and pretrained_cfg with input_size [3, side, side], mean and std; "
         "fetch it again, or move the weights away from it"
     )
-    damages = (AttributeError, KeyError, TypeError, ValueError)
-    with explained(f"{config} is not timm's", advice, damages):
+    with explained(f"{config} is not timm's", advice, (KeyError, ValueError)):
         fields = files.read_json(config, _Config, "fetch it again")
         given = fields.get("pretrained_cfg", fields)
-        mean, std = (tuple(map(float, given[name])) for name in ("mean", "std"))
-        sides = set(given["input_size"][1:])
-        if len(sides) != 1 or not len(mean) == len(std) == 3:
-            raise ValueError(f"input_size {given['input_size']}, mean {mean}, std {std}")
-        tag = str(given.get("tag") or "")
-        return Published(str(fields["architecture"]), tag, mean, std, int(sides.pop()))
+        _, height, width = given["input_size"]
+        if height != width:
+            raise ValueError(f"input_size is {given['input_size']}")
+        tag = given.get("tag") or ""
+        return Published(fields["architecture"], tag, given["mean"], given["std"], height)
 
 
-def _path(name: str, tensors: Mapping[str, Leaf]) -> str:
+def _path(name: str) -> str:
     """Our path of a leaf; its own name where we know none."""
     match = re.fullmatch(r"(?:blocks\.([0-6])\.([1-9]?[0-9])\.)?(.+)\.(\w+)", name)
     if not match:
         return name
     stage, block, layer, leaf = match.groups()
-    layers, prefix = ENDS, ""
-    if stage:
-        layers = EXPANDING if f"blocks.{stage}.{block}.conv_pwl.weight" in tensors else PLAIN
-        prefix = f"stage{int(stage) + 1}_block{int(block) + 1}/"
-    leaves = NORM_LEAVES if layer.startswith("bn") else CONV_LEAVES
-    if layer not in layers or leaf not in leaves:
-        return name
-    return leaves[leaf].format(prefix + layers[layer])
+    place = (int(stage) + 1, int(block) + 1) if stage else None
+    return NAMES.ours(layer, leaf, place) or name
 
 
 def _channels_last(leaf: Leaf) -> Leaf:

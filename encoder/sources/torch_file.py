@@ -61,16 +61,12 @@ class Contents(NamedTuple):
 def tensors(path: pathlib.Path) -> dict[str, Leaf]:
     """The tensors of a file that `torch.save` wrote, in today's zip format or in that before 1.6.
 
-    Args:
-        path: holds a dict of tensors, or one under `state_dict_ema`, `state_dict` or `model`.
-
-    Returns:
-        Name -> leaf in the stored layout, unread. `read` raises ValueError where the zip's checksum
-        finds damage.
+    It holds a dict of tensors, or one under one of `STATE_DICTS`. Leaves are in the stored layout.
 
     Raises:
         OSError: the file cannot be opened.
-        ValueError: it is damaged or cut off, holds something else, or asks for code to be run.
+        ValueError: it is damaged or cut off, holds something else, or asks for code to be run; also
+            by `read` of a leaf.
     """
     with path.open("rb") as file:
         is_zip = file.read(4) == ZIP_MAGIC
@@ -137,7 +133,8 @@ def _open_legacy(path: pathlib.Path) -> Contents:
         start = stream.getvalue()[:16]
         if start[:1] != b"\x80" or _walk(stream, {}) != LEGACY_MAGIC:
             raise ValueError(f"it begins with {start!r}, neither a zip nor torch's older format")
-        if _walk(stream, {}) != LEGACY_PROTOCOL or not _is_little_endian(_walk(stream, {})):
+        protocol = _walk(stream, {})
+        if protocol != LEGACY_PROTOCOL or not _walk(stream, {})["little_endian"]:  # type: ignore[index]
             raise ValueError(f"its protocol is not {LEGACY_PROTOCOL}, little-endian")
         storages: dict[str, StoredNumbers] = {}
         pickled = _walk(stream, storages)
@@ -161,19 +158,11 @@ def _open_legacy(path: pathlib.Path) -> Contents:
     return Contents(pickled, {key: size for key, (_, size) in places.items()}, load)
 
 
-def _is_little_endian(system: object) -> bool:
-    return isinstance(system, dict) and bool(system["little_endian"])
-
-
 def _walk(stream: io.BytesIO, storages: dict[str, StoredNumbers]) -> object:
     """What the pickle at the stream's position describes; leaves the stream behind it.
 
-    Args:
-        storages: gets all that the pickle refers to, by their keys.
-
-    Raises:
-        ValueError: an opcode or a global is none of those that a dict of tensors is made of.
-        Exception: the opcodes make no sense: too few operands, of wrong types, no such memo.
+    `storages` gets all that the pickle refers to, by their keys. An opcode or a global that no dict
+    of tensors is made of raises ValueError; opcodes that make no sense raise any error.
     """
     stack: list[Any] = []
     marks: list[int] = []
