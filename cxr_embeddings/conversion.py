@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from cxr_embeddings.common import paths, untrusted
+from cxr_embeddings.configs.schema import field
 
 if TYPE_CHECKING:
     from cxr_embeddings.encoder.card import Card
@@ -16,12 +17,18 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Wanted:
-    """What a bundle is to be; None, as the checkpoint says. See the options of the command."""
+    """What a bundle is to be; None, as the checkpoint says."""
 
-    variant: str | None = None
-    resolution: int | None = None
-    dtype: str | None = None
-    projection: str | None = None
+    variant: str | None = field(
+        None, "the network that is expected, b0 to b7 or l2; another one is an error"
+    )
+    resolution: int | None = field(
+        None, "side of the network's input in pixels, where the checkpoint does not say it"
+    )
+    dtype: str | None = field(
+        None, "type of the kernels: float32 or bfloat16; default: float32, or that of a bundle"
+    )
+    projection: str | None = field(None, "orthonormal:SEED adds an untrained map to 4,096 numbers")
 
 
 def convert(source: str, path: str, output: str, wanted: Wanted) -> Card:
@@ -42,6 +49,8 @@ def convert(source: str, path: str, output: str, wanted: Wanted) -> Card:
 
     from cxr_embeddings.encoder import convert, weights
 
+    if wanted.dtype not in (None, "float32", "bfloat16"):
+        raise ValueError(f"--dtype is {wanted.dtype!r}; expected float32 or bfloat16")
     if wanted.resolution is not None and wanted.resolution < 32:
         raise ValueError(f"--resolution is {wanted.resolution}; expected at least 32 pixels")
     start = time.monotonic()

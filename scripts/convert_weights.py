@@ -17,7 +17,7 @@ from cxr_embeddings.configs.schema import field
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class Options(conversion.Wanted):
     from_: str = field(
         "", "the kind of checkpoint: timm, keras, tf, elixr_c, hf:ORG/NAME, or orbax for a bundle"
     )
@@ -26,16 +26,6 @@ class Options:
     )
     output: str = field("", "folder to be made: the new bundle")
     describe: str = field("", "print the card of this bundle, and do nothing else")
-    variant: str | None = field(
-        None, "the network that is expected, b0 to b7 or l2; another one is an error"
-    )
-    resolution: int | None = field(
-        None, "side of the network's input in pixels, where the checkpoint does not say it"
-    )
-    dtype: str | None = field(
-        None, "type of the kernels: float32 or bfloat16; default: float32, or that of a bundle"
-    )
-    projection: str | None = field(None, "orthonormal:SEED adds an untrained map to 4,096 numbers")
 
 
 def convert_weights(options: Options) -> int:
@@ -47,10 +37,7 @@ def convert_weights(options: Options) -> int:
         return 0
     if not options.from_:
         raise ValueError("expected --from, --input and --output; or --describe: see --help")
-    wanted = conversion.Wanted(
-        options.variant, options.resolution, options.dtype, options.projection
-    )
-    conversion.convert(options.from_, options.input, options.output, wanted)
+    conversion.convert(options.from_, options.input, options.output, options)
     return 0
 
 
