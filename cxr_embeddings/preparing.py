@@ -54,7 +54,7 @@ def prepare(config: PreprocessConfig, beam_options: Sequence[str] = ()) -> Outco
     )
     report_list(source, listed)
 
-    options = beam_job.parse_options(beam_job.runner_options(beam_options))
+    options = beam_job.parse_options(beam_options)
     settings = shards.Settings(
         folder=folder,
         source=source,

@@ -107,7 +107,7 @@ class Builder(FileReaderBuilder):
         options = download_config.beam_options
         if options is None:
             logging.getLogger("apache_beam").setLevel(logging.CRITICAL)  # failures are exceptions
-            options = beam_job.parse_options(beam_job.runner_options(()))
+            options = beam_job.parse_options(())
         outcome = build.make_store(
             listed,
             settings,

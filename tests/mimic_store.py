@@ -21,7 +21,8 @@ def write_here(settings, places, load=decode.load):
 def write_by_beam(settings, places):
     from cxr_embeddings.input_pipeline.store import beam_job
 
-    beam_job.run(settings, places, beam_job.parse_options(["--runner=FnApiRunner"]))
+    here = ["--direct_running_mode=in_memory", "--direct_num_workers=1"]
+    beam_job.run(settings, places, beam_job.parse_options(here))
 
 
 def make(mimic, folder, listed=None, *, write=write_here, **changes):

@@ -7,7 +7,6 @@ be read to the end with its checksums right, and holds records of the films plan
 import collections
 import concurrent.futures
 import contextlib
-import functools
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -53,9 +52,7 @@ def open_run(
     opened: list[Run] = []
     with contextlib.ExitStack() as stack:
 
-        def open_if(here: bool) -> None:
-            if not here:
-                return
+        def open_here() -> None:
             if not hosts.index:
                 stack.enter_context(run_folder.claim(folder))
             elif run_folder.read_manifest(folder) is None:
@@ -63,9 +60,8 @@ def open_run(
             opened.append(Run(folder, outputs, *described, hosts, refused or {}))
             stack.callback(opened[0].wait)
 
-        # Host 0 first: it makes the folder for the others
-        together(hosts, functools.partial(open_if, not hosts.index))
-        together(hosts, functools.partial(open_if, bool(hosts.index)))
+        for is_turn in (hosts.index == 0, hosts.index != 0):  # host 0 makes the others' folder
+            together(hosts, open_here if is_turn else lambda: None)
         yield opened[0]
 
 

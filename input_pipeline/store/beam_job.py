@@ -75,27 +75,26 @@ class _WriteShard(beam.DoFn):
         self._stack.close()
 
 
-def runner_options(options: Sequence[str]) -> list[str]:
-    """Beam's options, with all processors of this machine where no runner is named."""
-    names = {option.partition("=")[0] for option in options}
-    if "--runner" in names and "--runner=FnApiRunner" not in options:
-        return list(options)
-    defaults = {
-        "--runner": "FnApiRunner",
-        "--direct_running_mode": "multi_processing",
-        "--direct_num_workers": machine.processors(),
-    }
-    return [*options, *(f"{name}={v}" for name, v in defaults.items() if name not in names)]
-
-
 def versions() -> dict[str, str]:
     """Of what makes a store: name of the library -> version."""
     return {name: importlib.metadata.version(name) for name in _LIBRARIES}
 
 
 def parse_options(flags: Sequence[str]) -> PipelineOptions:
-    """Beam's options. Raises ValueError for those that Beam, left to itself, would ignore."""
-    options = PipelineOptions(list(flags))
+    """Beam's options, with all processors of this machine where no runner is named.
+
+    Raises ValueError for those that Beam, left to itself, would ignore.
+    """
+    defaults = {
+        "--runner": "FnApiRunner",
+        "--direct_running_mode": "multi_processing",
+        "--direct_num_workers": machine.processors(),
+    }
+    names = {flag.partition("=")[0] for flag in flags}
+    if "--runner" in names and "--runner=FnApiRunner" not in flags:
+        defaults = {}
+    added = [f"{name}={value}" for name, value in defaults.items() if name not in names]
+    options = PipelineOptions([*flags, *added])
     known = options.get_all_options(drop_default=True).keys()
     if unknown := options.get_all_options(True, retain_unknown_options=True).keys() - known:
         close = difflib.get_close_matches(min(unknown), options.get_all_options(), 1)
@@ -103,7 +102,7 @@ def parse_options(flags: Sequence[str]) -> PipelineOptions:
         raise ValueError(f"Beam knows no option --{', --'.join(sorted(unknown))}{hint}")
     name = options.view_as(StandardOptions).runner
     try:
-        create_runner(name or "DirectRunner")
+        create_runner(name)
     except (ValueError, ImportError, AttributeError) as error:
         raise ValueError(f"Beam's runner {name} is not available: {error}") from error
     return options
