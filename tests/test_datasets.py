@@ -54,9 +54,8 @@ def test_findings_of_a_row(codes, label, rule):
     assert judge(codes, MIMIC) == (label, rule)
 
 
-@pytest.mark.parametrize("finding", MIMIC.findings)
-def test_each_finding_makes_abnormal(finding):
-    assert judge({finding: 1}, MIMIC).label == "abnormal"
+def test_each_finding_makes_abnormal():
+    assert {judge({finding: 1}, MIMIC).label for finding in MIMIC.findings} == {"abnormal"}
 
 
 @pytest.mark.parametrize("devices", abnormal.DEVICES)
@@ -67,32 +66,31 @@ def test_devices_alone_are_what_is_asked_for(devices):
         assert with_devices(verdict, devices) == verdict
 
 
-@pytest.mark.parametrize("zipped", [False, True])
-def test_a_table_of_mimic_cxr(tmp_path, zipped):
+def test_a_table_of_mimic_cxr(tmp_path):
     text = mimic_table(
         {"Edema": "1.0", "Fracture": "0"}, {"No Finding": "1.0"}, {"Edema": "-1.0"}, {}
     )
-    text = "\ufeff" + text.replace("\n", "\r\n") + "\r\n"
-    path = tmp_path / ("chexpert.csv.gz" if zipped else "chexpert.csv")
-    path.write_bytes(gzip.compress(text.encode()) if zipped else text.encode())
-    read = read_labels(str(path))
-    assert read.about == f"4 rows in {path}, a table as mimic_cxr has it"
-    assert read.columns == ("study_id", "subject_id")
-    assert {ids: tuple(verdict) for ids, verdict in read.rows.items()} == {
-        ("1", "101"): ("abnormal", "edema"),
-        ("2", "102"): ("normal", "no_finding"),
-        ("3", "103"): ("unknown", "uncertain"),
-        ("4", "104"): ("unknown", "not_mentioned"),
-    }
+    path = tmp_path / "chexpert.csv.gz"
+    path.write_bytes(gzip.compress(("\ufeff" + text.replace("\n", "\r\n") + "\r\n").encode()))
+    assert read_labels(str(path)) == (
+        f"4 rows in {path}, a table as mimic_cxr has it",
+        ("study_id", "subject_id"),
+        {
+            ("1", "101"): ("abnormal", "edema"),
+            ("2", "102"): ("normal", "no_finding"),
+            ("3", "103"): ("unknown", "uncertain"),
+            ("4", "104"): ("unknown", "not_mentioned"),
+        },
+    )
 
 
-def test_a_split_is_kept(tmp_path):
+def test_a_split_is_kept_and_one_study_number_of_two_patients_is_two_studies(tmp_path):
     columns = ("study_id", "split", "subject_id", *NAMES)
-    text = mimic_table({"split": "validate"}, {"split": ""}, columns=columns)
+    text = mimic_table({"split": "validate"}, {"study_id": "1", "split": ""}, columns=columns)
     (tmp_path / "t.csv").write_text(text)
     read = read_labels(str(tmp_path / "t.csv"))
     assert read.columns == ("study_id", "subject_id", "split")
-    assert list(read.rows) == [("1", "101", "validate"), ("2", "102", "")]
+    assert list(read.rows) == [("1", "101", "validate"), ("1", "102", "")]
 
 
 def test_a_table_of_chestxray14_as_it_is_published(tmp_path):
@@ -108,7 +106,7 @@ def test_a_table_of_chestxray14_as_it_is_published(tmp_path):
     read = read_labels(str(tmp_path / "t.csv"))
     assert read.about.endswith("as chestxray14 has it")
     assert read.columns == ("image_id", "patient_id")
-    assert {ids: tuple(verdict) for ids, verdict in read.rows.items()} == {
+    assert read.rows == {
         ("00000001_000.png", "1"): ("abnormal", "cardiomegaly"),
         ("00000001_001.png", "1"): ("abnormal", "atelectasis"),
         ("00000002_000.png", "2"): ("normal", "no_finding"),
@@ -175,9 +173,3 @@ def test_damaged_files_are_refused(tmp_path, harm):
         read_labels(str(tmp_path / "t.csv.gz"))
     with pytest.raises(FileNotFoundError):
         read_labels(str(tmp_path / "other.csv"))
-
-
-def test_one_study_number_of_two_patients_is_two_studies(tmp_path):
-    text = mimic_table({"Edema": "1"}, {"study_id": "1", "No Finding": "1"})
-    (tmp_path / "t.csv").write_text(text)
-    assert list(read_labels(str(tmp_path / "t.csv")).rows) == [("1", "101"), ("1", "102")]
