@@ -30,26 +30,25 @@ _DAMAGE: tuple[Callable[[np.random.Generator, bytes], bytes], ...] = (
     lambda rng, whole: whole[: len(whole) * 3 // 5],  # cut short in the pixel data
     lambda rng, whole: rng.bytes(20_000),  # no DICOM at all
 )
-_VIEW_CODES = {
-    "AP": "antero-posterior",
-    "PA": "postero-anterior",
-    "": "postero-anterior",
-    "LATERAL": "lateral",
-    "LL": "left lateral",
+_VIEWS = {  # ViewPosition -> meaning of the view's code, and orientation of the patient
+    "AP": ("antero-posterior", "Recumbent"),
+    "PA": ("postero-anterior", "Erect"),
+    "": ("postero-anterior", ""),
+    "LATERAL": ("lateral", "Erect"),
+    "LL": ("left lateral", "Erect"),
 }
-_ORIENTATIONS = {"AP": "Recumbent", "PA": "Erect", "": "", "LATERAL": "Erect", "LL": "Erect"}
 STAMP = "synthetic.json"  # the parameters of a finished stand-in, in its folder
 
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """One study of the stand-in; `earlier` tells whether its patient had one before."""
+    """One study of the stand-in."""
 
     subject_id: int
     study_id: int
     split: str
     taken: datetime.datetime
-    earlier: bool
+    earlier: bool  # whether the patient had a study before
     patient: Patient
     labels: Mapping[str, int]
     side: str
@@ -192,11 +191,7 @@ def _write_study(
     rng: np.random.Generator,
     size_range: tuple[int, ...],
 ) -> list[dict[str, object]]:
-    """Writes a study's report and films, the first one damaged if so asked.
-
-    Returns:
-        The values of each film in all tables.
-    """
+    """Writes a study's report and films; gives the values of each film in all tables."""
 
     def random_uid() -> str:
         return f"2.25.{int.from_bytes(rng.bytes(16), 'big')}"
@@ -233,6 +228,7 @@ def _write_study(
         digits = rng.bytes(20).hex()
         dicom_id = "-".join(digits[k : k + 8] for k in range(0, 40, 8))
         (root / study.folder / f"{dicom_id}.dcm").write_bytes(content)
+        view, orientation = _VIEWS[technique.view]
         in_tables = {
             "dicom_id": dicom_id,
             "subject_id": study.subject_id,
@@ -243,8 +239,8 @@ def _write_study(
             "Rows": height,
             "Columns": width,
             "ProcedureCodeSequence_CodeMeaning": procedure,
-            "ViewCodeSequence_CodeMeaning": _VIEW_CODES[technique.view],
-            "PatientOrientationCodeSequence_CodeMeaning": _ORIENTATIONS[technique.view],
+            "ViewCodeSequence_CodeMeaning": view,
+            "PatientOrientationCodeSequence_CodeMeaning": orientation,
         }
         records.append(attributes | in_tables)
     return records
