@@ -11,15 +11,14 @@ PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscop
 demo: .venv/ready
 	$(BIN)/python scripts/synthetic_mimic.py --output $(DEMO)/mimic --films 400
 	$(BIN)/python scripts/embed.py --config configs/demo.py \
-		--config.input.path=$(DEMO)/mimic/files --config.input.views=AP,PA \
-		--config.output.path=$(DEMO)/embeddings
+		--input $(DEMO)/mimic/files --config.input.views=AP,PA --output $(DEMO)/embeddings
 	rm -rf $(DEMO)/head
 	$(BIN)/python scripts/train_head.py \
-		--config.embeddings.path=$(DEMO)/embeddings \
-		--config.labels.path=$(DEMO)/mimic/mimic-cxr-2.0.0-chexpert.csv.gz \
+		--embeddings $(DEMO)/embeddings \
+		--labels $(DEMO)/mimic/mimic-cxr-2.0.0-chexpert.csv.gz \
 		--config.labels.split_path=$(DEMO)/mimic/mimic-cxr-2.0.0-split.csv.gz \
-		--config.labels.findings='No Finding,Lung Opacity' \
-		--config.labels.not_mentioned=negative --config.output.path=$(DEMO)/head
+		--findings 'No Finding,Lung Opacity' --config.labels.not_mentioned=negative \
+		--output $(DEMO)/head
 	$(BIN)/python scripts/contact_sheet.py --input $(DEMO)/mimic --output $(DEMO)/films.png --limit 66 \
 		--labels $(DEMO)/mimic/mimic-cxr-2.0.0-chexpert.csv.gz
 	$(BIN)/python scripts/neighbours.py --embeddings $(DEMO)/embeddings \

@@ -43,7 +43,10 @@ class InputConfig:
 @dataclasses.dataclass(frozen=True)
 class EncoderConfig:
     weights: str = field(
-        "", "a weights bundle (a folder); demo: the shipped one; random: untrained", "weights"
+        "",
+        "a weights bundle (a folder); demo: the shipped one; hf:ORG/NAME: weights of the Hugging "
+        "Face Hub; random: untrained",
+        "weights",
     )
     variant: str | None = field(None, "b0 to b7 or l2; default: as the weights' card")
     resolution: int | None = field(
@@ -174,7 +177,7 @@ class LabelsConfig:
     )
     not_mentioned: str = field("ignore", "what an empty cell means: ignore (unknown), negative")
     id_column: str = field(
-        "", "column that names the film; this and the next three are found by usual names"
+        "", "column that names the film; default: found by its usual names, as all columns are"
     )
     name_parts: int = field(
         0,
@@ -185,11 +188,11 @@ class LabelsConfig:
     patient_column: str = field("", "column of the patient")
     split_column: str = field("", "column of the split")
     split_path: str = field("", "another CSV, with the split, such as MIMIC-CXR's")
-    train: tuple[str, ...] = field((), "names of the train split; default: train, training")
+    train: tuple[str, ...] = field((), "name of the train split; default: train or training")
     tune: tuple[str, ...] = field(
-        (), "names of the tune split; default: tune, validate, validation, valid, val, dev"
+        (), "name of the tune split; default: tune, validate, validation, valid, val or dev"
     )
-    test: tuple[str, ...] = field((), "names of the test split; default: test, testing")
+    test: tuple[str, ...] = field((), "name of the test split; default: test or testing")
     fractions: tuple[float, ...] = field(
         (), "draw the splits: shares of patients to train, tune and test on, such as 0.7,0.1,0.2"
     )
@@ -210,13 +213,15 @@ class TrainingConfig:
         "each is tried, and the best on the tune split is kept; for lbfgs this is the L2 penalty",
     )
     seeds: tuple[int, ...] = field(
-        (0,), "each is tried, the best on tune is kept; lbfgs needs none"
+        (0,), "each is tried, and the best on tune is kept; lbfgs needs only one"
     )
     batch_size: int = field(128, "films in a step")
     epochs: int = field(100, "most times that all films are seen")
     learning_rate: float = field(1e-3, "highest learning rate")
     patience: int = field(
-        10, "epochs without a better AUROC on tune that end a run; 0: all are run, the last is kept"
+        10,
+        "stop after so many epochs without a better AUROC on tune; 0: run all epochs, and keep the "
+        "last",
     )
     shuffle: bool = field(True, "take the films in a new order in every epoch")
 
@@ -265,7 +270,7 @@ class TrainingFilmsConfig:
 
 @dataclasses.dataclass(frozen=True)
 class NetworkConfig:
-    weights: str = field("random", "a weights bundle to start from, or `random`", "weights")
+    weights: str = field("random", "bundle to start from, or `random`", "weights", required=False)
     variant: str | None = field(None, "b0 to b7 or l2; default: that of the bundle, else b0")
     dtype: str | None = field(None, DTYPE)
     remat: bool = field(False, "compute each block again for its gradient: less memory, more time")
@@ -321,7 +326,7 @@ class WatchConfig:
 @dataclasses.dataclass(frozen=True)
 class BundleConfig:
     licence: str = field("", "licence of the new weights; default: that of the first weights")
-    terms_of_use: str = field("", "further terms of use; default: as above")
+    terms_of_use: str = field("", "further terms of use; default: those of the first weights")
     training_data: str = field("", "one sentence on the films, with their attribution")
 
 

@@ -210,4 +210,4 @@ def help_text(usage: str, found: Sequence[Option]) -> str:
             last = section
         text = textwrap.fill(option.help, 90, break_on_hyphens=False)
         lines += [f"  {option.shown()}", textwrap.indent(text, " " * 6)]
-    return "\n".join([*lines, "  --verbosity=1", "      show where an error comes from"])
+    return "\n".join([*lines, "  --verbosity", "      1: show where an error comes from"])

@@ -22,7 +22,7 @@
 # This notebook shows how the files are read, how MIMIC-CXR's labels are joined, and how
 # a head is trained. **Its data are made up**: random numbers in the published format,
 # with labels that depend on them. So the results mean nothing. With the real files,
-# change three paths and run it again.
+# leave out the cell that makes the data, and change three paths.
 
 # %%
 import os
@@ -95,7 +95,7 @@ pd.DataFrame(label_rows).to_csv("mimic-cxr-2.0.0-chexpert.csv.gz", index=False)
 pd.DataFrame(split_rows).to_csv("mimic-cxr-2.0.0-split.csv.gz", index=False)
 
 # %% [markdown]
-# With the real files, these three paths are all that changes:
+# With the real files, give their full paths here. The rest stays as it is.
 
 # %%
 published = "files"
