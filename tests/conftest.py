@@ -5,6 +5,7 @@ import os
 import pathlib
 import shutil
 import tempfile
+import typing
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
@@ -17,7 +18,28 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # the workers, and all programs the
 import jaxtyping
 import pytest
 
-SIBLINGS = [f"cxr_embeddings.{name}" for name in ("common", "encoder", "heads", "input_pipeline")]
+SIBLINGS = [f"cxr_embeddings.{name}" for name in ("encoder", "heads", "input_pipeline")]
+jaxtyped = jaxtyping.jaxtyped
+
+
+def says_shapes(hint):
+    """Whether an annotation holds one of jaxtyping, as `list[Float32[Array, "n dim"]]` does."""
+    if isinstance(hint, list | tuple):  # the arguments of a callable
+        return any(map(says_shapes, hint))
+    is_shape = isinstance(hint, type) and issubclass(hint, jaxtyping.AbstractArray)
+    return is_shape or any(map(says_shapes, typing.get_args(hint)))
+
+
+def jaxtyped_if_shapes(function=None, **options):
+    """`jaxtyping.jaxtyped` for what has shapes; the wrapping of all else took most of the time."""
+    if function is None:
+        return functools.partial(jaxtyped_if_shapes, **options)
+    hints = [*getattr(function, "__annotations__", {}).values()]
+    is_open = any(isinstance(hint, str) for hint in hints)
+    return jaxtyped(function, **options) if is_open or says_shapes(hints) else function
+
+
+jaxtyping.jaxtyped = jaxtyped_if_shapes
 jaxtyping.install_import_hook(SIBLINGS, "beartype.beartype")
 
 import jax  # noqa: E402  after the flags and the hook

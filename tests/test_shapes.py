@@ -5,7 +5,6 @@ import jaxtyping
 import numpy as np
 import pytest
 
-from cxr_embeddings.common import paths
 from cxr_embeddings.encoder import supcon
 from cxr_embeddings.heads.statistics import proportion
 from cxr_embeddings.input_pipeline.films.film import Film
@@ -28,12 +27,11 @@ def first(rows: Float[np.ndarray, "n 2"], scale: "Decimal") -> Float[np.ndarray,
 @pytest.mark.parametrize(
     "call",
     [
-        lambda: paths.is_remote(3),
         lambda: supcon.alignment(jnp.zeros((2, 3)), jnp.zeros((2, 4))),
         lambda: proportion.interval(np.ones(2, bool), np.zeros(3, np.int64)),
         lambda: network_input(Film(np.zeros(4, np.uint16), 16), PRESETS["native"], 8),
     ],
-    ids=["common", "encoder", "heads", "input_pipeline"],
+    ids=["encoder", "heads", "input_pipeline"],
 )
 def test_a_wrong_shape_raises(call):
     with pytest.raises(jaxtyping.TypeCheckError):
