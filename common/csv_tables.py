@@ -23,10 +23,9 @@ def read_rows(
             of files that need not be UTF-8.
 
     Raises:
-        FileNotFoundError: no file is there.
-        OSError: it cannot be read.
-        ValueError: it is larger than `untrusted.read_table` reads, no UTF-8 text, or damaged, or
-            rows differ in length.
+        OSError: it is not there or cannot be read.
+        ValueError: it is larger than `files.read_table` reads, no UTF-8 text, or damaged, or rows
+            differ in length.
     """
     path = paths.typed(os.fspath(path))
     try:
@@ -54,15 +53,10 @@ def read_rows(
 
 
 def read_columns(path: str | os.PathLike[str], wanted: Sequence[str] = ()) -> dict[str, list[str]]:
-    """Columns of a table by name, without blanks around values.
+    """The `wanted` columns of a table, or all that have a name, without blanks around values.
 
-    Args:
-        path: as of `read_rows`.
-        wanted: names of the columns, each of which must be there; (): all that have a name.
-
-    Raises:
-        ValueError: as of `read_rows`; or a column is missing, or its name stands twice, or there
-            are no rows.
+    Raises as `read_rows`, and ValueError where a column is missing, its name stands twice, or there
+    are no rows.
     """
     rows = read_rows(path)
     _, header = next(rows, (1, []))

@@ -10,13 +10,9 @@ UNSAID: dict[str, object] = {"preset_version": 1}  # what it means where an olde
 def differences(
     one: Facts, other: Facts, places: tuple[str, str], keys: Iterable[str] | None = None
 ) -> list[str]:
-    """A line for each fact in which two identities differ.
+    """A line for each fact in which two identities differ, or for those of `keys`.
 
-    Args:
-        one: the first.
-        other: the second.
-        places: where each is said, such as ("in the first", "in the second").
-        keys: names of the facts that count; None: all.
+    `places` says where each is said, such as ("in the first", "in the second").
     """
     one, other = UNSAID | {**one}, UNSAID | {**other}
     return [

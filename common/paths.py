@@ -10,21 +10,14 @@ import pathlib
 import posixpath
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
+Info = dict[str, Any]  # what a file system says of a file: name, size, type, and more of its own
 _LOCAL_SCHEMES = ("file://", "local://")
 _NAME_BYTES, _PATH_BYTES = 255, 4095  # limits of the usual file systems, without the closing zero
-
-
-class FileInfo(TypedDict):
-    """What a file system says of a file, or of a folder; there is more, of each its own."""
-
-    name: str
-    size: int
-    type: str
 
 
 def is_remote(path: str) -> bool:
@@ -63,12 +56,7 @@ def typed_file(path: str, option: str) -> pathlib.Path:
 
 
 def joined(folder: str, path: str) -> str:
-    """`path` as an absolute path or address, where a relative one starts at `folder`.
-
-    Args:
-        folder: absolute, or an address.
-        path: absolute, relative or an address; also a local one that begins with `file://`.
-    """
+    """`path` as an absolute path or address, where a relative one starts at `folder`."""
     for scheme in _LOCAL_SCHEMES:
         path = path.removeprefix(scheme)
     if is_remote(path):
@@ -86,11 +74,8 @@ def joined(folder: str, path: str) -> str:
 def file_system(path: str) -> tuple[AbstractFileSystem, str]:
     """The file system, as fsspec has it, of an absolute path or address; and the path in it.
 
-    fsspec's own `url_to_fs` takes names that hold `::` apart; here they are names.
-
-    Raises:
-        ValueError: a scheme that fsspec does not know.
-        ImportError: the library for this scheme is not installed.
+    fsspec's own `url_to_fs` takes names that hold `::` apart; here they are names. Raises
+    ValueError or ImportError where fsspec, or what is installed, does not know the scheme.
     """
     import fsspec
     from fsspec.implementations.local import LocalFileSystem
@@ -102,14 +87,20 @@ def file_system(path: str) -> tuple[AbstractFileSystem, str]:
     return fsspec.filesystem(scheme, **kind._get_kwargs_from_urls(path)), kind._strip_protocol(path)
 
 
-def read_settings() -> None:
-    """Has fsspec take its settings from the environment, which has changed."""
-    import fsspec
+def bill(project: str | None) -> None:
+    """Has Google Cloud charge a project for what is read from requester-pays buckets.
 
-    fsspec.config.set_conf_env(fsspec.config.conf)
+    Holds for this process and those that it starts. Google's default credentials say who reads;
+    they are never looked at here.
+    """
+    if project:
+        import fsspec
+
+        os.environ["FSSPEC_GS_REQUESTER_PAYS"] = project
+        fsspec.config.set_conf_env(fsspec.config.conf)
 
 
-def files_below(folder: str) -> dict[str, FileInfo]:
+def files_below(folder: str) -> dict[str, Info]:
     """Every file below a folder: its name there -> what its file system says of it, as its `size`.
 
     Hidden ones are among them; of links to folders, what they lead to is not. fsspec's own `find`
@@ -141,7 +132,7 @@ def _has_flat_names(fs: AbstractFileSystem) -> bool:
     return type(fs).find is not AbstractFileSystem.find
 
 
-def _descend(fs: AbstractFileSystem, folder: str) -> Iterator[FileInfo]:
+def _descend(fs: AbstractFileSystem, folder: str) -> Iterator[Info]:
     for info in fs.ls(folder, detail=True):
         if info["type"] == "directory" and info["name"].rstrip("/") != folder:
             yield from _descend(fs, info["name"].rstrip("/"))
@@ -150,10 +141,7 @@ def _descend(fs: AbstractFileSystem, folder: str) -> Iterator[FileInfo]:
 
 
 def why_outside(key: str) -> str:
-    """Why a name from a file or a listing would lie outside its folder; "" if it would not.
-
-    To be asked before a path is made of such a name.
-    """
+    """Why a name from a file or a listing would lie outside its folder; "" if it would not."""
     parts = key.split("/")
     if is_remote(key):
         return "it is an address"
@@ -166,11 +154,7 @@ def why_outside(key: str) -> str:
 
 
 def inside(folder: str, key: str) -> str:
-    """The path of what a name from a file or a listing means below a folder.
-
-    Raises:
-        ValueError: it would lie elsewhere.
-    """
+    """A name from a file or a listing as a path below a folder. Raises ValueError if it is not."""
     if why := why_outside(key):
         raise ValueError(
             f"{key!r} would lie outside {folder}: {why}; expected names with / between them"
@@ -179,9 +163,9 @@ def inside(folder: str, key: str) -> str:
 
 
 def longest_name(folder: str) -> int:
-    """How many bytes a name in a folder may have, by its file system; it need not be there yet.
+    """How many bytes a name in a folder, which need not be there yet, may have.
 
-    The usual limit also holds for remote folders, since what lies there will be copied to disks.
+    Remote names are held to the usual limit, since what lies there will be copied to disks.
     """
     if is_remote(folder):
         return _NAME_BYTES

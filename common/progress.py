@@ -20,14 +20,7 @@ def in_notebook() -> bool:
 
 
 def bar(total: int, done: int = 0, *, what: str = "films", shown: bool | None = True) -> tqdm:
-    """A progress bar, as a context manager with `update`.
-
-    Args:
-        total: number of things to do.
-        done: those that were done before.
-        what: they are called.
-        shown: None: where stderr is a terminal, or in a notebook.
-    """
+    """A bar of `total` things to do called `what`, of which some were `done` before."""
     with warnings.catch_warnings():  # without ipywidgets a notebook gets the bar as text
         warnings.simplefilter("ignore")
         from tqdm.auto import tqdm

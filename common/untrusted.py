@@ -1,11 +1,6 @@
-"""What comes out of files that nobody vouches for: bounded, checked by a schema, printable.
-
-It stands here because the three packages import nothing in common but `configs`.
-"""
+"""What comes out of files that nobody vouches for: bounded, checked by a schema, printable."""
 
 import functools
-import gzip
-import io
 import math
 import re
 import tarfile
@@ -16,8 +11,6 @@ Checked = TypeVar("Checked")
 Schema = TypeVar("Schema", bound=type)
 
 MAX_JSON_BYTES = 64 << 20  # a manifest of a store of all MIMIC-CXR takes 0.1 MB
-# Of a table when unpacked. MIMIC-CXR's largest has 377,110 rows of 12 values, in 0.06 GB.
-MAX_TABLE_BYTES, MAX_ROWS, MAX_COLUMNS, MAX_CELLS = 1 << 30, 10_000_000, 10_000, 200_000_000
 MAX_TAR_HEADER = 1 << 20
 # Of a schema (`__pydantic_config__`): whether there may be fields that it does not name
 OPEN = {"extra": "allow", "allow_inf_nan": False}
@@ -37,17 +30,15 @@ def read_json(
     """The content of a JSON file, if it is what the schema says.
 
     Args:
-        data: the whole file, or more of it than `most`.
+        data: the whole file, or more of it than the bytes that it may have at `most`.
         schema: a dataclass or a TypedDict, `OPEN` or `CLOSED`. Types are taken strictly, but for
             integers where floats are expected, and lists where tuples are.
         file: its name, for the error.
         advice: what to do about a wrong file, likewise.
-        most: bytes that it may have.
 
     Raises:
         ValueError: it is too large, no JSON, nested too deeply, lacks a field, has one of another
-            type or range, or a number that is not finite. It names up to five such fields, with
-            what was found and what was expected.
+            type or range, or a number that is not finite. It names up to five such fields.
     """
     from pydantic import ValidationError  # 0.1 s that only those who read such a file pay
 
@@ -114,37 +105,6 @@ def _problem(found: Any) -> str:
     return f"{field or 'the whole'} is {shown}, {said}"
 
 
-def read_table(stream: io.IOBase, packed: bool, file: str) -> bytes:
-    """A table of text, unpacked where it is packed by gzip, no further than the bounds above.
-
-    Args:
-        stream: the open file.
-        packed: whether it is packed.
-        file: its name, for the error.
-
-    Raises:
-        ValueError: it is larger.
-        gzip.BadGzipFile, EOFError, zlib.error: it is damaged or cut short.
-    """
-    opened = gzip.GzipFile(fileobj=stream) if packed else stream
-    data = opened.read(MAX_TABLE_BYTES + 1)
-    lines = max(data.count(b"\n"), data.count(b"\r"))
-    commas = data.count(b",")
-    first = data[: data.find(b"\n")].count(b",")
-    for number, most, what in [
-        (len(data), MAX_TABLE_BYTES, "bytes"),
-        (lines, MAX_ROWS, "rows"),
-        (first, MAX_COLUMNS, "columns"),
-        (lines + commas, MAX_CELLS, "values"),
-    ]:
-        if number > most:
-            raise ValueError(
-                f"{file} has more than {most:,} {what} when unpacked, which is the most that is "
-                "read: cut it into several tables, or leave out what is not needed"
-            )
-    return data
-
-
 class TarMember(tarfile.TarInfo):
     """A member of a tar archive whose header is not believed: `tarinfo=TarMember`.
 
@@ -162,12 +122,7 @@ class TarMember(tarfile.TarInfo):
 
 
 def printable(text: str, keep: str = "") -> str:
-    """Text with what a terminal would obey, or could not show, written as Python writes it.
-
-    Args:
-        text: of a file, such as a name, or the source that a card gives.
-        keep: characters that stay all the same, such as line breaks.
-    """
+    """Text in which Python's escapes show what a terminal obeys or cannot show, but for `keep`."""
     if text.isprintable():
         return text
     shown = (c if c.isprintable() or c in keep else ascii(c)[1:-1] for c in text)

@@ -29,14 +29,9 @@ def start(
     stdout: int | None = None,
     pass_fds: Sequence[int] = (),
 ) -> subprocess.Popen[bytes]:
-    """Starts a process that runs `module.serve(*arguments)`.
+    """Starts a process that runs `module.serve(*arguments)` of a module of this package.
 
     It never imports the user's main module, as the processes of `multiprocessing` do.
-
-    Args:
-        module: name of a module of this package.
-        arguments: of its function.
-        stdin, stdout, pass_fds: as of `subprocess.Popen`.
     """
     return subprocess.Popen(
         [sys.executable, "-P", "-c", PROGRAM, _ROOT, module, *arguments],
@@ -50,15 +45,12 @@ def start(
 def in_order(
     tasks: Iterable[tuple[Tag, Task]], workers: Sequence[Callable[[Task], Result]], ahead: int
 ) -> Generator[tuple[Tag, Result], None, None]:
-    """Has workers do tasks side by side, and gives the results back in order.
+    """Has workers do tasks side by side, and gives the results back in order, or what one raised.
 
     Args:
         tasks: any name of each task, and the task.
         workers: each does one task at a time, on some thread; for one call at a time.
         ahead: tasks done before they are asked for; bounds the memory.
-
-    Raises:
-        Exception: what a worker raised.
     """
     idle: queue.LifoQueue[Callable[[Task], Result]] = queue.LifoQueue()  # the last used is warm
     for worker in workers:

@@ -14,26 +14,36 @@ import pathlib
 import secrets
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import IO
+
+from cxr_embeddings.common import paths
 
 
 @contextlib.contextmanager
 def whole_file(path: str | os.PathLike, scratch: str | None = None) -> Iterator[IO[bytes]]:
-    """Opens a local file that stands under its name when the block ends, whole, or not at all.
+    """Opens a file that stands under its name when the block ends, whole, or not at all.
 
-    It is flushed to the disk before it is renamed, and gets the rights that the umask leaves.
+    A remote object appears when its upload is complete. A local file is flushed to the disk before
+    it is renamed, and gets the rights that the umask leaves; the folders above it are made.
 
     Args:
-        path: of the file; the folders above it are made.
-        scratch: folder for it until then, on the same file system; None is its own folder, where
-            what a killed writer left of this file is removed.
+        path: of the file.
+        scratch: folder for a local file until then, on the same file system; None is its own
+            folder, where what a killed writer left of this file is removed.
 
     Raises:
-        OSError: the folder is not writable, the disk is full, or something that is no file has
-            this name.
+        OSError: it cannot be written, or something that is no file has this name.
     """
     path = os.fspath(path)
+    if paths.is_remote(path):
+        with tempfile.NamedTemporaryFile() as stream:
+            yield stream
+            stream.flush()
+            fs, inner = paths.file_system(path)
+            fs.put_file(stream.name, inner)
+        return
     if os.path.exists(path) and not os.path.isfile(path):
         raise OSError(errno.EEXIST, "a folder or a device has this name", path)
     folder = os.path.dirname(path)
@@ -60,11 +70,8 @@ def whole_file(path: str | os.PathLike, scratch: str | None = None) -> Iterator[
 def whole_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """A folder under a temporary name, which becomes `path` when the block ends without an error.
 
-    Args:
-        path: of the folder; the folders above it are made. An empty folder there is replaced.
-
-    Raises:
-        OSError: it cannot be made, or a folder that holds something stands there in the end.
+    The folders above it are made; an empty folder there is replaced. Raises OSError where it cannot
+    be made, or where a folder that holds something stands there in the end.
     """
     path = os.path.abspath(path)
     os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -78,9 +85,6 @@ def scratch_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """A folder beside `path`, with a name like its, which is removed when the block ends.
 
     What a killed process left of it, the next one with the same `path` removes.
-
-    Raises:
-        OSError: it cannot be made.
     """
     path = os.path.abspath(path)
     folder = os.path.dirname(path)
@@ -95,16 +99,10 @@ def scratch_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
 @contextlib.contextmanager
 def by_orbax(path: str | os.PathLike) -> Iterator[None]:
-    """Makes one OSError of what Orbax raises when it cannot write, as on a full disk.
+    """Makes one OSError about `path` of whatever Orbax raises when it cannot write.
 
     Orbax logs each failure with its traceback from several threads, and TensorStore prints more
     through `sys.excepthook`. The error says it all, so they are silent for the time of the block.
-
-    Args:
-        path: what is written, for the error.
-
-    Raises:
-        OSError: whatever the block raises.
     """
     with contextlib.ExitStack() as stack:
         for name in ("excepthook", "unraisablehook"):

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from cxr_embeddings import __version__
-from cxr_embeddings.common import files, paths, progress
+from cxr_embeddings.common import paths, progress
 from cxr_embeddings.configs.schema import EmbedConfig, EncoderConfig, InputConfig, OutputConfig
 from cxr_embeddings.errors import translated
 from cxr_embeddings.film_sources import FilmSource, check_store, open_source
@@ -168,7 +168,7 @@ def run_job(
         raise ValueError(f"input.workers is {config.input.workers}; expected 0 or more")
     views = kept_views(config.input.views)
     config = dataclasses.replace(config, input=dataclasses.replace(config.input, views=views))
-    files.bill(config.input.user_project)
+    paths.bill(config.input.user_project)
     folder = paths.typed(config.output.path)
     source = open_source(config, say)
     if encoder is None:

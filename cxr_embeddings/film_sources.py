@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from cxr_embeddings.common import machine, paths
+from cxr_embeddings.common import machine, paths, workers
 from cxr_embeddings.configs.schema import EmbedConfig
 
 if TYPE_CHECKING:
@@ -94,12 +94,12 @@ def _films_source(config: EmbedConfig, path: str, say: Say) -> FilmSource:
     planned = output_plan.plan(films, layout, config.output.format, config.output.shards)
 
     def batches(run: Run, card: Card, size: int, drop: Drop) -> Generator[Batch, None, None]:
-        workers = config.input.workers or machine.processors()
+        count = config.input.workers or machine.processors()
         named = ((film, film.path) for film in run.todo)
-        ahead = 2 * max(size, workers)
+        ahead = 2 * max(size, count)
         with (
-            decode.decoders(card.preset, card.resolution, views, workers) as decoders,
-            contextlib.closing(decode.decode(named, decoders, ahead)) as decoded,
+            decode.decoders(card.preset, card.resolution, views, count) as decoders,
+            contextlib.closing(workers.in_order(named, decoders, ahead)) as decoded,
         ):
             yield from decode.batches(decoded, size, drop)
 

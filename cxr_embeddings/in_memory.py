@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
-from cxr_embeddings.common import paths, progress
+from cxr_embeddings.common import paths, progress, workers
 from cxr_embeddings.input_pipeline import run_folder
 from cxr_embeddings.input_pipeline.embeddings.table import Embeddings, LeftOut, of_arrays
 from cxr_embeddings.input_pipeline.films import decode
@@ -50,7 +50,7 @@ def embed_films(
     batch = encoder.films_a_step(1 << (len(given) - 1).bit_length())  # so that few are compiled
     embedded: list[str] = []
     rows = [np.empty((0, np.prod(encoder.shape)), np.float32)]
-    decoded = decode.decode(contents, encoder.decoders, ahead=2 * batch)
+    decoded = workers.in_order(contents, encoder.decoders, ahead=2 * batch)
     with bar, encoder.lock, contextlib.closing(decoded):
         batches = ((b.films, b.image) for b in decode.batches(decoded, batch, drop))
         for found, embeddings in encoder.compiled(batch)(batches):

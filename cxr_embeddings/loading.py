@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -137,9 +138,9 @@ class Encoder:
         from cxr_embeddings.input_pipeline.films import decode
 
         card, count = self.card, machine.processors()
-        found = [decode.Decoder(card.preset, card.resolution, None) for _ in range(count)]
-        weakref.finalize(self, decode.stop, found)
-        return found
+        stack = contextlib.ExitStack()
+        weakref.finalize(self, stack.close)
+        return stack.enter_context(decode.decoders(card.preset, card.resolution, None, count))
 
     def films_a_step(self, films: int) -> int:
         """Of `batch_size`, or as many of so many films as the memory of all devices holds."""

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from cxr_embeddings.common import files, paths, progress
+from cxr_embeddings.common import paths, progress
 from cxr_embeddings.configs.schema import ImageConfig, PreprocessConfig
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def prepare(config: PreprocessConfig, beam_options: Sequence[str] = ()) -> Outco
     from cxr_embeddings.input_pipeline.store import beam_job, build, shards
 
     views = kept_views(config.input.views)
-    files.bill(config.input.user_project)
+    paths.bill(config.input.user_project)
     source, folder = paths.typed(config.input.path), paths.typed(config.output.path)
     listed = selection.list_films(
         source,

@@ -151,9 +151,9 @@ def test_requester_pays_buckets_are_billed_to_the_project(monkeypatch):
     monkeypatch.setenv("FSSPEC_GS_REQUESTER_PAYS", "")
     monkeypatch.delenv("FSSPEC_GS_REQUESTER_PAYS")
     monkeypatch.setitem(sys.modules["fsspec.registry"]._registry, "gs", Bucket)
-    files.bill(None)
+    paths.bill(None)
     assert fsspec.core.url_to_fs("gs://bucket/film.dcm")[0].requester_pays is False
-    files.bill("my-project")
+    paths.bill("my-project")
     assert fsspec.core.url_to_fs("gs://bucket/film.dcm")[0].requester_pays == "my-project"
     assert os.environ["FSSPEC_GS_REQUESTER_PAYS"] == "my-project", "for decoders and workers"
 
@@ -162,12 +162,12 @@ def test_a_file_being_written_is_not_there_when_it_fails(tmp_path):
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     for path in (f"{tmp_path}/out/a.bin", "memory://written/a.bin"):
-        with pytest.raises(KeyError), files.writing(path, str(scratch)) as stream:
+        with pytest.raises(KeyError), writing.whole_file(path, str(scratch)) as stream:
             stream.write(b"half of it")
             raise KeyError
         fs, inner = fsspec.core.url_to_fs(path)
         assert not fs.exists(inner)
-        with files.writing(path, str(scratch)) as stream:
+        with writing.whole_file(path, str(scratch)) as stream:
             stream.write(b"all ")
             stream.write(b"of it")
         assert fs.cat_file(inner) == b"all of it"
@@ -191,6 +191,6 @@ def test_a_full_disk_is_said_with_the_file_it_is_about(tmp_path, monkeypatch, si
 
 def test_what_else_fails_meanwhile_is_not_called_writing(tmp_path):
     with pytest.raises(OSError, match=r"^got end of file$"):
-        with files.writing(str(tmp_path / "x.bin"), str(tmp_path)):
+        with writing.whole_file(str(tmp_path / "x.bin"), str(tmp_path)):
             raise OSError("got end of file")
     assert not list(tmp_path.iterdir())

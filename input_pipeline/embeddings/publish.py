@@ -170,7 +170,7 @@ def _write_table(
         runs = [*(run for run in earlier or [] if run != copy.details), copy.details]
         manifest = run_folder.encode_manifest(copy.identity, runs, complete=False)
         run_folder.write(folder, run_folder.MANIFEST, manifest)
-        with files.writing(f"{folder}/{TABLE}", scratch) as stream:
+        with writing.whole_file(f"{folder}/{TABLE}", scratch) as stream:
             _write_rows(stream, table, progress)
             stream.seek(0)
             digest = hashlib.file_digest(cast(io.BufferedRandom, stream), "sha256").hexdigest()

@@ -2,8 +2,7 @@
 
 A film is decoded by native code from bytes that nobody vouches for. So each decoder is a process:
 if it hangs on a film, or two of them die on it, that film is rejected, the process is replaced and
-the run goes on. What passes between processes is bytes, not pickles, and a decoder runs a program
-of ours: it never imports the user's main module, as the processes of `multiprocessing` do.
+the run goes on. What passes between processes is bytes, not pickles.
 """
 
 import contextlib
@@ -15,9 +14,8 @@ import os
 import resource
 import signal
 import subprocess
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing.connection import Connection
-from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float32, UInt
@@ -34,36 +32,23 @@ DECODERS_A_FILM = 2  # processes that may die on a film before it is said to be 
 DECODER_MEMORY = 8 << 30  # bytes of address space: bounds what a crafted file can take
 
 Content = str | bytes | UInt[np.ndarray, "h w"]  # a path or address, a file's bytes, or grey values
-Image = Float32[np.ndarray, "size size 1"]
-Tag = TypeVar("Tag")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Prepared:
-    """A film as network input.
+    """A film as network input."""
 
-    Attributes:
-        image: values in [0, 1].
-        view_position: what the file says; None where it says nothing.
-        shape: height and width of the film in its file, in pixels.
-    """
-
-    image: Image
-    view_position: str | None
-    shape: tuple[int, int]
+    image: Float32[np.ndarray, "size size 1"]  # in [0, 1]
+    view_position: str | None  # what the file says, if it does
+    shape: tuple[int, int]  # height and width of the film in its file, in pixels
 
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """Films in the order of the input; the last batch is padded.
-
-    Attributes:
-        image: network input in [0, 1] before channel normalisation; padded rows are 0.
-        films: of the first rows; the rest is padding.
-    """
+    """Films in the order of the input, in [0, 1] before channel normalisation."""
 
     image: Float32[np.ndarray, "batch size size 1"]
-    films: Sequence[InputFile]
+    films: Sequence[InputFile]  # of the first rows; the rest is padding, which is 0
 
 
 def load(
@@ -97,7 +82,7 @@ def load(
 
 
 def prepare(film: Film, preset: str, size: int) -> Prepared | Rejected:
-    """Makes network input of a film, as `network_input` does; what it refuses is not raised."""
+    """As `network_input`; what that refuses is not raised."""
     try:
         check_size(*film.pixels.shape)
         image = network_input(film, PRESETS[preset], size)
@@ -109,11 +94,8 @@ def prepare(film: Film, preset: str, size: int) -> Prepared | Rejected:
 def serve(descriptor: str, settings: str) -> None:
     """A decoder process: paths or files in; pixels, or the JSON of a reason, out.
 
-    It ends with its parent.
-
-    Args:
-        descriptor: of the socket to the parent.
-        settings: JSON of what `load` is asked for: preset, size, views.
+    It ends with its parent, to which the socket of this descriptor leads. The settings are JSON of
+    what `load` is asked for: preset, size, views.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     with contextlib.suppress(ValueError, OSError):
@@ -141,11 +123,7 @@ def serve(descriptor: str, settings: str) -> None:
 
 
 class Decoder:
-    """A decoder process: started when it is first needed, and again after it died or hung.
-
-    Attributes:
-        process: None while there is none.
-    """
+    """A decoder process: started when it is first needed, and again after it died or hung."""
 
     def __init__(self, preset: str, size: int, views: tuple[str, ...] | None) -> None:
         self._preset, self._size, self._views = preset, size, views
@@ -174,13 +152,11 @@ class Decoder:
         return process.wait()
 
     def __call__(self, content: Content) -> Prepared | Skipped | Rejected:
-        """Decodes a film.
+        """Decodes a film. Raises OSError where the process cannot be started.
 
-        A process that died may have been killed while it was idle, or for memory that others took:
-        so the film is given to another one before it is rejected.
-
-        Raises:
-            OSError: the process cannot be started.
+        Beside the reasons of `read_film` a film is rejected as `crashed` (its decoders died),
+        `timed_out`, or `failed` (an error of ours). A process that died may have been killed while
+        it was idle, or for memory that others took: so another one tries first.
         """
         if isinstance(content, np.ndarray):  # nothing of it is decoded
             film = Film(content, bits_stored=8 * content.itemsize)
@@ -215,46 +191,12 @@ class Decoder:
 def decoders(
     preset: str, size: int, views: tuple[str, ...] | None, count: int
 ) -> Iterator[Sequence[Decoder]]:
-    """Processes that decode films, for `decode`; each is started when a film is there for it.
-
-    Args:
-        preset: a key of `PRESETS`.
-        size: side of the network input in pixels.
-        views: ViewPositions to keep; None keeps all.
-        count: number of processes.
-    """
-    ready = [Decoder(preset, size, views) for _ in range(count)]
-    try:
+    """So many processes that decode films as `load` does, for `workers.in_order`."""
+    with contextlib.ExitStack() as stack:
+        ready = [Decoder(preset, size, views) for _ in range(count)]
+        for decoder in ready:
+            stack.callback(decoder.stop)
         yield ready
-    finally:
-        stop(ready)
-
-
-def stop(decoders: Iterable[Decoder]) -> None:
-    """Ends decoder processes."""
-    for decoder in decoders:
-        decoder.stop()
-
-
-def decode(
-    films: Iterable[tuple[Tag, Content]], decoders: Sequence[Decoder], ahead: int
-) -> Generator[tuple[Tag, Prepared | Skipped | Rejected], None, None]:
-    """Reads films in parallel processes and gives them back in order.
-
-    Args:
-        films: any name of each film, and its path, bytes or grey values.
-        decoders: the processes; for one call at a time.
-        ahead: films decoded before they are asked for; bounds the memory.
-
-    Yields:
-        Each name with its film as network input, or with what `read_film` says of it, or with a
-        Rejected of this module: `crashed` (its decoders died), `timed_out`, or `failed` (an error
-        of ours).
-
-    Raises:
-        OSError: a process cannot be started.
-    """
-    return workers.in_order(films, decoders, ahead)
 
 
 def batches(
@@ -272,13 +214,8 @@ def batches(
         films.append(film)
         rows.append(outcome.image)
         if len(rows) == batch_size:
-            yield _pack(films, rows, batch_size)
+            yield Batch(np.stack(rows), films)
             films, rows = [], []
     if rows:
-        yield _pack(films, rows, batch_size)
-
-
-def _pack(films: Sequence[InputFile], rows: Sequence[np.ndarray], batch_size: int) -> Batch:
-    image = np.zeros((batch_size, *rows[0].shape), np.float32)
-    np.stack(rows, out=image[: len(rows)])
-    return Batch(image, films)
+        padding = [np.zeros_like(rows[0])] * (batch_size - len(rows))
+        yield Batch(np.stack(rows + padding), films)

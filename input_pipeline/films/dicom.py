@@ -5,7 +5,6 @@ Only the attributes of `dicom_header.TAGS` are read, from their raw bytes, so th
 attribute is ever decoded, kept or quoted. Details name tags, sizes, bit depths and standard UIDs.
 """
 
-import functools
 import io
 import logging
 import re
@@ -37,16 +36,15 @@ _PIXEL_DATA = {Tag("PixelData"), Tag("FloatPixelData"), Tag("DoubleFloatPixelDat
 def read_film(
     stream: io.IOBase, *, views: tuple[str, ...] | None = None
 ) -> Film | Skipped | Rejected:
-    """Reads one film, whatever the file's name says: its first bytes tell its type.
+    """Reads one film, or says why there is none; its first bytes tell its type, not its name.
+
+    Content never raises. Not for several threads at once: it silences warnings, which quote header
+    values, for the time of the call.
 
     Args:
-        stream: an open, seekable file, local or remote. Of a film that is dropped by its view only
-            the header is read.
+        stream: an open, seekable file, local or remote. Only the header is read of a film that is
+            dropped by its view.
         views: keep a DICOM whose ViewPosition is one of these, absent or empty; None: keep all.
-
-    Returns:
-        The film, or why there is none. Content never raises. Not for several threads at once: it
-        silences warnings (which quote header values) for the time of the call.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -102,15 +100,9 @@ def _find_data_set(head: bytes) -> int | None:
 
 
 def _guess_syntax(head: bytes, start: int, groups: tuple[int, ...]) -> str:
-    """The transfer syntax that a data set's first element is written in, as pydicom guesses it.
+    """The transfer syntax of a data set's first element, at `start`, as pydicom guesses it.
 
-    Args:
-        head: bytes from the beginning of the file.
-        start: where the element should stand.
-        groups: the groups that it may be of.
-
-    Returns:
-        The UID; "" where no element of these groups stands.
+    It is "" where no element of these groups stands there.
     """
     if len(head) < start + 16:
         return ""
@@ -120,9 +112,7 @@ def _guess_syntax(head: bytes, start: int, groups: tuple[int, ...]) -> str:
         return pixel_data.EXPLICIT if little else pixel_data.BIG if big else ""
     group, _, length = struct.unpack_from("<HHI", head, start)
     following = head[start + 8 + length : start + 12 + length]
-    ordered = (
-        struct.unpack("<HH", following) > struct.unpack("<HH", tag) if following[3:] else False
-    )
+    ordered = len(following) == 4 and struct.unpack("<HH", following) > struct.unpack("<HH", tag)
     return pixel_data.IMPLICIT if group in groups and length <= 1024 and ordered else ""
 
 
@@ -155,8 +145,9 @@ def _read_dicom(
         return Skipped("view", view)
 
     layout = dicom_header.get_layout(header)
-    fetch = functools.partial(_fetch, stream, size)
-    pixels = pixel_data.decode(fetch, size, element, syntax, layout)
+    stop = size if element.length == pixel_data.UNDEFINED else element.start + element.length
+    value = _fetch(stream, size, element.start, min(size, stop))
+    pixels = pixel_data.decode(value, element, syntax, layout)
     meaning = dicom_header.get_meaning(header, layout)
     return Film(pixels=pixels, view_position=view or None, **meaning)
 

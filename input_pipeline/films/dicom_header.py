@@ -193,10 +193,7 @@ def get_numbers(header: Dataset, keyword: str) -> tuple[float, ...]:
 def _lut(header: Dataset, keyword: str, signed: bool) -> Lut | None:
     """The first table of a LUT sequence that is not empty (PS3.3 C.11.1.1, C.11.2.1.1).
 
-    Args:
-        header: the data set.
-        keyword: of the sequence.
-        signed: whether `first` is signed where the file (implicit VR) does not say so itself.
+    `signed` says whether `first` is so where the file (implicit VR) does not say it itself.
     """
     items = header[TAGS[keyword]].value if TAGS[keyword] in header else ()
     items = [i for i in items if get_bytes(i, "LUTDescriptor") or get_bytes(i, "LUTData")]

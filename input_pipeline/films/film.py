@@ -43,19 +43,14 @@ IMAGE_SUFFIXES = frozenset({".dcm", ".dicom", ".ima", ".png", ".jpg", ".jpeg"})
 
 @dataclasses.dataclass(frozen=True)
 class InputFile:
-    """One film to be read.
+    """One film to be read."""
 
-    Attributes:
-        path: absolute path or address; also the `image/id` of the film's embedding.
-        key: its place below the input's root, with `/` and without suffix; names its output.
-    """
-
-    path: str
-    key: str
+    path: str  # absolute path or address; also the `image/id` of the film's embedding
+    key: str  # its place below the input's root, with `/` and without suffix; names its output
 
 
 def film_key(relative: str) -> str:
-    """A film's path below its root without the suffix, if that is one of films."""
+    """A path below the input's root, without the suffix if that is one of films."""
     stem, suffix = posixpath.splitext(relative)
     return stem if suffix.lower() in IMAGE_SUFFIXES else relative
 
@@ -86,11 +81,10 @@ class Lut:
 
     @property
     def depth(self) -> int:
-        """Bits of the output range: as declared, unless the table stays below a quarter of that.
+        """Bits of the output range: as declared (PS3.3 C.11.2.1.1), unless it uses under a quarter.
 
-        A table of 12-bit values that declares the 16 bits of its cells would be shown nearly black.
-        Then the bits count that its largest entry needs, 8 at least, as viewers do (Cornerstone,
-        Horos). Tables of 8 bits, and those that use more, have the range of PS3.3 C.11.2.1.1.
+        A table of 12-bit values that declares 16 would be shown nearly black. Then the bits count
+        that its largest entry needs, 8 at least, as viewers do (Cornerstone, Horos).
         """
         used = max(8, int(self.values.max()).bit_length())
         return used if used <= self.bits - 2 else self.bits
@@ -98,10 +92,7 @@ class Lut:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Film:
-    """Stored values and what the header says of their meaning; defaults are those of a PNG.
-
-    What the header says in vain is in `problems`: a rule that uses such a field asks by `get`.
-    """
+    """Stored values and what the header says of their meaning; defaults are those of a PNG."""
 
     pixels: Integer[np.ndarray, "height width"]  # uint8, uint16, int8 or int16
     bits_stored: int
@@ -117,7 +108,8 @@ class Film:
     pixel_aspect: float = 1.0  # height of a pixel by its width
     turned: bool = False  # whether the pixels were turned from how the file stores them
     view_position: str | None = None  # a `known_view`; None: not said
-    problems: Mapping[str, str] = dataclasses.field(default_factory=dict)  # field -> what is wrong
+    # field -> why the header's value is unusable: a rule that uses such a field asks by `get`
+    problems: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def get(self, field: str) -> Any:
         """A field, for a rule that uses it. Raises Rejection where the header's is unusable."""
@@ -129,9 +121,9 @@ class Film:
 def modality_range(
     bits_stored: int, signed: bool, rescale: tuple[float, float] | None, modality_lut: Lut | None
 ) -> tuple[float, float]:
-    """Least and largest value that a modality transform can give (PS3.3 C.11.1), or its absence.
+    """The range of the VOI transform's input, which is signed if it begins below 0 (C.11.2.1.1).
 
-    It is the input of the VOI transform: signed if the least is negative (C.11.2.1.1).
+    It is what the modality transform can give (PS3.3 C.11.1), or else the stored bits.
     """
     if modality_lut:
         return 0.0, 2.0**modality_lut.depth - 1
@@ -149,11 +141,9 @@ def kept_views(views: Collection[str] | None) -> tuple[str, ...] | None:
 
 
 def known_view(text: str, asked: Collection[str] | None = None) -> str:
-    """A ViewPosition as it may be repeated: in capitals if it is of `VIEWS`, else `OTHER_VIEW`.
+    """A ViewPosition as it may be repeated: in capitals, or `OTHER_VIEW`; "" stays "".
 
-    Args:
-        text: of a header or a table; "" stays "".
-        asked: further codes that the user named.
+    Known are `VIEWS`, and what the user `asked` for.
     """
     view = " ".join(text.upper().split())
     return view if not view or view in VIEWS or view in (asked or ()) else OTHER_VIEW

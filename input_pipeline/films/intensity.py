@@ -17,10 +17,9 @@ def toolkit_intensity(film: Film) -> UInt[np.ndarray, "height width"]:
 
     Modality LUT or rescale; first window to 0 ... 65535, its centre and width cut to integers if
     the header has several; MONOCHROME1 inverted about the largest value; shifted to start at 0;
-    stretched to the whole of uint16, unless still 8 bits. VOI LUT and VOILUTFunction are ignored.
-    Pixel padding and the shape of pixels are ignored likewise. Every step truncates or not as
-    there. Where that program fails (a 12-bit modality LUT) this one does what the header says. A
-    constant image becomes all 65535.
+    stretched to the whole of uint16, unless still 8 bits. VOI LUT, VOILUTFunction, pixel padding
+    and the shape of pixels are ignored. Every step truncates or not as there. Where that program
+    fails (a 12-bit modality LUT) this does what the header says. A constant image becomes 65535.
 
     Raises:
         Rejection: an attribute that it uses is unusable, pixels that differ become one grey, or the
@@ -102,24 +101,20 @@ def dicom_intensity(film: Film) -> UInt16[np.ndarray, "height width"]:
     if film.photometric == "MONOCHROME1" or film.presentation_lut_shape == "INVERSE":
         gray = 1 - gray
     gray = np.rint(gray * 65535).astype(np.uint16)
-    if film.padding:
-        first, last = film.padding
-        padding = (values >= first) & (values <= last)
-        gray[padding] = 0
-        return _apply_table(film, values, gray, padding)
-    return _apply_table(film, values, gray)
+    if not film.padding:
+        return _apply_table(film, values, gray)
+    first, last = film.padding
+    padding = (values >= first) & (values <= last)
+    gray[padding] = 0
+    return _apply_table(film, values, gray, padding)
 
 
 def _with_sign(lut: Lut, low: float, x: Float[np.ndarray, "n"]) -> Lut:
-    """A table whose first input has the sign of the values that it is applied to.
+    """A table whose first input has the sign of the values `x` that it is applied to.
 
-    The sign is that of the range of its input (PS3.3 C.11.1.1.1, C.11.2.1.1), and the VR must say
-    the same. Where it says another, that sign counts by which the table covers more of the values.
-
-    Args:
-        lut: the table, its first input by the VR.
-        low: the least value that the input can have.
-        x: the values that it has.
+    The sign is that of the range of its input (PS3.3 C.11.1.1.1, C.11.2.1.1), which begins at
+    `low`, and the VR must say the same. Where it says another, that sign counts by which the table
+    covers more of the values.
     """
     if 0 <= lut.first < 1 << 15 or (lut.first < 0) == (low < 0):
         return lut
@@ -153,15 +148,14 @@ def _stored_values(film: Film) -> Integer[np.ndarray, "n"]:
     """The stored values a table must cover, in order, in the image's own type.
 
     The toolkit's rule depends on the extremes of what occurs. Rescale, window and inversion are
-    monotone, so the extremes stand at the ends of a plain range; a modality LUT need not be, and
-    the inversion of signed values wraps around: there only values that occur are taken, and where
-    it is asked which of them a VOI LUT covers.
+    monotone, so a plain range has them at its ends. A modality LUT need not be monotone, and the
+    inversion of signed values wraps around: there only values that occur are taken. So they are
+    where it is asked how many a VOI LUT covers.
     """
     pixels = film.pixels
     if film.modality_lut or film.voi_lut or pixels.dtype.kind == "i":
-        return np.sort(
-            np.flatnonzero(_seen(pixels)).astype(f"u{pixels.itemsize}").view(pixels.dtype)
-        )
+        patterns = np.flatnonzero(_seen(pixels)).astype(f"u{pixels.itemsize}")
+        return np.sort(patterns.view(pixels.dtype))
     return np.arange(int(pixels.min()), int(pixels.max()) + 1, dtype=pixels.dtype)
 
 

@@ -29,27 +29,14 @@ _MAX_SEGMENTS = 5000  # of sound files a few dozen
 
 @dataclasses.dataclass(frozen=True)
 class Codestream:
-    """What the header of a codestream says (ITU-T T.81 B.2, T.87 C.2).
+    """What the header of a codestream says (ITU-T T.81 B.2, T.87 C.2)."""
 
-    Attributes:
-        process: the number of its SOF marker; `PROCESSES` are read.
-        bits: of a sample.
-        rows: of pixels.
-        columns: of pixels.
-        components: 1 if it is grey.
-        segments: (marker, start, stop) of what stands before the first scan, in bytes.
-        scans: where each scan header begins.
-        end: where the end marker stands; None where there is none.
-    """
-
-    process: int
-    bits: int
-    rows: int
-    columns: int
-    components: int
-    segments: tuple[tuple[int, int, int], ...]
-    scans: tuple[int, ...]
-    end: int | None
+    process: int  # the number of its SOF marker; `PROCESSES` are read
+    bits: int  # of a sample
+    shape: tuple[int, int, int]  # rows, columns, components
+    segments: list[tuple[int, int, int]]  # marker, start, stop of what stands before the first scan
+    scans: list[int]  # where each scan header begins
+    end: int | None  # where the end marker stands, if there is one
 
 
 def parse(data: bytes) -> Codestream:
@@ -75,28 +62,28 @@ def parse(data: bytes) -> Codestream:
             bits, rows, columns, components = struct.unpack_from(">BHHB", data, position + 4)
             if rows == 0:
                 reject("unsupported_syntax", "a JPEG that says its rows behind its scan (DNL)")
-            frame = _FRAMES[marker], bits, rows, columns, components
+            frame = _FRAMES[marker], bits, (rows, columns, components)
         segments.append((marker, position, position + 2 + length))
         position += 2 + length
     if frame is None:
         raise ValueError("no frame header in the JPEG codestream")
-    return Codestream(*frame, tuple(segments), *_find_scans(data, position))
+    return Codestream(*frame, segments, *_find_scans(data, position))
 
 
-def _find_scans(data: bytes, position: int) -> tuple[tuple[int, ...], int | None]:
+def _find_scans(data: bytes, position: int) -> tuple[list[int], int | None]:
     """The scans from the first on, and the end marker; thumbnails hold markers of their own."""
     scans: list[int] = []
     for _ in range(_MAX_SEGMENTS):
         if data[position + 1 : position + 2] == _EOI[1:]:
-            return tuple(scans), position
+            return scans, position
         if position + 4 > len(data):
-            return tuple(scans), None
+            return scans, None
         if data[position + 1] == _SCAN:
             scans.append(position)
         position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
         found = _MARKER.search(data, position)
         if not found:
-            return tuple(scans), None
+            return scans, None
         position = found.start()
     raise ValueError(f"more than {_MAX_SEGMENTS} segments in the JPEG codestream")
 
@@ -113,15 +100,13 @@ def _has_all_scans(data: bytes, head: Codestream) -> bool:
         if bits & 0x0F == 0:  # nothing is left for a later scan
             names = data[start + 5 : stop : 2]
             told |= {(name, k) for name in names for k in range(first, last + 1)}
-    return len(told) >= 64 * head.components
+    return len(told) >= 64 * head.shape[2]
 
 
 def decode(
     data: bytes, head: Codestream, *, rgb: bool = False
 ) -> UInt[np.ndarray, "rows columns components"]:
-    """All samples; three components as RGB.
-
-    A stream without an end marker is whole if no pixel is missing.
+    """All samples; three components as RGB. A stream without end marker may still be whole.
 
     Args:
         data: the codestream.
@@ -140,12 +125,11 @@ def decode(
         if head.process == 55:
             pixels = imagecodecs.jpegls_decode(whole)
         else:
-            plain = _plain(whole, head, rgb)
-            space = "GRAY" if head.components == 1 else "RGB"
-            pixels = simplejpeg.decode_jpeg(_as_8_bits(plain), space, strict=True)
+            space = "GRAY" if head.shape[2] == 1 else "RGB"
+            pixels = simplejpeg.decode_jpeg(_plain(whole, head, rgb, bits=8), space, strict=True)
             if head.bits != 8:  # the check was of the codes, which know nothing of the depth
-                pixels = imagecodecs.jpeg8_decode(plain)
-        return pixels.reshape(head.rows, head.columns, head.components)
+                pixels = imagecodecs.jpeg8_decode(_plain(whole, head, rgb, head.bits))
+        return pixels.reshape(head.shape)
     except MemoryError:
         raise
     except Exception as error:
@@ -160,8 +144,8 @@ def _close(data: bytes) -> bytes:
     return data + (b"\0" if data.endswith(b"\xff") else b"") + _EOI
 
 
-def _plain(data: bytes, head: Codestream, rgb: bool) -> bytes:
-    """The same codestream without what libjpeg warns of although no pixel depends on it.
+def _plain(data: bytes, head: Codestream, rgb: bool, bits: int) -> bytes:
+    """The codestream, said to be of so many bits, without what libjpeg warns of in vain.
 
     Those are versions of JFIF and Adobe's unknown transforms, and the parameters of a sequential
     scan, which have one meaning only (some writers of DICOM leave them 0).
@@ -175,6 +159,8 @@ def _plain(data: bytes, head: Codestream, rgb: bool) -> bytes:
             segment = segment if segment[15] <= 2 else b""
         elif 0xE0 <= marker <= 0xEF or marker == 0xFE:
             segment = b""
+        elif marker in _FRAMES:
+            segment = segment[:4] + bytes([bits]) + segment[5:]
         parts.append(segment)
     if rgb and not any(part == _JFIF or part[1:2] == b"\xee" for part in parts):
         parts.insert(1, _RGB)
@@ -182,11 +168,3 @@ def _plain(data: bytes, head: Codestream, rgb: bool) -> bytes:
     if head.process in (0, 1) and len(scan) > 4 and (end := 5 + 2 * scan[4]) + 3 < len(scan):
         scan[end : end + 3] = bytes((0, 63, 0))
     return b"".join((*parts, scan, data[head.scans[0] + 64 :]))
-
-
-def _as_8_bits(data: bytes) -> bytes:
-    """The codestream with a precision of 8 written into its frame header."""
-    position = 2
-    while data[position + 1] not in _FRAMES:
-        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-    return data[: position + 4] + b"\x08" + data[position + 5 :]

@@ -6,7 +6,6 @@ that were changed do not: the arithmetic decoder makes pixels of any bytes.
 """
 
 import collections
-import dataclasses
 import struct
 
 import imagecodecs
@@ -20,30 +19,19 @@ _SOT, _SOD, _COD = 0xFF90, b"\xff\x93", 0xFF52  # tile-part, its data, coding st
 _MAX_PARTS = 1 << 17
 
 
-@dataclasses.dataclass(frozen=True)
-class Size:
-    """The image area of a codestream; `bits` of a sample."""
-
-    rows: int
-    columns: int
-    components: int
-    bits: int
-
-
-def parse(data: bytes) -> Size:
-    """Reads the SIZ segment (ITU-T T.800 A.5.1).
+def parse(data: bytes) -> tuple[tuple[int, int, int], int]:
+    """Rows, columns and components, and bits of a sample, of the SIZ segment (ITU-T T.800 A.5.1).
 
     Raises:
-        Rejection: truncated: the data end within it.
-        ValueError: this is no JPEG 2000.
+        Rejection: truncated or corrupt_pixels: there is no whole one.
     """
     position = data.find(_START)  # 0, unless wrongly within a JP2 box
     if len(data) < max(position, 0) + 43:
         reject("truncated", f"{len(data)} bytes end within the header of a JPEG 2000")
     if position < 0:
-        raise ValueError("no SIZ in the JPEG 2000 codestream")
+        reject("corrupt_pixels", "no SIZ in the JPEG 2000 codestream")
     right, bottom, left, top, *_, components, bits = struct.unpack_from(">8IHB", data, position + 8)
-    return Size(bottom - top, right - left, components, (bits & 0x7F) + 1)
+    return (bottom - top, right - left, components), (bits & 0x7F) + 1
 
 
 def decode(data: bytes) -> Integer[np.ndarray, "rows columns ..."]:

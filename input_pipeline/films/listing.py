@@ -21,29 +21,19 @@ _WILD = re.compile(r"[*?\[]")
 
 @dataclasses.dataclass(frozen=True)
 class Listing:
-    """The films of an input, sorted by key.
-
-    Attributes:
-        files: the films.
-        ignored: suffix -> number of files in a searched folder that are no film by their name.
-        repeated: entries of a list that named a film once more.
-    """
+    """The films of an input, sorted by key."""
 
     files: list[InputFile]
-    ignored: dict[str, int]
-    repeated: int
+    ignored: dict[str, int]  # suffix -> files in a searched folder that are no film by their name
+    repeated: int  # entries of a list that named a film once more
 
 
 def list_inputs(path: str, limit: int | None = None) -> Listing:
-    """Lists the films of a folder, a glob, a list of files, or a single file.
+    """Lists the films of a folder, a glob, a list of files, or a single file; the first `limit`.
 
     A folder is searched recursively; in it a film is known by its suffix (`IMAGE_SUFFIXES`), or by
     having none, or only a number, as DICOM files often do; a glob or a list is taken as it is.
     Names that begin with a dot are left out, and entries of a list start at the list's folder.
-
-    Args:
-        path: local path or address.
-        limit: keep only the first so many films; None keeps all.
 
     Raises:
         FileNotFoundError: nothing is there, or no film is among what is there.
@@ -162,15 +152,14 @@ def read_list(path: str) -> list[str]:
             )
         entries = [row[places[0]] for _, row in rows]
     folder = posixpath.dirname(path)
-    return [_entry(folder, entry) for entry in entries if entry.strip()]
-
-
-def _entry(folder: str, entry: str) -> str:
-    """What an entry of a list names; blanks around it count where a file has them."""
-    path = paths.joined(folder, entry)
-    if entry != entry.strip() and (is_remote(path) or not os.path.lexists(path)):
-        return paths.joined(folder, entry.strip())
-    return path
+    found = []
+    for entry in filter(str.strip, entries):
+        path = paths.joined(folder, entry)
+        # blanks around an entry count where a file has them
+        if entry != entry.strip() and (is_remote(path) or not os.path.lexists(path)):
+            path = paths.joined(folder, entry.strip())
+        found.append(path)
+    return found
 
 
 def _common_folder(paths: Sequence[str]) -> str:

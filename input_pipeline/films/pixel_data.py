@@ -7,7 +7,6 @@ uncompressed, RLE or JPEG 2000 data.
 
 import dataclasses
 import struct
-from collections.abc import Callable
 
 import imagecodecs
 import numpy as np
@@ -30,7 +29,7 @@ _ITEM = b"\xfe\xff\x00\xe0"
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """How pixels are stored (PS3.3 C.7.6.3): a grid of cells of `allocated` bits, 8 or 16."""
+    """How pixels are stored (PS3.3 C.7.6.3): a grid of cells of 8 or 16 `allocated` bits."""
 
     rows: int
     columns: int
@@ -42,13 +41,12 @@ class Layout:
 
     @property
     def samples(self) -> int:
-        """Of a pixel."""
         return 3 if self.colour else 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Element:
-    """Where the pixel data lie: the value's first byte and its declared length in bytes."""
+    """The pixel data's place in the file, and their declared length in bytes."""
 
     start: int
     length: int
@@ -56,27 +54,26 @@ class Element:
 
 
 def decode(
-    fetch: Callable[[int, int], bytes], size: int, element: Element, syntax: str, layout: Layout
+    value: bytes, element: Element, syntax: str, layout: Layout
 ) -> Integer[np.ndarray, "rows columns"]:
     """Stored values: uint8, uint16, int8 or int16 as the layout says.
 
     Unused high bits (old overlays) are cut off and the sign extended, as in pydicom's pixel_array.
 
     Args:
-        fetch: (start, stop) -> those bytes of the file.
-        size: of the file, in bytes.
-        element: where the pixel data lie.
+        value: the pixel data, as far as the file has them.
+        element: what the file declares of them.
         syntax: one of `SYNTAXES`.
-        layout: what the header says of them; it bounds what is allocated.
+        layout: what the header says of the pixels; it bounds what is allocated.
 
     Raises:
         Rejection: truncated, corrupt_pixels or unsupported_syntax.
     """
     depth = layout.stored
     if syntax in _NATIVE:
-        cells = _native(fetch, size, element, layout, big=syntax == BIG)
+        cells = _native(value, element, layout, big=syntax == BIG)
     else:
-        codestream, cut = _codestream(fetch, size, element)
+        codestream, cut = _codestream(value)
         try:
             if syntax == RLE:
                 cells = _decode_rle(codestream, layout)
@@ -115,7 +112,7 @@ def _grey(
 
 
 def _native(
-    fetch: Callable[[int, int], bytes], size: int, element: Element, layout: Layout, big: bool
+    value: bytes, element: Element, layout: Layout, big: bool
 ) -> Integer[np.ndarray, "rows columns ..."]:
     """Uncompressed cells, as a view on the bytes read."""
     width, shape = layout.allocated // 8, (layout.rows, layout.columns)
@@ -128,22 +125,22 @@ def _native(
     expected = int(np.prod(shape)) * width
     if element.length == UNDEFINED:
         reject("corrupt_pixels", "uncompressed pixel data of undefined length")
-    if min(element.length, size - element.start) < expected:
-        found = min(element.length, size - element.start)
-        reject("truncated", f"{found} of {expected} bytes of pixel data")
     swapped = big and element.words and width == 1  # two 8-bit cells to a big-endian word
-    data = fetch(element.start, element.start + expected + swapped * expected % 2)
+    if len(value) < expected + swapped * expected % 2:
+        reject("truncated", f"{len(value)} of {expected} bytes of pixel data")
     if swapped:
-        cells = np.frombuffer(data, np.uint16).byteswap().view(np.uint8)[:expected].reshape(shape)
+        words = np.frombuffer(value, np.uint16, (expected + 1) // 2)
+        cells = words.byteswap().view(np.uint8)[:expected].reshape(shape)
     else:
-        cells = np.frombuffer(data, f"{'>' if big else '<'}u{width}").reshape(shape)
+        order = ">" if big else "<"
+        cells = np.frombuffer(value, f"{order}u{width}", expected // width).reshape(shape)
     cells = cells.astype(cells.dtype.newbyteorder("="), copy=False)
     cells = np.moveaxis(cells, 0, -1) if layout.colour and layout.planar else cells
     # A wrong Rows or Columns leaves at least a line over; other padding is shorter, or zeros.
     excess = element.length - expected
     if excess >= max(2, min(layout.rows, layout.columns)) * layout.samples * width:
-        stop = element.start + element.length
-        padding = excess < expected and stop <= size and not fetch(stop - excess, stop).strip(b"\0")
+        whole = len(value) == element.length
+        padding = excess < expected and whole and not value[expected:].strip(b"\0")
         if not padding or _sheared(cells, excess // width / layout.samples / layout.rows):
             reject("corrupt_pixels", f"{element.length} bytes of pixel data, expected {expected}")
     return cells
@@ -161,17 +158,14 @@ def _sheared(cells: Integer[np.ndarray, "rows columns ..."], extra: float) -> bo
     return bool(longer < declared)
 
 
-def _codestream(
-    fetch: Callable[[int, int], bytes], size: int, element: Element
-) -> tuple[bytes, bool]:
+def _codestream(value: bytes) -> tuple[bytes, bool]:
     """The fragments of the one frame, joined (PS3.5 A.4), and whether the file cuts the last.
 
     The first item is an offset table, which some writers leave out. Whatever is no item ends the
     fragments: a delimiter, the zeros that some writers put in its place, the end of the file.
     Whether all pixels are there is the decoder's to say.
     """
-    stop = size if element.length == UNDEFINED else min(size, element.start + element.length)
-    data = memoryview(fetch(element.start, stop))
+    data = memoryview(value)
     fragments, position = [], 0
     while data[position : position + 4] == _ITEM and position + 8 <= len(data):
         (length,) = struct.unpack_from("<I", data, position + 4)
@@ -225,17 +219,19 @@ def _decode_jpeg(
     The codestream's own header is checked beforehand: OpenJPEG would decode the 60,000 x 60,000
     pixels that one claims (43 s, 14 GB) and then find that they do not fit.
     """
-    try:
-        head = jpeg.parse(data) if syntax in _JPEG else jpeg2000.parse(data)
-    except ValueError as error:
-        reject("corrupt_pixels", str(error))
-    rows, columns, components, bits = head.rows, head.columns, head.components, head.bits
-    expected = (layout.rows, layout.columns, layout.samples)
-    if (rows, columns, components) != expected or bits > layout.allocated:
+    if syntax in _JPEG:
+        try:
+            head = jpeg.parse(data)
+        except ValueError as error:
+            reject("corrupt_pixels", str(error))
+        shape, bits = head.shape, head.bits
+    else:
+        shape, bits = jpeg2000.parse(data)
+    if shape != (layout.rows, layout.columns, layout.samples) or bits > layout.allocated:
+        rows, columns, components = shape
         found = f"a codestream of {rows} x {columns}, {components} components, {bits} bits"
         reject("corrupt_pixels", f"{found}; header: {layout.rows} x {layout.columns}")
-    if not isinstance(head, jpeg.Codestream):
-        # JPEG 2000. Lossy data may exceed BitsStored; pydicom takes the sign bit there.
+    if syntax in _JPEG_2000:  # lossy data may exceed BitsStored; pydicom takes the sign bit there
         return jpeg2000.decode(data), bits
     depth = min(bits, layout.stored) if syntax in _JPEG_LS else layout.stored
     return jpeg.decode(data, head, rgb=layout.colour == "RGB"), depth

@@ -38,9 +38,10 @@ def _read_jpeg(data: bytes) -> Film:
         head = jpeg.parse(data)
     except ValueError as error:
         reject("corrupt_header", str(error))
-    check_size(head.rows, head.columns)
-    if head.components not in (1, 3):
-        reject("colour", f"{head.components} components")
+    rows, columns, components = head.shape
+    check_size(rows, columns)
+    if components not in (1, 3):
+        reject("colour", f"{components} components")
     exif = [data[a + 4 : b] for marker, a, b in head.segments if marker == 0xE1]
     exif = [segment for segment in exif if segment.startswith(b"Exif\0\0")]
     pixels = _grey(jpeg.decode(data, head))
@@ -119,15 +120,14 @@ def _plain_png(data: bytes, grey: bool) -> tuple[bytes, int, bool]:
     Opacity of a grey value is left out: the film below it is as good. Without the end marker, or
     with a last chunk that is cut, the image may still be whole: its decoder knows.
     """
-    parts, pixels, position, name = [PNG], [], len(PNG), b""
-    orientation = 1
+    parts, pixels, position, name, orientation = [PNG], [], len(PNG), b"", 1
     while position + 8 <= len(data) and name != b"IEND":
         length, name = struct.unpack_from(">I4s", data, position)
         if not name.isalpha():  # damage
             break
         body = data[position + 8 : position + 8 + length]
-        if name == b"acTL" and int.from_bytes(body[:4], "big") > 1:
-            reject("multi_frame", f"{int.from_bytes(body[:4], 'big')} frames")
+        if name == b"acTL" and (frames := int.from_bytes(body[:4], "big")) > 1:
+            reject("multi_frame", f"{frames} frames")
         if name == b"eXIf":
             orientation = _orientation(b"Exif\0\0" + body)
         if name == b"IDAT":

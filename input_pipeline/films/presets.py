@@ -4,6 +4,7 @@ Rules and resizes are plain functions; a preset is a row of a table.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -57,24 +58,16 @@ def _lerp(
     return out
 
 
-def antialias_bilinear(
-    image: Real[np.ndarray, "h w"], height: int, width: int
+def _antialiased(
+    image: Real[np.ndarray, "h w"], height: int, width: int, *, filter: Image.Resampling
 ) -> Float32[np.ndarray, "{height} {width}"]:
-    """Triangle filter, widened when shrinking: jax.image.resize(..., "linear", antialias=True)."""
-    return _pillow(image, height, width, Image.Resampling.BILINEAR)
-
-
-def bicubic(
-    image: Real[np.ndarray, "h w"], height: int, width: int
-) -> Float32[np.ndarray, "{height} {width}"]:
-    """Keys' cubic (a = -0.5), widened when shrinking; may overshoot the image's range."""
-    return _pillow(image, height, width, Image.Resampling.BICUBIC)
-
-
-def _pillow(
-    image: Real[np.ndarray, "h w"], height: int, width: int, filter: Image.Resampling
-) -> Float32[np.ndarray, "{height} {width}"]:
+    """The filter is widened when shrinking, as by jax.image.resize(..., antialias=True)."""
     return np.array(Image.fromarray(image.astype(np.float32)).resize((width, height), filter))
+
+
+antialias_bilinear = functools.partial(_antialiased, filter=Image.Resampling.BILINEAR)
+# Keys' cubic (a = -0.5), which may overshoot the image's range
+bicubic = functools.partial(_antialiased, filter=Image.Resampling.BICUBIC)
 
 
 # Presets
@@ -82,13 +75,9 @@ def _pillow(
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-    """How films are prepared for one family of weights.
+    """How films are prepared for one family of weights."""
 
-    Whoever changes the pixels of any film that is accepted raises `version`: runs, stores and cards
-    keep it, so that pixels of two rules are never mixed. Before there were versions, it was 1.
-    """
-
-    version: int
+    version: int  # raised by each change of any film's pixels; runs, stores and cards keep it
     intensity: Callable[[Film], UInt[np.ndarray, "height width"]]
     resize: Callable[[Real[np.ndarray, "h w"], int, int], Float32[np.ndarray, "height width"]]
     letterbox: bool  # keep the aspect ratio, centred on black; else stretch to the square
@@ -127,18 +116,11 @@ PRESETS = {
 
 
 def network_input(film: Film, preset: Preset, size: int) -> Float32[np.ndarray, "{size} {size} 1"]:
-    """Prepares one film.
+    """Grey values of one film in [0, 1], resized to `size` pixels a side; black padding is 0.
 
-    Args:
-        film: from `read_film`.
-        preset: one of `PRESETS`.
-        size: side of the square result, in pixels; the weights' card says which.
-
-    Returns:
-        Grey values in [0, 1], black padding 0. Pixels that are not square (C.7.6.3.1.7) are made so
-        where the preset keeps the aspect ratio. Repeating to three channels and normalising by
-        `preset.mean` and `preset.std` is left to the encoder. A constant film gives zeros under
-        `min_max`.
+    Pixels that are not square (C.7.6.3.1.7) are made so where the preset keeps the aspect ratio.
+    Repeating to three channels and normalising by `preset.mean` and `preset.std` is left to the
+    encoder. A constant film gives zeros under `min_max`.
 
     Raises:
         Rejection: what the preset uses of the header is unusable, or makes one grey of all pixels.

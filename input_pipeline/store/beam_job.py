@@ -24,7 +24,7 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.runner import create_runner
 from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
-from cxr_embeddings.common import files, machine
+from cxr_embeddings.common import files, machine, paths, workers
 
 from ..films import decode
 from . import shards
@@ -56,7 +56,7 @@ class _WriteShard(beam.DoFn):
 
     def setup(self) -> None:
         settings, self._stack = self._settings, contextlib.ExitStack()
-        files.bill(settings.user_project)
+        paths.bill(settings.user_project)
         # Where the header decides, films of other views are dropped before their pixels are read.
         views = None if settings.has_views else settings.views
         decoders = decode.decoders(settings.preset, settings.size, views, 1)
@@ -65,7 +65,7 @@ class _WriteShard(beam.DoFn):
     def process(self, place: tuple[int, int]) -> None:
         shard = shards.read_shard(self._settings.folder, *place)
         films = ((film, film.path) for film in shard.films)
-        decoded = decode.decode(films, self._decoders, _AHEAD)
+        decoded = workers.in_order(films, self._decoders, _AHEAD)
         summary = shards.write_shard(self._settings, shard, decoded)
         Metrics.counter("films", "written").inc(len(summary.films))
         for _, kind, reason, _ in summary.dropped:

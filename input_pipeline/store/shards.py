@@ -14,7 +14,7 @@ from typing import Annotated, ClassVar, NamedTuple
 
 from annotated_types import Len
 
-from cxr_embeddings.common import files, paths, untrusted
+from cxr_embeddings.common import files, paths, untrusted, writing
 
 from .. import run_folder, tfrecord
 from ..films.decode import Prepared
@@ -42,7 +42,7 @@ class Settings:
     views: tuple[str, ...] | None  # ViewPositions to keep; None keeps all
     no_view: str  # what to do with films whose view nothing says; see `selection.list_films`
     has_views: bool  # whether a table told the views, so that films need not
-    user_project: str | None = None  # see `files.bill`
+    user_project: str | None = None  # see `paths.bill`
 
     def __post_init__(self) -> None:
         if not self.name.isidentifier() or not self.name.islower() or not self.name.isascii():
@@ -138,7 +138,7 @@ def write_shard(
     shard: Shard,
     decoded: Iterable[tuple[FilmRecord, Prepared | Skipped | Rejected]],
 ) -> Summary:
-    """Writes a shard of the films that `decode.decode` gives, then its summary."""
+    """Writes a shard of the films that decoders give, then its summary."""
     folder, storage = settings.folder, STORAGES[settings.storage]
     scratch = f"{folder}/{run_folder.SCRATCH}"
     kept: list[list[str]] = []
@@ -146,7 +146,7 @@ def write_shard(
     dropped: list[list[str]] = []
     differences: list[list[str]] = []
     content = hashlib.sha256()
-    with files.writing(paths.inside(folder, shard.name), scratch) as stream:
+    with writing.whole_file(paths.inside(folder, shard.name), scratch) as stream:
         for film, outcome in decoded:
             if isinstance(outcome, Prepared):
                 differences += _differences(film, outcome)
