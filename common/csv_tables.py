@@ -14,18 +14,17 @@ from cxr_embeddings.common import files, paths
 def read_rows(
     path: str | os.PathLike[str], *, strip: bool = True, errors: str = "strict"
 ) -> Iterator[tuple[int, list[str]]]:
-    """Number and values of each row that is not blank; the first is the header.
+    """Number and values of each row that is not blank of a CSV or CSV.gz; first of the header.
 
     Args:
-        path: CSV or CSV.gz in UTF-8, local or an address.
+        path: local or an address.
         strip: leaves out blanks around values; those of the header always.
         errors: as of `bytes.decode`; `surrogateescape` for tables of this program, which hold names
             of files that need not be UTF-8.
 
     Raises:
         OSError: it is not there or cannot be read.
-        ValueError: it is larger than `files.read_table` reads, no UTF-8 text, or damaged, or rows
-            differ in length.
+        ValueError: it is too large, no UTF-8 text, or damaged, or rows differ in length.
     """
     path = paths.typed(os.fspath(path))
     try:

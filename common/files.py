@@ -1,7 +1,4 @@
-"""Reading and writing of local and remote files, with patience for what fails and may not again.
-
-What is local and what is remote (`gs://`, `s3://`, `memory://`) `paths` decides.
-"""
+"""Reading and writing of local and remote files, with patience for what fails and may not again."""
 
 import contextlib
 import errno
@@ -9,7 +6,6 @@ import gzip
 import io
 import os
 import random
-import stat
 import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -37,27 +33,15 @@ PERMANENT = (
 def open_input(path: str) -> io.IOBase:
     """Opens a local or remote file for reading; the caller closes it.
 
-    Raises:
-        NotAFile: it is a pipe, a socket or a device, on which a reader might wait for ever.
-        OSError: it is not there or cannot be read.
+    Raises NotAFile where a reader might wait for ever, and any other OSError.
     """
     if paths.is_remote(path):
         with _as_os_error("opening"):
             fs, inner = paths.file_system(path)
             return fs.open(inner, "rb")
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        if error.errno in (errno.ENXIO, errno.ENODEV, errno.EOPNOTSUPP):  # a socket; no device
-            raise NotAFile(error.errno, "not a regular file", path) from None
-        raise
-    mode = os.fstat(descriptor).st_mode
-    if not stat.S_ISREG(mode):
-        os.close(descriptor)
-        if stat.S_ISDIR(mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
         raise NotAFile(errno.EINVAL, "not a regular file", path)
-    return os.fdopen(descriptor, "rb")
+    return open(path, "rb")
 
 
 @contextlib.contextmanager
@@ -72,11 +56,7 @@ def _as_os_error(doing: str) -> Iterator[None]:
 
 
 def retry(read: Callable[[], Result]) -> Result:
-    """Reads, and again after each of `RETRY_SECONDS` while that fails.
-
-    Raises:
-        OSError: one of `PERMANENT` at once; else what the last attempt raised.
-    """
+    """Reads, and again after each of `RETRY_SECONDS` while that fails and is not `PERMANENT`."""
     for seconds in RETRY_SECONDS:
         try:
             return read()
@@ -105,9 +85,7 @@ def read_bytes(path: str) -> bytes:
 def read_table(path: str) -> bytes:
     """A table of text, unpacked if its name ends in .gz, no further than the bounds above.
 
-    Raises:
-        ValueError: it is larger.
-        OSError, EOFError, zlib.error: it cannot be read, is damaged or cut short.
+    Raises ValueError where it is larger; EOFError, zlib.error or an OSError where it is damaged.
     """
     packed = path.lower().endswith(".gz")
 

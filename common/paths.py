@@ -1,7 +1,4 @@
-"""What a path is: local or remote, inside a folder or not.
-
-Every package asks here, so that a name means one and the same thing in each of them.
-"""
+"""What a path is: local or remote, inside a folder or not; one answer for every package."""
 
 from __future__ import annotations
 
@@ -90,8 +87,7 @@ def file_system(path: str) -> tuple[AbstractFileSystem, str]:
 def bill(project: str | None) -> None:
     """Has Google Cloud charge a project for what is read from requester-pays buckets.
 
-    Holds for this process and those that it starts. Google's default credentials say who reads;
-    they are never looked at here.
+    That holds for this process and those that it starts.
     """
     if project:
         import fsspec
@@ -187,8 +183,4 @@ def why_too_long(path: str, longest: int) -> str:
 
 def is_text(name: str) -> bool:
     """Whether a name is UTF-8; others hold their odd bytes as lone surrogates (PEP 383)."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return re.search("[\ud800-\udfff]", name) is None

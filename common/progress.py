@@ -12,11 +12,7 @@ if TYPE_CHECKING:
 
 def wanted(asked: bool | None) -> bool:
     """Whether to show progress; where nothing is asked, if somebody is likely to look."""
-    return (in_notebook() or sys.stderr.isatty()) if asked is None else asked
-
-
-def in_notebook() -> bool:
-    return "ipykernel" in sys.modules
+    return ("ipykernel" in sys.modules or sys.stderr.isatty()) if asked is None else asked
 
 
 def bar(total: int, done: int = 0, *, what: str = "films", shown: bool | None = True) -> tqdm:
@@ -31,6 +27,6 @@ def bar(total: int, done: int = 0, *, what: str = "films", shown: bool | None = 
         unit=f" {what}",
         bar_format="{percentage:3.0f}% {bar} {n}/{total}{unit}, {rate_noinv_fmt}, {remaining} left"
         "{postfix}",
-        mininterval=0.1 if in_notebook() or sys.stderr.isatty() else 10,
+        mininterval=0.1 if wanted(None) else 10,
         disable=not wanted(shown),
     )

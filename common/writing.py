@@ -26,15 +26,9 @@ def whole_file(path: str | os.PathLike, scratch: str | None = None) -> Iterator[
     """Opens a file that stands under its name when the block ends, whole, or not at all.
 
     A remote object appears when its upload is complete. A local file is flushed to the disk before
-    it is renamed, and gets the rights that the umask leaves; the folders above it are made.
-
-    Args:
-        path: of the file.
-        scratch: folder for a local file until then, on the same file system; None is its own
-            folder, where what a killed writer left of this file is removed.
-
-    Raises:
-        OSError: it cannot be written, or something that is no file has this name.
+    it is renamed, and gets the rights that the umask leaves; the folders above it are made. Until
+    then it lies in `scratch`, on the same file system, or else in its own folder, where what a
+    killed writer left of this file is removed. Raises OSError.
     """
     path = os.fspath(path)
     if paths.is_remote(path):
@@ -165,8 +159,7 @@ def _remove_leftovers(folder: str, path: str) -> None:
 
 
 def encode_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
-    """A CSV file that Python's and pandas' readers give back. Names that are no UTF-8 keep their
-    bytes.
+    """A CSV file that Python's and pandas' readers give back; names need not be UTF-8.
 
     A value with CR or LF in it is quoted: `csv.writer` does so only for what ends its own lines.
     """

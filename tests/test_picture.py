@@ -134,7 +134,7 @@ def test_sound_jpegs_are_read_as_before_and_damaged_ones_are_not(shared_data):
     for folder in ("nih", "kermany"):
         paths = sorted((shared_data / folder / "images").rglob("*.jp*g"))
         accepted = {"removed": 0, "zeroed": 0}
-        for path in random.choice(paths, 100, replace=False):
+        for path in random.choice(paths, 50, replace=False):
             data = path.read_bytes()
             film = read_film(io.BytesIO(data))
             grey = np.asarray(Image.open(path).convert("RGB"))[..., 0]
@@ -143,4 +143,4 @@ def test_sound_jpegs_are_read_as_before_and_damaged_ones_are_not(shared_data):
             for damage, hole in (("removed", b""), ("zeroed", bytes(1500))):
                 damaged = data[:start] + hole + data[start + 1500 :]
                 accepted[damage] += isinstance(read_film(io.BytesIO(damaged)), Film)
-        assert max(accepted.values()) <= 2, accepted
+        assert max(accepted.values()) <= 1, accepted

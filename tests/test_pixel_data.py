@@ -11,7 +11,6 @@ import test_dicom
 from PIL import Image
 from test_dicom import EXPLICIT, LOSSLESS, NATIVE, UID, dicom_file, film_pixels, read, rgb_file
 
-from cxr_embeddings.input_pipeline.films.dicom import read_film
 from cxr_embeddings.input_pipeline.films.film import Film
 
 PIXELS, GREY = film_pixels(12), film_pixels(8)
@@ -65,10 +64,10 @@ def test_a_cut_file_gives_a_rejection_or_all_of_its_pixels(syntax):
 def test_damage_inside_the_data_is_a_rejection(syntax, damage):
     data, hole = compressed(syntax, film_pixels(8, (300, 280))), bytes(1500 * (damage == "zeroed"))
     choose, accepted = random.Random(0), 0
-    for _ in range(100):
+    for _ in range(50):
         start = choose.randrange(data.index(b"\xfe\xff\x00\xe0") + 700, len(data) - 1600)
         accepted += isinstance(read(data[:start] + hole + data[start + 1500 :]), Film)
-    assert accepted <= 2
+    assert accepted <= 1
 
 
 @pytest.mark.parametrize("tiles", [{}, {"tile_size": (128, 128)}])
@@ -164,12 +163,7 @@ def test_files_without_preamble_or_meta_header(syntax):
 
 
 def test_what_the_bytes_say_is_no_failure_of_the_file_system():
-    class Full(io.BytesIO):
-        def read(self, size=-1):
-            raise MemoryError
-
     data = dicom_file(PIXELS, f"{UID}.1.99")
-    assert read_film(Full(data)).reason == "too_large"
     for element in (b"\2\0\x02\0UI", b"\2\0\x12\0UI"):  # longer than the file
         place = data.index(element) + 6
         assert read(data[:place] + b"\xff\xff" + data[place + 2 :]).reason != "unreadable"

@@ -1,6 +1,5 @@
 """Intensity and resize rules against independent implementations: pydicom, TensorFlow, JAX."""
 
-import csv
 import io
 import pathlib
 import random
@@ -13,20 +12,19 @@ import pytest
 from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.pixels import apply_modality_lut, apply_voi_lut
-from test_dicom import EXPLICIT, UID, dicom_file, film_pixels, read
+from test_dicom import EXPLICIT, UID, dicom_file, film_pixels, read, rgb_file
 
 from cxr_embeddings.input_pipeline.films.decode import load
 from cxr_embeddings.input_pipeline.films.film import Film, Lut, Rejected, Rejection
+from cxr_embeddings.input_pipeline.films.intensity import dicom_intensity, toolkit_intensity
 from cxr_embeddings.input_pipeline.films.presets import (
     PRESETS,
     antialias_bilinear,
     bicubic,
-    dicom_intensity,
     legacy_bilinear,
     network_input,
-    toolkit_intensity,
     toolkit_intensity_8_bits,
-)
+)  # fmt: skip
 
 # The toolkit's rule
 
@@ -106,7 +104,7 @@ def random_lut(choose: random.Random, bits: int, signed: bool) -> Dataset:
 
 def test_toolkit_rule_on_random_headers():
     choose = random.Random(0)
-    for trial in range(150):
+    for trial in range(100):
         bits, signed = choose.randint(8, 16), choose.random() < 0.3
         pixels = film_pixels(bits, (choose.randint(1, 30), choose.randint(1, 30)), signed)
         if trial % 4 == 0:  # not the full range
@@ -159,29 +157,6 @@ def assert_dicom(data: bytes) -> None:
     found = dicom_intensity(film)
     assert found.dtype == np.uint16
     assert np.abs(found - 65535 * gray).max() <= 0.51
-
-
-def test_dicom_rule_on_the_headers_of_open_i(shared_data):
-    """Every combination of 7,469 real headers, with values for the windows they mention."""
-    table = shared_data / "openi_header_profiles" / "header_profiles.csv"
-    profiles = list(csv.DictReader(table.read_text().splitlines()))
-    for profile in profiles:
-        bits = int(profile["Bits Stored"])
-        header = {
-            "PhotometricInterpretation": profile["Photometric Interpretation"],
-            "PresentationLUTShape": profile["Presentation LUT Shape"] or None,
-            "ViewPosition": profile["View Position"] or None,
-        }
-        if profile["Rescale Slope"]:
-            header |= {"RescaleSlope": "1", "RescaleIntercept": "0"}
-        if profile["has_window"] == "True":
-            count = 3 if profile["multi_window"] == "True" else 1
-            header["WindowCenter"] = [str(2 ** (bits - 1) + 10 * i) for i in range(count)]
-            header["WindowWidth"] = [str(3 * 2 ** (bits - 2) + i) for i in range(count)]
-        data = dicom_file(film_pixels(bits), BitsStored=bits, **header)
-        assert_dicom(data)
-        assert_toolkit(data)
-    assert len(profiles) == 45
 
 
 WINDOWS = ("0", "1"), ("1000.5", "2000"), ("100", "33.3"), ("2048", "4096")
@@ -244,16 +219,9 @@ def test_the_first_input_of_a_voi_lut_has_the_sign_of_its_input(bits, signed, re
     """PS3.3 C.11.2.1.1; whatever its VR says, or no VR (None: implicit)."""
     values = np.random.default_rng(1).integers(0, 65536, 25000)
     item = lut_item(len(values), first, 16, values, vr or "US")
-    syntax = UID if vr is None else EXPLICIT
-    film = read(
-        dicom_file(
-            film_pixels(bits, signed=signed),
-            syntax,
-            BitsStored=bits,
-            VOILUTSequence=[item],
-            **rescale,
-        )
-    )
+    header = {"BitsStored": bits, "VOILUTSequence": [item], **rescale}
+    pixels = film_pixels(bits, signed=signed)
+    film = read(dicom_file(pixels, EXPLICIT if vr else UID, **header))
     slope, intercept = film.rescale or (1, 0)
     index = film.pixels.astype(int) * slope + intercept - first
     expected = values[index.clip(0, len(values) - 1).astype(int)]
@@ -309,10 +277,7 @@ def test_pixel_padding_is_background(photometric, signed, value, limit):
     header |= {"WindowCenter": str(2000 - shift), "WindowWidth": "3000"}
     padding = {"PixelPaddingValue": value - shift}
     padding |= {} if limit is None else {"PixelPaddingRangeLimit": limit - shift}
-    plain, padded = (
-        read(dicom_file(pixels, **header)),
-        read(dicom_file(pixels, **header, **padding)),
-    )
+    plain, padded = (read(dicom_file(pixels, **header, **more)) for more in ({}, padding))
     low, high = sorted((value, value if limit is None else limit))
     background = (pixels + shift >= low) & (pixels + shift <= high)
     assert 0 < background.sum() < pixels.size
@@ -379,21 +344,13 @@ def test_pydicoms_own_films_are_rendered_as_by_pydicom():
     assert len(films) >= 17
 
 
-@pytest.mark.parametrize(
-    "photometric, shape, inverted",
-    [
-        ("MONOCHROME1", "INVERSE", True),  # the pair that the standard asks for
-        ("MONOCHROME2", "IDENTITY", False),  # likewise
-        ("MONOCHROME1", "", True),
-        ("MONOCHROME2", "", False),
-        ("MONOCHROME2", "INVERSE", True),
-        ("MONOCHROME1", "IDENTITY", True),
-    ],
-)
-def test_inversion_happens_once(photometric, shape, inverted):
+@pytest.mark.parametrize("shape", ["", "IDENTITY", "INVERSE"])
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_inversion_happens_once(photometric, shape):
+    """The standard asks for the pairs of 1 with INVERSE and of 2 with IDENTITY."""
     pixels = np.arange(256, dtype=np.uint8)[None]
     film = Film(pixels, 8, photometric=photometric, presentation_lut_shape=shape)
-    plain = np.arange(256) * 257
+    plain, inverted = np.arange(256) * 257, photometric == "MONOCHROME1" or shape == "INVERSE"
     assert dicom_intensity(film)[0].tolist() == (plain[::-1] if inverted else plain).tolist()
 
 
@@ -405,15 +362,9 @@ def test_a_falling_rescale_turns_the_identity_around():
 # Resizing
 
 SIZES = [
-    ((97, 31), (64, 64)),
-    ((31, 97), (200, 333)),
-    ((1, 1), (5, 4)),
-    ((6, 5), (1, 1)),
-    ((64, 64), (64, 64)),
-    ((3, 7), (100, 99)),
-    ((512, 512), (475, 475)),
-    ((763, 611), (320, 321)),  # the larger ones show how float32 rounds
-]
+    ((97, 31), (64, 64)), ((31, 97), (200, 333)), ((1, 1), (5, 4)), ((6, 5), (1, 1)),
+    ((64, 64), (64, 64)), ((3, 7), (100, 99)), ((512, 512), (475, 475)), ((763, 611), (320, 321)),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("shape, new_shape", SIZES)
@@ -475,9 +426,8 @@ def test_letterbox_centres_on_black(name):
 )
 def test_pixels_that_are_not_square_are_made_so(header, sides):
     pixels = np.where(np.eye(50), 254, 255).astype(np.uint8)
-    rgb = {"PhotometricInterpretation": "RGB", "SamplesPerPixel": 3, "PlanarConfiguration": 0}
     film = read(dicom_file(pixels, **header))
-    for seen in (film, read(dicom_file(np.dstack([pixels] * 3), **rgb, **header))):
+    for seen in (film, read(rgb_file(np.dstack([pixels] * 3), **header))):
         for name in ("native", "imagenet"):
             shown = network_input(seen, PRESETS[name], 40)[..., 0] > 0.5
             assert (shown.any(1).sum(), shown.any(0).sum()) == sides

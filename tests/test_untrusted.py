@@ -140,12 +140,10 @@ def test_json_made_to_do_harm_ends_in_a_sentence(tmp_path, kind):
 @pytest.mark.parametrize(
     ("kind", "change", "message"),
     [
-        ("head", {"encoder": []}, "encoder is a list, expected an object"),
         ("head", {"encoder": [["weights_digest", "abc"]]}, "encoder is a list, expected an object"),
         ("head", {"encoder": {"weights_digest": ["abc"]}}, "encoder.weights_digest is a list"),
         ("head", {"encoder": {"more": math.inf}}, "encoder.more is inf, expected a finite number"),
         ("head", {"temperatures": {"Edema": 0}}, "temperatures.Edema is 0.*greater than 0"),
-        ("head", {"temperatures": {"Edema": math.nan}}, "temperatures.Edema is nan"),
         ("head", {"temperatures": {"Edema": math.inf}}, "temperatures.Edema is inf"),
         ("head", {"temperatures": {}}, "has no temperatures of 'Edema'"),
         ("head", {"thresholds": {"Edema": {"y": math.inf}}}, "thresholds.Edema.y is inf"),
@@ -155,7 +153,6 @@ def test_json_made_to_do_harm_ends_in_a_sentence(tmp_path, kind):
         ("manifest", {"embedded": -1}, "embedded is -1"),
         ("manifest", {"identity": {"shape": [-4]}}, r"identity.shape.0 is -4"),
         ("manifest", {"identity": {"size": 20_000}}, "identity.size is 20000.*8192"),
-        ("manifest", {"identity": []}, "identity is a list"),
         ("manifest", {"shards": {"a": {"films": 1.5, "bytes": 1}}}, "shards.a.films is 1.5"),
         ("summary", {"films": [["i"]]}, "films.0 is a list.*at least 4"),
         ("timm", {"pretrained_cfg": {"mean": ["1"] * 3}}, r"pretrained_cfg.mean.0 is '1'"),
@@ -211,19 +208,17 @@ def test_what_a_terminal_would_obey_is_printed_with_backslashes(tmp_path, monkey
     assert r"error: " in shown[1] and r"/\x1b[2Jno/card.json not found" in shown[1]
 
 
-@pytest.mark.parametrize(
-    "array",
-    [h5py.Empty("f4"), "text", np.zeros(3, [("a", "f4"), ("b", "i4")]), np.zeros(3, "V9")],
-    ids=["of no shape", "text", "compound", "opaque"],
-)
-def test_arrays_of_keras_that_hold_no_numbers(tmp_path, array):
-    path = tmp_path / "x.weights.h5"
-    with h5py.File(path, "w") as file:
-        variables = file.create_group("layers/conv2d/vars")
-        variables.attrs["name"] = "stem_conv"
-        variables.create_dataset("0", data=array)
-    with pytest.raises(ValueError, match="no dataset of numbers of this file itself"):
-        keras.read(path)
+def test_arrays_of_keras_that_hold_no_numbers(tmp_path):
+    """Arrays of no shape, text, compound and opaque ones."""
+    compound, opaque = np.zeros(3, [("a", "f4"), ("b", "i4")]), np.zeros(3, "V9")
+    for array in (h5py.Empty("f4"), "text", compound, opaque):
+        path = tmp_path / "x.weights.h5"
+        with h5py.File(path, "w") as file:
+            variables = file.create_group("layers/conv2d/vars")
+            variables.attrs["name"] = "stem_conv"
+            variables.create_dataset("0", data=array)
+        with pytest.raises(ValueError, match="no dataset of numbers of this file itself"):
+            keras.read(path)
 
 
 def test_fields_of_safetensors_that_its_library_lets_pass(tmp_path):

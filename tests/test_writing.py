@@ -29,9 +29,7 @@ def test_a_table_is_read_back_as_it_was_written():
 def test_rights_are_what_the_umask_leaves(tmp_path, mask):
     old = os.umask(mask)
     try:
-        with writing.whole_file(tmp_path / "file"):
-            pass
-        with writing.whole_folder(tmp_path / "folder"):
+        with writing.whole_file(tmp_path / "file"), writing.whole_folder(tmp_path / "folder"):
             pass
     finally:
         os.umask(old)

@@ -56,11 +56,8 @@ def load(
 ) -> Prepared | Skipped | Rejected:
     """Reads one film as network input; failures of the file system are met by trying again.
 
-    Args:
-        content: local path or address, or the bytes of a file.
-        preset: a key of `PRESETS`.
-        size: side of the network input in pixels.
-        views: ViewPositions to keep; None keeps all.
+    The content is a local path or address, or the bytes of a file; see `read_film` for the views,
+    and `network_input`.
     """
 
     def read(stream: io.IOBase) -> Film | Skipped | Rejected:
@@ -94,8 +91,7 @@ def prepare(film: Film, preset: str, size: int) -> Prepared | Rejected:
 def serve(descriptor: str, settings: str) -> None:
     """A decoder process: paths or files in; pixels, or the JSON of a reason, out.
 
-    It ends with its parent, to which the socket of this descriptor leads. The settings are JSON of
-    what `load` is asked for: preset, size, views.
+    It ends with its parent, to which the socket leads. The settings are JSON: preset, size, views.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     with contextlib.suppress(ValueError, OSError):

@@ -17,7 +17,6 @@ VIEWS = frozenset(
     "AP,PA,LL,RL,LLD,RLD,LLO,RLO,LATERAL,AP AXIAL,AP LLD,AP RLD,PA LLD,PA RLD,SWIMMERS,"
     "XTABLE LATERAL,LPO,RPO,LAO,RAO".split(",")
 )
-OTHER_VIEW = "other"
 
 REASONS = {
     "unreadable": "the file system failed to deliver the file",
@@ -28,13 +27,13 @@ REASONS = {
     "corrupt_header": "an attribute is missing, malformed or contradicts another",
     "no_pixel_data": "a DICOM without an image, or cut before it",
     "truncated": "the file ends before its image does",
-    "colour": "more than grey values",
+    "colour": "colours, not only grey values",
     "multi_frame": "more than one frame",
     "zero_size": "no rows or no columns",
     "too_large": f"more than {MAX_PIXELS:,} pixels or {MAX_FILE_BYTES:,} bytes",
     "unsupported_syntax": "a transfer syntax or JPEG process that is not read here",
     "unsupported_depth": "not 8 or 16 bits allocated, or the stored bits are not the lowest ones",
-    "constant": "its pixels differ, but its header makes one grey of them all",
+    "constant": "its pixels differ, but the preset makes one single grey of them all",
     "corrupt_pixels": "pixel data that do not decode, or not to the size in the header",
     "turned": "its EXIF orientation says that it is turned, but its preset does not turn films",
 }
@@ -141,12 +140,12 @@ def kept_views(views: Collection[str] | None) -> tuple[str, ...] | None:
 
 
 def known_view(text: str, asked: Collection[str] | None = None) -> str:
-    """A ViewPosition as it may be repeated: in capitals, or `OTHER_VIEW`; "" stays "".
+    """A ViewPosition as it may be repeated: in capitals, or "other"; "" stays "".
 
     Known are `VIEWS`, and what the user `asked` for.
     """
     view = " ".join(text.upper().split())
-    return view if not view or view in VIEWS or view in (asked or ()) else OTHER_VIEW
+    return view if not view or view in VIEWS or view in (asked or ()) else "other"
 
 
 class Rejection(Exception):

@@ -40,12 +40,7 @@ class Codestream:
 
 
 def parse(data: bytes) -> Codestream:
-    """Reads the header and looks for the end; no pixel is decoded.
-
-    Raises:
-        Rejection: truncated: the data end before the first scan.
-        ValueError: this is no JPEG.
-    """
+    """Reads the header and looks for the end; no pixel is decoded. Raises ValueError, Rejection."""
     position, frame = 2, None
     segments: list[tuple[int, int, int]] = []
     while True:
@@ -108,13 +103,8 @@ def decode(
 ) -> UInt[np.ndarray, "rows columns components"]:
     """All samples; three components as RGB. A stream without end marker may still be whole.
 
-    Args:
-        data: the codestream.
-        head: from `parse`; the caller has checked its size.
-        rgb: three components that no marker explains are red, green and blue, and not YCbCr.
-
-    Raises:
-        Rejection: truncated, corrupt_pixels or unsupported_syntax.
+    The caller has checked the size of the head, from `parse`. With `rgb`, three components that no
+    marker explains are red, green and blue, and not YCbCr. Raises Rejection.
     """
     if head.process not in PROCESSES:
         reject("unsupported_syntax", f"JPEG process SOF{head.process}")

@@ -20,11 +20,7 @@ _MAX_PARTS = 1 << 17
 
 
 def parse(data: bytes) -> tuple[tuple[int, int, int], int]:
-    """Rows, columns and components, and bits of a sample, of the SIZ segment (ITU-T T.800 A.5.1).
-
-    Raises:
-        Rejection: truncated or corrupt_pixels: there is no whole one.
-    """
+    """(Rows, columns, components), and bits of a sample, by the SIZ segment (ITU-T T.800 A.5.1)."""
     position = data.find(_START)  # 0, unless wrongly within a JP2 box
     if len(data) < max(position, 0) + 43:
         reject("truncated", f"{len(data)} bytes end within the header of a JPEG 2000")
@@ -35,11 +31,7 @@ def parse(data: bytes) -> tuple[tuple[int, int, int], int]:
 
 
 def decode(data: bytes) -> Integer[np.ndarray, "rows columns ..."]:
-    """All samples; three components as RGB where the codestream has transformed them.
-
-    Raises:
-        Rejection: truncated or corrupt_pixels.
-    """
+    """All samples; three components as RGB where the codestream has transformed them."""
     data = data[data.find(_START) :]
     right, bottom, _, _, width, height, x, y, components = struct.unpack_from(">8IH", data, 8)
     tiles = -(-(right - x) // max(width, 1)) * -(-(bottom - y) // max(height, 1))

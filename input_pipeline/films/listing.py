@@ -36,10 +36,9 @@ def list_inputs(path: str, limit: int | None = None) -> Listing:
     Names that begin with a dot are left out, and entries of a list start at the list's folder.
 
     Raises:
-        FileNotFoundError: nothing is there, or no film is among what is there.
-        OSError: a folder cannot be read.
-        ValueError: a list is damaged or has no column of paths, `limit` is below 1, or two films
-            have one key, so that their outputs would overwrite each other.
+        OSError: nothing is there, or no film, or a folder cannot be read.
+        ValueError: a list is damaged or has no column of paths, or two films have one key, so that
+            their outputs would overwrite each other.
     """
     path = paths.typed(path)
     fs, inner = paths.file_system(path)

@@ -1,8 +1,7 @@
 """The pixel data of one DICOM frame -> stored values, in every transfer syntax of `SYNTAXES`.
 
-Sizes are checked against the header before anything is allocated or decoded; what disagrees raises
-`Rejection`. The one damage that cannot be seen is damage that still decodes: changed bits in
-uncompressed, RLE or JPEG 2000 data.
+Sizes are checked against the header before anything is allocated or decoded. The one damage that
+cannot be seen is damage that still decodes: changed bits in uncompressed, RLE or JPEG 2000 data.
 """
 
 import dataclasses
@@ -59,15 +58,7 @@ def decode(
     """Stored values: uint8, uint16, int8 or int16 as the layout says.
 
     Unused high bits (old overlays) are cut off and the sign extended, as in pydicom's pixel_array.
-
-    Args:
-        value: the pixel data, as far as the file has them.
-        element: what the file declares of them.
-        syntax: one of `SYNTAXES`.
-        layout: what the header says of the pixels; it bounds what is allocated.
-
-    Raises:
-        Rejection: truncated, corrupt_pixels or unsupported_syntax.
+    The value is what the file has of the element. Raises Rejection.
     """
     depth = layout.stored
     if syntax in _NATIVE:
