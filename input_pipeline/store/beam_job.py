@@ -24,7 +24,7 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.runner import create_runner
 from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
-from cxr_embeddings.common import files, machine, paths, workers
+from cxr_embeddings.common import machine, paths, workers
 
 from ..films import decode
 from . import shards
