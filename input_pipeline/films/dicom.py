@@ -129,7 +129,7 @@ def _read_dicom(
     syntax = syntax or _guess_syntax(head, start, groups=(0x08,))
     if syntax not in pixel_data.SYNTAXES:
         standard = re.fullmatch(r"1\.2\.840\.10008\.[0-9.]{1,40}", syntax)
-        reject("unsupported_syntax", syntax if standard else "none, or a private or malformed one")
+        reject("unsupported_syntax", syntax if standard else "none, private or malformed")
     if syntax == pixel_data.DEFLATED:
         head = _inflate(_fetch(stream, size, start, size))
         stream, size, start = io.BytesIO(head), len(head), 0

@@ -5,6 +5,7 @@ held in float64. `docs/films.md` says what was decided where the standard leaves
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Bool, Float, Integer, Real, UInt, UInt8, UInt16
@@ -126,22 +127,14 @@ def _with_sign(lut: Lut, low: float, x: Float[np.ndarray, "n"]) -> Lut:
     return lut if covered(lut) > covered(other) else other
 
 
-def _linear(x: Float[np.ndarray, "n"], center: float, width: float) -> Float[np.ndarray, "n"]:
-    """PS3.3 C.11.2.1.2.1; width 1 is a threshold. Values beyond 0 ... 1 are the caller's to cut."""
-    return (x - (center - 0.5 - (width - 1) / 2)) / max(width - 1, 1e-9)
-
-
-def _linear_exact(x: Float[np.ndarray, "n"], center: float, width: float) -> Float[np.ndarray, "n"]:
-    """PS3.3 C.11.2.1.3.2."""
-    return (x - center) / width + 0.5
-
-
-def _sigmoid(x: Float[np.ndarray, "n"], center: float, width: float) -> Float[np.ndarray, "n"]:
-    """PS3.3 C.11.2.1.3.1: 1 / (1 + exp(-4 (x - center) / width)), in a form without overflow."""
-    return 0.5 + 0.5 * np.tanh(2 * (x - center) / width)
-
-
-VOI_FUNCTIONS = {"LINEAR": _linear, "LINEAR_EXACT": _linear_exact, "SIGMOID": _sigmoid}
+# (values, center c, width w) -> grey values; those beyond 0 ... 1 are the caller's to cut
+VOI_FUNCTIONS: dict[str, Callable[[np.ndarray, float, float], np.ndarray]] = {
+    # PS3.3 C.11.2.1.2.1; width 1 is a threshold
+    "LINEAR": lambda x, c, w: (x - (c - 0.5 - (w - 1) / 2)) / max(w - 1, 1e-9),
+    "LINEAR_EXACT": lambda x, c, w: (x - c) / w + 0.5,  # C.11.2.1.3.2
+    # C.11.2.1.3.1: 1 / (1 + exp(-4 (x - c) / w)), in a form without overflow
+    "SIGMOID": lambda x, c, w: 0.5 + 0.5 * np.tanh(2 * (x - c) / w),
+}
 
 
 def _stored_values(film: Film) -> Integer[np.ndarray, "n"]:
