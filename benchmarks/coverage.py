@@ -1,8 +1,7 @@
 """How often the intervals hold the truth, and tests reject it, on simulated films.
 
-A table of Markdown has this method and the one before it, where that is cheap to repeat.
-docs/statistics.md has all tables. Scores are normal, with the same spread in both classes; films of
-a patient share the label and half the variance of the score.
+Scores are normal, with the same spread in both classes; films of a patient share the label and half
+the variance of the score. docs/statistics.md has the tables.
 """
 
 import itertools
@@ -27,10 +26,10 @@ AUROCS, PATIENTS, PREVALENCES = (0.75, 0.86, 0.92, 0.98), (40, 100, 300), (0.1, 
 EACH = {1: "1", 8: "1 to 8"}  # films a patient at most, and how a table says it
 OF_AUPRC = ((0.75, 300, 8, 0.3), (0.86, 100, 1, 0.1), (0.92, 100, 8, 0.1), (0.98, 40, 1, 0.3))
 OF_COMPARE = ((0.86, 40, 8, 0.1), (0.86, 40, 1, 0.3), (0.98, 100, 8, 0.1), (0.86, 300, 8, 0.3))
-OLD, RESAMPLES = 10, 200  # every tenth sample is measured in the old way, too, on so many resamples
+RESAMPLES = 200
 Films = tuple[np.ndarray, np.ndarray, np.ndarray]  # score, label, patient
 Limits = Sequence[float] | tuple[None, None] | None
-BEFORE_AND_NOW = "before | width | none | now | width | none"
+COVERED = "coverage | width | none"
 
 
 def sizes(random: np.random.Generator, patients: int, most: int) -> np.ndarray:
@@ -52,23 +51,6 @@ def films(
     return noise(random, patient) + np.sqrt(2) * stats.norm.ppf(auroc) * label, label, patient
 
 
-def draw(patient: np.ndarray, resamples: int = RESAMPLES) -> bootstrap.Draws:
-    return bootstrap.draw(patient.astype(str), resamples, 0)
-
-
-def resampled(
-    metric: str, draws: bootstrap.Draws, rows: np.ndarray, score: np.ndarray, label: np.ndarray
-) -> np.ndarray:
-    nothing = {"": np.zeros((len(rows), 1))}
-    return bootstrap.replicates(draws, rows, score[rows], label[rows], nothing)[metric]
-
-
-def percentiles(of_resamples: np.ndarray) -> Limits:
-    """The bootstrap's limits, as they were."""
-    found = bootstrap.interval(bootstrap.Measured(0.5, of_resamples))
-    return found["low"], found["high"]
-
-
 def three(*numbers: float) -> list[str]:
     return [f"{number:.3f}" for number in numbers]
 
@@ -86,33 +68,27 @@ def covered(intervals: Sequence[Limits], truth: float) -> list[str]:
 
 
 def auroc(replications: int) -> Iterator[str]:
-    yield f"AUROC | patients | films each | prevalence | {BEFORE_AND_NOW} | 3.92 SD | one class"
+    yield f"AUROC | patients | films each | prevalence | {COVERED} | 3.92 SD | one class"
     for setting in itertools.product(AUROCS, PATIENTS, EACH, PREVALENCES):
         truth, patients, most, prevalence = setting
         random = np.random.default_rng([int(100 * one) for one in setting])
-        values, before, now = [], [], []
-        for i in range(replications):
+        values, found = [], []
+        for _ in range(replications):
             score, label, patient = films(random, *setting)
             if not 0 < label.sum() < len(label):
                 continue
-            ranked = auroc_interval.rank(score, label)
-            values.append(ranked.value)
-            now.append(auroc_interval.interval(score, label, patient))
-            if most == 1:
-                before.append(discrimination.delong(ranked, label, patient))
-            elif i % OLD == 0:
-                rows = np.arange(len(label))
-                before.append(percentiles(resampled("auroc", draw(patient), rows, score, label)))
-        both = covered(before, truth) + covered(now, truth)
+            values.append(auroc_interval.rank(score, label).value)
+            found.append(auroc_interval.interval(score, label, patient))
         scatter, one_class = three(3.92 * np.std(values)), replications - len(values)
-        yield row(truth, patients, EACH[most], prevalence, *both, *scatter, one_class)
+        shares = covered(found, truth)
+        yield row(truth, patients, EACH[most], prevalence, *shares, *scatter, one_class)
 
 
 def auprc(replications: int) -> Iterator[str]:
-    yield f"AUROC | patients | films each | prevalence | AUPRC | {BEFORE_AND_NOW}"
+    yield f"AUROC | patients | films each | prevalence | AUPRC | {COVERED}"
     for setting in OF_AUPRC:
         value, patients, most, prevalence = setting
-        random, before, now = np.random.default_rng(1), [], []
+        random, found = np.random.default_rng(1), []
         many = 2_000_000 // (most + 1)  # patients of a million films
         score, label, _ = films(random, value, many, most, prevalence)
         truth = auprc_interval.average_precision_score(label, score)
@@ -120,28 +96,22 @@ def auprc(replications: int) -> Iterator[str]:
             score, label, patient = films(random, *setting)
             if not 0 < label.sum() < len(label):
                 continue
-            again = resampled("auprc", draw(patient), np.arange(len(label)), score, label)
-            now.append(auprc_interval.measure(score, label, patient, again).limits)
-            before.append(percentiles(again))
-        both = covered(before, truth) + covered(now, truth)
-        yield row(value, patients, EACH[most], prevalence, *three(truth), *both)
+            rows, nothing = np.arange(len(label)), {"": np.zeros((len(label), 1))}
+            draws = bootstrap.draw(patient.astype(str), RESAMPLES, 0)
+            resampled = bootstrap.replicates(draws, rows, score, label, nothing)["auprc"]
+            found.append(auprc_interval.measure(score, label, patient, resampled).limits)
+        yield row(value, patients, EACH[most], prevalence, *three(truth), *covered(found, truth))
 
 
 def rates(replications: int) -> Iterator[str]:
-    yield f"patients | films each | share | {BEFORE_AND_NOW}"
+    yield f"patients | films each | share | {COVERED}"
     for patients, most, share in itertools.product((10, 20, 60), EACH, (0.5, 0.9, 0.98)):
-        random, before, now = np.random.default_rng(2), [], []
-        for i in range(replications):
+        random, found = np.random.default_rng(2), []
+        for _ in range(replications):
             patient = sizes(random, patients, most)
             hit = noise(random, patient) < stats.norm.ppf(share)
-            now.append(proportion.interval(hit, patient))
-            if i % OLD == 0:
-                draws = draw(patient)
-                weight = draws.count[:, draws.patient].astype(float)
-                drawn = np.percentile(weight @ hit / weight.sum(1), [2.5, 97.5])
-                whole = proportion.wilson(float(hit.mean()), float(patients), 1.96)
-                before.append(drawn if 0 < hit.sum() < len(hit) else whole)
-        yield row(patients, EACH[most], share, *covered(before, share), *covered(now, share))
+            found.append(proportion.interval(hit, patient))
+        yield row(patients, EACH[most], share, *covered(found, share))
 
 
 def calibrated(random: np.random.Generator, patient: np.ndarray, times: float) -> np.ndarray:
@@ -152,76 +122,49 @@ def calibrated(random: np.random.Generator, patient: np.ndarray, times: float) -
 
 
 def ece(replications: int) -> Iterator[str]:
-    yield f"films | films each | logits are times | ECE | mean before | mean now | {BEFORE_AND_NOW}"
+    yield f"films | films each | logits are times | ECE | mean | {COVERED}"
     for n, most, times in itertools.product((60, 200, 1000), EACH, (1.0, 1.2, 2.0)):
-        random, before, now, means = np.random.default_rng(3), [], [], []
+        random, found = np.random.default_rng(3), []
         columns = calibrated(random, np.arange(1_000_000), times)
         truth = float(calibration.expected_error(columns.sum(0, keepdims=True))[0])
-        for i in range(replications):
+        for _ in range(replications):
             patient = sizes(random, n, most)[:n]
-            columns = calibrated(random, patient, times)
-            found = calibration.debiased(columns, patient)
-            now.append(found.limits)
-            plain = float(calibration.expected_error(columns.sum(0, keepdims=True))[0])
-            means.append((plain, found.value))
-            if i % OLD == 0:
-                draws = draw(patient)
-                again = calibration.expected_error(draws.count[:, draws.patient] @ columns)
-                low, high = np.percentile(again, [2.5, 97.5])
-                before.append((max(0, 2 * plain - high), max(plain, 2 * plain - low)))
-        both = covered(before, truth) + covered(now, truth)
-        yield row(n, EACH[most], times, *three(truth, *np.mean(means, 0)), *both)
+            found.append(calibration.debiased(calibrated(random, patient, times), patient))
+        mean = np.mean([one.value for one in found])
+        shares = covered([one.limits for one in found], truth)
+        yield row(n, EACH[most], times, *three(truth, mean), *shares)
 
 
 def gap(replications: int) -> Iterator[str]:
-    yield "groups | AUROC | patients a group | films each | excluded 0 before | now | width"
+    yield "groups | AUROC | patients a group | films each | excluded 0 | width"
     for groups, (value, patients, most) in itertools.product(
         (2, 4, 8), ((0.8, 50, 1), (0.92, 60, 8), (0.98, 60, 1))
     ):
-        random, excluded, old = np.random.default_rng(4), [], []
-        for i in range(replications):
+        random, excluded = np.random.default_rng(4), []
+        for _ in range(replications):
             score, label, patient = films(random, value, groups * patients, most, 0.4)
-            some = subgroups.FindingFilms(
-                np.arange(len(label)), score, label, special.expit(score), None
-            )
-            old_too, group = i % OLD == 0, patient // patients
-            draws = draw(patient, RESAMPLES if old_too else 1)
-            found = subgroups.measure({"": some}, group.astype(str), draws)[1][""]
-            if not (limits := found["auroc"]):
-                continue
-            excluded.append((limits["low"] > 0, limits["high"] - limits["low"]))
-            if old_too:
-                largest, smallest = (
-                    resampled(
-                        "auroc", draws, np.flatnonzero(group == int(found[end])), score, label
-                    )
-                    for end in ("largest", "smallest")
-                )
-                old.append(np.nanpercentile(largest - smallest, 2.5) > 0)
-        shares = three(np.mean(old), *np.mean(excluded, 0))
-        yield row(groups, value, patients, EACH[most], *shares)
+            rows, probability = np.arange(len(label)), special.expit(score)
+            some = subgroups.FindingFilms(rows, score, label, probability, None)
+            draws = bootstrap.draw(patient.astype(str), 1, 0)
+            found = subgroups.measure({"": some}, (patient // patients).astype(str), draws)[1][""]
+            if limits := found["auroc"]:
+                excluded.append((limits["low"] > 0, limits["high"] - limits["low"]))
+        yield row(groups, value, patients, EACH[most], *three(*np.mean(excluded, 0)))
 
 
 def compare(replications: int) -> Iterator[str]:
-    yield "AUROC | patients | films each | prevalence | rejects before | now"
+    yield "AUROC | patients | films each | prevalence | rejects"
     for setting in OF_COMPARE:
         value, patients, most, prevalence = setting
-        random, before, now = np.random.default_rng(5), [], []
-        for i in range(replications):
+        random, rejects = np.random.default_rng(5), []
+        for _ in range(replications):
             score, label, patient = films(random, *setting)
             both = [score + 0.8 * noise(random, patient) for _ in range(2)]
             of_one = label[:, None], np.ones((len(label), 1), bool), *(s[:, None] for s in both)
             found = discrimination.compare([""], *of_one, patient)[""]
-            if found["undefined"]:
-                continue
-            now.append(found["p"] <= 0.05)
-            if i % OLD == 0:
-                draws, rows = draw(patient), np.arange(len(label))
-                a, b = (resampled("auroc", draws, rows, one, label) for one in both)
-                low, high = np.nanpercentile(b - a, [2.5, 97.5])
-                before.append(not low <= 0 <= high)
-        shares = three(np.mean(before), np.mean(now))
-        yield row(value, patients, EACH[most], prevalence, *shares)
+            if not found["undefined"]:
+                rejects.append(found["p"] <= 0.05)
+        yield row(value, patients, EACH[most], prevalence, *three(np.mean(rejects)))
 
 
 PATTERNS: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
@@ -232,17 +175,8 @@ PATTERNS: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
 }
 
 
-def old_permutation(random: np.random.Generator, patient: np.ndarray) -> np.ndarray:
-    """Labels laid down patient after patient, where films lie in another order of patients."""
-    rank = [random.permutation(patient.max() + 1)[patient] for _ in range(2)]
-    of_films, of_labels = (np.argsort(one, kind="stable") for one in rank)
-    order = np.empty_like(of_films)
-    order[of_films] = of_labels
-    return order
-
-
 def near(replications: int) -> Iterator[str]:
-    yield "films a patient | effect | rejects before | now | no test"
+    yield "films a patient | effect | rejects | no test"
     for (name, pattern), effect in itertools.product(PATTERNS.items(), (0.0, 1.5)):
         random, p = np.random.default_rng(6), []
         for _ in range(replications // 4 if effect else replications):
@@ -251,20 +185,16 @@ def near(replications: int) -> Iterator[str]:
             embedding = 0.8 * random.normal(size=(40, 8))[patient]
             embedding += 0.6 * random.normal(size=embedding.shape)
             embedding[:, 0] += effect * label[:, 0]
-            if not label.any():
-                continue
-            known = np.ones(label.shape, bool)
-            found, _ = neighbours.nearest(embedding, patient, 5)
-            now, _ = neighbours.sharing(
-                found, patient, [""], label * 1.0, known, permutations=99, seed=0
-            )
-            others = (label[old_permutation(random, patient)] for _ in range(99))
-            again = np.array([other[found].mean(1)[other].mean() for other in others])
-            p.append((now[""].p, (1 + np.sum(again >= now[""].share - 1e-12)) / 100))
-        new, old = np.array(p).T
-        tested = ~np.isnan(new)
-        shares = np.mean(old <= 0.05), np.mean(new[tested] <= 0.05), 1 - tested.mean()
-        yield row(name, effect, *three(*shares))
+            if label.any():
+                found, _ = neighbours.nearest(embedding, patient, 5)
+                known = np.ones(label.shape, bool)
+                shares, _ = neighbours.sharing(
+                    found, patient, [""], label * 1.0, known, permutations=99, seed=0
+                )
+                p.append(shares[""].p)
+        tested = ~np.isnan(p)
+        rejects = np.mean(np.array(p)[tested] <= 0.05)
+        yield row(name, effect, *three(rejects, 1 - tested.mean()))
 
 
 TABLES: dict[str, tuple[Callable[[int], Iterator[str]], int]] = {

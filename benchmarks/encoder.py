@@ -1,15 +1,12 @@
-"""The network's forward pass by this project and by every other engine that is installed.
+"""The network's forward pass by this project's engines and by timm, eager and `torch.compile`.
 
-Plain Flax needs no more than JAX, Flax and NumPy. The others are timm (eager and `torch.compile`),
-Keras, onnxruntime and OpenVINO.
+The first engine needs no more than JAX, Flax and NumPy.
 """
 
 import contextlib
 import dataclasses
 import functools
 import importlib.metadata
-import json
-import pathlib
 import platform
 import statistics
 import time
@@ -20,18 +17,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import peer_engines, peers
-from benchmarks.network_forms import OURS, PLAIN, compile_form
-from benchmarks.peer_engines import Make, Run
+from benchmarks import peers
+from benchmarks.peers import Make, Run
 from benchmarks.timing import interleave
 from cxr_embeddings.common import machine
 from cxr_embeddings.encoder import depthwise_kernel, embedding_layers, random_weights
 from cxr_embeddings.encoder.efficientnet import VARIANTS, EfficientNet
 from cxr_embeddings.encoder.weights import Variables, cast_kernels
 
+OURS = "this project"
 ENGINE = f"{OURS}, engine=openvino"  # on CPUs
 KERNEL = f"{OURS}, engine=pallas"  # on NVIDIA GPUs
-LIBRARIES = ("jax", "flax", "timm", "torch", "keras", "onnxruntime", "openvino")
+LIBRARIES = ("jax", "flax", "timm", "torch", "openvino")
 
 
 class Case(NamedTuple):
@@ -74,12 +71,9 @@ def own_engines() -> dict[str, Make]:
 
 def _by_jax(name: str, variant: str, variables: Variables, images: np.ndarray, dtype: str) -> Run:
     model = EfficientNet(variant, peers.head_width(variant), dtype=jnp.dtype(dtype))
+    model = forms_here(model)[name]
     arguments = jax.device_put(cast_kernels(variables, dtype)), jnp.asarray(images)
-    if name == PLAIN:
-        model = model.clone(conv_general_dilated=jax.lax.conv_general_dilated)
-    else:
-        model = forms_here(model)[name]
-    form = compile_form(name, lambda v, x: model.apply(v, x)[0], *arguments)
+    form = jax.jit(lambda v, x: model.apply(v, x)[0])
     return lambda: np.asarray(form(*arguments))
 
 
@@ -135,11 +129,7 @@ def ready(
 
 
 def run(
-    repeats: int = 10,
-    cases: str = "b0:224:8,l2:224:1,l2:224:4,l2:475:1",
-    dtype: str = "float32",
-    engines: str = "all",
-    output: str = "",
+    repeats: int = 10, cases: str = "b0:224:8,l2:224:1,l2:224:4,l2:475:1", dtype: str = "float32"
 ) -> None:
     """Prints for each case how fast the engines are, and by how much their embeddings differ.
 
@@ -147,51 +137,31 @@ def run(
         counts: the first pays for what the engine before has left in the caches.
     cases: VARIANT:RESOLUTION:BATCH, with commas.
     dtype: of the computation, float32 or bfloat16.
-    engines: names of others with commas, or all.
-    output: folder for encoder.json and encoder.md.
     """
-    others = {PLAIN: functools.partial(_by_jax, PLAIN), **peer_engines.ENGINES}
-    chosen = [*others] if engines == "all" else engines.split(",")
-    if unknown := {*chosen} - {*others}:
-        raise SystemExit(
-            f"error: no such engine: {', '.join(unknown)}; expected {', '.join(others)}"
-        )
-    rows: list[dict[str, object]] = []
+    print(as_table([facts()]))
     for case in [parse_case(text) for text in cases.split(",")]:
-        print(f"\n{case}, {dtype}")
-        table = own_engines() | {name: others[name] for name in chosen}
-        made = {name: rest for name, *rest in ready(case, dtype, table)}
+        made = {name: rest for name, *rest in ready(case, dtype, own_engines() | peers.ENGINES)}
         seconds = interleave({name: one[0] for name, one in made.items()}, repeats, 0, settle=1)
+        rows: list[dict[str, object]] = []
         for name, values in seconds.items():
             _, seconds_to_ready, difference = made[name]
             ratios = [a / b for a, b in zip(seconds[OURS], values, strict=True)]
-            rows.append(
-                {
-                    "case": str(case),
-                    "dtype": dtype,
-                    "engine": name,
-                    "images/s": case.batch / statistics.median(values),
-                    "times as fast as ours": statistics.median(ratios),
-                    "differs": difference,
-                    "ready after s": seconds_to_ready,
-                }
-            )
-        if output and rows:  # the next case may be too much for the time or the memory
-            write(pathlib.Path(output), "encoder", rows)
-        print(as_table(rows[-len(seconds) :]) if seconds else "")
-    if not rows:
-        raise SystemExit("error: no case could be measured, for the reasons above")
+            row = {"case": case, "dtype": dtype, "engine": name}
+            row |= {"images/s": case.batch / statistics.median(values)}
+            row |= {"times as fast as ours": statistics.median(ratios), "differs": difference}
+            rows.append(row | {"ready after s": seconds_to_ready})
+        print(as_table(rows))
 
 
-def facts() -> dict[str, object]:
+def facts() -> dict[str, str]:
     """The machine and the versions of the libraries that are installed."""
-    versions = {}
+    versions = []
     for name in LIBRARIES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[name] = importlib.metadata.version(name)
-    cores = machine.processors()
-    device = f"{jax.devices()[0].device_kind}, {cores} cores of {platform.machine()}"
-    return {"machine": device, "versions": versions}
+            versions.append(f"{name} {importlib.metadata.version(name)}")
+    device = f"{jax.devices()[0].device_kind}, {machine.processors()} cores of {platform.machine()}"
+    python = platform.python_version()
+    return {"device": device, "python": python, "versions": " ".join(versions)}
 
 
 def as_table(rows: Sequence[Mapping[str, object]]) -> str:
@@ -202,10 +172,3 @@ def as_table(rows: Sequence[Mapping[str, object]]) -> str:
         cells = (row.get(name, "") for name in names)
         lines.append([f"{one:.3g}" if isinstance(one, float) else str(one) for one in cells])
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
-
-
-def write(folder: pathlib.Path, name: str, rows: Sequence[Mapping[str, object]]) -> None:
-    """Writes NAME.json, with the machine and the versions, and NAME.md."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.json").write_text(json.dumps({**facts(), "rows": rows}, indent=1) + "\n")
-    (folder / f"{name}.md").write_text(as_table(rows))

@@ -20,7 +20,6 @@ import functools
 import json
 import os
 import pathlib
-import platform
 import statistics
 import subprocess
 import sys
@@ -41,23 +40,15 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 BUNDLE = ROOT / "weights" / "demo"  # of B0
 Row = dict[str, object]
 WORTH_STARTING = 20  # seconds that a step needs at least
-REPEATS = 10  # timed calls of each engine
 
 
 class Part(NamedTuple):
-    """What is measured in one process.
+    """What is measured in one process."""
 
-    Attributes:
-        measure: gives rows of results, one by one; takes the cases.
-        cases, small: VARIANT:RESOLUTION:BATCH, or for the kernel its layers, with commas; the small
-            ones for a CPU.
-        seconds: that it may take at most.
-    """
-
-    measure: Callable[[list[str]], Iterator[Row]]
-    cases: str
-    small: str
-    seconds: float
+    measure: Callable[[list[str]], Iterator[Row]]  # takes the cases
+    cases: str  # VARIANT:RESOLUTION:BATCH, or for the kernel its layers, with commas
+    small: str  # likewise, for a CPU
+    seconds: float  # that it may take at most
 
 
 def parity(cases: list[str]) -> Iterator[Row]:
@@ -83,15 +74,14 @@ def parity(cases: list[str]) -> Iterator[Row]:
         card, variables = _weights(case)
         films = _films(case)
         expected = embeddings(weights.model_for(card), jax.devices("cpu")[0])
-        forms = encoder.forms_here(weights.model_for(card))
-        for name, form in forms.items():
-            computations = [("float32", "highest"), ("bfloat16", "default")]
-            if form is next(iter(forms.values())):
-                computations.append(("float32", "default"))  # products by TensorFloat-32
-            for dtype, precision in computations:
+        for name, form in encoder.forms_here(weights.model_for(card)).items():
+            computations = ("float32", "highest"), ("bfloat16", "default"), ("float32", "default")
+            for dtype, precision in computations:  # the last one with products by TensorFloat-32
                 with jax.default_matmul_precision(precision if precision != "default" else None):
                     found = embeddings(form.clone(dtype=dtype), jax.devices()[0])
-                cosine = _cosine(found, expected)
+                wide = found.astype("float64"), expected.astype("float64")
+                lengths = (np.linalg.norm(rows, axis=1) for rows in wide)
+                cosine = (wide[0] * wide[1]).sum(1) / np.multiply(*lengths)
                 error = np.linalg.norm(found - expected, axis=1).max()
                 apart = np.linalg.norm(expected[1:] - expected[:-1], axis=1).min()
                 yield {
@@ -104,12 +94,6 @@ def parity(cases: list[str]) -> Iterator[Row]:
                     "error by the distance of two films": float(error / apart),
                     "weights": card.source,
                 }
-
-
-def _cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Of each row of a with the same row of b."""
-    a, b = a.astype("float64"), b.astype("float64")
-    return (a * b).sum(1) / ((a**2).sum(1) * (b**2).sum(1)) ** 0.5
 
 
 def _weights(case: Case) -> tuple[Card, Variables]:
@@ -141,14 +125,17 @@ def _films(case: Case) -> np.ndarray:
 
 def speed(cases: list[str], others: tuple[str, ...] = ()) -> Iterator[Row]:
     """Images a second of this project's engines, and of others, in bfloat16."""
-    from benchmarks import encoder, peer_engines
+    import jax
+
+    from benchmarks import encoder, peers
 
     for case in map(encoder.parse_case, cases):
-        engines = encoder.own_engines() | {name: peer_engines.ENGINES[name] for name in others}
+        engines = encoder.own_engines() | {name: peers.ENGINES[name] for name in others}
         left = {*engines}
         for name, form, ready, difference in encoder.ready(case, "bfloat16", engines):
             seconds = _seconds(form)
             left.remove(name)
+            stats = jax.devices()[0].memory_stats() or {}
             yield {
                 "case": str(case),
                 "engine": name,
@@ -157,28 +144,18 @@ def speed(cases: list[str], others: tuple[str, ...] = ()) -> Iterator[Row]:
                 "ms a batch": 1e3 * seconds,
                 "ready after s": ready,
                 "differs": difference,
-            } | _memory()
+                "peak GiB": stats.get("peak_bytes_in_use", 0) / 2**30,
+            }
         for name in sorted(left):
             note = "not measured: it is not installed, or failed as printed"
             yield {"case": str(case), "engine": name, "dtype": "bfloat16", "note": note}
 
 
 def _seconds(call: Callable[[], object]) -> float:
-    """The median of `REPEATS` calls, after one that does not count."""
-    call()
-    seconds = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
+    """The median of ten calls, after one that does not count."""
+    from benchmarks.timing import interleave
 
-
-def _memory() -> Row:
-    import jax
-
-    stats = jax.devices()[0].memory_stats()
-    return {"peak GiB": stats["peak_bytes_in_use"] / 2**30} if stats else {}
+    return statistics.median(interleave({"": call})[""])
 
 
 def kernel(layers: list[str]) -> Iterator[Row]:
@@ -250,14 +227,7 @@ def measure(name: str, folder: pathlib.Path, small: bool) -> None:
 
     small = small or jax.default_backend() == "cpu"
     if name == next(iter(STEPS)):
-        found = facts()
-        versions = " ".join(f"{lib} {version}" for lib, version in found["versions"].items())
-        python = platform.python_version()
-        record(
-            folder,
-            "machine",
-            {"device": found["machine"], "python": python, "versions": versions, "small": small},
-        )
+        record(folder, "machine", {**facts(), "small": small})
     step = STEPS[name]
     for row in step.measure((step.small if small else step.cases).split(",")):
         record(folder, name, row)

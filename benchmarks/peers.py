@@ -5,9 +5,11 @@ Each is imported where it is asked for; none is needed to embed films.
 
 from __future__ import annotations
 
+import functools
 import re
 import sys
 import types
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 from unittest import mock
 
@@ -20,6 +22,9 @@ from cxr_embeddings.encoder.weights import Variables
 if TYPE_CHECKING:
     import keras
     import torch
+
+Run = Callable[[], np.ndarray]  # returns when the work is done: float32 [b width]
+Make = Callable[[str, Variables, np.ndarray, str], Run]  # variant, variables, images, dtype
 
 TIMM_LAYERS = {  # ours -> timm's; in blocks by the number of their convolutions
     "": {"stem_conv": "conv_stem", "stem_bn": "bn1", "head_conv": "conv_head", "head_bn": "bn2"},
@@ -100,6 +105,56 @@ def timm_network(variant: str, variables: Variables) -> torch.nn.Module:
     state = {name: torch.from_numpy(values) for name, values in tensors.items()}
     network.load_state_dict(state, strict=True, assign=True)
     return network.eval()
+
+
+def _fold(network: torch.nn.Module) -> torch.nn.Module:
+    """Takes every BatchNorm of a network of timm into the convolution before it."""
+    import torch
+    from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+    ends = {"conv_stem": "bn1", "conv_head": "bn2"}
+    plain = {"conv_dw": "bn1", "conv_pw": "bn2"}
+    expanding = {"conv_pw": "bn1", "conv_dw": "bn2", "conv_pwl": "bn3"}
+    parts = [(network, ends)]
+    for stage in network.blocks:
+        for block in stage:
+            parts.append((block, expanding if hasattr(block, "conv_pwl") else plain))
+    for part, names in parts:
+        for conv_name, bn_name in names.items():
+            conv, bn = getattr(part, conv_name), getattr(part, bn_name)
+            statistics = bn.running_mean, bn.running_var, bn.eps
+            conv.weight, conv.bias = fuse_conv_bn_weights(
+                conv.weight, conv.bias, *statistics, bn.weight, bn.bias
+            )
+            setattr(part, bn_name, getattr(bn, "act", torch.nn.Identity()))
+    return network
+
+
+def _by_timm(
+    compiled: bool, variant: str, variables: Variables, images: np.ndarray, dtype: str
+) -> Run:
+    """Without classifier, BatchNorm folded in, channels last, on the GPU where there is one."""
+    import torch
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network = _fold(timm_network(variant, variables))
+    network.reset_classifier(0)
+    network = network.to(device, getattr(torch, dtype), memory_format=torch.channels_last)
+    network.requires_grad_(False)
+    call = torch.compile(network, mode="max-autotune") if compiled else network
+    x = torch.from_numpy(images).permute(0, 3, 1, 2).to(device, getattr(torch, dtype))
+
+    def run() -> np.ndarray:
+        with torch.inference_mode():
+            return call(x).float().cpu().numpy()  # waits for the device
+
+    return run
+
+
+ENGINES: dict[str, Make] = {
+    "timm": functools.partial(_by_timm, False),
+    "torch.compile": functools.partial(_by_timm, True),
+}
 
 
 def keras_network(variant: str, **options: object) -> keras.Model:

@@ -12,14 +12,10 @@ import sys
 from collections.abc import Callable
 
 SUBJECTS = {
-    "encoder": "the network's forward pass, against every other engine that is installed",
-    "pipeline": "films to embedding records: seconds by stage, and against the forward pass alone",
-    "preprocess": "a DICOM file to 1280 x 1280 network input, against the toolkit's own steps",
-    "pretrain": "the gradient of a pretraining step, against its plain form in Flax",
-    "heads": "training heads, against the toolkit's Keras head and scikit-learn",
+    "encoder": "the network's forward pass, against timm where it is installed",
+    "pipeline": "films in a store to embedding records, against the forward pass alone",
     "heads_memory": "training heads on as many films as MIMIC-CXR has: seconds and peak memory",
     "coverage": "how often confidence intervals hold the truth, on simulated films",
-    "probe_optimum": "linear probes beside scikit-learn's optimum",
     "pydicom_files": "pydicom's own test files: are the pixels equal to pydicom's?",
     "mutated_films": "damaged films: is each a film or a rejection with a reason?",
 }

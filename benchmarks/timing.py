@@ -21,11 +21,8 @@ def interleave(
         candidates: name -> function to time; it must return only when its work is done.
         repeats: counted rounds.
         warmup: rounds run first and not counted.
-        settle: calls of a turn run first and not counted, for what goes on for long when it is
-            used: it is not to pay for caches, and threads on cores, that another has left behind.
-
-    Returns:
-        name -> `repeats` wall-clock durations in seconds, in the order of the rounds.
+        settle: calls of a turn run first and not counted: they pay for what another candidate has
+            left in caches, and in threads that are still on the cores.
     """
     names, order = list(candidates), random.Random(0)
     seconds: dict[str, list[float]] = {name: [] for name in names}

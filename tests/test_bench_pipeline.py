@@ -8,41 +8,17 @@ import pytest
 from benchmarks import pipeline
 from cxr_embeddings.encoder import sharding
 
-STAGES = (
-    "read the file",
-    "decode the pixels",
-    "window and resize",
-    "forward pass",
-    "encode and write",
-)
-
 
 @pytest.mark.slow
-def test_stages_and_ratio_are_printed_and_plausible(monkeypatch, capsys):
-    monkeypatch.setattr(pipeline, "SIDES", (64, 96))
+def test_the_ratio_is_that_of_the_times(monkeypatch, capsys):
     one_device = sharding.make_mesh(1, jax.devices()[:1])  # compiles in a third of the time
     monkeypatch.setattr(sharding, "make_mesh", lambda *_: one_device)
-    pipeline.run(1, resolution=32, batch_size=8, films=5, records=12)
+    pipeline.run(1, resolution=32, batch_size=8, films=12)
     printed = capsys.readouterr().out
-    assert printed.startswith("5 drawn films; b0 at 32 px, head (4,096), float32 by jax"), printed
-    rows = {
-        name: float(number)
-        for name, number in re.findall(r"^(\w[\w ]+?)  +([\d.]+) +\d+%$", printed, re.MULTILINE)
-    }
-    assert [*rows] == [*STAGES, "sum", "end to end"], printed
-    assert min(rows.values()) >= 0 and rows["decode the pixels"] > 0, printed
-    assert rows["sum"] == pytest.approx(sum(rows[name] for name in STAGES), abs=0.3)
-    assert "12 ready records of the same films" in printed
-    table = printed.split("speed-up over bare forward pass\n")[1].splitlines()
+    assert printed.startswith("12 films; b0 at 32 px, head (4,096), float32 by jax"), printed
     bare, whole = (
-        float(line.removeprefix(name).split()[0])
-        for line, name in zip(table, ("bare forward pass", "end to end"), strict=False)
+        float(re.search(rf"^{name} +([\d.]+)", printed, re.MULTILINE)[1])
+        for name in (pipeline.BARE, pipeline.WHOLE)
     )
-    kept = float(re.search(r"from ready records: ([\d.]+) of the bare forward pass", printed)[1])
+    kept = float(re.search(r"end to end: ([\d.]+) of the bare forward pass", printed)[1])
     assert 0 < kept == pytest.approx(bare / whole, rel=0.02), printed
-
-
-def test_a_folder_without_films_is_named(tmp_path):
-    (tmp_path / "no_film.dcm").write_bytes(b"no film")
-    with pytest.raises(SystemExit, match=f"no film in {tmp_path} gives an image"):
-        pipeline.run(1, resolution=32, batch_size=8, input=str(tmp_path))

@@ -6,13 +6,11 @@ import inspect
 import itertools
 import json
 
-import jax
-import numpy as np
 import pytest
 
-from benchmarks import coverage, encoder, gpu, peer_engines, peers, run, timing
+from benchmarks import coverage, encoder, gpu, peers, run, timing
 from cxr_embeddings.encoder import depthwise_kernel, efficientnet
-from cxr_embeddings.encoder.efficientnet import VARIANTS, EfficientNet, Variant
+from cxr_embeddings.encoder.efficientnet import VARIANTS, Variant
 
 
 @pytest.mark.parametrize("subject", run.SUBJECTS)
@@ -38,9 +36,8 @@ def test_turns_are_drawn_and_settle_before_they_count(monkeypatch):
 
 def doubled(variant, variables, images, dtype):
     """A peer that computes something else."""
-    network = EfficientNet(variant, peers.head_width(variant))
-    embeddings = 2 * np.asarray(jax.jit(network.apply)(variables, images)[0])
-    return lambda: embeddings
+    form = encoder.own_engines()[encoder.OURS](variant, variables, images, dtype)
+    return lambda: 2 * form()
 
 
 def broken(variant, variables, images, dtype):
@@ -51,37 +48,27 @@ def broken(variant, variables, images, dtype):
 def tiny(monkeypatch):
     monkeypatch.setitem(VARIANTS, "tiny", Variant(0.25, 0.1, 32))
     monkeypatch.setattr(efficientnet, "STAGES", efficientnet.STAGES[:2])
-    monkeypatch.setattr(peer_engines, "ENGINES", {"doubled": doubled, "broken": broken})
+    monkeypatch.setattr(peers, "ENGINES", {"doubled": doubled, "broken": broken})
 
 
-def test_engines_are_compared_and_one_that_fails_is_left_out(tiny, tmp_path, capsys):
-    encoder.run(3, "tiny:32:2", output=str(tmp_path))
-    assert "without broken: no card\n" in capsys.readouterr().out
-    rows = json.loads((tmp_path / "encoder.json").read_text())["rows"]
-    found = {row["engine"]: row for row in rows}
-    assert [*found] == [encoder.OURS, encoder.ENGINE, encoder.PLAIN, "doubled"]
-    assert found[encoder.OURS]["times as fast as ours"] == 1
+def test_engines_are_compared_and_one_that_fails_is_left_out(tiny, capsys):
+    encoder.run(3, "tiny:32:2")
+    printed = capsys.readouterr().out
+    assert "without broken: no card\n" in printed
+    cells = [line.strip("| ").split(" | ") for line in printed.splitlines()]
+    names, _, *rows = cells[-5:]
+    found = {row["engine"]: row for row in (dict(zip(names, row, strict=True)) for row in rows)}
+    assert [*found] == [encoder.OURS, encoder.ENGINE, "doubled"]
+    assert found[encoder.OURS]["times as fast as ours"] == "1"
     for name, row in found.items():
-        assert row["differs"] == pytest.approx(float(name == "doubled"), abs=1e-5)
-        assert row["images/s"] > 0 and row["ready after s"] > 0
-    assert (tmp_path / "encoder.md").read_text().count("\n| tiny at 32 px, batch 2") == len(found)
+        assert float(row["differs"]) == pytest.approx(float(name == "doubled"), abs=1e-5)
+        assert float(row["images/s"]) > 0 and float(row["ready after s"]) > 0
 
 
-def test_without_any_case_it_fails(tiny, monkeypatch):
-    monkeypatch.setattr(encoder, "own_engines", lambda: {encoder.OURS: broken})
-    with pytest.raises(SystemExit, match="no case could be measured"):
-        encoder.run(3, "tiny:32:8")
-
-
-@pytest.mark.parametrize("case", ["l2", "l9:224:1", "l2:224:0", "l2:224:-1", "l2:224:1:2"])
+@pytest.mark.parametrize("case", ["l2", "l9:224:1", "l2:224:0", "l2:224:1:2"])
 def test_a_wrong_case_is_named(case):
     with pytest.raises(SystemExit, match=f"found the case '{case}'; expected VARIANT"):
         encoder.run(1, case)
-
-
-def test_a_wrong_engine_is_named(tiny):
-    with pytest.raises(SystemExit, match="no such engine: nope; expected plain Flax, doubled"):
-        encoder.run(1, engines="nope")
 
 
 @pytest.fixture
@@ -91,7 +78,7 @@ def small_steps(tiny, monkeypatch):
     for name, step in gpu.STEPS.items():
         cases = step.small if name == "kernel" else "tiny:32:2"
         monkeypatch.setitem(gpu.STEPS, name, step._replace(small=cases))
-    monkeypatch.setitem(peer_engines.ENGINES, "torch.compile", broken)
+    monkeypatch.setitem(peers.ENGINES, "torch.compile", broken)
 
 
 @pytest.mark.slow
