@@ -3,38 +3,16 @@
 No mirroring unless asked for: the heart lies on one side, and so does the stomach's air bubble.
 """
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, Key
 
+from cxr_embeddings.configs.schema import AugmentationConfig
+
 _BLUR_RADIUS = 3  # taps of the kernel on either side, in pixels
 
 
-class Augmentation(NamedTuple):
-    """How far views differ; every amount is drawn uniformly.
-
-    Attributes:
-        crop: smallest share of the film's side that a view shows; 1: the whole of it.
-        rotation: largest angle, in degrees, to either side.
-        contrast: largest relative change of the distance from the mean.
-        brightness: largest shift, where black is 0 and white 1.
-        blur: largest deviation of the Gaussian, in pixels of the view.
-        noise: largest deviation of the noise.
-        mirror: whether a view is mirrored left to right, by chance one in two.
-    """
-
-    crop: float = 0.7
-    rotation: float = 10.0
-    contrast: float = 0.3
-    brightness: float = 0.15
-    blur: float = 1.0
-    noise: float = 0.03
-    mirror: bool = False
-
-
-def check(augmentation: Augmentation) -> None:
+def check(augmentation: AugmentationConfig) -> None:
     """Raises ValueError where an amount is out of range."""
     limits = {
         "crop": (0.05, 1),
@@ -50,17 +28,11 @@ def check(augmentation: Augmentation) -> None:
 
 
 def view(
-    key: Key[Array, ""], film: Float32[Array, "h w 1"], how: Augmentation
+    key: Key[Array, ""], film: Float32[Array, "h w 1"], how: AugmentationConfig
 ) -> Float32[Array, "h w 1"]:
-    """One view of a film.
+    """One view of a film, of values in [0, 1] like the film; beyond the film's edge it is black.
 
-    Args:
-        key: decides everything that is drawn.
-        film: values in [0, 1].
-        how: the amounts.
-
-    Returns:
-        Values in [0, 1]; what lies beyond the film's edge is black.
+    Every amount is drawn uniformly by the key.
     """
     height, width, _ = film.shape
     keys = jax.random.split(key, 8)

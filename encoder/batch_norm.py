@@ -78,9 +78,7 @@ def normalise_batch(
 ) -> tuple[Float[Array, "b h w c"], Channels, Channels]:
     """`normalise` by the statistics of x itself, which are of all rows, also of a sharded batch.
 
-    Returns:
-        The result, and the mean and the (biased) variance of each channel. All three have
-        gradients.
+    Gives the result, and the mean and the (biased) variance of each channel; all have gradients.
     """
     return _forward(x, scale, bias, epsilon, activation, dtype)[0]
 

@@ -57,14 +57,9 @@ def shifted_sum(
 ) -> Float[Array, "b h2 w2 c"]:
     """Depthwise convolution: pads once, then adds up one strided slice times its weight per tap.
 
-    Args:
-        images: of any floating dtype, which the result has; the sum is taken in float32.
-        kernel: one filter a channel, in each direction at least as large as the stride.
-        strides: vertical and horizontal.
-        padding: zeros before and after, vertical and horizontal.
-
-    Returns:
-        What `lax.conv_general_dilated` with `feature_group_count=c` gives, up to rounding.
+    The sum is taken in float32; the result has the dtype of the images. The kernel is in each
+    direction at least as large as the stride. `lax.conv_general_dilated` with
+    `feature_group_count=c` gives the same, up to rounding.
     """
     return _shifted_sum_forward(images, kernel, strides, padding)[0]
 

@@ -40,8 +40,7 @@ def make_forward(
         variables: its variables, or their shapes.
         mesh: where to run it; with a Pallas kernel its axis `model` has to be 1.
         layer: an intermediate of the network: head, pooled, feature_map, ...
-        mean: of the three channels the network was trained with, for values in [0, 1].
-        std: likewise.
+        mean, std: of the three channels the network was trained with, for values in [0, 1].
 
     Returns:
         `forward(variables, images)`: `images` float32 [b h w 1] in [0, 1], with `b` a multiple of
@@ -72,13 +71,8 @@ def make_forward(
 def films_that_fit(card: Card, dtype: str, memory: Mapping[str, int] | None) -> int:
     """Films a batch on each device that has the weights already: a power of two.
 
-    Reckoned from the memory that is free and the largest tensor; where that is too many, `embed`
-    computes fewer at once.
-
-    Args:
-        card: of the weights.
-        dtype: of the computation.
-        memory: what `memory_stats` says of the device; of a CPU nothing.
+    Reckoned from the memory that is free, as `memory_stats` says (of a CPU nothing), and the
+    largest tensor; where that is too many, `embed` computes fewer at once.
     """
     if not memory or "bytes_limit" not in memory:
         return _CPU_FILMS

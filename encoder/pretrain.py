@@ -46,15 +46,9 @@ Step = Callable[[State, Array, Array], tuple[State, dict[str, Array]]]
 
 
 def start(recipe: Recipe, variables: Variables, width: int) -> State:
-    """The state before the first step.
+    """The state before the first step; `width` is that of the encoder's embedding.
 
-    Args:
-        recipe: how it is trained.
-        variables: of the encoder, float32.
-        width: of its embedding.
-
-    Returns:
-        The state; to have it on many devices, let `jit` make it with their shardings.
+    To have it on many devices, let `jit` make it with their shardings.
     """
     head, _ = OBJECTIVES[recipe.objective]
     key = jax.random.key(recipe.seed)
@@ -88,11 +82,7 @@ def make_gradient(
 ) -> Gradient:
     """The program for the gradient of a whole batch, to be called under `jit`.
 
-    Args:
-        model: the encoder.
-        recipe: what to do.
-        mesh: where.
-        mean, std: of the three channels, for values in [0, 1].
+    `mean` and `std` are for values in [0, 1].
 
     Returns:
         `gradient(params, batch_stats, step, films, label)`: loss, its gradient by `params`, the new
@@ -180,12 +170,7 @@ def make_step(
     std: Channels,
     rules: sharding.Rules,
 ) -> Step:
-    """Compiles (at first use) one step.
-
-    Args:
-        model, recipe, mesh, mean, std: as of `make_gradient`.
-        state: that of `start`, or its shapes.
-        rules: of `sharding`, how the state is split over the mesh.
+    """Compiles (at first use) one step, for a state as that of `start`, or its shapes.
 
     Returns:
         `step(state, films, label)`: films float32 [batch_size h w 1] in [0, 1] and int32 labels,
@@ -239,12 +224,7 @@ def train(
 ) -> Iterator[tuple[int, State, dict[str, Array]]]:
     """Runs steps; each is under way while the next batch is read.
 
-    Args:
-        step: from `make_step`.
-        state: on the devices.
-        mesh: these.
-        batches: films and labels; of each batch this host gives its rows.
-        first: number of steps that the state has behind it.
+    Of each batch this host gives its rows. The state has `first` steps behind it.
 
     Yields:
         After each step its number, counted from 1, the state, which the next step consumes, and its

@@ -1,6 +1,6 @@
 """What is trained, and how: the recipe, and the objectives and optimisers that it names."""
 
-from typing import NamedTuple
+import dataclasses
 
 import flax.linen as nn
 import jax
@@ -8,43 +8,19 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Float32, Int32, PyTree
 
+from cxr_embeddings.configs.schema import PretrainingConfig
+
 from . import augment, supcon
-from .augment import Augmentation
 
 PROJECTION_HIDDEN, PROJECTION_WIDTH = 2048, 128  # arXiv 2004.11362: ReLU between, no BatchNorm
 CLASSES = 2
 
 
-class Recipe(NamedTuple):
-    """What is trained, and how.
+@dataclasses.dataclass(frozen=True)
+class Recipe(PretrainingConfig):
+    """The settings of a training; `micro_batch` is given, and divides `batch_size`."""
 
-    Attributes:
-        objective: a key of `OBJECTIVES`.
-        temperature: of the contrastive loss; cross-entropy has none.
-        batch_size: films a step, over all devices of all hosts.
-        micro_batch: of them, films that are computed at once: bounds the memory.
-        steps: in all; the schedule of the learning rate ends there.
-        optimizer: a key of `OPTIMIZERS`.
-        learning_rate: at its highest, after the warm-up; a cosine brings it to 0.
-        warmup_steps: in which it rises by equal parts; the last of them has all of it.
-        weight_decay: of kernels; biases and BatchNorm have none.
-        average_decay: of the exponential moving average of the weights, which is the result.
-        seed: of the views and of the projection's first weights.
-        augmentation: how far the views differ.
-    """
-
-    objective: str
-    temperature: float
-    batch_size: int
-    micro_batch: int
-    steps: int
-    optimizer: str
-    learning_rate: float
-    warmup_steps: int
-    weight_decay: float
-    average_decay: float
-    seed: int
-    augmentation: Augmentation
+    seed: int = 0  # of the views and of the projection's first weights
 
 
 class Projection(nn.Module):

@@ -86,11 +86,9 @@ def gather(row: Shaped[np.ndarray, " n"]) -> Shaped[np.ndarray, "hosts n"]:
 
 
 def make_mesh(model_parallel: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """All devices of all hosts as a mesh of `data` x `model`; a copy of the weights stays on one.
+    """All devices of all hosts as a mesh of `data` x `model`.
 
-    Args:
-        model_parallel: devices that share one copy of the weights.
-        devices: those to use; None: all.
+    `model_parallel` devices of one host share a copy of the weights.
 
     Raises:
         ValueError: the number of devices of a host is no multiple of `model_parallel`.
@@ -100,8 +98,8 @@ def make_mesh(model_parallel: int = 1, devices: Sequence[jax.Device] | None = No
     here = sum(device.process_index == jax.process_index() for device in grid)
     if model_parallel < 1 or here % model_parallel:
         raise ValueError(
-            f"model_parallel is {model_parallel}; expected a divisor of the {here} "
-            "devices of a host"
+            f"model_parallel is {model_parallel}; expected a divisor of the {here} devices of a "
+            "host"
         )
     # Flax layers carry no sharding in their types, so the axes are said to be automatic.
     return Mesh(
@@ -155,10 +153,9 @@ def collect(mesh: Mesh, variables: PyTree) -> PyTree:
 
 
 def variable_shardings(mesh: Mesh, variables: PyTree, rules: Rules = MODEL_PARALLEL) -> PyTree:
-    """The sharding of every leaf of a tree of arrays or of their shapes.
+    """The sharding of every leaf: by the first of its rules that fits, or whole without any.
 
-    Of the rules of a leaf the first one counts whose devices divide its dimensions; without any it
-    stays whole.
+    A rule fits a leaf whose dimensions its devices divide.
     """
 
     def fits(spec: PartitionSpec, shape: tuple[int, ...]) -> bool:

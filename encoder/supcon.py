@@ -31,15 +31,8 @@ def supervised_contrastive_loss(
     others' denominators. And the row maximum that is subtracted is that of the others: the anchor's
     own 1 / temperature lies so far above them at 0.01 that their exponentials would vanish.
 
-    Under `jit` with `projection` split over devices, the others are those of all devices.
-
-    Args:
-        projection: one row a view, of any length and floating dtype; normalised here, in float32.
-        label: class of each view.
-        temperature: positive.
-
-    Returns:
-        The loss; 0 where no anchor has a positive.
+    Under `jit` with `projection` split over devices, the others are those of all devices. Rows, one
+    a view, are normalised here. The loss is 0 where no anchor has a positive.
     """
     z = normalise(projection)
     similarity = jnp.matmul(z, z.T, precision="highest") / temperature
@@ -57,18 +50,15 @@ def supervised_contrastive_loss(
 def alignment(
     first: Float32[Array, "n dim"], second: Float32[Array, "n dim"]
 ) -> Float32[Array, ""]:
-    """Mean squared distance between two views of a film, both normalised: 0 is best, 2 unrelated.
+    """Mean squared distance between two normalised views of a film (arXiv 2005.10242, alpha = 2).
 
-    Source: Wang and Isola, arXiv 2005.10242, with alpha = 2.
+    0 is best, 2 is unrelated.
     """
     return ((first - second) ** 2).sum(-1).mean()
 
 
 def uniformity(z: Float32[Array, "n dim"]) -> Float32[Array, ""]:
-    """Log of the mean of exp(-2 d^2) over all pairs: from 0 (one point) to about -4 (spread out).
-
-    Source: Wang and Isola, arXiv 2005.10242, with t = 2.
-    """
+    """Log of the mean of exp(-2 d^2) over all pairs: 0 is one point, about -4 is spread out."""
     squared = 2 - 2 * jnp.matmul(z, z.T, precision="highest")
     others = ~jnp.eye(len(z), dtype=bool)
     count = len(z) * (len(z) - 1)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from cxr_embeddings import cli
 from cxr_embeddings.configs.schema import PretrainConfig
+from cxr_embeddings.input_pipeline.hosts import Hosts
 
 USAGE = """
 python scripts/pretrain.py --config configs/pretrain.py \\
@@ -20,9 +21,13 @@ STOPPED = "the same command continues from the last checkpoint"
 
 def pretrain(config: PretrainConfig) -> int:
     """Runs the job. Returns the exit code."""
-    from cxr_embeddings.pretraining import job
 
-    cli.on_hosts(lambda hosts: job.pretrain(config, hosts), config.distributed)
+    def train(hosts: Hosts) -> None:
+        from cxr_embeddings.pretraining import job  # when the hosts know one another
+
+        job.pretrain(config, hosts)
+
+    cli.on_hosts(train, config.distributed)
     return 0
 
 

@@ -33,9 +33,13 @@ def flax_norm(x, scale, bias, epsilon, activation, dtype):
 
 def results(function, activation, dtype, arguments):
     """The three results, and the gradients of all three together for all three arguments."""
-    out, pull_back = jax.vjp(lambda *a: function(*a, EPSILON, activation, dtype), *arguments)
     random = np.random.default_rng(1)
-    return [*out, *pull_back(tuple(jnp.asarray(random.normal(size=a.shape), a.dtype) for a in out))]
+
+    def run(*arguments):
+        out, back = jax.vjp(lambda *a: function(*a, EPSILON, activation, dtype), *arguments)
+        return *out, *back(tuple(jnp.asarray(random.normal(size=a.shape), a.dtype) for a in out))
+
+    return jax.jit(run)(*arguments)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 3e-2)])

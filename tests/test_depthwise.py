@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from jax import lax
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from parity import assert_close
 
 from cxr_embeddings.encoder import depthwise
@@ -39,10 +38,16 @@ def both(images, kernel, strides, padding="SAME", groups=1):
     ]
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 5e-2)])
-@pytest.mark.parametrize("height", [12, 13])
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("side", [3, 5])
+@pytest.mark.parametrize(
+    ("side", "stride", "height", "dtype", "tolerance"),
+    [
+        (3, 1, 12, "float32", 1e-5),
+        (3, 2, 13, "bfloat16", 5e-2),
+        (5, 1, 13, "bfloat16", 5e-2),
+        (5, 2, 12, "float32", 1e-5),
+        (5, 2, 13, "float32", 1e-5),
+    ],
+)
 def test_depthwise_is_the_grouped_convolution(side, stride, height, dtype, tolerance):
     images = random((2, height, height - 3, 8), dtype)
     kernel = random((side, side, 1, 8), dtype, seed=1)
@@ -50,9 +55,11 @@ def test_depthwise_is_the_grouped_convolution(side, stride, height, dtype, toler
     assert_close(found, expected, tolerance)
 
 
-@pytest.mark.parametrize("strides", [(2, 2), (1, 2), (3, 1)])
-@pytest.mark.parametrize("padding", [[(1, 1), (0, 2)], [(0, 0), (4, 3)], "VALID"])
-def test_depthwise_takes_any_padding_and_strides(padding, strides):
+@pytest.mark.parametrize(
+    ("strides", "padding"),
+    [((2, 2), [(1, 1), (0, 2)]), ((1, 2), [(0, 0), (4, 3)]), ((3, 1), "VALID")],
+)
+def test_depthwise_takes_any_padding_and_strides(strides, padding):
     images, kernel = random((1, 9, 8, 4)), random((3, 4, 1, 4), seed=1)
     assert_close(*both(images, kernel, strides, padding, groups=4), 1e-5)
 
@@ -88,48 +95,6 @@ def test_padded_pointwise_and_dilated_depthwise_are_xlas_own():
     arguments = random((1, 8, 9, 4)), random((3, 3, 1, 4), seed=1), (1, 1), "SAME"
     found = depthwise.conv_general_dilated(*arguments, **options)
     assert np.array_equal(found, lax.conv_general_dilated(*arguments, **options))
-
-
-def two_layers(conv: Callable, images: jax.Array, kernels: list[jax.Array]) -> jax.Array:
-    """A depthwise convolution at stride 2, a 1x1 one, and a number of what comes out."""
-    options = {"dimension_numbers": NHWC}
-    x = conv(images, kernels[0], (2, 2), "SAME", feature_group_count=8, **options)
-    return jnp.mean(jnp.tanh(conv(x, kernels[1], (1, 1), "SAME", **options)) ** 2)
-
-
-def scanned(function: Callable) -> Callable:
-    """The mean of the function over the images one by one."""
-
-    def step(total, image, kernels):
-        return total + function(image[None], kernels), None
-
-    def run(images, kernels):
-        total, _ = jax.lax.scan(lambda t, x: step(t, x, kernels), jnp.zeros(()), images)
-        return total / len(images)
-
-    return run
-
-
-@pytest.mark.parametrize("wrap", [jax.checkpoint, scanned, jax.jit])
-def test_gradients_pass_through_checkpoints_scans_and_sharded_batches(wrap):
-    images = random((8, 13, 12, 8))
-    kernels = [random((5, 5, 1, 8), seed=1), random((1, 1, 8, 4), seed=2)]
-    ours, xlas = (
-        functools.partial(two_layers, conv)
-        for conv in (depthwise.conv_general_dilated, lax.conv_general_dilated)
-    )
-    expected = jax.grad(xlas, (0, 1))(images, kernels)
-    found = jax.jit(jax.grad(wrap(ours), (0, 1)))(images, kernels)
-    assert_close(jax.tree.leaves(found), jax.tree.leaves(expected), 1e-5)
-
-    if wrap is not scanned:  # which runs over the sharded axis
-        mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
-        rows, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("data",), ()))
-        step = jax.jit(jax.grad(wrap(ours), (0, 1)), in_shardings=(rows, whole))
-        compiled = step.lower(images, kernels).compile()
-        assert "all-gather" not in compiled.as_text() and "all-reduce" in compiled.as_text()
-        found = compiled(jax.device_put(images, rows), jax.device_put(kernels, whole))
-        assert_close(jax.tree.leaves(found), jax.tree.leaves(expected), 1e-5)
 
 
 def test_a_cpu_program_has_no_convolution_left_and_others_have():

@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 from jax import lax
 from parity import TOLERANCE, calibrate, compiled, difference, random_images
 
-from cxr_embeddings.encoder import batch_norm, depthwise_kernel, efficientnet, embed, sharding
+from cxr_embeddings.encoder import batch_norm, depthwise_kernel, embed, sharding
 from cxr_embeddings.encoder.batch_norm import swish
 from cxr_embeddings.encoder.depthwise_kernel import FusedMBConv
 from cxr_embeddings.encoder.efficientnet import BATCH_NORM_EPSILON, EfficientNet, MBConv
@@ -20,11 +21,7 @@ from cxr_embeddings.encoder.random_weights import random_variables
 from cxr_embeddings.encoder.weights import abstract_variables
 
 # kernel, stride, height, width, channels, dtype: odd and even sizes, channels that fill no block
-CASES = [
-    (3, 1, 5, 6, 104, "bfloat16"),
-    (3, 2, 8, 9, 24, "float32"),
-    (5, 2, 5, 6, 8, "float32"),
-]
+CASES = [(3, 1, 5, 6, 104, "bfloat16"), (5, 2, 5, 6, 8, "float32")]
 ROUNDING = {"float32": 1e-6, "bfloat16": 2**-8}
 
 
@@ -89,7 +86,6 @@ def interpreted(*layer):
     ("strides", "features", "side", "kernel"),
     [
         pytest.param(1, 8, 6, interpreted, marks=pytest.mark.slow),
-        (2, 12, 5, depthwise_kernel.by_xla),
         (1, 80, 4, depthwise_kernel.by_xla),
     ],
 )
@@ -103,21 +99,12 @@ def test_a_block_gives_the_same(strides, features, side, kernel):
     assert difference(jax.jit(fused.apply)(variables, images), expected) < 1e-6
 
 
-def test_training_by_it_is_refused():
-    fast = depthwise_kernel.for_gpu(EfficientNet("b0"), depthwise_kernel.by_xla)
-    variables = abstract_variables(fast)
-    assert variables == abstract_variables(EfficientNet("b0"))
-    train = functools.partial(fast.apply, train=True, mutable="batch_stats")
-    with pytest.raises(ValueError, match="for inference only"):
-        jax.eval_shape(train, variables, jnp.zeros((2, 32, 32, 3)))
-
-
 @pytest.fixture(scope="module")
 def live():
-    """Two stages of B0 with weights through which a signal passes, and their form for GPUs."""
+    """A network with weights through which a signal passes, and its form for GPUs."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(efficientnet, "STAGES", efficientnet.STAGES[:2])  # quick to compile
-        model = EfficientNet("b0")
+        tiny.two_stages(patch)
+        model = EfficientNet("tiny")
         variables = calibrate(model, random_variables(model), random_images(32, 4, 1))
         yield model, depthwise_kernel.for_gpu(model, depthwise_kernel.by_xla), variables
 
@@ -146,3 +133,11 @@ def test_each_device_computes_its_own_films(live):
 
     alone = run(sharding.make_mesh(devices=jax.devices()[:1]))
     assert difference(run(sharding.make_mesh()), alone) < TOLERANCE
+
+
+def test_training_by_it_is_refused(live):
+    model, fast, variables = live
+    assert abstract_variables(fast) == abstract_variables(model)
+    train = functools.partial(fast.apply, train=True, mutable="batch_stats")
+    with pytest.raises(ValueError, match="for inference only"):
+        jax.eval_shape(train, variables, jnp.zeros((2, 32, 32, 3)))

@@ -1,10 +1,12 @@
 """The sharded forward pass and the loop around it, on eight CPU devices."""
 
+import functools
 import re
 
 import jax
 import numpy as np
 import pytest
+import tiny
 from jax.sharding import PartitionSpec
 
 from cxr_embeddings.encoder import efficientnet, embed, random_weights, sharding
@@ -14,10 +16,9 @@ MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
 
 @pytest.fixture(scope="module")
 def network():
-    """The first two stages of B0: every kind of layer, and quick to compile."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(efficientnet, "STAGES", efficientnet.STAGES[:2])
-        model = efficientnet.EfficientNet("b0", head_width=4096)
+        tiny.two_stages(patch)
+        model = efficientnet.EfficientNet("tiny", head_width=4096)
         yield model, random_weights.random_variables(model, seed=1)
 
 
@@ -27,12 +28,29 @@ def images():
     return brightness * np.random.default_rng(0).random((16, 32, 32, 1), np.float32)
 
 
-def run(network, images, devices, model_parallel=1, layer="head"):
+@pytest.fixture(scope="module")
+def program(network):
+    """(devices, model_parallel, layer) -> the compiled program, its variables, and its mesh."""
     model, variables = network
-    mesh = sharding.make_mesh(model_parallel, jax.devices()[:devices])
-    placed = jax.device_put(variables, sharding.variable_shardings(mesh, variables))
-    forward = embed.make_forward(model, placed, mesh, layer, MEAN, STD)
-    return np.asarray(forward(placed, images))
+
+    @functools.cache
+    def make(devices, model_parallel=1, layer="head"):
+        mesh = sharding.make_mesh(model_parallel, jax.devices()[:devices])
+        placed = jax.device_put(variables, sharding.variable_shardings(mesh, variables))
+        forward = embed.make_forward(model, placed, mesh, layer, MEAN, STD)
+        shape = jax.ShapeDtypeStruct((16, 32, 32, 1), np.float32)
+        return forward.lower(placed, shape).compile(), placed, mesh
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def run(program):
+    def run(images, *how, **more):
+        compiled, placed, mesh = program(*how, **more)
+        return np.asarray(compiled(placed, sharding.put_rows(mesh, images)))
+
+    return run
 
 
 def relative(found, expected):
@@ -40,20 +58,17 @@ def relative(found, expected):
 
 
 @pytest.fixture(scope="module")
-def single(network, images):
-    return run(network, images, devices=1)
+def single(run, images):
+    return run(images, 1)
 
 
-def test_eight_devices_give_what_one_gives(network, images, single, record_property):
-    difference = relative(run(network, images, devices=8), single)
+def test_eight_devices_give_what_one_gives(run, images, single, record_property):
+    difference = relative(run(images, 8), single)
     record_property("relative difference of 8 devices to 1", float(difference))
     assert difference < 1e-5
     spread = np.abs(single - single.mean(axis=0)).max() / np.abs(single).max()
     assert spread > 0.05, "equal embeddings of different images would make this test pass vacuously"
-
-
-def test_weights_over_the_model_axis_give_the_same(network, images, single):
-    assert relative(run(network, images, devices=8, model_parallel=2), single) < 1e-5
+    assert relative(run(images, 8, 2), single) < 1e-5, "with weights over the axis model"
 
 
 def test_weights_are_split_by_the_table(network):
@@ -66,37 +81,28 @@ def test_weights_are_split_by_the_table(network):
     assert block["project_bn"]["scale"].spec == PartitionSpec()
 
 
-def test_no_collective_over_data(network):
-    model, variables = network
-    mesh = sharding.make_mesh()
-    forward = embed.make_forward(model, variables, mesh, "head", MEAN, STD)
-    program = forward.lower(variables, jax.ShapeDtypeStruct((16, 32, 32, 1), np.float32))
-    compiled = program.compile().as_text()
+def test_no_collective_over_data(program):
     pattern = r"all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter"
-    assert not re.findall(pattern, compiled)
+    assert not re.findall(pattern, program(8)[0].as_text())
     # The same search finds the collectives where there must be some.
-    mesh = sharding.make_mesh(2)
-    forward = embed.make_forward(model, variables, mesh, "head", MEAN, STD)
-    program = forward.lower(variables, jax.ShapeDtypeStruct((16, 32, 32, 1), np.float32))
-    assert re.findall(pattern, program.compile().as_text())
+    assert re.findall(pattern, program(8, 2)[0].as_text())
 
 
-def test_padding_changes_nothing(network, images, single):
+def test_padding_changes_nothing(run, images, single):
     padded = images.copy()
     padded[5:] = 0
-    np.testing.assert_array_equal(run(network, padded, devices=1)[:5], single[:5])
+    np.testing.assert_array_equal(run(padded, 1)[:5], single[:5])
 
 
 def test_channels_are_normalised_on_the_device_and_maps_flattened_row_by_row(
-    network, images, single
+    network, run, images, single
 ):
     model, variables = network
     normalised = (np.repeat(images, 3, axis=-1) - np.float32(MEAN)) / np.float32(STD)
     expected, out = jax.jit(model.apply)(variables, normalised)
     assert relative(single, np.asarray(expected)) < 1e-5
-    for layer in ("pooled", "feature_map"):
-        found = run(network, images, devices=1, layer=layer)
-        assert relative(found, np.asarray(out[layer]).reshape(16, -1)) < 1e-5
+    found = run(images, 1, layer="feature_map")
+    assert relative(found, np.asarray(out["feature_map"]).reshape(16, -1)) < 1e-5
 
 
 def test_the_loop_keeps_order_and_prepares_ahead():

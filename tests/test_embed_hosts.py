@@ -18,41 +18,28 @@ from cxr_embeddings.encoder import random_weights, weights
 from cxr_embeddings.input_pipeline.embeddings.table import read_table
 from cxr_embeddings.input_pipeline.synthetic.mimic_folder import write_mimic
 
-SIZE, FILMS = 32, 160
+SIZE, FILMS = 32, 80
 
 
 @pytest.fixture(scope="module")
-def films_and_store(tmp_path_factory):
-    """A stand-in of MIMIC-CXR, and a store of it in shards of at most two films."""
-    folder = tmp_path_factory.mktemp("films")
-    write_mimic(folder / "mimic", films=FILMS, laterals=4, seed=3, size_range=(48, 64))
-    mimic_store.make(folder / "mimic", folder / "store", size=SIZE, films_per_shard=2)
-    return folder / "mimic", folder / "store"
+def mimic(tmp_path_factory):
+    """A stand-in of MIMIC-CXR."""
+    folder = tmp_path_factory.mktemp("films") / "mimic"
+    write_mimic(folder, films=FILMS, laterals=4, seed=3, size_range=(48, 64))
+    return folder
 
 
 @pytest.fixture(scope="module")
-def store(films_and_store):
-    return films_and_store[1]
+def store(mimic):
+    """Of its films, in shards of at most two."""
+    mimic_store.make(mimic, mimic.parent / "store", size=SIZE, films_per_shard=2)
+    return mimic.parent / "store"
 
 
 def command(store, output, *options):
-    return [
-        sys.executable,
-        "scripts/embed.py",
-        "--config=configs/mimic.py",
-        f"--config.input.path={store}",
-        "--config.encoder.weights=random",
-        "--config.encoder.variant=b0",
-        "--config.encoder.dtype=float32",
-        "--config.encoder.engine=jax",
-        f"--config.output.path={output}",
-        *options,
-    ]
-
-
-def run(store, output, *options, environment):
-    both = {"capture_output": True, "text": True, "timeout": 120}
-    return subprocess.run(command(store, output, *options), env=environment, **both)
+    given = ["--config=configs/mimic.py", f"--input={store}", f"--output={output}"]
+    given += ["--weights=random", "--config.encoder.variant=b0", "--config.encoder.dtype=float32"]
+    return [sys.executable, "scripts/embed.py", *given, "--config.encoder.engine=jax", *options]
 
 
 def call(store, output, *options):
@@ -68,7 +55,6 @@ def start_hosts(store, output, *options, environment, second=()):
 
 
 def run_hosts(*args, **options):
-    """Exit code, output and errors of both."""
     processes = start_hosts(*args, **options)
     said = [process.communicate(timeout=200) for process in processes]
     return [(p.returncode, *texts) for p, texts in zip(processes, said, strict=True)]
@@ -111,19 +97,15 @@ def assert_equal(folder, alone, tmp_path):
     assert running.is_intact(folder)
 
 
-def test_a_store_gives_one_shard_for_each_of_its_own(store, alone):
+def test_a_store_gives_what_its_films_give_in_shards_like_its_own(mimic, store, alone, tmp_path):
     numbers = {re.sub(r".*-(\w+)\.tfrecord-", r"\1-", p.name) for p in store.glob("*.tfrecord-*")}
     assert shards(alone) == {f"embeddings-{number}.tfrecord" for number in numbers}
-
-
-def test_a_store_gives_what_its_films_give(films_and_store, alone, tmp_path):
-    films, _ = films_and_store
     options = ("--config.encoder.resolution=32", "--config.encoder.preset=native")
-    result = call(films / "files", tmp_path / "out", *options)
+    result = call(mimic / "files", tmp_path / "out", *options)
     assert result.returncode == 0, result.stderr
     ids, found = embeddings(tmp_path / "out", tmp_path / "cache")
     expected_ids, expected = embeddings(alone, tmp_path / "cache")
-    assert ids.tolist() == [f"{films}/{image_id}" for image_id in expected_ids]
+    assert ids.tolist() == [f"{mimic}/{image_id}" for image_id in expected_ids]
     assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
 
 
@@ -227,7 +209,8 @@ def test_stores_that_do_not_fit_are_refused(store, tmp_path):
 
 
 def test_hosts_that_nobody_names_are_asked_for(store, environment, tmp_path):
-    result = run(store, tmp_path / "out", "--config.distributed=true", environment=environment)
+    given = command(store, tmp_path / "out", "--config.distributed=true")
+    result = subprocess.run(given, env=environment, capture_output=True, text=True, timeout=120)
     assert result.returncode == 1
     assert "the processes of this run" in result.stderr
     assert "Traceback" not in result.stderr

@@ -36,8 +36,13 @@ def loss(projection, label, temperature):
     )
 
 
-@pytest.mark.parametrize("temperature", [0.01, 0.07, 0.5, 1.0])
-@pytest.mark.parametrize("classes", [2, 5])
+def both(**constants):
+    """The program for the loss and its gradient."""
+    loss = functools.partial(supcon.supervised_contrastive_loss, **constants)
+    return jax.jit(jax.value_and_grad(loss))
+
+
+@pytest.mark.parametrize(("temperature", "classes"), [(0.01, 2), (0.07, 5), (1.0, 2)])
 def test_it_is_the_double_loop(temperature, classes):
     projection = RNG.normal(size=(24, 16))
     label = RNG.integers(0, classes, 24)
@@ -60,12 +65,6 @@ def test_hand_worked():
     assert loss(views, [0, 0, 1, 1], 0.5) == pytest.approx(0.5 * (math.log(e**2 + 2) - 2), rel=1e-6)
 
 
-def test_the_projections_length_does_not_count():
-    projection, label = RNG.normal(size=(12, 8)), RNG.integers(0, 2, 12)
-    scaled = projection * RNG.uniform(0.1, 50, (12, 1))
-    assert loss(scaled, label, 0.1) == pytest.approx(loss(projection, label, 0.1), rel=1e-5)
-
-
 def test_an_anchor_without_positives_is_none():
     """One view a film and one film of a class: elsewhere 0 / 0."""
     projection, label = RNG.normal(size=(5, 8)), [0, 0, 1, 1, 2]
@@ -76,30 +75,28 @@ def test_an_anchor_without_positives_is_none():
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("case", ["random", "all alike", "opposite", "zeros"])
-def test_cold_temperatures_are_safe(dtype, case):
+def test_cold_temperatures_are_safe(dtype):
     """exp(1 / 0.01) overflows float32, and exp(-1 / 0.01) is none."""
-    made = {
+    label = jnp.asarray(np.arange(16) // 2 % 2, jnp.int32)
+    program = both(label=label, temperature=0.01)
+    for case, made in {
         "random": RNG.normal(size=(16, 8)),
         "all alike": np.ones((16, 8)),
         "opposite": np.repeat([[1.0], [-1.0]], 8, 0) * np.ones(8),
         "zeros": np.zeros((16, 8)),
-    }[case]
-    label = jnp.asarray(np.arange(16) // 2 % 2, jnp.int32)
-    value, gradient = jax.value_and_grad(
-        functools.partial(supcon.supervised_contrastive_loss, label=label, temperature=0.01)
-    )(jnp.asarray(made, dtype))
-    assert np.isfinite(value) and np.isfinite(np.asarray(gradient, np.float32)).all()
-    assert value.dtype == jnp.float32 and gradient.dtype == dtype
-    if dtype == jnp.float32 and case == "random":
-        assert float(value) == pytest.approx(double_loop(made, np.asarray(label), 0.01), rel=1e-4)
+    }.items():
+        value, gradient = program(jnp.asarray(made, dtype))
+        assert np.isfinite(value) and np.isfinite(np.asarray(gradient, np.float32)).all()
+        assert value.dtype == jnp.float32 and gradient.dtype == dtype
+        if dtype == jnp.float32 and case == "random":
+            expected = double_loop(made, np.asarray(label), 0.01)
+            assert float(value) == pytest.approx(expected, rel=1e-4)
 
 
 def test_the_gradient_is_that_of_differences():
     projection, label = RNG.normal(size=(8, 4)), RNG.integers(0, 2, 8)
-    gradient = jax.grad(
-        lambda z: supcon.supervised_contrastive_loss(z, jnp.asarray(label, jnp.int32), 0.2)
-    )(jnp.asarray(projection, jnp.float32))
+    program = both(label=jnp.asarray(label, jnp.int32), temperature=0.2)
+    _, gradient = program(jnp.asarray(projection, jnp.float32))
     step = 1e-5
     for i, j in [(0, 0), (3, 2), (7, 1)]:
         up, down = projection.copy(), projection.copy()
@@ -113,15 +110,10 @@ def test_negatives_come_from_all_devices():
     projection = RNG.normal(size=(32, 16)).astype(np.float32)
     label = RNG.integers(0, 2, 32).astype(np.int32)
     rows = sharding.batch_sharding(sharding.make_mesh())
-    both = jax.jit(
-        jax.value_and_grad(functools.partial(supcon.supervised_contrastive_loss, temperature=0.05)),
-        in_shardings=(rows, rows),
-    )
     assert len(jax.devices()) == 8
-    value, gradient = both(jax.device_put(projection, rows), jax.device_put(label, rows))
-    expected, slope = jax.value_and_grad(
-        functools.partial(supcon.supervised_contrastive_loss, temperature=0.05)
-    )(jnp.asarray(projection), jnp.asarray(label))
+    program = both(temperature=0.05)
+    value, gradient = program(jax.device_put(projection, rows), jax.device_put(label, rows))
+    expected, slope = program(jnp.asarray(projection), jnp.asarray(label))
     assert float(value) == pytest.approx(float(expected), rel=1e-6)
     np.testing.assert_allclose(gradient, slope, atol=1e-6)
     # each device alone would have found something else

@@ -1,28 +1,22 @@
 """What pretraining starts from: a weights bundle, or random numbers."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import jax
 
 from cxr_embeddings.card_check import bundle_of
 from cxr_embeddings.configs.schema import NetworkConfig
-
-if TYPE_CHECKING:
-    from cxr_embeddings.encoder.card import Card
-    from cxr_embeddings.encoder.efficientnet import EfficientNet
-    from cxr_embeddings.encoder.weights import Variables
+from cxr_embeddings.encoder import random_weights, weights
+from cxr_embeddings.encoder.card import Card, load_card
+from cxr_embeddings.encoder.efficientnet import EfficientNet
+from cxr_embeddings.encoder.weights import Variables
+from cxr_embeddings.input_pipeline.films.presets import PRESETS
 
 
 def resolved(config: NetworkConfig) -> NetworkConfig:
-    """The settings with the dtype of this machine's devices where none is given.
-
-    Raises:
-        ValueError: there is no such dtype.
-    """
-    import jax
-
+    """The settings with the dtype of this machine's devices where none is given."""
     dtype = config.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
     if dtype not in ("bfloat16", "float32"):
         raise ValueError(f"network.dtype is {dtype!r}; expected bfloat16 or float32")
@@ -36,21 +30,11 @@ def load(
 
     Digest, source and terms of the card are those of the bundle that it starts from. The embedding
     is this project's own, of 4,096 numbers; where a bundle has no such layer, the layer starts from
-    random numbers.
-
-    Args:
-        config: of the network, from `resolved`.
-        seed: of random numbers.
-        store: identity of the store, which says preset and size of the images.
-        say: prints, or does not.
+    random numbers. Preset and size are of the store, by its identity.
 
     Raises:
         ValueError: the options contradict the bundle.
     """
-    from cxr_embeddings.encoder import random_weights, weights
-    from cxr_embeddings.encoder.card import load_card
-    from cxr_embeddings.input_pipeline.films.presets import PRESETS
-
     preset, size, version = store["preset"], store["size"], store.get("preset_version", 1)
     rule, variant, origin = PRESETS[preset], config.variant or "b0", None
     if config.weights != "random":

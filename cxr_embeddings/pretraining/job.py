@@ -1,17 +1,27 @@
 """Labelled films to an encoder: the job of `scripts/pretrain.py`."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import functools
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float32, Int32, Int64
 
 from cxr_embeddings.common import machine, paths, progress
 from cxr_embeddings.configs.schema import PretrainConfig, WatchConfig
+from cxr_embeddings.encoder import checkpoints, sharding
+from cxr_embeddings.encoder import pretrain as trainer
+from cxr_embeddings.encoder.card import Card
+from cxr_embeddings.encoder.efficientnet import EfficientNet
+from cxr_embeddings.encoder.pretrain import State
+from cxr_embeddings.encoder.recipe import Recipe, check
+from cxr_embeddings.input_pipeline.hosts import Hosts
+from cxr_embeddings.input_pipeline.store import random_access
 from cxr_embeddings.pretraining import (
     first_weights,
     training_films,
@@ -20,17 +30,6 @@ from cxr_embeddings.pretraining import (
     tune_look,
 )
 
-if TYPE_CHECKING:
-    import jax
-    import numpy as np
-    from jaxtyping import Array, Float32, Int32, Int64
-
-    from cxr_embeddings.encoder.card import Card
-    from cxr_embeddings.encoder.efficientnet import EfficientNet
-    from cxr_embeddings.encoder.pretrain import State
-    from cxr_embeddings.encoder.recipe import Recipe
-    from cxr_embeddings.input_pipeline.hosts import Hosts
-
 STUCK = (
     "warning: all projections are one point, from which nothing is learned: start again with a "
     "higher training.temperature, more training.warmup_steps, or weights to start from"
@@ -38,46 +37,25 @@ STUCK = (
 
 
 class Training(NamedTuple):
-    """What a training works with, once all is known.
-
-    Attributes:
-        hosts: the processes that share it.
-        mesh: their devices.
-        recipe: what is trained, and how.
-        films: to train on, and to look at.
-        schedule: number of a step -> its films, as rows of `films.rows("train")`.
-        card: of what it starts from.
-        model: the network.
-        workers: threads that read films.
-    """
+    """What a training works with, once all is known."""
 
     hosts: Hosts
     mesh: jax.sharding.Mesh
     recipe: Recipe
     films: training_films.TrainingFilms
-    schedule: Callable[[int], Int64[np.ndarray, " batch"]]
-    card: Card
+    schedule: Callable[[int], Int64[np.ndarray, " batch"]]  # of a step, rows of the train split
+    card: Card  # of what it starts from
     model: EfficientNet
-    workers: int
+    workers: int  # threads that read films
 
 
 def pretrain(config: PretrainConfig, hosts: Hosts) -> None:
-    """Trains an encoder, or goes on where it ended, and writes its bundle.
-
-    Args:
-        config: of the job.
-        hosts: the processes that share it; each of them calls this.
+    """Trains an encoder, or goes on where it ended, and writes its bundle; all hosts call it.
 
     Raises:
         ValueError: an option is wrong, or films, labels, weights and the folder do not fit.
         OSError: a file cannot be read or written.
     """
-    import jax
-
-    from cxr_embeddings.encoder import checkpoints, sharding
-    from cxr_embeddings.encoder import pretrain as trainer
-    from cxr_embeddings.input_pipeline.store import random_access
-
     _check(config)
     say = (lambda *_: None) if hosts.index else functools.partial(print, flush=True)
     folder = paths.typed_local(config.output.path, "output.path")
@@ -92,7 +70,7 @@ def pretrain(config: PretrainConfig, hosts: Hosts) -> None:
     card, model, variables = first_weights.load(network, config.seed, made, say)
     workers = config.input.workers or machine.processors()
     training = Training(hosts, mesh, recipe, films, schedule, card, model, workers)
-    identity = _identity(training, network.dtype or "", config.seed)
+    identity = _identity(training, network.dtype or "")
     rules = sharding.FULLY_SHARDED if network.fully_sharded else sharding.MODEL_PARALLEL
     start = functools.partial(trainer.start, recipe, width=card.embeddings["head"])
     shapes = jax.eval_shape(start, variables)
@@ -118,14 +96,8 @@ def pretrain(config: PretrainConfig, hosts: Hosts) -> None:
         step = trainer.make_step(model, recipe, mesh, shapes, **pixels, rules=rules)
         log = stack.enter_context(training_log.open_log(folder, first, bool(hosts.index)))
         steps = trainer.train(step, state, mesh, _batches(training, first), first)
-        state = _watched(
-            training,
-            config.watch,
-            steps,
-            (first, state),
-            log=log,
-            save=lambda number, state: checkpoints.save(manager, number, state, identity),
-        )
+        save = functools.partial(checkpoints.save, manager, identity=identity)
+        state = _watched(training, config.watch, steps, (first, state), log=log, save=save)
         average = sharding.collect(mesh, state.average)
         training_folder.save(hosts, folder, average, card, config.bundle, identity)
     say(f"in {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
@@ -138,34 +110,29 @@ def _check(config: PretrainConfig) -> None:
             raise ValueError(f"watch.{name} is {value}; expected 1 or more")
     if config.input.workers < 0:
         raise ValueError(f"input.workers is {config.input.workers}; expected 0 or more")
-    if paths.is_remote(config.output.path):
-        raise ValueError(f"output.path is {config.output.path}; expected a folder on a disk")
 
 
 def make_recipe(config: PretrainConfig, rows_on: int) -> Recipe:
     """The settings of the training as the encoder takes them, checked for `rows_on` devices."""
-    from cxr_embeddings.encoder.augment import Augmentation
-    from cxr_embeddings.encoder.recipe import Recipe, check
-
-    given = dataclasses.asdict(config.training)
-    given["micro_batch"] = given["micro_batch"] or given["batch_size"]
-    given["augmentation"] = Augmentation(**given["augmentation"])
-    recipe = Recipe(**given, seed=config.seed)
+    recipe = Recipe(**vars(config.training), seed=config.seed)
+    recipe = dataclasses.replace(recipe, micro_batch=recipe.micro_batch or recipe.batch_size)
     check(recipe, rows_on)
     return recipe
 
 
-def _identity(training: Training, dtype: str, seed: int) -> dict[str, str]:
+def _identity(training: Training, dtype: str) -> dict[str, str]:
     """What makes a run this one and no other."""
-    card, films = training.card, training.films
+    card, films, recipe = training.card, training.films, training.recipe
     rows = films.rows("train")
     text = "\n".join(f"{films.places.image_id[i]} {films.label[i]}" for i in rows)
     digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+    amounts = str(recipe.augmentation).replace("AugmentationConfig", "Augmentation")
     return {
-        **{name: str(value) for name, value in training.recipe._asdict().items()},
+        **{name: str(value) for name, value in vars(recipe).items()},
+        "augmentation": amounts,  # as earlier versions wrote it
         "variant": card.variant,
         "dtype": dtype,
-        "first_weights": card.digest or f"random, seed {seed}",
+        "first_weights": card.digest or f"random, seed {recipe.seed}",
         "preset": card.preset + f", version {card.preset_version}" * (card.preset_version > 1),
         "resolution": str(card.resolution),
         "films": f"{len(rows)}, digest {digest}",
@@ -176,8 +143,6 @@ def _batches(
     training: Training, first: int
 ) -> Iterator[tuple[Float32[np.ndarray, "local h w 1"], Int32[np.ndarray, " local"]]]:
     """This host's films and labels of each step after the first `first` ones."""
-    from cxr_embeddings.input_pipeline.store import random_access
-
     films, recipe, hosts = training.films, training.recipe, training.hosts
     rows = films.rows("train")
     each = recipe.batch_size // hosts.count
@@ -204,18 +169,12 @@ def _watched(
     """Takes all steps; writes the log and checkpoints, looks at tune, and shows the progress.
 
     Args:
-        training: what is trained.
-        watch: the steps after which each of this is due.
-        steps: from `encoder.pretrain.train`.
         start: number of steps that are done already, and the state after them.
-        log: writes a row of numbers.
-        save: writes a checkpoint: (number of the step, state).
+        save: takes the number of a step and its state.
 
     Returns:
         The state after the last step.
     """
-    from cxr_embeddings.encoder import pretrain as trainer
-
     recipe, hidden = training.recipe, bool(training.hosts.index)
     look = tune_look.make_look(training, watch.evaluate_films)
     films = recipe.batch_size

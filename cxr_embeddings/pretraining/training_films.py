@@ -1,35 +1,28 @@
 """The films to pretrain on: stores, joined by id to their labels and splits."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int32, Int64, Shaped
 
 from cxr_embeddings.common import paths
 from cxr_embeddings.configs.schema import TrainingFilmsConfig
-
-if TYPE_CHECKING:
-    from cxr_embeddings.input_pipeline.store.dataset import Store
-    from cxr_embeddings.input_pipeline.store.random_access import Places
+from cxr_embeddings.heads.labels.join import join
+from cxr_embeddings.heads.labels.label_table import read_labels
+from cxr_embeddings.heads.labels.splits import check_patients
+from cxr_embeddings.input_pipeline.store import dataset, random_access
+from cxr_embeddings.input_pipeline.store.dataset import Store
+from cxr_embeddings.input_pipeline.store.random_access import Places
 
 
 class TrainingFilms(NamedTuple):
-    """Films of one or several stores.
-
-    Attributes:
-        stores: the opened stores.
-        places: of all their films.
-        label: class of each, 0 or 1; -1 where it is unknown.
-        split: train, tune or test; "" for films that are not used.
-    """
+    """Films of one or several stores."""
 
     stores: list[Store]
     places: Places
-    label: Int32[np.ndarray, " film"]
-    split: Shaped[np.ndarray, " film"]
+    label: Int32[np.ndarray, " film"]  # 0 or 1; -1 where it is unknown
+    split: Shaped[np.ndarray, " film"]  # train, tune or test; "" for films that are not used
 
     def rows(self, split: str) -> Int64[np.ndarray, " row"]:
         """Indices of the labelled films of a split."""
@@ -44,11 +37,6 @@ def read(config: TrainingFilmsConfig, say: Callable[[str], object]) -> TrainingF
             is in two splits, of one store or of two.
         OSError: one of them cannot be read.
     """
-    from cxr_embeddings.heads.labels.join import join
-    from cxr_embeddings.heads.labels.label_table import read_labels
-    from cxr_embeddings.heads.labels.splits import check_patients
-    from cxr_embeddings.input_pipeline.store import dataset, random_access
-
     splits = config.splits or ("",) * len(config.stores)
     for name, given in (("labels", config.labels), ("splits", splits)):
         if len(given) != len(config.stores):

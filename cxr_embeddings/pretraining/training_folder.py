@@ -1,22 +1,19 @@
 """The folder of a training: of one run, held by one process, and seen alike by all hosts."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
-import functools
 import importlib.metadata
 import pathlib
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cxr_embeddings.common import files
 from cxr_embeddings.configs.schema import BundleConfig, PretrainConfig
-
-if TYPE_CHECKING:
-    from cxr_embeddings.encoder.card import Card
-    from cxr_embeddings.encoder.weights import Variables
-    from cxr_embeddings.input_pipeline.hosts import Hosts
+from cxr_embeddings.encoder import weights
+from cxr_embeddings.encoder.card import Card
+from cxr_embeddings.encoder.weights import Variables
+from cxr_embeddings.input_pipeline import run_folder
+from cxr_embeddings.input_pipeline.hosts import Hosts, together
 
 LIBRARIES = ("cxr-embeddings", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
 WEIGHTS = "weights"
@@ -38,45 +35,32 @@ def open_folder(
         ValueError: it is of another run, or holds other things.
         OSError: it cannot be written, another process holds it, or the hosts do not share it.
     """
-    from cxr_embeddings.input_pipeline import run_folder
-    from cxr_embeddings.input_pipeline.hosts import together
 
-    claim = functools.partial(_claim, stack, folder, config, identity)
-    together(hosts, (lambda: None) if hosts.index else claim)
+    def claim() -> None:
+        if hosts.index:
+            return
+        scratch = stack.enter_context(run_folder.claim(str(folder)))
+        runs = run_folder.earlier_runs(str(folder), identity)
+        found = sorted(file.name for file in folder.iterdir() if not file.name.startswith("."))
+        if runs is None and found:
+            raise ValueError(
+                f"{folder} holds {found[0]} and no {run_folder.MANIFEST}: it is not a run of "
+                "this command: choose another output.path"
+            )
+        if WEIGHTS in found:
+            return
+        versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
+        facts = {"config": dataclasses.asdict(config), "versions": versions}
+        data = run_folder.encode_manifest(identity, [*(runs or ()), facts], complete=False)
+        files.write_whole(str(folder / run_folder.MANIFEST), data, scratch)
 
     def see() -> None:
         if run_folder.earlier_runs(str(folder), identity) is None:
             raise OSError(f"{folder} is empty here; expected a folder that all hosts share")
 
+    together(hosts, claim)
     together(hosts, see)
     return not agreed(hosts, folder, int((folder / WEIGHTS).exists()))
-
-
-def _claim(
-    stack: contextlib.ExitStack,
-    folder: pathlib.Path,
-    config: PretrainConfig,
-    identity: dict[str, str],
-) -> None:
-    from cxr_embeddings.common import files
-    from cxr_embeddings.input_pipeline import run_folder
-
-    scratch = stack.enter_context(run_folder.claim(str(folder)))
-    runs = run_folder.earlier_runs(str(folder), identity)
-    found = sorted(file.name for file in folder.iterdir() if not file.name.startswith("."))
-    if runs is None and found:
-        raise ValueError(
-            f"{folder} holds {found[0]} and no {run_folder.MANIFEST}: it is not a run of "
-            "this command: choose another output.path"
-        )
-    if WEIGHTS in found:
-        return
-    facts = {
-        "config": dataclasses.asdict(config),
-        "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
-    }
-    data = run_folder.encode_manifest(identity, [*(runs or ()), facts], complete=False)
-    files.write_whole(str(folder / run_folder.MANIFEST), data, scratch)
 
 
 def agreed(hosts: Hosts, folder: pathlib.Path, number: int) -> int:
@@ -97,21 +81,10 @@ def save(
     given: BundleConfig,
     identity: dict[str, str],
 ) -> None:
-    """Writes the trained weights as a bundle, from the first host.
+    """Writes the trained weights as a bundle, from the first host; all hosts call it.
 
-    Args:
-        hosts: all of them call this.
-        folder: of the run.
-        variables: the weights.
-        card: of what the training started from.
-        given: what the new card says; where it does not, what the old one said.
-        identity: of the run.
+    The card says what is given, and else what the card of the first weights said.
     """
-    from cxr_embeddings.common import files
-    from cxr_embeddings.encoder import weights
-    from cxr_embeddings.input_pipeline import run_folder
-    from cxr_embeddings.input_pipeline.hosts import together
-
     source = f"scripts/pretrain.py, cxr-embeddings {importlib.metadata.version(LIBRARIES[0])}"
     data = f"films: {identity['films']}"
     licence, terms_of_use = "not said", ""
@@ -129,9 +102,11 @@ def save(
     )
 
     def write() -> None:
+        if hosts.index:
+            return
         weights.save_bundle(folder / WEIGHTS, variables, card)
         runs = run_folder.earlier_runs(str(folder), identity) or ()
         data = run_folder.encode_manifest(identity, runs, complete=True)
         files.write_whole(str(folder / run_folder.MANIFEST), data)
 
-    together(hosts, (lambda: None) if hosts.index else write)
+    together(hosts, write)

@@ -1,13 +1,14 @@
 """What a training writes down: rows of metrics.csv, the same for TensorBoard, and as a picture."""
 
-from __future__ import annotations
-
 import contextlib
 import csv
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
 
+from tensorboardX import SummaryWriter
+
 from cxr_embeddings.common import writing
+from cxr_embeddings.pretraining import training_picture
 
 METRICS = "metrics.csv"
 COLUMNS = (
@@ -40,18 +41,12 @@ def open_log(
 ) -> Iterator[Callable[[Mapping[str, float]], None]]:
     """Gives a function that writes one row: names of `COLUMNS` -> numbers; missing ones are empty.
 
-    Args:
-        folder: of the run.
-        step: where it goes on; rows after that were of steps that are now done again, and go.
-        hidden: write nothing: another host does.
+    Rows after `step`, where the run goes on, are of steps that are done again, and go. With
+    `hidden` nothing is written: another host does.
     """
     if hidden:
         yield lambda row: None
         return
-    from tensorboardX import SummaryWriter
-
-    from cxr_embeddings.pretraining import training_picture
-
     kept = [row for row in read_metrics(folder) if int(row["step"]) <= step]
     with writing.whole_file(folder / METRICS) as stream:
         stream.write(writing.encode_table(COLUMNS, [[r[c] for c in COLUMNS] for r in kept]))

@@ -6,11 +6,18 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32, Int32, Int64
+from sklearn.metrics import roc_auc_score
+from sklearn.neighbors import KNeighborsClassifier
+
+from cxr_embeddings.encoder import embed, sharding, supcon, weights
+from cxr_embeddings.encoder.weights import Variables
+from cxr_embeddings.heads import features, logistic
+from cxr_embeddings.input_pipeline.store import random_access
 
 if TYPE_CHECKING:
-    from cxr_embeddings.encoder.weights import Variables
     from cxr_embeddings.pretraining.job import Training
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of the linear probe
@@ -22,36 +29,6 @@ def sample(rows: Int64[np.ndarray, " n"], size: int) -> Int64[np.ndarray, " row"
     return np.sort(np.random.default_rng(0).permutation(rows)[:size])
 
 
-def make_embedder(
-    training: Training,
-) -> Callable[[Variables, Int64[np.ndarray, " row"]], Float32[np.ndarray, "row dim"]]:
-    """Gives `embed(variables, rows)`: embeddings of films, float32 [row dim], on every host."""
-    from cxr_embeddings.encoder import embed, sharding, weights
-    from cxr_embeddings.input_pipeline.store import random_access
-
-    films, mesh, hosts = training.films, training.mesh, training.hosts
-    card, batch_size = training.card, training.recipe.micro_batch
-    shapes = weights.abstract_variables(training.model)
-    forward = embed.make_forward(training.model, shapes, mesh, "head", card.mean, card.std)
-    move = sharding.mover(sharding.variable_shardings(mesh, shapes))
-    each = batch_size // hosts.count
-
-    def embed_rows(
-        variables: Variables, rows: Int64[np.ndarray, " row"]
-    ) -> Float32[np.ndarray, "row dim"]:
-        steps = math.ceil(len(rows) / batch_size)
-        padded = np.resize(rows, steps * batch_size).reshape(steps, hosts.count, each)
-        batches = random_access.batches(
-            films.stores, films.places, lambda i: padded[i, hosts.index], 0, steps, training.workers
-        )
-        embeddings = embed.embed(forward, move(variables), mesh, batches)
-        mine = np.stack([some for _, some in embeddings])
-        every = hosts.gather(mine.ravel()).reshape(hosts.count, *mine.shape).swapaxes(0, 1)
-        return every.reshape(-1, mine.shape[-1])[: len(rows)]
-
-    return embed_rows
-
-
 def measure(
     train: Float32[np.ndarray, "n dim"],
     train_label: Int32[np.ndarray, " n"],
@@ -60,21 +37,10 @@ def measure(
 ) -> dict[str, float]:
     """AUROC on tune of a linear probe and of the nearest neighbours among films of train.
 
-    Args:
-        train, tune: embeddings, float32 [film dim].
-        train_label, tune_label: 0 or 1.
-
     Returns:
         probe_auroc (the best penalty on tune: a little too good), knn_auroc (20 neighbours by
         cosine, each weighing by its nearness), tune_uniformity. Empty if one class is missing.
     """
-    import jax.numpy as jnp
-    from sklearn.metrics import roc_auc_score
-    from sklearn.neighbors import KNeighborsClassifier
-
-    from cxr_embeddings.encoder import supcon
-    from cxr_embeddings.heads import features, logistic
-
     if len({*train_label.tolist()}) < 2 or len({*tune_label.tolist()}) < 2:
         return {}
     rows = np.arange(len(train))
@@ -96,14 +62,30 @@ def measure(
 
 
 def make_look(training: Training, most: int) -> Callable[[Variables], dict[str, float]]:
-    """Gives a function from the encoder's variables to the numbers of `measure`.
+    """Gives a function from the encoder's variables to the numbers of `measure`, on every host.
 
-    Args:
-        training: what is trained.
-        most: films of train, and of tune, that are looked at.
+    It looks at `most` films of train, and of tune.
     """
-    embed_rows, films = make_embedder(training), training.films
+    films, mesh, hosts = training.films, training.mesh, training.hosts
+    card, batch_size = training.card, training.recipe.micro_batch
+    shapes = weights.abstract_variables(training.model)
+    forward = embed.make_forward(training.model, shapes, mesh, "head", card.mean, card.std)
+    move = sharding.mover(sharding.variable_shardings(mesh, shapes))
+    each = batch_size // hosts.count
     train, tune = (sample(films.rows(name), most) for name in ("train", "tune"))
+
+    def embed_rows(
+        variables: Variables, rows: Int64[np.ndarray, " row"]
+    ) -> Float32[np.ndarray, "row dim"]:
+        steps = math.ceil(len(rows) / batch_size)
+        padded = np.resize(rows, steps * batch_size).reshape(steps, hosts.count, each)
+        batches = random_access.batches(
+            films.stores, films.places, lambda i: padded[i, hosts.index], 0, steps, training.workers
+        )
+        embeddings = embed.embed(forward, move(variables), mesh, batches)
+        mine = np.stack([some for _, some in embeddings])
+        every = hosts.gather(mine.ravel()).reshape(hosts.count, *mine.shape).swapaxes(0, 1)
+        return every.reshape(-1, mine.shape[-1])[: len(rows)]
 
     def look(variables: Variables) -> dict[str, float]:
         if not len(tune):
