@@ -8,9 +8,8 @@ import tempfile
 import typing
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = (
-    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-)
+os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"  # small programs, run once
+os.environ["XLA_FLAGS"] += " --xla_force_host_platform_device_count=8"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["KERAS_BACKEND"] = "tensorflow"
 if "PYTEST_XDIST_WORKER" not in os.environ:  # the workers, and all programs they start, inherit it
@@ -50,6 +49,7 @@ import tiny  # noqa: E402, F401  has every test know the network of this name
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
+QUICK = os.environ["XLA_FLAGS"].split()[0]
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 
 
@@ -111,7 +111,7 @@ def embedded(mimic, save_bundle, tmp_path_factory) -> pathlib.Path:
 @pytest.fixture(scope="session")
 def environment():
     """Of programs with one device."""
-    return os.environ | {"XLA_FLAGS": ""}
+    return os.environ | {"XLA_FLAGS": QUICK}
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 
-from conftest import REPOSITORY
+from conftest import QUICK, REPOSITORY
 
 
 def command(script, *arguments):
@@ -41,7 +41,7 @@ def start_hosts(commands, environment, devices):
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     environment = environment | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {QUICK}",
         "JAX_COORDINATOR_ADDRESS": address,
         "JAX_NUM_PROCESSES": "2",
     }
