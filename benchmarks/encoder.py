@@ -138,7 +138,7 @@ def run(
     cases: VARIANT:RESOLUTION:BATCH, with commas.
     dtype: of the computation, float32 or bfloat16.
     """
-    print(as_table([facts()]))
+    print(as_table([facts()]), end="")
     for case in [parse_case(text) for text in cases.split(",")]:
         made = {name: rest for name, *rest in ready(case, dtype, own_engines() | peers.ENGINES)}
         seconds = interleave({name: one[0] for name, one in made.items()}, repeats, 0, settle=1)
@@ -150,7 +150,9 @@ def run(
             row |= {"images/s": case.batch / statistics.median(values)}
             row |= {"times as fast as ours": statistics.median(ratios), "differs": difference}
             rows.append(row | {"ready after s": seconds_to_ready})
-        print(as_table(rows))
+        if not rows:
+            raise SystemExit(f"error: {case} could not be measured, for the reason above")
+        print(f"\n{as_table(rows)}", end="")
 
 
 def facts() -> dict[str, str]:

@@ -194,38 +194,30 @@ def conv_general_dilated(
     if dense and isinstance(padding, str):
         padding = lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2], window_strides, padding)
 
-    def standard(x: Array, kernel: Array) -> Array:
-        return lax.conv_general_dilated(
-            x,
-            kernel,
-            window_strides,
-            padding,
-            lhs_dilation=lhs_dilation,
-            rhs_dilation=rhs_dilation,
-            feature_group_count=feature_group_count,
-            precision=precision,
-            **options,
-        )
-
-    def depthwise(x: Array, kernel: Array) -> Array:
-        return shifted_sum(x, kernel, tuple(window_strides), tuple(map(tuple, padding)))
-
-    def pointwise(x: Array, kernel: Array) -> Array:
-        return matrix_product(x, kernel, precision)
-
+    standard = functools.partial(
+        lax.conv_general_dilated,
+        window_strides=window_strides,
+        padding=padding,
+        lhs_dilation=lhs_dilation,
+        rhs_dilation=rhs_dilation,
+        feature_group_count=feature_group_count,
+        precision=precision,
+        **options,
+    )
     if (
         dense
         and rhs.shape[2] == 1
         and feature_group_count == lhs.shape[3] == rhs.shape[3]
         and all(np.less_equal(window_strides, rhs.shape[:2]))
     ):
-        fast = depthwise
+        strides, pads = tuple(window_strides), tuple(map(tuple, padding))
+        fast = functools.partial(shifted_sum, strides=strides, padding=pads)
     elif (
         dense
         and (*rhs.shape[:2], *window_strides, feature_group_count) == (1, 1, 1, 1, 1)
         and not np.any(padding)
     ):
-        fast = pointwise
+        fast = functools.partial(matrix_product, precision=precision)
     else:
         return standard(lhs, rhs)
     if platform:

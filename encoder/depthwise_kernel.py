@@ -181,7 +181,7 @@ def _program(
     _, height, width, channels = image_ref.shape
     _, out_height, out_width, _ = out_ref.shape
     size = kernel_ref.shape[:2]
-    multiply_add = _multiply_add_plainly if interpret else _multiply_add
+    multiply_add = (lambda a, b, c: a * b + c) if interpret else _multiply_add
 
     def grid(axis: int) -> Array:
         return lax.broadcasted_iota(jnp.int32, shape, axis)
@@ -232,7 +232,3 @@ def _multiply_add(a: Array, b: Array, c: Array) -> Array:
         result_shape_dtypes=[jax.ShapeDtypeStruct(c.shape, c.dtype)],
     )
     return out
-
-
-def _multiply_add_plainly(a: Array, b: Array, c: Array) -> Array:
-    return a * b + c

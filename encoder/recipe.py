@@ -1,6 +1,7 @@
 """What is trained, and how: the recipe, and the objectives and optimisers that it names."""
 
 import dataclasses
+import functools
 
 import flax.linen as nn
 import jax
@@ -60,15 +61,10 @@ def _kernels(params: PyTree) -> PyTree[bool]:
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
 
-def _lars(rate: optax.Schedule, decay: float) -> optax.GradientTransformation:
-    return optax.lars(rate, decay, weight_decay_mask=_kernels, trust_ratio_mask=_kernels)
-
-
-def _adamw(rate: optax.Schedule, decay: float) -> optax.GradientTransformation:
-    return optax.adamw(rate, weight_decay=decay, mask=_kernels)
-
-
-OPTIMIZERS = {"lars": _lars, "adamw": _adamw}
+OPTIMIZERS = {
+    "lars": functools.partial(optax.lars, weight_decay_mask=_kernels, trust_ratio_mask=_kernels),
+    "adamw": functools.partial(optax.adamw, mask=_kernels),
+}
 
 
 def check(recipe: Recipe, rows_on: int) -> None:
@@ -109,4 +105,5 @@ def learning_rate(recipe: Recipe) -> optax.Schedule:
 
 def optimizer(recipe: Recipe) -> optax.GradientTransformation:
     """The recipe's optimiser, at its rate of each step."""
-    return OPTIMIZERS[recipe.optimizer](learning_rate(recipe), recipe.weight_decay)
+    made = OPTIMIZERS[recipe.optimizer]
+    return made(learning_rate(recipe), weight_decay=recipe.weight_decay)

@@ -7,10 +7,10 @@ import itertools
 import json
 
 import pytest
+import tiny
 
 from benchmarks import coverage, encoder, gpu, peers, run, timing
-from cxr_embeddings.encoder import depthwise_kernel, efficientnet
-from cxr_embeddings.encoder.efficientnet import VARIANTS, Variant
+from cxr_embeddings.encoder import depthwise_kernel
 
 
 @pytest.mark.parametrize("subject", run.SUBJECTS)
@@ -45,13 +45,12 @@ def broken(variant, variables, images, dtype):
 
 
 @pytest.fixture
-def tiny(monkeypatch):
-    monkeypatch.setitem(VARIANTS, "tiny", Variant(0.25, 0.1, 32))
-    monkeypatch.setattr(efficientnet, "STAGES", efficientnet.STAGES[:2])
+def engines(monkeypatch):
+    tiny.two_stages(monkeypatch)
     monkeypatch.setattr(peers, "ENGINES", {"doubled": doubled, "broken": broken})
 
 
-def test_engines_are_compared_and_one_that_fails_is_left_out(tiny, capsys):
+def test_engines_are_compared_and_one_that_fails_is_left_out(engines, capsys):
     encoder.run(3, "tiny:32:2")
     printed = capsys.readouterr().out
     assert "without broken: no card\n" in printed
@@ -72,7 +71,7 @@ def test_a_wrong_case_is_named(case):
 
 
 @pytest.fixture
-def small_steps(tiny, monkeypatch):
+def small_steps(engines, monkeypatch):
     """The steps of gpu.py, as small as they can be."""
     monkeypatch.setattr(depthwise_kernel, "TILE", 2)  # the interpreter's program compiles sooner
     for name, step in gpu.STEPS.items():

@@ -177,7 +177,7 @@ def test_only_kernels_decay(optimizer):
     variables = abstract_variables(EfficientNet("tiny", head_width=32))
     shapes = jax.eval_shape(functools.partial(pretrain.start, recipe(), width=32), variables).params
     params = jax.tree.map(lambda leaf: jnp.ones((2,) * leaf.ndim), shapes)
-    made = OPTIMIZERS[optimizer](lambda step: 0.1, 0.5)
+    made = OPTIMIZERS[optimizer](lambda step: 0.1, weight_decay=0.5)
     zeros = jax.tree.map(jnp.zeros_like, params)
     with jax.numpy_dtype_promotion("standard"):
         updates, _ = made.update(zeros, made.init(params), params)

@@ -25,10 +25,9 @@ from cxr_embeddings.configs.schema import NetworkConfig
 from cxr_embeddings.encoder import embedding_layers, random_weights, weights
 from cxr_embeddings.encoder.card import load_card
 from cxr_embeddings.input_pipeline import run_folder
-from cxr_embeddings.input_pipeline.synthetic.mimic_folder import write_mimic
 from cxr_embeddings.pretraining import first_weights
 
-SIZE, FILMS, BATCH, STEPS = 32, 64, 16, 6
+SIZE, BATCH, STEPS = 32, 16, 6
 PROGRAM = f"""
 import sys
 sys.path.append({os.path.dirname(__file__)!r})
@@ -47,14 +46,12 @@ def two_stages():
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory, two_stages):
-    """A stand-in of MIMIC-CXR: its store, labels made of its findings, its splits; a bundle."""
+def data(mimic, tmp_path_factory, two_stages):
+    """A store of MIMIC-CXR's stand-in, labels made of its findings, and a bundle."""
     folder = tmp_path_factory.mktemp("data")
-    write_mimic(folder / "mimic", films=FILMS, laterals=0, seed=3, size_range=(48, 64))
-    mimic_store.make(
-        folder / "mimic", folder / "store", size=SIZE, films_per_shard=16, storage="png8"
-    )
-    table = folder / "mimic/mimic-cxr-2.0.0-chexpert.csv.gz"
+    (folder / "mimic").symlink_to(mimic)
+    mimic_store.make(mimic, folder / "store", size=SIZE, films_per_shard=16, storage="png8")
+    table = mimic / "mimic-cxr-2.0.0-chexpert.csv.gz"
     report_labelling.run(findings=table, output=folder / "abnormal.csv")
     card = random_weights.random_card("tiny", SIZE, "native", (0.4,) * 3, (0.3,) * 3)
     variables = random_weights.random_variables(weights.model_for(card), seed=1)
@@ -127,7 +124,7 @@ def test_a_run_leaves_weights_with_a_card(data, whole):
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["identity"] == card.settings and manifest["complete"]
     assert card.licence == "none: random numbers" and card.source.endswith("from random")
-    assert f"{FILMS} films in {data / 'store'}" in result.stdout
+    assert f"38 films in {data / 'store'}" in result.stdout
     assert "step 3: loss" in result.stderr + result.stdout
     variables = weights.load_variables(folder / "weights", card)  # which compares the digest
     assert set(variables) == {"params", "batch_stats"}

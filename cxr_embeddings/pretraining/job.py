@@ -60,7 +60,9 @@ def pretrain(config: PretrainConfig, hosts: Hosts) -> None:
     say = (lambda *_: None) if hosts.index else functools.partial(print, flush=True)
     folder = paths.typed_local(config.output.path, "output.path")
     mesh = sharding.make_mesh(config.network.model_parallel)
-    recipe = make_recipe(config, mesh.shape["data"])
+    recipe = Recipe(**vars(config.training), seed=config.seed)
+    recipe = dataclasses.replace(recipe, micro_batch=recipe.micro_batch or recipe.batch_size)
+    check(recipe, mesh.shape["data"])
     films = training_films.read(config.input, say)
     label = films.label[films.rows("train")]
     schedule = random_access.make_schedule(label, recipe.batch_size, config.seed)
@@ -110,14 +112,6 @@ def _check(config: PretrainConfig) -> None:
             raise ValueError(f"watch.{name} is {value}; expected 1 or more")
     if config.input.workers < 0:
         raise ValueError(f"input.workers is {config.input.workers}; expected 0 or more")
-
-
-def make_recipe(config: PretrainConfig, rows_on: int) -> Recipe:
-    """The settings of the training as the encoder takes them, checked for `rows_on` devices."""
-    recipe = Recipe(**vars(config.training), seed=config.seed)
-    recipe = dataclasses.replace(recipe, micro_batch=recipe.micro_batch or recipe.batch_size)
-    check(recipe, rows_on)
-    return recipe
 
 
 def _identity(training: Training, dtype: str) -> dict[str, str]:
