@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import time
 
+import jax
 import mimic_store
 import numpy as np
 import pandas
@@ -22,7 +24,7 @@ import tiny
 
 from cxr_embeddings import report_labelling
 from cxr_embeddings.configs.schema import NetworkConfig
-from cxr_embeddings.encoder import embedding_layers, random_weights, weights
+from cxr_embeddings.encoder import embedding_layers, random_weights, sharding, weights
 from cxr_embeddings.encoder.card import load_card
 from cxr_embeddings.input_pipeline import run_folder
 from cxr_embeddings.pretraining import first_weights
@@ -40,8 +42,11 @@ sys.exit(pretrain.main())
 
 @pytest.fixture(scope="module", autouse=True)
 def two_stages():
+    """The network of `PROGRAM`, on one device as there."""
     with pytest.MonkeyPatch.context() as patch:
         tiny.two_stages(patch)
+        alone = functools.partial(sharding.make_mesh, devices=jax.devices()[:1])
+        patch.setattr(sharding, "make_mesh", alone)
         yield
 
 
@@ -81,7 +86,7 @@ def options(data, output, changes=()):
 
 
 def call(data, output, changes=()):
-    """A run in this process, on eight devices."""
+    """A run in this process."""
     return running.call("pretrain", *options(data, output, changes))
 
 
@@ -146,11 +151,10 @@ def test_curves_are_written(whole):
     assert (folder / "curves.png").stat().st_size > 1000
 
 
-def test_killed_it_goes_on_with_the_same_losses(data, whole, tmp_path):
+def test_killed_it_goes_on_with_the_same_losses(data, whole, tmp_path, environment):
     folder = tmp_path / "run"
-    process = subprocess.Popen(
-        command(data, folder), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    both = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    process = subprocess.Popen(command(data, folder), env=environment, **both)
     deadline = time.monotonic() + 120
     while not (folder / "checkpoints/2").exists():
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
