@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import difflib
 import hashlib
 import importlib.metadata
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypedDict, TypeVar
 
 from cxr_embeddings.common import files, paths, progress
 from cxr_embeddings.configs import head as presets
 from cxr_embeddings.configs.schema import EmbeddingsConfig, HeadConfig, LabelsConfig
+from cxr_embeddings.embedding import read_embeddings
 from cxr_embeddings.errors import translated
-from cxr_embeddings.prediction import Head, HeadRun
+from cxr_embeddings.prediction import Head
 
 if TYPE_CHECKING:
-    import numpy as np
     from typing_extensions import Unpack
 
-    from cxr_embeddings.heads.experiment import Progress
-    from cxr_embeddings.heads.labels.label_table import Examples
     from cxr_embeddings.input_pipeline.embeddings.table import Embeddings
     from cxr_embeddings.options import Dataclass
 
@@ -149,54 +146,61 @@ def train(
     """
     from cxr_embeddings.heads import experiment, features, saved
     from cxr_embeddings.heads.labels import studies
+    from cxr_embeddings.heads.labels.join import join
+    from cxr_embeddings.heads.labels.label_table import read_labels
+    from cxr_embeddings.heads.labels.splits import check_classes
     from cxr_embeddings.heads.report import summary
-    from cxr_embeddings.input_pipeline.embeddings.table import Embeddings, read_table
+    from cxr_embeddings.input_pipeline.embeddings.table import Embeddings
 
     shown = progress.wanted(shown)
     say: Callable[[str], object] = print if shown else lambda line: None
     labels = config.labels
-    config = dataclasses.replace(
-        config,
-        compare=config.compare and str(paths.typed_local(config.compare, "compare")),
-        labels=dataclasses.replace(
-            labels,
-            path=os.path.expanduser(labels.path),
-            split_path=os.path.expanduser(labels.split_path),
-            metadata_path=os.path.expanduser(labels.metadata_path),
-        ),
-    )
+    tables = {
+        name: os.path.expanduser(path)
+        for name in ("path", "split_path", "metadata_path")
+        if (path := getattr(labels, name))
+    }
+    labels = dataclasses.replace(labels, **tables)
+    compare = config.compare and str(paths.typed_local(config.compare, "compare"))
+    config = dataclasses.replace(config, compare=compare, labels=labels)
     other = experiment.check(config)
     if isinstance(embeddings, Embeddings):
         table = embeddings
         about = EmbeddingsConfig(tuple(table.folders), dtype=table.embedding.dtype.name)
     else:
-        if embeddings:
-            several = [embeddings] if isinstance(embeddings, str | os.PathLike) else embeddings
-            about = EmbeddingsConfig(tuple(os.fspath(one) for one in several))
-        else:
-            about = config.embeddings
-        table = read_table(about.path, about.cache or None, about.dtype, shown)
+        several = [embeddings] if isinstance(embeddings, str | os.PathLike) else embeddings
+        about = EmbeddingsConfig(tuple(map(os.fspath, several))) if several else config.embeddings
+        cache = about.cache or None
+        table = read_embeddings(about.path, cache=cache, dtype=about.dtype, progress=shown)
     config = dataclasses.replace(config, embeddings=about)
-    for line in of_table(table, about.path):
-        say(line)
-    examples = read_examples(config, table.image_id)
+    count, width = table.embedding.shape
+    say(f"{count} embeddings of {width:,} numbers in {', '.join(about.path) or 'memory'}")
+    if table.encoder is None:
+        say("warning: no manifest.json says which encoder made these embeddings")
+    elif not table.encoder.get("trained"):
+        say("warning: these are the embeddings of an untrained network")
+    if table.complete is False:
+        say("warning: the run that made them did not finish: some films are missing")
+    if table.damaged:
+        name, _, reason = table.damaged[0]
+        say(f"warning: {len(table.damaged)} left out, such as {name}: {reason}")
+    examples = join(table.image_id, read_labels(labels), config.seed)
+    examples = check_classes(examples, explicit=labels.findings != ("all",))
     from_paths = experiment.studies_from_paths(examples)
-    embedding, examples = studies.merge(table.embedding, examples, config.labels.per_study)
-    notes = [note.record() for note in examples.notes]
-    for line in summary.of_counts(experiment.count(examples), notes):
+    embedding, examples = studies.merge(table.embedding, examples, labels.per_study)
+    for line in summary.of_counts(experiment.count(examples), examples.notes):
         say(line)
     with features.on_cpu():
-        done = experiment.run(embedding, examples, config, other, _bars(shown))
+        done = experiment.run(embedding, examples, config, other, shown)
     provenance = {
-        "per_study": config.labels.per_study,
+        "per_study": labels.per_study,
         "studies_from_paths": from_paths,
         "encoder": table.encoder,
         "embeddings_dtype": about.dtype,
         "embeddings_digest": table.digest,
         "tables_digests": {
             path: hashlib.sha256(files.read_bytes(paths.typed(path))).hexdigest()
-            for path in (labels.path, labels.split_path, labels.metadata_path)
-            if path
+            for path in tables.values()
         },
         "config": dataclasses.asdict(config),
         "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
@@ -204,70 +208,6 @@ def train(
     card = saved.make_card(done.trained, done.chosen, provenance)
     for line in [*summary.of_choice(card), *summary.of_results(done.measured)]:
         say(line)
-    damaged = ((one.detail, one.image_id) for one in table.damaged)
-    left_out = [*examples.unmatched, *damaged]
-    trained = HeadRun(done, card, left_out)
-    return Head(saved.Saved(done.trained, card), done.measured, trained=trained)
-
-
-def of_table(table: Embeddings, places: Sequence[str]) -> list[str]:
-    """Which embeddings these are; warnings begin with `warning: `."""
-    count, width = table.embedding.shape
-    lines = [f"{count} embeddings of {width:,} numbers in {', '.join(places) or 'memory'}"]
-    if table.encoder is None:
-        lines.append("warning: no manifest.json says which encoder made these embeddings")
-    elif not table.encoder.get("trained"):
-        lines.append("warning: these are the embeddings of an untrained network")
-    if table.complete is False:
-        lines.append("warning: the run that made them did not finish: some films are missing")
-    if table.damaged:
-        name, _, reason = table.damaged[0]
-        lines.append(f"warning: {len(table.damaged)} left out, such as {name}: {reason}")
-    return lines
-
-
-def read_examples(config: HeadConfig, image_id: np.ndarray) -> Examples:
-    """The labels, joined to the embeddings; findings of one class only are refused or left out."""
-    from cxr_embeddings.heads.labels.join import join
-    from cxr_embeddings.heads.labels.label_table import read_labels
-    from cxr_embeddings.heads.labels.splits import SPLITS, check_classes
-
-    labels = config.labels
-    table = read_labels(
-        labels.path,
-        labels.findings,
-        uncertain=labels.uncertain,
-        not_mentioned=labels.not_mentioned,
-        id_column=labels.id_column,
-        study_column=labels.study_column,
-        patient_column=labels.patient_column,
-        split_column=labels.split_column,
-        subgroups=labels.subgroups,
-    )
-    examples = join(
-        image_id,
-        table,
-        split_path=labels.split_path,
-        metadata_path=labels.metadata_path,
-        fractions=labels.fractions or None,
-        seed=config.seed,
-        split_names={name: getattr(labels, name) or SPLITS[name] for name in SPLITS},
-        name_parts=labels.name_parts,
-    )
-    return check_classes(examples, explicit=labels.findings != ("all",))
-
-
-def _bars(shown: bool) -> Progress:
-    """Progress bars that are shown, or not."""
-
-    @contextlib.contextmanager
-    def bar(total: int, unit: str, useful: bool) -> Iterator[Callable[..., None]]:
-        with progress.bar(total, what=unit, shown=shown and useful) as drawn:
-
-            def advance(text: str = "") -> None:
-                drawn.set_postfix_str(text, refresh=False)
-                drawn.update()
-
-            yield advance
-
-    return bar
+    damaged = [(one.detail, one.image_id) for one in table.damaged]
+    done = done._replace(left_out=[*done.left_out, *damaged])
+    return Head(saved.Saved(done.trained, card), done.measured, experiment=done)

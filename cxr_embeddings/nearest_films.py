@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -103,12 +104,14 @@ def compare_neighbours(
 
 def _labelled(image_id: Shaped[np.ndarray, " film"], path: str) -> Labelled:
     """The films that have labels."""
+    from cxr_embeddings.configs.schema import LabelsConfig
     from cxr_embeddings.heads.labels import findings, label_table, matching
     from cxr_embeddings.heads.labels.columns import alike
 
-    table = label_table.read_labels(path)
+    config = LabelsConfig(path, ("all",))
+    table = label_table.read_labels(config)
     if all(alike(name, table.columns) for name in findings.CHEXPERT):  # whose labellers write no 0
-        table = label_table.read_labels(path, not_mentioned="negative")
+        table = label_table.read_labels(dataclasses.replace(config, not_mentioned="negative"))
     facts, films = table.facts, matching.film_ids(image_id)
     position, _ = matching.place(films, facts)
     patient_id = matching.with_ids(films, facts, position).patient

@@ -9,9 +9,10 @@ import os
 import pathlib
 import shutil
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, cast
 
 from cxr_embeddings.common import paths, writing
+from cxr_embeddings.embedding import read_embeddings
 from cxr_embeddings.errors import translated
 
 if TYPE_CHECKING:
@@ -21,20 +22,6 @@ if TYPE_CHECKING:
     from cxr_embeddings.heads.saved import HeadCard, Saved, WholeCard
     from cxr_embeddings.heads.statistics.results import Measurements
     from cxr_embeddings.input_pipeline.embeddings.table import Embeddings
-
-
-class HeadRun(NamedTuple):
-    """What a head brings along that was trained in this program, and not loaded.
-
-    Attributes:
-        experiment: what came out.
-        card: all that the head's card says.
-        left_out: why, and the id, of everything that was not used.
-    """
-
-    experiment: Experiment
-    card: WholeCard
-    left_out: Sequence[tuple[str, str]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -48,12 +35,13 @@ class Head:
             `metrics["results"]["findings"][NAME]["auroc"]`, with value, low and high. None where
             the folder of a loaded head does not say.
         folder: where a loaded head lies.
+        experiment: all that came out, of a head that was trained in this program.
     """
 
     saved: Saved
     metrics: Measurements | None = None
     folder: pathlib.Path | None = None
-    trained: HeadRun | None = None
+    experiment: Experiment | None = None
 
     def __repr__(self) -> str:
         return f"<Head for {', '.join(self.findings)}>"
@@ -73,7 +61,7 @@ class Head:
             return f"a head for {', '.join(self.findings)}"
         lines = summary.of_counts(self.metrics["counts"], self.metrics["notes"])
         if self.saved.card.keys() >= saved.WholeCard.__annotations__.keys():
-            lines += summary.of_choice(cast("saved.WholeCard", self.saved.card))
+            lines += summary.of_choice(cast("WholeCard", self.saved.card))
         return "\n".join([*lines, *summary.of_results(self.metrics)])
 
     @translated
@@ -101,7 +89,7 @@ class Head:
 
         check_unit(self.saved.card)
         if not isinstance(embeddings, Embeddings):
-            embeddings = open_table(embeddings, self.saved.card, shown=None)
+            embeddings = read_embeddings(embeddings, dtype=self.saved.card["embeddings_dtype"])
         return predictions_of(self.saved, embeddings, embeddings.folders)
 
     @translated
@@ -131,7 +119,7 @@ class Head:
         """
         from cxr_embeddings.heads import experiment
 
-        if self.trained is None:
+        if self.experiment is None:
             page = self.folder and self.folder / "report.html"
             place = f": it is {page}" if page and page.is_file() else ", if one was written"
             raise ValueError(
@@ -139,8 +127,7 @@ class Head:
                 f"loaded, and its report was made when it was trained{place}"
             )
         with self._new_folder(folder) as partial:
-            done, card, left_out = self.trained
-            experiment.write(partial, done, card, left_out)
+            experiment.write(partial, self.experiment, cast("WholeCard", self.saved.card))
 
     @contextlib.contextmanager
     def _new_folder(self, folder: str | os.PathLike) -> Iterator[pathlib.Path]:
@@ -183,19 +170,6 @@ def check_new(folder: pathlib.Path, card: HeadCard | None = None) -> None:
     raise FileExistsError(f"{folder} exists already: remove it, or choose another folder")
 
 
-def open_table(
-    path: str | os.PathLike | Sequence[str | os.PathLike],
-    card: HeadCard,
-    cache: str | None = None,
-    shown: bool | None = True,
-) -> Embeddings:
-    """The embeddings of folders, as the head of this card was trained on them."""
-    from cxr_embeddings.input_pipeline.embeddings.table import read_table
-
-    several = [path] if isinstance(path, str | os.PathLike) else path
-    return read_table([os.fspath(one) for one in several], cache, card["embeddings_dtype"], shown)
-
-
 def check_unit(card: HeadCard) -> None:
     """Raises ValueError where films alone do not tell what the head scores."""
     if card["per_study"] != "none" and not card["studies_from_paths"]:
@@ -206,13 +180,7 @@ def check_unit(card: HeadCard) -> None:
 
 
 def predictions_of(saved: Saved, table: Embeddings | None, folders: Sequence[str]) -> pd.DataFrame:
-    """The table of `Head.predict`.
-
-    Args:
-        saved: the head.
-        table: the embeddings; None where there is none.
-        folders: of the runs that made them, which say what films have none.
-    """
+    """The table of `Head.predict`; the `folders` of the runs say which films have no embedding."""
     import numpy as np
     import pandas as pd
 

@@ -14,7 +14,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cxr_embeddings.common import writing
-from cxr_embeddings.prediction import Head, check_unit, open_table, predictions_of
+from cxr_embeddings.embedding import read_embeddings, run_job
+from cxr_embeddings.prediction import Head, check_unit, predictions_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,7 +47,8 @@ def predict_embeddings(
 ) -> None:
     """Writes what a head says of folders of embeddings."""
     check_unit(head.saved.card)
-    table = open_table(embeddings, head.saved.card, cache)
+    dtype = head.saved.card["embeddings_dtype"]
+    table = read_embeddings(embeddings, cache=cache, dtype=dtype, progress=True)
     predicted = predictions_of(head.saved, table, table.folders)
     if table.encoder is None:
         print("warning: no manifest.json says which encoder made these embeddings")
@@ -61,7 +63,6 @@ def predict_films(head: Head, weights: str, input: str, output: pathlib.Path) ->
     Returns:
         Whether all went well: whether no film failed that another run may read.
     """
-    from cxr_embeddings import embedding
     from cxr_embeddings.configs.schema import EmbedConfig, EncoderConfig, InputConfig, OutputConfig
 
     card = head.saved.card
@@ -94,8 +95,9 @@ def predict_films(head: Head, weights: str, input: str, output: pathlib.Path) ->
     def place(identity: Mapping[str, object], planned: Sequence[Output]) -> str:
         return choose_folder(card, weights, output, identity, planned)
 
-    done = embedding.run_job(config, place=place)
-    table = open_table(done.folder, card) if done.counts["embedded"] else None
+    done, table = run_job(config, place=place), None
+    if done.counts["embedded"]:
+        table = read_embeddings(done.folder, dtype=card["embeddings_dtype"], progress=True)
     write(predictions_of(head.saved, table, [done.folder]), output)
     if done.counts["retryable"]:
         print(f"the embeddings are kept in {done.folder} for the same command")
@@ -114,12 +116,7 @@ def choose_folder(
 ) -> str:
     """The folder for the embeddings of `output`: that of an earlier attempt, if it was the same.
 
-    Args:
-        card: of the head.
-        weights: for errors.
-        output: the CSV.
-        identity: what makes the embeddings.
-        planned: files of the run.
+    `identity` is what makes the embeddings, `planned` are the files of the run.
 
     Raises:
         ValueError: the encoder is not the head's, or the head is of studies and the study of a

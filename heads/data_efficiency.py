@@ -66,13 +66,13 @@ def score_draw(
     compiled anew.
     """
     some = SplitFilms(*(array[chosen] for array in films))
-    usable = _both_classes(some)
-    if not (usable & _both_classes(tune)).any():  # nothing to choose by
+    usable = some.with_both_classes()
+    if not (usable & tune.with_both_classes()).any():  # nothing to choose by
         return np.zeros(test.label.shape, np.float32), np.empty(0, np.int64)
     drawn, judge = (part._replace(mask=part.mask & usable) for part in (some, tune))
     trained = select.fit(embedding, drawn, judge, recipe)
     logit = select.score(trained, embedding, test.row)
-    return logit, np.flatnonzero(usable & _both_classes(test))
+    return logit, np.flatnonzero(usable & test.with_both_classes())
 
 
 def measure(
@@ -90,21 +90,11 @@ def measure(
     """AUROC on test after training on `sizes` films, for `draws` random draws of patients each.
 
     Each is as of `score_draw`; all films are one draw. An AUROC is the mean of the draws that
-    count, with their 2.5 and 97.5 percentiles (None for fewer than five draws).
-
-    Args:
-        embedding: of which the films are rows.
-        splits: train, tune and test.
-        patient_id: of each film of train.
-        recipe: how heads are trained.
-        sizes: numbers of films to draw.
-        findings: names of the columns of labels.
-        draws: number of them for each size.
-        seed: of the draws.
-        after_draw: is called after each.
+    count, with their 2.5 and 97.5 percentiles (None for fewer than five draws). The splits are
+    train, tune and test; the patients are those of train.
     """
     films, tune, test = splits
-    testable = _both_classes(test)
+    testable = test.with_both_classes()
     aurocs: list[np.ndarray] = []
     patients: list[float | None] = []
     for size in sizes:
@@ -137,11 +127,6 @@ def measure(
         "findings": {f: curve([v[:, j] for v in aurocs]) for j, f in enumerate(findings)},
         "mean": curve(complete),
     }
-
-
-def _both_classes(films: SplitFilms) -> np.ndarray:
-    positives = (films.label * films.mask).sum(0)
-    return (positives > 0) & (positives < films.mask.sum(0))
 
 
 def _interval(values: np.ndarray) -> Interval | None:

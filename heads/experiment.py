@@ -1,15 +1,14 @@
 """A head from first to last: trained, chosen on tune, measured on test, written as a folder."""
 
 import pathlib
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from cxr_embeddings.common import writing
+from cxr_embeddings.common import progress, writing
 from cxr_embeddings.configs.schema import HeadConfig
 
 from . import data_efficiency, predictions, saved, select, sgd
@@ -21,27 +20,18 @@ from .select import SplitFilms, Trained
 from .statistics import metrics
 from .statistics.results import Measurements, SplitCounts
 
-# number of steps, what they are, whether to show them -> a bar, to call after each step
-Progress = Callable[[int, str, bool], AbstractContextManager[Callable[..., None]]]
 UNUSED_BY_LBFGS = ("seeds", "batch_size", "epochs", "learning_rate", "patience", "shuffle")
 
 
 class Experiment(NamedTuple):
-    """What came out.
+    """What came out."""
 
-    Attributes:
-        trained: the head that was chosen.
-        chosen: temperature and thresholds of each finding, chosen on tune.
-        measured: what metrics.json holds.
-        predicted: a row for each film of tune and test.
-        tested: the films that were measured.
-    """
-
-    trained: Trained
-    chosen: dict[str, metrics.Chosen]
-    measured: Measurements
-    predicted: pd.DataFrame
-    tested: metrics.Scored
+    trained: Trained  # the head that was chosen
+    chosen: dict[str, metrics.Chosen]  # temperature and thresholds of each finding, on tune
+    measured: Measurements  # what metrics.json holds
+    predicted: pd.DataFrame  # a row for each film of tune and test
+    tested: metrics.Scored  # the films that were measured
+    left_out: Sequence[tuple[str, str]]  # why, and the id, of everything that was not used
 
 
 def check(config: HeadConfig) -> predictions.Other | None:
@@ -80,8 +70,7 @@ def count(examples: Examples) -> dict[str, SplitCounts]:
     """Films, patients, and positives and negatives by finding, of each split."""
     counts: dict[str, SplitCounts] = {}
     for split, films in films_of(examples).items():
-        positive = films.label > 0
-        sums = ((cells & films.mask).sum(0).tolist() for cells in (positive, ~positive))
+        sums = (one.tolist() for one in films.counts())
         positives, negatives = (dict(zip(examples.findings, one, strict=True)) for one in sums)
         counts[split] = {
             "films": len(films.row),
@@ -97,18 +86,12 @@ def run(
     examples: Examples,
     config: HeadConfig,
     other: predictions.Other | None,
-    progress: Progress,
+    shown: bool,
 ) -> Experiment:
     """Does the whole: test is looked at once, after everything is chosen.
 
-    Without films of test, tune is measured in its place.
-
-    Args:
-        embedding: of which the examples are rows.
-        examples: films, or studies.
-        config: its training, sizes, draws, resamples and seed count.
-        other: what `check` gave.
-        progress: makes progress bars.
+    Without films of test, tune is measured in its place. The examples, films or studies, are rows
+    of `embedding`; `other` is what `check` gave.
 
     Raises:
         ValueError: the sizes make no sense, tune has both classes of no finding, or the other head
@@ -123,14 +106,14 @@ def run(
             "tune has both classes of no finding, so nothing can be chosen on it: give it more "
             "films, or draw the splits with labels.fractions"
         )
-    with progress(recipe.epochs, "epochs", recipe.optimizer != "lbfgs") as advance:
-        trained = select.fit(
-            embedding,
-            films["train"],
-            tune,
-            recipe,
-            lambda auroc: advance(f"tune AUROC {np.fmax.reduce(auroc):.3f}"),
-        )
+    slow = shown and recipe.optimizer != "lbfgs"
+    with progress.bar(recipe.epochs, what="epochs", shown=slow) as bar:
+
+        def after_epoch(auroc: np.ndarray) -> None:
+            bar.set_postfix_str(f"tune AUROC {np.fmax.reduce(auroc):.3f}", refresh=False)
+            bar.update()
+
+        trained = select.fit(embedding, films["train"], tune, recipe, after_epoch)
     scored = {
         split: metrics.Scored(
             select.score(trained, embedding, films[split].row),
@@ -145,7 +128,7 @@ def run(
     measured: Measurements = {
         "split": tested,
         "counts": count(examples),
-        "notes": [note.record() for note in examples.notes],
+        "notes": examples.notes,
         "results": metrics.evaluate(
             examples.findings,
             scored["tune"],
@@ -164,7 +147,7 @@ def run(
         )
     if sizes:
         trainings = sum(config.draws if size < len(films["train"].row) else 1 for size in sizes)
-        with progress(trainings, "trainings", True) as advance:
+        with progress.bar(trainings, what="trainings", shown=shown) as bar:
             measured["data_efficiency"] = data_efficiency.measure(
                 embedding,
                 (films["train"], tune, films[tested]),
@@ -174,7 +157,7 @@ def run(
                 findings=examples.findings,
                 draws=config.draws,
                 seed=config.seed,
-                after_draw=advance,
+                after_draw=bar.update,
             )
     rows = np.concatenate([np.flatnonzero(examples.split == split) for split in scored])
     predicted = predictions.table(
@@ -185,22 +168,11 @@ def run(
         examples.label[rows],
         examples.mask[rows],
     )
-    return Experiment(trained, chosen, measured, predicted, scored[tested])
+    return Experiment(trained, chosen, measured, predicted, scored[tested], examples.unmatched)
 
 
-def write(
-    partial: pathlib.Path,
-    experiment: Experiment,
-    card: saved.WholeCard,
-    left_out: Sequence[tuple[str, str]],
-) -> None:
-    """Fills the folder of a head.
-
-    Args:
-        partial: an empty folder.
-        experiment: what came out.
-        card: of the head, by `saved.make_card`.
-        left_out: why, and the id, of everything that was not used.
+def write(partial: pathlib.Path, experiment: Experiment, card: saved.WholeCard) -> None:
+    """Fills the empty folder of a head.
 
     Raises:
         OSError: it cannot be written, or the disk is full.
@@ -208,19 +180,19 @@ def write(
     findings, measured = card["findings"], experiment.measured
     saved.save(partial, experiment.trained, card, measured)
     (partial / "predictions.csv").write_bytes(predictions.encode(experiment.predicted))
-    (partial / "left_out.csv").write_bytes(writing.encode_table(("reason", "id"), left_out))
+    left_out = writing.encode_table(("reason", "id"), experiment.left_out)
+    (partial / "left_out.csv").write_bytes(left_out)
     drawn = figures.draw(
         findings, experiment.tested, measured["results"], measured["data_efficiency"]
     )
-    (partial / "figures").mkdir()
-    figures.save(drawn, partial / "figures")
+    svgs = figures.save(drawn, partial / "figures")
     kind = "Head with hidden layers" if card["hidden"] else "Linear probe"
     page.write_report(
         partial / "report.html",
         f"{kind}: {', '.join(findings) if len(findings) < 4 else f'{len(findings)} findings'}",
         _shown(card),
         measured,
-        drawn,
+        svgs,
     )
 
 

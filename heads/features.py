@@ -18,18 +18,13 @@ BLOCK = 4096  # films at a time otherwise
 class Features(NamedTuple):
     """Embeddings of some films; `take` gives them, standardised.
 
-    Attributes:
-        embedding: [table dim], float16 or float32; may be a memory map that JAX reads in place.
-        row: [films], the rows of `embedding` that are meant; None: all of them, in float32 and
-            standardised already.
-        mean: [dim], to be subtracted; None with `row`.
-        scale: [dim], positive, then to be divided by; None with `row`.
+    Where row, mean and scale are None, all are meant, in float32 and standardised already.
     """
 
-    embedding: Float[Array, "table dim"]
-    row: Int32[Array, " films"] | None
-    mean: Float32[Array, " dim"] | None
-    scale: Float32[Array, " dim"] | None
+    embedding: Float[Array, "table dim"]  # may be a memory map that JAX reads in place
+    row: Int32[Array, " films"] | None  # those of `embedding` that are meant
+    mean: Float32[Array, " dim"] | None  # to be subtracted
+    scale: Float32[Array, " dim"] | None  # positive, then to be divided by
 
     @property
     def films(self) -> int:

@@ -55,18 +55,12 @@ class LbfgsState(NamedTuple):
 
 
 class Probe(NamedTuple):
-    """Linear heads, one for each penalty and finding.
-
-    Attributes:
-        kernel, bias: logit = embedding . kernel + bias, of the standardised embedding.
-        distance: from the optimum, estimated, by the length of the kernel: see `_distance`.
-        steps: taken by all together.
-    """
+    """Linear heads: logit = embedding . kernel + bias, of the standardised embedding."""
 
     kernel: Float32[Array, "penalty finding dim"]
     bias: Float32[Array, "penalty finding"]
-    distance: Float32[Array, "penalty finding"]
-    steps: int
+    distance: Float32[Array, "penalty finding"]  # from the optimum: see `_distance`
+    steps: int  # taken by all together
 
 
 def fit(

@@ -60,11 +60,6 @@ def predict(
 ) -> pd.DataFrame:
     """What a head says of films, or of studies.
 
-    Args:
-        saved: the head.
-        embedding: one a row.
-        names: of the rows.
-
     Returns:
         image_id and for each finding NAME_logit (float32), NAME_probability (float64) and
         NAME_positive: 1 where that reaches the head's threshold, else 0; NA without a threshold.
@@ -117,13 +112,8 @@ def compare(
 ) -> Comparison:
     """A paired test between this head and another on the films that both are tested on.
 
-    DeLong's, with films of one patient added up (`discrimination.compare`).
-
-    Args:
-        against: the other head.
-        split: the one that is measured.
-        image_id: of this head's films of that split.
-        findings, scored: of them.
+    DeLong's, with films of one patient added up (`discrimination.compare`). `image_id`, `findings`
+    and `scored` are of this head's films of the split.
 
     Raises:
         ValueError: the other head is tested on no film or finding of these, trained or chosen on

@@ -77,12 +77,7 @@ class HeadCard(TypedDict):
 
 
 class WholeCard(HeadCard):
-    """A card as it is written: also how the head was chosen, and of what and by what it was made.
-
-    Attributes:
-        chosen, candidates, note: as `select.Trained` has them.
-        config: the settings of the training.
-    """
+    """A card as it is written: also how the head was chosen, and what it was made from."""
 
     chosen: Candidate
     candidates: list[Candidate]
@@ -100,13 +95,7 @@ class Saved(NamedTuple):
 def make_card(
     trained: Trained, chosen: Mapping[str, Chosen], provenance: Mapping[str, object]
 ) -> WholeCard:
-    """The card of a head.
-
-    Args:
-        trained: the head.
-        chosen: temperature and thresholds of each finding.
-        provenance: what else to say of it: plain values, with the other fields of `WholeCard`.
-    """
+    """The card of a head; `provenance` has plain values, and the other fields of `WholeCard`."""
     card = {
         "card_version": CARD_VERSION,
         "hidden": trained.head.hidden,
@@ -119,21 +108,13 @@ def make_card(
         "note": trained.note,
         **provenance,
     }
-    return json.loads(
-        json.dumps(card, allow_nan=False)
-    )  # with lists for tuples, as cards have them
+    return json.loads(json.dumps(card, allow_nan=False))  # with lists for tuples, as on the disk
 
 
 def save(
     folder: pathlib.Path, trained: Trained, card: HeadCard, measured: Measurements | None
 ) -> None:
-    """Writes a head into a folder that exists.
-
-    Args:
-        folder: gets `head/`, `card.json` and, where something was measured, `metrics.json`.
-        trained: the head.
-        card: of the head.
-        measured: what is known of its quality.
+    """Writes `head/`, `card.json` and, where something was measured, `metrics.json`.
 
     Raises:
         OSError: the folder cannot be written, or the disk is full.
@@ -226,10 +207,7 @@ def load(folder: str | os.PathLike) -> Saved:
 def check_encoder(card: HeadCard, encoder: Facts | None, width: int) -> None:
     """Raises ValueError unless embeddings are from the encoder that the head was trained on.
 
-    Args:
-        card: the head's.
-        encoder: identity in the manifest of the embeddings; None where they have none.
-        width: numbers in each of them.
+    `encoder` is the identity in their manifest, None where they have none.
     """
     if width != card["width"]:
         raise ValueError(
@@ -242,8 +220,7 @@ def check_encoder(card: HeadCard, encoder: Facts | None, width: int) -> None:
             ours, theirs = ("no" if one is None else "a" for one in (trained_on, encoder))
             raise ValueError(
                 f"the head was trained on embeddings with {ours} manifest.json, these have "
-                f"{theirs} manifest.json: nothing tells whether one encoder made both; expected "
-                "both with a manifest, or both without"
+                f"{theirs} manifest.json: expected both, to tell whether one encoder made them"
             )
         return
     places = ("of the head", "of the embeddings")

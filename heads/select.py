@@ -27,6 +27,14 @@ class SplitFilms(NamedTuple):
     label: Float32[np.ndarray, "film finding"]
     mask: Bool[np.ndarray, "film finding"]
 
+    def counts(self) -> tuple[Int[np.ndarray, " finding"], Int[np.ndarray, " finding"]]:
+        """Positives and negatives."""
+        positive = self.mask & (self.label > 0)
+        return positive.sum(0), (self.mask & ~positive).sum(0)
+
+    def with_both_classes(self) -> Bool[np.ndarray, " finding"]:
+        return np.minimum(*self.counts()) > 0
+
 
 class Candidate(TypedDict):
     """A run of the training; `seed` and `epoch` are None for lbfgs, the AUROC where it diverged."""
@@ -38,24 +46,15 @@ class Candidate(TypedDict):
 
 
 class Trained(NamedTuple):
-    """A head that was chosen.
-
-    Attributes:
-        head: the network.
-        variables: its numbers.
-        mean, scale: the standardisation of the embeddings.
-        candidates: all that were trained.
-        chosen: which of them this is.
-        note: what the user should know of the training; "" if nothing.
-    """
+    """A head that was chosen."""
 
     head: HeadNetwork
     variables: Variables
-    mean: Float32[np.ndarray, " dim"]
+    mean: Float32[np.ndarray, " dim"]  # with `scale`, the standardisation of the embeddings
     scale: Float32[np.ndarray, " dim"]
-    candidates: list[Candidate]
-    chosen: int
-    note: str
+    candidates: list[Candidate]  # all that were trained
+    chosen: int  # which of them this is
+    note: str  # what the user should know of the training; "" if nothing
 
 
 def check(recipe: TrainingConfig) -> None:
@@ -63,16 +62,13 @@ def check(recipe: TrainingConfig) -> None:
     for what, fine, expected in (
         ("optimizer", recipe.optimizer in OPTIMIZERS, f"one of {', '.join(OPTIMIZERS)}"),
         ("class_weights", recipe.class_weights in CLASS_WEIGHTS, "none or balanced"),
-        ("weight_decays", all(map(np.isfinite, recipe.weight_decays)), "finite ones"),
-        ("seeds", len({*recipe.seeds}) == len(recipe.seeds), "each once"),
-        ("seeds", all(seed < 2**32 for seed in recipe.seeds), "below 2^32"),
-        ("learning_rate", bool(np.isfinite(recipe.learning_rate)), "a finite number"),
         ("hidden", all(width > 0 for width in recipe.hidden), "positive widths"),
         ("dropout", 0 <= recipe.dropout < 1, "at least 0 and below 1"),
-        ("learning_rate", recipe.learning_rate > 0, "a positive number"),
+        ("learning_rate", 0 < recipe.learning_rate < np.inf, "a finite positive number"),
         ("weight_decays", len(recipe.weight_decays) > 0, "at least one"),
-        ("weight_decays", all(decay >= 0 for decay in recipe.weight_decays), "no negative one"),
-        ("seeds", len(recipe.seeds) > 0 and min(recipe.seeds) >= 0, "at least one, none negative"),
+        ("weight_decays", all(0 <= d < np.inf for d in recipe.weight_decays), "finite ones from 0"),
+        ("seeds", len({*recipe.seeds}) == len(recipe.seeds) > 0, "at least one, each once"),
+        ("seeds", all(0 <= seed < 2**32 for seed in recipe.seeds), "0 or more, below 2^32"),
         ("batch_size", recipe.batch_size > 0, "a positive number"),
         ("epochs", recipe.epochs > 0, "a positive number"),
         ("patience", recipe.patience >= 0, "0 or more"),
@@ -100,15 +96,9 @@ def fit(
 ) -> Trained:
     """Trains all weight decays and seeds of a recipe at once, and chooses on tune.
 
-    Of equally good candidates the one with the largest weight decay and then the first seed is
-    taken.
-
-    Args:
-        embedding: of which `films` and `tune` are rows.
-        films: to train on; of a finding without any known label nothing is learnt.
-        tune: to choose by.
-        recipe: one that `check` lets pass.
-        after_epoch: is told the AUROCs on tune, of stochastic optimisers.
+    Among equally good candidates the one with the largest weight decay and then the first seed is
+    taken. A finding without any known label among `films` is not learnt. Stochastic optimisers tell
+    `after_epoch` the AUROCs on tune.
     """
     dim, findings = embedding.shape[1], films.label.shape[1]
     mean, scale = np.zeros(dim, np.float32), np.ones(dim, np.float32)
@@ -176,8 +166,7 @@ def score(
 
 def _shift(films: SplitFilms) -> Float32[np.ndarray, " finding"]:
     """By how much balanced class weights raise the log odds: the log of negatives by positives."""
-    positives = (films.mask * films.label).sum(0)
-    negatives = films.mask.sum(0) - positives
+    positives, negatives = films.counts()
     return np.log(np.maximum(negatives, 1) / np.maximum(positives, 1)).astype(np.float32)
 
 

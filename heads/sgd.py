@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, Float32, Int32, PyTree
+from jaxtyping import Array, Bool, Float, Float32, Int32
 
 from cxr_embeddings.configs.schema import TrainingConfig
 
@@ -18,33 +18,20 @@ from .statistics import discrimination
 
 
 class Runs(NamedTuple):
-    """What training gives: one run for each weight decay (outer) and seed (inner).
+    """What training gives: one run for each weight decay (outer) and seed (inner)."""
 
-    Attributes:
-        variables: of the kept epochs, runs in front.
-        tune_auroc: mean over findings, in the kept epoch.
-        epoch: the kept epoch, counted from 1.
-        history: tune AUROC after every epoch.
-    """
-
-    variables: Variables
-    tune_auroc: Float[np.ndarray, " run"]
-    epoch: np.ndarray
-    history: Float[np.ndarray, "epoch run"]
+    variables: Variables  # of the kept epochs, runs in front
+    tune_auroc: Float[np.ndarray, " run"]  # mean over findings, in the kept epoch
+    epoch: np.ndarray  # the kept one, counted from 1
+    history: Float[np.ndarray, "epoch run"]  # of the AUROC on tune
 
 
 class Rate(NamedTuple):
-    """What an optimiser is made from, besides the weight decay of a run.
-
-    Attributes:
-        optimizer: a key of `OPTIMIZERS`.
-        learning_rate: at its highest.
-        steps: of the whole training.
-    """
+    """What an optimiser is made from, besides the weight decay of a run."""
 
     optimizer: str
-    learning_rate: float
-    steps: int
+    learning_rate: float  # at its highest
+    steps: int  # of the whole training
 
 
 def _adamw(rate: Rate, weight_decay: Array) -> optax.GradientTransformation:
@@ -96,11 +83,8 @@ def fit(
     """Trains a head for every weight decay and seed; minimises the sum of the findings' losses.
 
     Args:
-        head: the network.
-        features: the films to train on.
-        label: 0 or 1.
+        head, features, label, recipe: what is trained, and on which films.
         weight: of each label in the loss; 0 where it is unknown.
-        recipe: how.
         tune_auroc: variables with runs in front -> what the best epoch is chosen by, [runs].
         after_epoch: is told the AUROCs of the epoch.
     """
@@ -113,17 +97,17 @@ def fit(
     state = start(head, dim, rate, jnp.asarray(decays), keys)
     labels = jnp.asarray(label), jnp.asarray(weight)
 
-    kept = jax.tree.map(jnp.copy, _variables(state))  # the state itself is overwritten
+    kept = jax.tree.map(jnp.copy, state.variables)  # the state itself is overwritten
     best = np.full(len(seeds), -np.inf)
     kept_epoch, history = np.zeros(len(seeds), np.int64), []
     for epoch in range(recipe.epochs):
         order = _order(films, batch, seeds, epoch if recipe.shuffle else None)
         state = _epoch(head, rate, state, features, labels, jnp.asarray(order))
-        auroc = tune_auroc(_variables(state))
+        auroc = tune_auroc(state.variables)
         history.append(auroc)
         running = epoch - kept_epoch <= recipe.patience
         better = (auroc > best) & running if recipe.patience else np.full(len(seeds), True)
-        kept = _keep(jnp.asarray(better), _variables(state), kept)
+        kept = _keep(jnp.asarray(better), state.variables, kept)
         best, kept_epoch = np.where(better, auroc, best), np.where(better, epoch, kept_epoch)
         after_epoch(auroc)
         if recipe.patience and np.all(epoch - kept_epoch >= recipe.patience):
@@ -132,15 +116,10 @@ def fit(
 
 
 class RunStates(NamedTuple):
-    params: PyTree
-    batch_stats: PyTree
+    variables: Variables
     optimizer: optax.OptState
     weight_decay: Float32[Array, " run"]
     key: Array
-
-
-def _variables(state: RunStates) -> Variables:
-    return {"params": state.params, "batch_stats": state.batch_stats}
 
 
 def _order(films: int, batch: int, seeds: np.ndarray, epoch: int | None) -> np.ndarray:
@@ -160,12 +139,9 @@ def start(head: HeadNetwork, dim: int, rate: Rate, decays: Array, keys: Array) -
     """The states of the runs before the first step, runs in front."""
 
     def one(decay: Array, key: Array) -> RunStates:
-        variables = head.init(key, jnp.zeros((1, dim)))
-        params = variables["params"]
+        variables = {"batch_stats": {}, **head.init(key, jnp.zeros((1, dim)))}
         optimizer = OPTIMIZERS[rate.optimizer](rate, decay)
-        return RunStates(
-            params, variables.get("batch_stats", {}), optimizer.init(params), decay, key
-        )
+        return RunStates(variables, optimizer.init(variables["params"]), decay, key)
 
     return jax.vmap(one)(decays, keys)
 
@@ -187,7 +163,7 @@ def _epoch(
 
         def loss(params: Variables) -> tuple[Array, Variables]:
             logit, updates = head.apply(
-                {"params": params, "batch_stats": state.batch_stats},
+                {**state.variables, "params": params},
                 take(features, index),
                 train=True,
                 real=real,
@@ -198,12 +174,13 @@ def _epoch(
             mean = jnp.where(real[:, None], each, 0).sum() / real.sum(dtype=jnp.float32)
             return mean, updates.get("batch_stats", {})
 
-        gradient, batch_stats = jax.grad(loss, has_aux=True)(state.params)
+        params = state.variables["params"]
+        gradient, batch_stats = jax.grad(loss, has_aux=True)(params)
         optimizer = OPTIMIZERS[rate.optimizer](rate, state.weight_decay)
         with jax.numpy_dtype_promotion("standard"):  # Optax counts steps in integers
-            updates, moments = optimizer.update(gradient, state.optimizer, state.params)
-        params = optax.apply_updates(state.params, updates)
-        return RunStates(params, batch_stats, moments, state.weight_decay, key)
+            updates, moments = optimizer.update(gradient, state.optimizer, params)
+        variables = {"params": optax.apply_updates(params, updates), "batch_stats": batch_stats}
+        return RunStates(variables, moments, state.weight_decay, key)
 
     def step(state: RunStates, index: Array) -> tuple[RunStates, None]:
         return jax.vmap(one)(state, index), None

@@ -11,9 +11,8 @@ import sys
 import numpy as np
 import pytest
 import running
+from label_tables import join, read_labels, said
 
-from cxr_embeddings.heads.labels.join import join
-from cxr_embeddings.heads.labels.label_table import read_labels
 from cxr_embeddings.input_pipeline.synthetic.mimic_folder import draw_studies
 from cxr_embeddings.input_pipeline.synthetic.report_text import LABELS, report_text
 from cxr_embeddings.scripts import label_abnormal
@@ -152,8 +151,8 @@ def test_heads_read_the_labels_and_take_no_rule_for_a_finding(mimic, tmp_path):
         assert labels.findings == ("abnormal",)
     known = {"abnormal": 1, "normal": 0, "devices": 0}
     for study in studies:
-        i = labels.study_id.tolist().index(str(study.study_id))
-        assert labels.patient_id[i] == str(study.subject_id)
+        i = labels.facts.ids["study"].tolist().index(str(study.study_id))
+        assert labels.facts.ids["patient"][i] == str(study.subject_id)
         assert labels.mask[i, 0] == (kind(study.labels) in known)
         assert labels.label[i, 0] == known.get(kind(study.labels), 0)
     image_id = np.array([f"{study.folder}/a-{i}.dcm" for i, study in enumerate(studies)], object)
@@ -171,8 +170,11 @@ def test_films_and_their_split_are_read_by_heads_too(tmp_path):
         "b.png,q,,1,pneumonia\n"
     )
     labels = read_labels(output)
-    assert labels.findings == ("abnormal",) and labels.split.tolist() == ["train", ""]
-    assert labels.image_id.tolist() == ["a/1.png", "b.png"]
+    assert labels.findings == ("abnormal",) and labels.facts.values["split"].tolist() == [
+        "train",
+        "",
+    ]
+    assert said(labels, "image", "split") == [["a/1.png", "b.png"], ["train", ""]]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Int32, Int64, Shaped
 
 from cxr_embeddings.common import paths
-from cxr_embeddings.configs.schema import TrainingFilmsConfig
+from cxr_embeddings.configs.schema import LabelsConfig, TrainingFilmsConfig
 from cxr_embeddings.heads.labels.join import join
 from cxr_embeddings.heads.labels.label_table import read_labels
 from cxr_embeddings.heads.labels.splits import check_patients
@@ -52,21 +52,22 @@ def read(config: TrainingFilmsConfig, say: Callable[[str], object]) -> TrainingF
         zip(stores, config.labels, splits, strict=True)
     ):
         mine = np.flatnonzero(places.store == i)
-        named = read_labels(table, (config.finding,))
+        labels = LabelsConfig(
+            table, (config.finding,), split_path=split_path, name_parts=config.name_parts
+        )
+        named = read_labels(labels)
         if len(named.findings) > 1:
             raise ValueError(
                 f"input.finding is {config.finding!r}, which is {len(named.findings)} columns of "
                 f"{table}; expected one"
             )
-        found = join(
-            places.image_id[mine], named, split_path=split_path, name_parts=config.name_parts
-        )
+        found = join(places.image_id[mine], named)
         rows = mine[found.row]
         label[rows], split[rows] = found.label[:, 0].astype(np.int32), found.split
         patient[rows], study[rows] = found.patient_id, found.study_id
         say(f"{len(mine)} films in {opened.folder}, {len(rows)} of them with label and split")
         for note in found.notes:
-            say(f"  {note}")
+            say(f"  {note['count']:8} {note['what']}")
     used = label >= 0
     try:
         check_patients(patient[used], study[used], split[used])

@@ -36,13 +36,7 @@ def alike(name: str, names: Iterable[str]) -> list[str]:
 
 
 def find(name: str, names: Iterable[str], where: str, what: str = "column") -> str:
-    """The one of `names` that is `name`, as `alike` has it.
-
-    Args:
-        name: what is looked for.
-        names: what there is.
-        where: whose names these are, for the error.
-        what: what they name, likewise.
+    """The one of `names` that is `name`, as `alike` has it; `where` and `what` are for the error.
 
     Raises:
         ValueError: there is none, or more than one.
@@ -61,15 +55,7 @@ def find(name: str, names: Iterable[str], where: str, what: str = "column") -> s
 
 
 def role_columns(table: pd.DataFrame, path: str, named: Mapping[str, str]) -> dict[str, str]:
-    """Finds the columns of `ROLES` in a table.
-
-    Args:
-        table: as `read_table` gives it.
-        path: of the table, for errors.
-        named: role to column, where the caller named one; "" where not.
-
-    Returns:
-        Role to column, for the roles that have one.
+    """Role to column, for those of `ROLES` that a table has; `named` has what the caller named.
 
     Raises:
         ValueError: a named column is missing.

@@ -16,19 +16,12 @@ TABLES = {"CheXpert or NegBio": CHEXPERT, "ChestX-ray14": NIH}  # known by havin
 
 
 class Findings(NamedTuple):
-    """What a table says on some findings.
-
-    Attributes:
-        names: of the findings.
-        code: 1 positive, 0 negative, -1 uncertain, NaN not mentioned.
-        one_sided: whether empty values of the finding mean negative.
-        unlabelled: whether the row says nothing on any finding of its table.
-    """
+    """What a table says on some findings."""
 
     names: tuple[str, ...]
-    code: Float32[np.ndarray, "row finding"]
-    one_sided: Bool[np.ndarray, " finding"]
-    unlabelled: Bool[np.ndarray, " row"]
+    code: Float32[np.ndarray, "row finding"]  # 1, 0, -1 uncertain, NaN not mentioned
+    one_sided: Bool[np.ndarray, " finding"]  # whether empty values mean negative
+    unlabelled: Bool[np.ndarray, " row"]  # whether it says nothing on any finding of the table
 
 
 def split_finding_labels(table: pd.DataFrame, path: str) -> pd.DataFrame:
@@ -72,12 +65,7 @@ def read_findings(
 ) -> Findings:
     """Reads the columns of findings of a table of text.
 
-    Args:
-        table: as `split_finding_labels` gives it.
-        path: of the table, for errors.
-        findings: names, or ("all",): see `label_table.read_labels`.
-        ids: columns that are no findings.
-        subgroups: columns that are none of "all", though a finding may be a subgroup too.
+    Columns of ids are no findings; "all" leaves out subgroups too, though a finding may be one.
 
     Raises:
         ValueError: a finding is not there, or a value is none of `VALUES`.
@@ -99,22 +87,18 @@ def read_findings(
         )
     if len(set(names)) < len(names):
         raise ValueError(f"{findings=} names a column of {path} twice; expected each once")
-    one_sided = np.array([bool(standard) and plain(name) == plain(NO_FINDING) for name in names])
-    silent = (table[standard] == "").all(axis=1).to_numpy()
-    unlabelled = silent & bool(standard)
-    return Findings(tuple(names), _codes(table[names], path), one_sided, unlabelled)
-
-
-def _codes(text: pd.DataFrame, path: str) -> Float32[np.ndarray, "row finding"]:
-    for name in text:
-        wrong = ~text[name].isin(VALUES).to_numpy()
+    for name in names:
+        wrong = ~table[name].isin(VALUES).to_numpy()
         if wrong.any():
             raise ValueError(
-                f"found {text[name].iloc[wrong.argmax()]!r} in row {wrong.argmax() + 2}, column "
+                f"found {table[name].iloc[wrong.argmax()]!r} in row {wrong.argmax() + 2}, column "
                 f"{name!r}, of {path}, the first of {wrong.sum()}; expected 1, 0, -1 or nothing: "
                 "correct the table, or leave this column out of findings"
             )
-    return text.apply(lambda column: column.map(VALUES)).to_numpy(np.float32)
+    code = table[names].apply(lambda column: column.map(VALUES)).to_numpy(np.float32)
+    one_sided = np.array([bool(standard) and plain(name) == plain(NO_FINDING) for name in names])
+    silent = (table[standard] == "").all(axis=1).to_numpy()
+    return Findings(tuple(names), code, one_sided, silent & bool(standard))
 
 
 def decide(

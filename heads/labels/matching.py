@@ -19,28 +19,19 @@ KEYS = ("image", "study", "patient")  # finest first
 
 
 class FilmIds(NamedTuple):
-    """The films that have embeddings.
+    """The films that have embeddings."""
 
-    Attributes:
-        image_id: path, address or name.
-        image: the same, cleaned.
-        study: "" where unknown.
-        patient: "" where unknown.
-    """
-
-    image_id: Shaped[np.ndarray, " n"]
-    image: Shaped[np.ndarray, " n"]
-    study: Shaped[np.ndarray, " n"]
+    image_id: Shaped[np.ndarray, " n"]  # path, address or name
+    image: Shaped[np.ndarray, " n"]  # the same, cleaned
+    study: Shaped[np.ndarray, " n"]  # "" where unknown, as the next
     patient: Shaped[np.ndarray, " n"]
 
 
 class Facts(NamedTuple):
-    """What a table says, one row an id.
+    """What a table says, one row an id: the first of `ids` names what a row is about.
 
     Attributes:
-        path: of the table.
-        ids: text, for those of `KEYS` that the table has, finest first. A row is about what the
-            first of them names.
+        ids: text, for those of `KEYS` that the table has, finest first.
         values: column to text.
         disagree: column to whether the table has several values for that id; the one here is "".
     """
@@ -74,16 +65,13 @@ def read_facts(path: str, wanted: list[str]) -> Facts:
     if table.empty:
         raise ValueError(f"found no id in {path}, column {columns[keys[0]]}; expected one a row")
     ids = table[[columns[key] for key in keys]].set_axis(keys, axis=1)
-    row = ids.groupby(keys, sort=False).ngroup().to_numpy()
-    ids = ids.drop_duplicates()
     values, disagree = {}, {}
     for name in wanted:
-        said = pd.DataFrame({"row": row, "value": table[find(name, table.columns, path)].array})
-        said = said[said["value"] != ""].drop_duplicates()
-        values[name], disagree[name] = np.full(len(ids), "", object), np.zeros(len(ids), bool)
-        values[name][said["row"]] = said["value"]
-        disagree[name][said["row"][said["row"].duplicated()]] = True
-        values[name][disagree[name]] = ""
+        column = table[find(name, table.columns, path)]
+        said = column.mask(column == "").groupby([ids[key] for key in keys], sort=False)
+        several = disagree[name] = (said.nunique() > 1).to_numpy()
+        values[name] = said.first().fillna("").mask(several, "").to_numpy(object)
+    ids = ids.drop_duplicates()
     return Facts(path, {key: ids[key].to_numpy(object) for key in keys}, values, disagree)
 
 
@@ -127,10 +115,7 @@ def place(films: FilmIds, facts: Facts, parts: int = 0) -> tuple[Int64[np.ndarra
     go: a table of `images/1.png` fits the film `/data/images/1.png` and the film `1.png`, and never
     `/other/1.png`, which is in another folder than the table says.
 
-    Args:
-        films: what is looked for.
-        facts: the table.
-        parts: of both names, that are compared; 0: all. With 1 no folder counts.
+    So many last parts of both are compared, 0: all; with 1 no folder counts.
 
     Returns:
         The row of `facts` for each film, -1 where there is none; and by what they were compared.

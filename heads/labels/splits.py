@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int64, Shaped
 
+from ..statistics.results import Note
 from .columns import as_number
-from .label_table import Examples, Note, note
+from .label_table import Examples, note
 
 SPLITS = {
     "train": ("train", "training"),
@@ -24,12 +25,7 @@ CANNOT = {  # what a finding with one class in the split goes without
 def named_splits(
     names: Shaped[np.ndarray, " n"], known: Mapping[str, Sequence[str]] = SPLITS
 ) -> Shaped[np.ndarray, " n"]:
-    """The names in a table as "train", "tune" and "test"; "" for any other.
-
-    Args:
-        names: of each film's split, in any case.
-        known: the names there may be for each of the three.
-    """
+    """The names in a table, in any case, as "train", "tune" and "test"; "" for any other."""
     meant = {name.casefold(): split for split, several in known.items() for name in several}
     meant[""] = ""  # a film without a split is in none
     unique, inverse = np.unique(names.astype(np.str_), return_inverse=True)
@@ -41,11 +37,7 @@ def random_splits(
 ) -> Shaped[np.ndarray, " n"]:
     """Draws "train", "tune" and "test" at random, all films of a patient into the same one.
 
-    Args:
-        patient_id: of each film. The draw depends on which patients there are, in no way on the
-            order of the films.
-        fractions: of the patients, for train, tune and test; they sum to 1.
-        seed: of the draw.
+    The draw depends on which patients there are, in no way on the order of the films.
 
     Raises:
         ValueError: a patient is unknown, or the fractions are out of range.
@@ -60,9 +52,8 @@ def random_splits(
     unknown = int((patient_id == "").sum())
     if unknown:
         raise ValueError(
-            f"found {unknown} of {len(patient_id)} films whose patient is unknown; expected the "
-            "patient of each, since films of a patient must stay in one split: name the column "
-            "with patient_column, or give a table that has it as metadata_path"
+            f"found {unknown} of {len(patient_id)} films whose patient is unknown, and must stay "
+            "in one split: name patient_column, or give a table that has it as metadata_path"
         )
     patients, inverse = np.unique(patient_id.astype(np.str_), return_inverse=True)
     rank = np.random.default_rng(seed).permutation(len(patients))
@@ -103,15 +94,11 @@ def check_patients(
                 "one by patient with fractions"
             )
     what = "films whose patient is unknown, so that no check can tell if one is in two splits"
-    return [Note(what, int(unknown.sum()), [], used=True)] if unknown.any() else []
+    return note(what, int(unknown.sum()), used=True)
 
 
 def check_used(split: Shaped[np.ndarray, " n"], names: Shaped[np.ndarray, " n"]) -> None:
-    """Makes sure that there are films to train and to tune on.
-
-    Args:
-        split: of each film, "" if none of the three.
-        names: what the table calls it.
+    """Makes sure that there are films to train and to tune on; `names` are the table's of `split`.
 
     Raises:
         ValueError: train or tune is empty.
@@ -122,25 +109,20 @@ def check_used(split: Shaped[np.ndarray, " n"], names: Shaped[np.ndarray, " n"])
             listed = ", ".join(f"{n} {c} films" for n, c in zip(there, counts, strict=True))
             raise ValueError(
                 f"found no film in the split {one!r}; expected some. Films with labels are in: "
-                f"{listed or 'none'}. Usual names are train, tune (also validate or val) and "
-                "test: give other names with labels.train, labels.tune and labels.test, or draw "
-                "splits with labels.fractions"
+                f"{listed or 'none'}. Give other names than these by labels.train, "
+                "labels.tune and labels.test, or draw splits with labels.fractions"
             )
 
 
 def check_classes(examples: Examples, explicit: bool) -> Examples:
     """Makes sure that each finding has positives and negatives to learn from.
 
-    Args:
-        examples: as `join.join` gives them.
-        explicit: whether the user named the findings.
-
     Returns:
         The examples without findings of one class in train, without films that then have no label,
         and with notes of both and of findings with one class in tune or test.
 
     Raises:
-        ValueError: a finding of one class in train was named, or none is left.
+        ValueError: a finding of one class in train was named (`explicit`), or none is left.
     """
     counts = {split: _counts(examples, split) for split in SPLITS}
     one_class = {split: np.minimum(*both) == 0 for split, both in counts.items()}
@@ -155,10 +137,12 @@ def check_classes(examples: Examples, explicit: bool) -> Examples:
             f"{', '.join(lacking)}; expected positives and negatives: leave them out of findings, "
             "change the policies (uncertain, not_mentioned), or embed more films"
         )
-    notes = [Note(f"finding left out, one class only in train: {text}", 1, []) for text in lacking]
+    notes = list(examples.notes)
+    for text in lacking:
+        notes += note(f"finding left out, one class only in train: {text}", 1)
     for split, cannot in CANNOT.items():
         for i in np.flatnonzero(one_class[split] & ~lacks & (examples.split == split).any()):
-            notes.append(Note(f"finding whose {cannot}, one class only: {told[i]}", 1, []))
+            notes += note(f"finding whose {cannot}, one class only: {told[i]}", 1)
     keep = examples.mask[:, ~lacks].any(axis=1)
     what = "films without a known label of the findings that are left"
     gone = examples.image_id[~keep]
@@ -175,7 +159,7 @@ def check_classes(examples: Examples, explicit: bool) -> Examples:
         mask=examples.mask[keep][:, ~lacks],
         findings=tuple(np.array(examples.findings, object)[~lacks]),
         groups={name: values[keep] for name, values in examples.groups.items()},
-        notes=[*examples.notes, *notes, *note(what, gone)],
+        notes=notes + note(what, gone),
         unmatched=[*examples.unmatched, *((what, one) for one in gone)],
     )
 

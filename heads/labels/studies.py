@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from .label_table import Examples, Note
+from .label_table import Examples, note
 from .matching import film_ids
 
 MERGES = ("none", "mean", "max")
@@ -17,14 +17,7 @@ def merge_embeddings(
     study: Int[np.ndarray, " film"],
     how: str,
 ) -> Float[np.ndarray, "study dim"]:
-    """One embedding a study, in the dtype of the others.
-
-    Args:
-        embedding: of which films are rows.
-        row: of each film.
-        study: of each film, 0, 1, ..., none left out.
-        how: "mean" or "max", of each number.
-    """
+    """The "mean" or "max" of the films of each study, 0, 1, ..., in the dtype of the others."""
     order = np.argsort(study, kind="stable")
     starts = np.flatnonzero(np.diff(study[order], prepend=-1))
     merged = np.empty((len(starts), embedding.shape[1]), embedding.dtype)
@@ -75,6 +68,9 @@ def merge(
                 f"{len(np.unique(of[apart]))} studies have films of several {what}, such as "
                 f"{names[of[apart][0]]}: correct the tables, or leave out labels.per_study"
             )
+    groups = {name: values[first].copy() for name, values in examples.groups.items()}
+    for name, agreed in groups.items():
+        agreed[study[examples.groups[name] != agreed[study]]] = ""
     studies = len(first)
     yes, no = (np.zeros((studies, len(examples.findings)), bool) for _ in range(2))
     np.logical_or.at(yes, study, examples.mask & (examples.label > 0))
@@ -88,11 +84,9 @@ def merge(
         split=examples.split[first],
         label=yes.astype(np.float32),
         mask=yes | no,
-        groups={name: _agreed(v, first, study) for name, v in examples.groups.items()},
-        notes=[
-            *examples.notes,
-            Note(f"films merged into studies by their {how}", len(row), [], used=True),
-        ],
+        groups=groups,
+        notes=examples.notes
+        + note(f"films merged into studies by their {how}", len(row), used=True),
     )
     return merge_embeddings(embedding, row, of_row, how), merged
 
@@ -119,11 +113,3 @@ def names_by_path(image_id: Shaped[np.ndarray, " film"]) -> Shaped[np.ndarray, "
             "judges studies"
         )
     return np.array([f"p{p}/s{s}" for p, s in zip(films.patient, films.study, strict=True)])
-
-
-def _agreed(
-    values: Shaped[np.ndarray, " film"], first: np.ndarray, study: np.ndarray
-) -> Shaped[np.ndarray, " study"]:
-    agreed = values[first].copy()
-    agreed[study[values != agreed[study]]] = ""
-    return agreed

@@ -31,25 +31,11 @@ def draw(
 ) -> dict[str, Figure]:
     """Draws what there is to draw; findings with one class only are left out.
 
-    Args:
-        findings: their names, one a column.
-        films: their logits before temperature scaling, and labels.
-        results: of the same films, by `statistics.metrics`.
-        data_efficiency: likewise, or None.
-
     Returns:
         name -> figure: "roc", "precision_recall", "calibration", "scores"; "forest" for two
         findings or more; "subgroups" and "data_efficiency" where there are any. What does not fit
         one page goes on in "roc_2" and so on.
-
-    Raises:
-        ValueError: the columns and the results are of different findings.
     """
-    if films.logit.shape[1] != len(findings) or {*findings} != {*results["findings"]}:
-        raise ValueError(
-            f"{films.logit.shape[1]} columns named {[*findings]}, but results of "
-            f"{[*results['findings']]}: expected the same findings in both"
-        )
     tested, patient = [], bootstrap.patients(films.patient_id)
     for j, name in enumerate(findings):
         result, known = results["findings"][name], films.mask[:, j]
@@ -89,12 +75,14 @@ def svg(figure: Figure) -> bytes:
     return _render(figure, "svg", dict.fromkeys(("Date", "Creator", "Format", "Type")))
 
 
-def save(figures: Mapping[str, Figure], folder: pathlib.Path) -> None:
-    """Writes NAME.png (200 dpi) and NAME.svg of every figure into a folder, made if need be."""
-    folder.mkdir(parents=True, exist_ok=True)
+def save(figures: Mapping[str, Figure], folder: pathlib.Path) -> dict[str, bytes]:
+    """Writes NAME.png (200 dpi) and NAME.svg of every figure into a new folder; gives the SVGs."""
+    folder.mkdir()
+    svgs = {name: svg(figure) for name, figure in figures.items()}
     for name, figure in figures.items():
-        (folder / f"{name}.svg").write_bytes(svg(figure))
+        (folder / f"{name}.svg").write_bytes(svgs[name])
         (folder / f"{name}.png").write_bytes(_render(figure, "png", {"Software": None}))
+    return svgs
 
 
 def _render(figure: Figure, kind: str, metadata: Mapping[str, None]) -> bytes:

@@ -5,16 +5,15 @@ The page has no script and loads nothing; every string in it is escaped.
 
 import base64
 import pathlib
+import re
 from collections.abc import Mapping
 
 import jinja2
-from matplotlib.figure import Figure
 
 from ..statistics.results import Measurements, Results, SplitCounts
 from . import panels
-from .figures import svg
 
-PIXELS = 96  # of CSS in an inch
+POINT = 96 / 72  # pixels of CSS
 CAPTIONS = {  # in the order of the page
     "forest": "AUROC of each finding with its 95 % interval, largest first.",
     "roc": "ROC curves. The dot is the first operating point on the {split} films; dotted: chance.",
@@ -38,7 +37,7 @@ def write_report(
     title: str,
     provenance: Mapping[str, object],
     measured: Measurements,
-    figures: Mapping[str, Figure],
+    svgs: Mapping[str, bytes],
 ) -> None:
     """Writes the page; the same arguments give the same bytes.
 
@@ -49,7 +48,7 @@ def write_report(
             whether the encoder was trained (None or missing: unknown), and `note` what there is to
             know of the training, sentences with semicolons between them.
         measured: of the head.
-        figures: of `figures.draw`.
+        svgs: of `figures.save`.
     """
     split, counts, results = measured["split"], measured["counts"], measured["results"]
     environment = jinja2.Environment(
@@ -72,7 +71,7 @@ def write_report(
         comparison=measured["comparison"],
         split=split,
         warnings=_warnings(split, provenance, counts),
-        pictures=_pictures(figures, split, results),
+        pictures=_pictures(svgs, split, results),
     )
     path.write_text(page, encoding="utf-8")
 
@@ -127,7 +126,7 @@ def _warnings(
 
 
 def _pictures(
-    figures: Mapping[str, Figure], split: str, results: Results
+    svgs: Mapping[str, bytes], split: str, results: Results
 ) -> list[dict[str, str | int]]:
     """The figures as the page shows them: images with an alternative text of their key numbers.
 
@@ -137,16 +136,17 @@ def _pictures(
     for kind, caption in CAPTIONS.items():
         caption = caption.format(split=split)
         words = f"{caption.split('. ')[0].removesuffix('.')}. {_key_numbers(kind, results)}"
-        for name, figure in figures.items():
+        for name, svg in svgs.items():
             if name.rstrip("0123456789").rstrip("_") != kind:
                 continue
-            width, height = figure.get_size_inches()
+            sizes = re.findall(rb'<svg [^>]*width="(.+?)pt" height="(.+?)pt"', svg)
+            width, height = map(float, sizes[0])
             picture = {
                 "kind": kind,
                 "number": len(pictures) + 1,
-                "source": "data:image/svg+xml;base64," + base64.b64encode(svg(figure)).decode(),
-                "width": round(width * PIXELS),
-                "height": round(height * PIXELS),
+                "source": "data:image/svg+xml;base64," + base64.b64encode(svg).decode(),
+                "width": round(width * POINT),
+                "height": round(height * POINT),
                 "caption": caption,
                 "alternative": words,
             }

@@ -51,18 +51,10 @@ STYLE = {
 
 
 class Tested(NamedTuple):
-    """A finding with both classes among the films.
-
-    Attributes:
-        name: of it.
-        logit: before temperature scaling: films are ranked by it.
-        label: whether a film has it.
-        patient: number of each film's patient.
-        result: what `statistics.metrics` says of it.
-    """
+    """A finding with both classes among the films."""
 
     name: str
-    logit: Float[np.ndarray, " film"]
+    logit: Float[np.ndarray, " film"]  # before temperature scaling: films are ranked by it
     label: Bool[np.ndarray, " film"]
     patient: Int64[np.ndarray, " film"]
     result: FindingResult

@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 
 from ..saved import WholeCard
-from ..statistics.results import Comparison, Interval, Measurements, NoteRecord, SplitCounts
+from ..statistics.results import Comparison, Interval, Measurements, Note, SplitCounts
 from .panels import patients
 
 FEW = 10  # films of one class on tune, below which what is chosen on it hangs on single films
 
 
-def of_counts(counts: Mapping[str, SplitCounts], notes: Sequence[NoteRecord]) -> list[str]:
+def of_counts(counts: Mapping[str, SplitCounts], notes: Sequence[Note]) -> list[str]:
     """What was left out, and how many films each split has; warnings begin with `warning: `."""
     lines = []
     for note in notes:

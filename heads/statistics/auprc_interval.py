@@ -23,14 +23,7 @@ def measure(
     of their scores, and the variance of the resamples, moderated as in `auroc_interval`. With few
     positive films it is too large on average: half a film with the precision of chance is added.
 
-    Args:
-        score: any monotone score.
-        label: 0 or 1; both must occur.
-        patient: number of each film's patient.
-        of_resamples: AUPRC of resampled patients, NaN where undefined.
-
-    Returns:
-        The limits are None with fewer than two patients of a class, as for the AUROC.
+    The limits are None with fewer than two patients of a class, as for the AUROC.
     """
     value = float(average_precision_score(label, score))
     defined = of_resamples[np.isfinite(of_resamples)]

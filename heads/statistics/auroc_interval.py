@@ -19,18 +19,14 @@ from .bootstrap import CONFIDENCE
 MIN_PATIENTS = 2
 _TRUST = 5.0  # degrees of freedom that an assumed variance is worth beside the measured one
 
-
 Groups = list[tuple[float, float]]  # films, and the sum of squares of each patient's, by class
 
 
 class Ranked(NamedTuple):
-    """How one score ranks films.
+    """The AUROC, and what each film adds to its deviation from its expectation, in first order.
 
-    Attributes:
-        value: the AUROC.
-        share: what each film adds to the AUROC's deviation from its expectation, in first order:
-            its placement among the films of the other class, less the mean, divided by the films of
-            its class (the structural components of DeLong et al., Biometrics 1988;44:837-845).
+    That is its placement among the films of the other class, less the mean, divided by the films of
+    its class (the structural components of DeLong et al., Biometrics 1988;44:837-845).
     """
 
     value: float
@@ -38,12 +34,7 @@ class Ranked(NamedTuple):
 
 
 def rank(score: Float[np.ndarray, " n"], label: Real[np.ndarray, " n"]) -> Ranked:
-    """AUROC and components, in the time that sorting takes.
-
-    Args:
-        score: any monotone score; ties count half.
-        label: 0 or 1; both must occur.
-    """
+    """AUROC and components, in the time that sorting takes; both labels must occur."""
     positive, placement = label > 0, np.empty(len(score))
     for inside in (positive, ~positive):
         others = np.sort(score[~inside])
@@ -64,11 +55,6 @@ def by_patient(
 
     Films of one patient are added up first (Obuchowski, Biometrics 1997;53:567-578). With one film
     a patient it is DeLong's variance.
-
-    Args:
-        share: of `rank`, or the difference of two.
-        label: 0 or 1.
-        patient: number of each film's patient, from 0.
 
     Returns:
         The variance, NaN with one patient of a class; and of how many patients it consists: those
@@ -127,12 +113,6 @@ def interval(
     and t has the sum of both (as Smyth moderates variances, Statistical Applications in Genetics
     2004;3:3).
 
-    Args:
-        score: any monotone score.
-        label: 0 or 1; both must occur.
-        patient: number of each film's patient, from 0.
-        confidence: between 0 and 1.
-
     Returns:
         low and high; None with fewer than two patients of a class.
     """
@@ -171,8 +151,7 @@ def model_variance(auroc: float, correlation: float, groups: Groups) -> float:
     Args:
         auroc: between 0 and 1, both excluded.
         correlation: of the scores of two films of a patient and class.
-        groups: films with the finding, and the sum of the squares of their numbers of each patient;
-            and of those without.
+        groups: of the films with the finding, and of those without.
     """
     at = special.ndtri(auroc)
     alone, together = (

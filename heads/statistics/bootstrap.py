@@ -22,12 +22,10 @@ BLOCK_BYTES = 4_000_000  # of weights at once: a few such arrays fit the cache o
 
 @dataclasses.dataclass(frozen=True)
 class Draws:
-    """Which patients each resample holds; one byte for each resample and patient.
+    """How often each resample holds a patient, and the patient of each film.
 
-    Attributes:
-        count: [resample patient] how often a patient was drawn. More than 255 times does not
-            happen: with P patients a count is at most P, and close to Poisson(1) when P is large.
-        patient: [n] the patient of each film.
+    More than 255 times does not happen: with P patients a count is at most P, and close to
+    Poisson(1) when P is large.
     """
 
     count: UInt8[np.ndarray, "resample patient"]
@@ -35,13 +33,10 @@ class Draws:
 
 
 class Measured(NamedTuple):
-    """A metric on the films as they are, and on each resample.
+    """A metric on the films as they are, and on each resample, NaN where it is undefined.
 
-    Attributes:
-        value: None where undefined.
-        of_resamples: NaN where undefined.
-        limits: low and high of a metric between 0 and 1 that has a better interval than the
-            percentiles; None and None where its films give none.
+    Limits has a metric between 0 and 1 with a better interval than the percentiles; they are None
+    and None where its films give none.
     """
 
     value: float | None
@@ -97,14 +92,7 @@ def replicates(
     With sorted films one running sum of the weights gives the weight of the films below a score,
     and of those up to it; AUROC (Mann-Whitney, ties count half) and average precision are sums
     over the positive films of what lies below and above them. Both equal what scikit-learn gives
-    with `sample_weight`.
-
-    Args:
-        draws: of the whole test split.
-        rows: the films measured, numbered as in `draws`.
-        score: of these films, any monotone score; ties are allowed.
-        label: of these films, 0 or 1.
-        columns: numbers of these films to be summed with the weights, any number under a name.
+    with `sample_weight`. `columns` are summed with the weights.
 
     Returns:
         "auroc" and "auprc", NaN in resamples without both classes, and the sums under their names.

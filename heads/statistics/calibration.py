@@ -25,10 +25,6 @@ def temperature(
 ) -> tuple[float, str | None]:
     """The temperature T that minimises the log loss of sigmoid(logit / T) (Guo et al. 2017).
 
-    Args:
-        logit: of the films of tune with a known label.
-        label: 0 or 1.
-
     Returns:
         T between 0.05 and 20 and None; or 1.0, which changes nothing, and why no T can be told: a
         class is missing, one threshold separates the classes (the more extreme, the better), or T
@@ -106,9 +102,7 @@ def debiased(
     it is 0 where chance alone explains what is seen. It needs no resamples, whose own noise adds to
     the bias.
 
-    Args:
-        films: `columns` of them.
-        patient: number of each film's patient.
+    `films` are their `columns`.
     """
     _, number = np.unique(patient, return_inverse=True)
     of_patients = np.zeros((number.max() + 1, films.shape[1] - 2))
@@ -148,12 +142,6 @@ def line(
     1 and 0 are ideal. A slope below 1 says that the probabilities are too extreme. The intercept is
     that of the same regression, not that with a slope held at 1 (Van Calster et al., BMC Medicine
     2019;17:230). The resamples are fitted by Newton's method, all at once.
-
-    Args:
-        draws: of the whole test split.
-        rows: the films measured, numbered as in `draws`.
-        logit: of these films.
-        label: of these films, 0 or 1.
 
     Returns:
         Slope and intercept; None where one threshold separates the classes (then no finite line is
@@ -200,13 +188,9 @@ def separated(logit: Float[np.ndarray, " n"], label: Real[np.ndarray, " n"]) -> 
 
 
 def _newton(start: np.ndarray, weight: np.ndarray, target: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Intercept and slope of each resample, NaN where the steps do not settle.
+    """Intercept and slope of each resample from those of `start`, NaN where steps do not settle.
 
-    Args:
-        start: intercept and slope to begin with.
-        weight: [resample film].
-        target: [resample 2] weighted sums of the label, and of the label times x.
-        x: [film].
+    `weight` is [resample film], and `target` [resample 2]: sums of the label and the label times x.
     """
     found = np.full((len(weight), 2), np.nan)
     powers = np.column_stack([np.ones_like(x), x, x * x])

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Float64, Int64, Real
 from scipy import stats
 
 from . import auprc_interval, auroc_interval, bootstrap
-from .results import ComparedAurocs, ComparedFinding
+from .results import ComparedFinding
 
 
 def auroc(
@@ -15,12 +15,7 @@ def auroc(
 ) -> Float64[np.ndarray, "*batch"]:
     """AUROC of many sets of scores for the same films at once, from ranks (Mann-Whitney).
 
-    Args:
-        score: the last axis runs over films; ties count half.
-        label: 0 or 1.
-
-    Returns:
-        One number for each set of scores; NaN where a class is missing or a score is NaN.
+    Ties count half. NaN where a class is missing or a score is NaN.
     """
     positive = label > 0
     positives = np.count_nonzero(positive)
@@ -90,12 +85,7 @@ def compare(
     number of findings tested (Holm, Scand J Statist 1979;6:65-70). Where no film ranks differently,
     difference and z are 0 and p is 1.
 
-    Args:
-        findings: names of the columns.
-        label: 0 or 1.
-        mask: whether the label is known; films without are left out.
-        logit, other_logit: of the two heads.
-        patient: number of each film's patient.
+    Films whose label is not known, by the mask, are left out.
     """
     results: dict[str, ComparedFinding] = {}
     for j, finding in enumerate(findings):
@@ -106,30 +96,24 @@ def compare(
         positives = int(np.count_nonzero(known))
         results[finding] = {"n": len(known), "positives": positives, "undefined": reason}
         if not reason:
-            ours, theirs = (
-                auroc_interval.rank(one[rows, j], known) for one in (logit, other_logit)
-            )
-            compared = _compare_one(ours, theirs, known, of_film)
-            results[finding] = {**results[finding], **compared}
-    _adjust(results)
-    return results
-
-
-def _adjust(results: Mapping[str, ComparedFinding]) -> None:
-    """Adds p_holm."""
+            ranked = (auroc_interval.rank(one[rows, j], known) for one in (logit, other_logit))
+            _compare_one(results[finding], *ranked, known, of_film)
     tested = [result for result in results.values() if not result["undefined"]]
     highest = 0.0
     for rank, result in enumerate(sorted(tested, key=lambda result: result["p"])):
         highest = max(highest, min(1.0, (len(tested) - rank) * result["p"]))
         result["p_holm"] = highest
+    return results
 
 
 def _compare_one(
+    result: ComparedFinding,
     ours: auroc_interval.Ranked,
     theirs: auroc_interval.Ranked,
     label: np.ndarray,
     patient: np.ndarray,
-) -> ComparedAurocs:
+) -> None:
+    """Adds what the test says to the result of a finding, or why there is none."""
     variance, patients = auroc_interval.by_patient(ours.share - theirs.share, label, patient)
     difference, freedom, deviation = (
         ours.value - theirs.value,
@@ -143,10 +127,10 @@ def _compare_one(
         z, p, difference = 0.0, 1.0, 0.0
     else:
         both = f"AUROC {theirs.value:.3f} and {ours.value:.3f}"
-        reason = f"{both}, without variance: no test is possible"
-        return {"undefined": reason}
+        result["undefined"] = f"{both}, without variance: no test is possible"
+        return
     half = stats.t.ppf((1 + bootstrap.CONFIDENCE) / 2, freedom) * deviation
-    return {
+    result |= {
         "auroc": ours.value,
         "other_auroc": theirs.value,
         "difference": float(difference),

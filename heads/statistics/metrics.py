@@ -11,9 +11,7 @@ from jaxtyping import Bool, Float, Real, Shaped
 from scipy import special
 
 from . import auroc_interval, bootstrap, calibration, discrimination, operating_points, subgroups
-from .calibration import temperature
 from .discrimination import why_undefined
-from .operating_points import thresholds
 from .results import CalibrationMetrics, FindingResult, Interval, Patients, Results
 
 _INTERVALS = (
@@ -25,43 +23,35 @@ _INTERVALS = (
 
 
 class Scored(NamedTuple):
-    """The films of a split, scored; what stands where the mask is False is never looked at.
-
-    Attributes:
-        logit: any float type, one column a finding.
-        label: 0 or 1.
-        mask: whether the label is known.
-        patient_id: "" where unknown.
-    """
+    """The films of a split, scored; what stands where the mask is False is never looked at."""
 
     logit: Float[np.ndarray, "n finding"]
     label: Real[np.ndarray, "n finding"]
     mask: Bool[np.ndarray, "n finding"]
-    patient_id: Shaped[np.ndarray, " n"]
+    patient_id: Shaped[np.ndarray, " n"]  # "" where unknown
 
 
 class Chosen(NamedTuple):
-    """What is chosen on tune for a finding: 1 and None where a class is missing there.
+    """What is chosen on tune for a finding: 1 and None where a class is missing there."""
 
-    Attributes:
-        temperature: the logit is divided by it.
-        thresholds: of the probability after that, by rule.
-        kept: why the temperature is 1, where tune could not tell one.
-    """
-
-    temperature: float
-    thresholds: dict[str, float | None]
-    kept: str | None
+    temperature: float  # the logit is divided by it
+    thresholds: dict[str, float | None]  # of the probability after that, by rule
+    kept: str | None  # why the temperature is 1, where tune could not tell one
 
 
 def choose(findings: Sequence[str], tune: Scored) -> dict[str, Chosen]:
-    """Chooses the temperature and the thresholds of every finding. Raises as `evaluate` does."""
+    """Chooses the temperature and the thresholds of every finding.
+
+    Raises:
+        ValueError: a known logit is not finite.
+    """
     _check("tune", findings, tune)
     chosen = {}
     for j, finding in enumerate(findings):
         _, logit, label = _known(tune, j)
-        scale, kept = temperature(logit, label)
-        chosen[finding] = Chosen(scale, thresholds(special.expit(logit / scale), label), kept)
+        scale, kept = calibration.temperature(logit, label)
+        thresholds = operating_points.thresholds(special.expit(logit / scale), label)
+        chosen[finding] = Chosen(scale, thresholds, kept)
     return chosen
 
 
@@ -75,31 +65,15 @@ def evaluate(
     resamples: int = 1000,
     seed: int = 0,
 ) -> Results:
-    """Measures a head on test.
+    """Measures a head on test; thresholds that `choose` gave are shown on tune, too.
 
-    Args:
-        findings: names of the columns of `tune` and `test`.
-        tune: on which the thresholds are shown, too.
-        test: is measured.
-        chosen: what `choose` gives.
-        groups: columns of attributes, such as sex, with the value of each film of test; "" where
-            unknown.
-        resamples: of the bootstrap.
-        seed: of the bootstrap; all else has no chance in it.
+    `groups` are columns of attributes, such as sex, with the value of each film of test, "" where
+    unknown. Resamples and seed are of the bootstrap; all else has no chance in it.
 
     Raises:
-        ValueError: shapes do not fit, a known label is neither 0 nor 1, a logit is not finite.
+        ValueError: a known logit is not finite.
     """
-    _check("tune", findings, tune)
     _check("test", findings, test)
-    for column, values in groups.items():
-        if values.shape != test.patient_id.shape:
-            raise ValueError(
-                f"groups: {column!r} has shape {values.shape}, expected one value for each of the "
-                f"{len(test.patient_id)} films of test"
-            )
-    if resamples < 1:
-        raise ValueError(f"resamples is {resamples}, expected at least 1; 1000 are usual")
     draws = bootstrap.draw(test.patient_id, resamples, seed)
     results, measured, films = {}, [], {}
     for j, finding in enumerate(findings):
@@ -153,24 +127,11 @@ def _by(patient_id: Shaped[np.ndarray, " n"]) -> str:
 
 
 def _check(split: str, findings: Sequence[str], scored: Scored) -> None:
-    expected = (len(scored.patient_id), len(findings))
-    for name in ("logit", "label", "mask"):
-        if getattr(scored, name).shape != expected:
-            raise ValueError(
-                f"{split}: {name} has shape {getattr(scored, name).shape}, expected {expected}: "
-                "one row for each patient_id, one column for each finding"
-            )
     for j, finding in enumerate(findings):
-        label, logit = scored.label[scored.mask[:, j], j], scored.logit[scored.mask[:, j], j]
-        if not np.isin(label, (0, 1)).all():
+        if unknown := np.count_nonzero(~np.isfinite(scored.logit[scored.mask[:, j], j])):
             raise ValueError(
-                f"{split}: {finding} has labels {np.unique(label)[:5]}, expected 0 and 1: set the "
-                "mask to False where a label is missing or uncertain"
-            )
-        if not np.isfinite(logit).all():
-            raise ValueError(
-                f"{split}: {np.count_nonzero(~np.isfinite(logit))} logits of {finding} are not "
-                "finite: look for the embeddings or the training run that made them"
+                f"{split}: {unknown} logits of {finding} are not finite: look at the embeddings "
+                "and at the training"
             )
 
 

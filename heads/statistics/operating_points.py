@@ -8,7 +8,7 @@ from sklearn.metrics import roc_curve
 
 from . import proportion
 from .discrimination import why_undefined
-from .results import Cells, Interval, OperatingPoint, Rates
+from .results import Interval, OperatingPoint, Rates
 
 _CELLS = ("tp", "fp", "tn", "fn")
 
@@ -41,14 +41,9 @@ def thresholds(
 ) -> dict[str, float | None]:
     """The threshold of each of `RULES`; a film is called positive at `probability >= threshold`.
 
-    Args:
-        probability: of the films of tune whose label is known, after temperature scaling.
-        label: 0 or 1.
-
-    Returns:
-        For each rule a probability half way between two neighbours on tune, so that no film lies on
-        it and the last bit decides nothing; below the lowest, half way from it to 0. None where a
-        class is missing, or where no threshold reaches the fixed value.
+    It lies half way between two neighbours on tune, so that no film lies on it and the last bit
+    decides nothing; below the lowest, half way from it to 0. None where a class is missing, or
+    where no threshold reaches the fixed value.
     """
     if why_undefined("tune", label):
         return dict.fromkeys(RULES)
@@ -78,14 +73,7 @@ def measure(
     label: Real[np.ndarray, " n"],
     patient: Int64[np.ndarray, " n"],
 ) -> list[OperatingPoint]:
-    """Each operating point, by rule, on tune and on test.
-
-    Args:
-        chosen: what `thresholds` gave for the films of tune.
-        tune_probability, tune_label: these films.
-        probability, label: of the films of test.
-        patient: number of each film's patient, of test.
-    """
+    """Each operating point that `thresholds` chose, by rule, on tune and on test."""
     points: list[OperatingPoint] = []
     for rule, threshold in chosen.items():
         point: OperatingPoint = {
@@ -99,29 +87,18 @@ def measure(
             reason = why_undefined("tune", tune_label)
             point["undefined"] = reason or "no threshold reaches it on tune"
         else:
-            tune = _counts(cells(tune_probability, tune_label, threshold))
-            point["tune"] = {
-                "sensitivity": tune["tp"] / (tune["tp"] + tune["fn"]),
-                "specificity": tune["tn"] / (tune["tn"] + tune["fp"]),
-            }
-            test = cells(probability, label, threshold)
-            point["test"] = {**rates(test, patient), **_counts(test)}
+            tp, fp, tn, fn = cells(tune_probability, tune_label, threshold).sum(axis=0).tolist()
+            point["tune"] = {"sensitivity": tp / (tp + fn), "specificity": tn / (tn + fp)}
+            point["test"] = rates(cells(probability, label, threshold), patient)
         points.append(point)
     return points
 
 
-def rates(
-    cell: Float64[np.ndarray, "n 4"],
-    patient: Int64[np.ndarray, " n"],
-) -> Rates:
-    """Sensitivity, specificity, PPV and NPV with intervals; None where the denominator is 0.
+def rates(cell: Float64[np.ndarray, "n 4"], patient: Int64[np.ndarray, " n"]) -> Rates:
+    """Sensitivity, specificity, PPV and NPV with intervals, and how many films `cells` counts.
 
     The limits are Wilson's by patient (`proportion.interval`): resamples of few films cover too
     little, and have no width where the rate is 0 or 1.
-
-    Args:
-        cell: `cells` of the films.
-        patient: number of each film's patient.
     """
 
     def rate(hit: str, miss: str) -> Interval | None:
@@ -132,14 +109,14 @@ def rates(
         low, high = proportion.interval(hits[counted], patient[counted])
         return {"value": float(hits[counted].mean()), "low": low, "high": high}
 
+    tp, fp, tn, fn = map(int, cell.sum(axis=0))
     return {
         "sensitivity": rate("tp", "fn"),
         "specificity": rate("tn", "fp"),
         "ppv": rate("tp", "fp"),
         "npv": rate("tn", "fn"),
+        "tp": tp,
+        "fp": fp,
+        "tn": tn,
+        "fn": fn,
     }
-
-
-def _counts(cell: np.ndarray) -> Cells:
-    tp, fp, tn, fn = map(int, cell.sum(axis=0))
-    return {"tp": tp, "fp": fp, "tn": tn, "fn": fn}

@@ -12,10 +12,7 @@ from .auroc_interval import effective_patients, moderated
 def wilson(value: float, films: float, critical: float) -> tuple[float, float]:
     """The shares that `value` does not refute (Wilson, JASA 1927;22:209-212).
 
-    Args:
-        value: between 0 and 1.
-        films: independent ones that the share is worth; need not be whole.
-        critical: quantile, such as 1.96.
+    It is worth so many independent films, not always a whole number; a `critical` quantile is 1.96.
     """
     extra = critical**2 / films
     half = critical * math.sqrt(value * (1 - value) / films + extra / (4 * films))
@@ -30,10 +27,6 @@ def interval(hit: Bool[np.ndarray, " n"], patient: Int64[np.ndarray, " n"]) -> t
     design effect; Rao and Scott, Biometrics 1992;48:577-585), drawn towards that of copies, which
     counts as 5 degrees of freedom beside the patients of whom the variance consists. So a share of
     0 or 1, which shows no variance, counts about each patient once.
-
-    Args:
-        hit: of each film; at least one film.
-        patient: number of each film's patient.
     """
     _, number, films = np.unique(patient, return_inverse=True, return_counts=True)
     value, total = float(hit.mean()), len(hit)

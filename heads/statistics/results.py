@@ -44,25 +44,16 @@ class SplitCounts(Patients):
 
 
 class Rates(TypedDict):
-    """None where no film is in the denominator."""
+    """None where no film is in the denominator; and the cells of the two by two table."""
 
     sensitivity: Interval | None
     specificity: Interval | None
     ppv: Interval | None
     npv: Interval | None
-
-
-class Cells(TypedDict):
-    """Of the two by two table."""
-
     tp: int
     fp: int
     tn: int
     fn: int
-
-
-class CountedRates(Rates, Cells):
-    """Both."""
 
 
 class OperatingPoint(TypedDict):
@@ -72,14 +63,10 @@ class OperatingPoint(TypedDict):
     threshold: float | None
     undefined: str | None
     tune: dict[Literal["sensitivity", "specificity"], float] | None
-    test: CountedRates | None
+    test: Rates | None
 
 
-class CalibrationMetrics(TypedDict):
-    brier: Interval | None
-    ece: Interval | None
-    slope: Interval | None
-    intercept: Interval | None
+CalibrationMetrics = dict[Literal["brier", "ece", "slope", "intercept"], Interval | None]
 
 
 class Calibration(TypedDict):
@@ -184,10 +171,12 @@ class DataEfficiency(TypedDict):
     mean: list[SizePoint]
 
 
-class ComparedAurocs(TypedDict):
+class ComparedFinding(TypedDict):
     """Difference: this head's AUROC less the other's. p_holm: by Holm, for all findings tested."""
 
-    undefined: NotRequired[str | None]
+    n: int
+    positives: int
+    undefined: str | None
     auroc: NotRequired[float]
     other_auroc: NotRequired[float]
     difference: NotRequired[float]
@@ -196,11 +185,6 @@ class ComparedAurocs(TypedDict):
     z: NotRequired[float]
     p: NotRequired[float]
     p_holm: NotRequired[float]
-
-
-class ComparedFinding(ComparedAurocs):
-    n: int
-    positives: int
 
 
 class Comparison(TypedDict):
@@ -212,7 +196,7 @@ class Comparison(TypedDict):
     findings: dict[str, ComparedFinding]
 
 
-class NoteRecord(TypedDict):
+class Note(TypedDict):
     """What was left out or, if `used`, taken in a way to know of: how many, ids of some."""
 
     what: str
@@ -226,7 +210,7 @@ class Measurements(TypedDict):
 
     split: Literal["tune", "test"]
     counts: dict[str, SplitCounts]
-    notes: list[NoteRecord]
+    notes: list[Note]
     results: Results
     data_efficiency: DataEfficiency | None
     comparison: Comparison | None

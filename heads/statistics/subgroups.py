@@ -20,21 +20,13 @@ Limits = Callable[[float], tuple[float, float] | None]
 
 
 class FindingFilms(NamedTuple):
-    """The films of test whose label is known for one finding.
+    """The films of test whose label is known for one finding."""
 
-    Attributes:
-        rows: their numbers in test.
-        logit: before scaling.
-        label: 0 or 1.
-        probability: after scaling.
-        threshold: the first operating point; None where tune gave none.
-    """
-
-    rows: Int64[np.ndarray, " k"]
-    logit: Float64[np.ndarray, " k"]
+    rows: Int64[np.ndarray, " k"]  # their numbers in test
+    logit: Float64[np.ndarray, " k"]  # before scaling
     label: Int64[np.ndarray, " k"]
-    probability: Float64[np.ndarray, " k"]
-    threshold: float | None
+    probability: Float64[np.ndarray, " k"]  # after scaling
+    threshold: float | None  # of the first operating point; None where tune gave none
 
 
 def measure(
@@ -42,19 +34,14 @@ def measure(
 ) -> tuple[dict[str, Group], dict[str, Gap]]:
     """All findings in each group of one column, and the gap of each finding.
 
-    Args:
-        films: of each finding.
-        values: of the column, for each film of test; films with "" are left out.
-        draws: of test: all groups see the same resamples.
+    The groups of a gap are picked by their AUROC, so that the difference is too large on average,
+    the more so the more groups there are; its interval allows for that: it holds the gap between
+    the true AUROCs, whichever groups these are of. A difference of two groups has the limits that
+    MOVER gives (Zou and Donner, Statistics in Medicine 2008;27:1693-1702) from the groups' own, at
+    the level of Tukey's range for all pairs; the gap lies between the largest lower and the largest
+    upper one, and is at least 0.
 
-    Returns:
-        For each value its group, and for each finding the gap. The groups of a gap are picked by
-        their AUROC, so that the difference is too large on average, the more so the more groups
-        there are; its interval allows for that: it holds the gap between the true AUROCs, whichever
-        groups these are of. A difference of two groups has the limits that MOVER gives (Zou and
-        Donner, Statistics in Medicine 2008;27:1693-1702) from the groups' own, at the level of
-        Tukey's range for all pairs; the gap lies between the largest lower and the largest upper
-        one, and is at least 0.
+    Films of test whose value is "" are left out. All groups see the same resamples.
     """
     groups: dict[str, Group] = {}
     aurocs: dict[str, dict[str, tuple[float, Limits]]] = {finding: {} for finding in films}
@@ -71,13 +58,11 @@ def measure(
             known = one.logit[rows], one.label[rows], draws.patient[one.rows[rows]]
             limits = functools.partial(auroc_interval.interval, *known)
             aurocs[finding][value] = cast(float, auroc.value), limits
-        mean = bootstrap.mean([*defined.values()])
+        mean = bootstrap.interval(bootstrap.mean([*defined.values()]))
         groups[value] = {
             "n": int(np.count_nonzero(inside)),
             "findings": {finding: result for finding, (result, _) in found.items()},
-            "mean_auroc": None
-            if mean.value is None
-            else {**bootstrap.defined(mean), "findings": len(defined)},
+            "mean_auroc": mean and {**mean, "findings": len(defined)},
         }
     return groups, {finding: _gap(of_groups) for finding, of_groups in aurocs.items()}
 
