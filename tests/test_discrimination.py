@@ -21,12 +21,6 @@ def components(score: np.ndarray, label: np.ndarray) -> tuple[float, np.ndarray,
     return wins.mean(), wins.mean(axis=1), wins.mean(axis=0)
 
 
-def variance(of_positives: np.ndarray, of_negatives: np.ndarray) -> float:
-    return np.var(of_positives, ddof=1) / len(of_positives) + np.var(of_negatives, ddof=1) / len(
-        of_negatives
-    )
-
-
 def test_auroc_of_many_scores_is_scikit_learns():
     label = films(60)[1]
     score = np.stack([films(60, seed, values)[0] for seed in range(3) for values in (1, 1e6)])
@@ -83,35 +77,63 @@ def compare(label, a, b, mask=None, patient=None):
     return discrimination.compare(names, label, mask, b, a, patient)
 
 
-def test_compare_is_the_paired_test_of_the_structural_components():
+def obuchowski(share, positive, patient):
+    """Variance of a sum over films of patients, written out, and its degrees of freedom."""
+    numbers = [len(np.unique(patient[inside])) for inside in (positive, ~positive)]
+    numbers.append(len(np.unique(patient)))
+    with_, without, everyone = (n / (n - 1) for n in numbers)
+    sums = np.zeros((2, patient.max() + 1))
+    for row, inside in enumerate((positive, ~positive)):
+        np.add.at(sums[row], patient[inside], share[inside])
+    expected = with_ * np.square(sums[0]).sum() + without * np.square(sums[1]).sum()
+    expected += 2 * everyone * (sums[0] * sums[1]).sum()
+    each = np.square(sums.sum(0))
+    return expected, each.sum() ** 2 / np.square(each).sum()
+
+
+@pytest.mark.parametrize("patients", [90, 40])
+def test_compare_is_the_paired_test_of_the_structural_components(patients):
+    """With one film a patient it is DeLong's; with several, Obuchowski's."""
     random = np.random.default_rng(0)
     label = (random.random((90, 3)) < 0.4).astype(np.float32)
     a = random.normal(size=(90, 3)) + label
     b = a + random.normal(size=(90, 3)) + [3.0, 0.2, -0.2] * label
     mask = random.random((90, 3)) < 0.9
-    found = compare(label, a, b, mask)
+    patient = np.arange(90) if patients == 90 else random.integers(patients, size=90)
+    found = compare(label, a, b, mask, patient)
     for j, result in enumerate(found.values()):
-        rows = mask[:, j]
-        known = label[rows, j]
-        auroc_a, positives_a, negatives_a = components(a[rows, j], known)
-        auroc_b, positives_b, negatives_b = components(b[rows, j], known)
-        deviation = np.sqrt(variance(positives_b - positives_a, negatives_b - negatives_a))
-        z = (auroc_b - auroc_a) / deviation
-        assert result["n"] == rows.sum() and result["positives"] == known.sum()
-        assert (result["other_auroc"], result["auroc"]) == pytest.approx((auroc_a, auroc_b))
-        assert result["difference"] == pytest.approx(auroc_b - auroc_a)
-        share = np.concatenate([(positives_b - positives_a) / known.sum(),
-                                (negatives_b - negatives_a) / (1 - known).sum()])  # fmt: skip
-        share -= np.repeat([share[: len(positives_a)].mean(), share[len(positives_a) :].mean()],
-                           [len(positives_a), len(negatives_a)])  # fmt: skip
-        freedom = np.square(share).sum() ** 2 / (share**4).sum()
-        half = stats.t.ppf(0.975, freedom) * deviation
-        assert result["high"] - result["low"] == pytest.approx(2 * half)
-        assert result["z"] == pytest.approx(z)
-        assert result["p"] == pytest.approx(2 * stats.t.sf(abs(z), freedom))
+        rows, positive = mask[:, j], label[mask[:, j], j] == 1
+        auroc_a, positives_a, negatives_a = components(a[rows, j], label[rows, j])
+        auroc_b, positives_b, negatives_b = components(b[rows, j], label[rows, j])
+        share = np.empty(rows.sum())
+        for inside, more in (
+            (positive, positives_b - positives_a),
+            (~positive, negatives_b - negatives_a),
+        ):
+            share[inside] = (more - more.mean()) / len(more)
+        variance, freedom = obuchowski(share, positive, patient[rows])
+        z = (auroc_b - auroc_a) / np.sqrt(variance)
+        half = stats.t.ppf(0.975, freedom) * np.sqrt(variance)
+        assert result["n"] == rows.sum() and result["positives"] == positive.sum()
+        names = ("other_auroc", "auroc", "difference", "z", "p", "low", "high")
+        p, difference = 2 * stats.t.sf(abs(z), freedom), auroc_b - auroc_a
+        expected = (auroc_a, auroc_b, difference, z, p, difference - half, difference + half)
+        assert [result[name] for name in names] == pytest.approx(expected)
     assert found["finding 0"]["z"] > 3  # b is the better one
-    other = compare(label, b, a, mask)
+    other = compare(label, b, a, mask, patient)
     assert other["finding 0"]["z"] == pytest.approx(-found["finding 0"]["z"])
+
+
+def test_copies_of_films_change_nothing_but_their_number():
+    random = np.random.default_rng(3)
+    label = films(90)[1][:, None]
+    a = random.normal(size=(90, 1)) + label
+    b = a + random.normal(size=(90, 1))
+    alone = compare(label, a, b)["finding 0"]
+    copies = (np.repeat(part, 5, axis=0) for part in (label, a, b))
+    copied = compare(*copies, patient=np.repeat(np.arange(90), 5))["finding 0"]
+    for key in ("difference", "low", "high", "p"):
+        assert copied[key] == pytest.approx(alone[key])
 
 
 def test_compare_leaves_masked_films_alone():
@@ -155,32 +177,3 @@ def test_compare_adjusts_p_by_holm_which_never_falls_where_p_rises():
     order = np.argsort(p)
     stepped = np.maximum.accumulate(p[order] * [6, 5, 4, 3, 2, 1]).clip(max=1)
     assert [found[j]["p_holm"] for j in order] == pytest.approx(stepped)
-
-
-def test_the_comparison_by_patient_is_obuchowskis():
-    """Her sums over clusters, written out; copies of films change nothing but their number."""
-    random = np.random.default_rng(3)
-    label, patient = films(90)[1][:, None], random.integers(40, size=90)
-    a = random.normal(size=(90, 1)) + label
-    b = a + random.normal(size=(90, 1))
-    found = compare(label, a, b, patient=patient)["finding 0"]
-    _, positives_a, negatives_a = components(a[:, 0], label[:, 0])
-    _, positives_b, negatives_b = components(b[:, 0], label[:, 0])
-    sums = np.zeros((2, 40))
-    for row, inside, more in (
-        (0, label[:, 0] == 1, positives_b - positives_a),
-        (1, label[:, 0] == 0, negatives_b - negatives_a),
-    ):
-        np.add.at(sums[row], patient[inside], (more - more.mean()) / inside.sum())
-    everyone = len(np.unique(patient))
-    with_, without = (len(np.unique(patient[label[:, 0] == value])) for value in (1, 0))
-    expected = with_ / (with_ - 1) * np.square(sums[0]).sum()
-    expected += without / (without - 1) * np.square(sums[1]).sum()
-    expected += 2 * everyone / (everyone - 1) * (sums[0] * sums[1]).sum()
-    assert found["z"] == pytest.approx(found["difference"] / np.sqrt(expected))
-    alone = compare(label, a, b)["finding 0"]
-    copies = (np.repeat(part, 5, axis=0) for part in (label, a, b))
-    copied = compare(*copies, patient=np.repeat(np.arange(90), 5))["finding 0"]
-    assert {key: copied[key] for key in ("difference", "low", "high", "p")} == pytest.approx(
-        {key: alone[key] for key in ("difference", "low", "high", "p")}
-    )

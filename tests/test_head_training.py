@@ -132,13 +132,6 @@ def test_what_a_report_holds(whole):
         assert str(np.float32(row.Edema_logit)) == row.Edema_logit
 
 
-def test_labels_are_joined_by_id_whatever_the_order(whole):
-    folder, _, table, head = whole
-    table.sample(frac=1, random_state=5).reset_index().to_csv(folder / "again.csv", index=False)
-    again = train(folder, "again.csv", subgroups=["sex"])
-    assert again.metrics["results"] == head.metrics["results"]
-
-
 def test_a_head_predicts_what_training_gave_also_when_loaded(whole, tmp_path):
     folder, *_ = whole
     head = train(folder, **MLP, weight_decays=[0.1, 0.01])

@@ -507,21 +507,3 @@ def test_the_order_of_rows_and_embeddings_changes_nothing(tmp_path, seed):
             assert known == (named and not guessed)
         assert rest[28:] == [film["ViewPosition"], of_study.loc[study_id, "sex"]]
     assert outcome(rng.permutation) == expected
-
-
-# ---- Kermany's films
-
-
-def test_the_real_table_of_kermany(shared_data):
-    path = shared_data / "kermany" / "labels.csv"
-    table, fractions = pd.read_csv(path, dtype=str), (0.7, 0.15, 0.15)
-    found = read_labels(path, id_column="file", patient_column="patient_key")
-    assert found.findings == ("pneumonia",) and len(found.label) == 5216
-    names = ("/elsewhere/" + table["file"]).to_numpy(object)[::-1]
-    examples = join(names, found, fractions=fractions, seed=1)
-    assert np.array_equal(examples.label[:, 0] == 1, table["label"][::-1] == "PNEUMONIA")
-    assert np.array_equal(examples.patient_id, table["patient_key"][::-1].to_numpy())
-    shares = pd.Series(examples.split).value_counts(normalize=True)
-    assert abs(shares["train"] - 0.7) < 0.03
-    with pytest.raises(ValueError, match=r"5216 of 5216 films whose patient is unknown.*patient_c"):
-        join(names, read_labels(path), fractions=fractions)

@@ -129,13 +129,6 @@ def test_a_random_split_does_not_depend_on_the_findings(table):
 # ---- patients
 
 
-def test_fractions_and_fewer_films_part_patients_of_two_splits(table):
-    found = read_labels(table(SIX_TWICE))
-    names = ids(*said(found, "image")[0])
-    assert len(join(names, found, fractions=(0.5, 0.5, 0.0)).row) == 13
-    assert len(join(ids("0train", "1tune", "2train", "b"), found).row) == 4
-
-
 def test_unknown_patients_are_noted_where_the_split_is_given(table):
     found = read_labels(table("image_id,split,x; a,train,1; b,tune,0"))
     examples = join(ids("a", "b"), found)
