@@ -169,7 +169,8 @@ def train(
         about = EmbeddingsConfig(tuple(table.folders), dtype=table.embedding.dtype.name)
     else:
         several = [embeddings] if isinstance(embeddings, str | os.PathLike) else embeddings
-        about = EmbeddingsConfig(tuple(map(os.fspath, several))) if several else config.embeddings
+        places = tuple(os.fspath(one) for one in several)
+        about = EmbeddingsConfig(places) if places else config.embeddings
         cache = about.cache or None
         table = read_embeddings(about.path, cache=cache, dtype=about.dtype, progress=shown)
     config = dataclasses.replace(config, embeddings=about)

@@ -103,14 +103,9 @@ def test_temperature_is_fitted_on_tune_and_repairs_test(results):
 
 
 def test_mean_is_over_the_findings(results):
-    for name, of in (
-        ("auroc", lambda found: found["auroc"]),
-        ("auprc", lambda found: found["auprc"]),
-        ("brier", lambda found: found["calibration"]["after"]["brier"]),
-        ("ece", lambda found: found["calibration"]["after"]["ece"]),
-        ("calibration_slope", lambda found: found["calibration"]["after"]["slope"]),
-    ):
-        each = [of(found) for found in results["findings"].values()]
+    for name in ("auroc", "auprc", "brier", "ece", "calibration_slope"):
+        parts = [one | one["calibration"]["after"] for one in results["findings"].values()]
+        each = [part[name.removeprefix("calibration_")] for part in parts]
         mean = results["mean"][name]
         assert mean["value"] == pytest.approx(np.mean([found["value"] for found in each]))
         assert is_interval(mean)

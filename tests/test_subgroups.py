@@ -17,10 +17,8 @@ def films(rows: np.ndarray, seed: int = 0, threshold: float | None = 0.3) -> sub
     return subgroups.FindingFilms(rows, logit, label, special.expit(logit), threshold)
 
 
-def draws(n: int, resamples: int = 100) -> bootstrap.Draws:
-    return bootstrap.draw(
-        np.random.default_rng(4).integers(n // 2, size=n).astype(str), resamples, 0
-    )
+def draws(n: int) -> bootstrap.Draws:
+    return bootstrap.draw(np.random.default_rng(4).integers(n // 2, size=n).astype(str), 100, 0)
 
 
 @pytest.fixture

@@ -141,7 +141,7 @@ def _pictures(
                 continue
             sizes = re.findall(rb'<svg [^>]*width="(.+?)pt" height="(.+?)pt"', svg)
             width, height = map(float, sizes[0])
-            picture = {
+            picture: dict[str, str | int] = {
                 "kind": kind,
                 "number": len(pictures) + 1,
                 "source": "data:image/svg+xml;base64," + base64.b64encode(svg).decode(),

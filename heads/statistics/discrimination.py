@@ -96,8 +96,10 @@ def compare(
         positives = int(np.count_nonzero(known))
         results[finding] = {"n": len(known), "positives": positives, "undefined": reason}
         if not reason:
-            ranked = (auroc_interval.rank(one[rows, j], known) for one in (logit, other_logit))
-            _compare_one(results[finding], *ranked, known, of_film)
+            ours, theirs = (
+                auroc_interval.rank(one[rows, j], known) for one in (logit, other_logit)
+            )
+            _compare_one(results[finding], ours, theirs, known, of_film)
     tested = [result for result in results.values() if not result["undefined"]]
     highest = 0.0
     for rank, result in enumerate(sorted(tested, key=lambda result: result["p"])):
