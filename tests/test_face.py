@@ -5,6 +5,7 @@ import gc
 import importlib
 import inspect
 import io
+import os
 import subprocess
 import sys
 import threading
@@ -20,7 +21,7 @@ from cxr_embeddings.common import progress
 from cxr_embeddings.configs.schema import EncoderConfig
 from cxr_embeddings.input_pipeline.synthetic.mimic_folder import write_mimic
 
-RANDOM = {"variant": "b0", "resolution": 32, "preset": "cxr_foundation"}
+RANDOM = {"variant": "tiny", "resolution": 32, "preset": "cxr_foundation"}
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +201,8 @@ import os, sys
 import cxr_embeddings as cxr
 heavy = {{"jax", "flax", "numpy", "pandas", "pydicom", "tensorflow", "absl"}} & {{*sys.modules}}
 print("started", heavy)
-encoder = cxr.load_encoder("random", variant="b0", resolution=32)
+import tiny
+encoder = cxr.load_encoder("random", variant="tiny", resolution=32)
 table = cxr.embed({films!r}, encoder, sys.argv[1], workers=2, progress=False)
 same = encoder.embed({films!r}).image_id.tolist() == table.image_id.tolist()
 print(table.embedding.shape, len(table.rejected), same)
@@ -219,7 +221,7 @@ def test_it_works_in_any_main_module(films, tmp_path, environment, form):
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        env=environment,
+        env=environment | {"PYTHONPATH": os.path.dirname(__file__)},
         timeout=120,
     )
     assert result.stdout == "started set()\n(5, 4096) 1 True\n", result.stdout + result.stderr

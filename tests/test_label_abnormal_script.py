@@ -18,7 +18,6 @@ from cxr_embeddings.input_pipeline.synthetic.report_text import LABELS, report_t
 from cxr_embeddings.scripts import label_abnormal
 
 COUNT = 90
-run = functools.partial(running.run, "label_abnormal")
 call = functools.partial(running.call, "label_abnormal")
 
 
@@ -86,7 +85,7 @@ def test_a_table_of_findings(mimic, tmp_path, devices, capsys):
 def test_reports(mimic, tmp_path):
     root, studies = mimic
     (tmp_path / "in").symlink_to(root)
-    result = run("--reports", tmp_path / "in", "--output", tmp_path / "abnormal.csv")
+    result = call("--reports", tmp_path / "in", "--output", tmp_path / "abnormal.csv")
     assert result.returncode == 0, result.stderr
     assert f"{COUNT} reports in {tmp_path}/in; ignored 1 other files" in result.stdout
     assert f"{COUNT}/{COUNT} reports" in result.stderr

@@ -1,7 +1,6 @@
 """`scripts/neighbours.py` on a few films of MIMIC-CXR's form."""
 
 import csv
-import functools
 
 import numpy as np
 import published
@@ -13,7 +12,6 @@ from cxr_embeddings import film_sheet, nearest_films
 from cxr_embeddings.heads.labels.findings import CHEXPERT
 
 COUNT = 16
-run = functools.partial(running.run, "neighbours")
 
 
 @pytest.fixture
@@ -46,8 +44,8 @@ def folder(tmp_path, monkeypatch):
 
 def test_what_is_printed_and_drawn(folder):
     picture = folder / "neighbours.png"
-    done = run(
-        f"--embeddings={folder}/embeddings", f"--labels={folder}/labels.csv",
+    done = running.call(
+        "neighbours", f"--embeddings={folder}/embeddings", f"--labels={folder}/labels.csv",
         f"--input={folder}/files", f"--output={picture}",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

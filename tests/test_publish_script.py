@@ -1,4 +1,4 @@
-"""`scripts/publish.py` as its user runs it: in a process of its own."""
+"""`scripts/publish.py`: both layouts, and command lines that cannot work."""
 
 import functools
 import subprocess
@@ -8,7 +8,6 @@ import running
 from published import make_source, rows
 from running import tree
 
-run = functools.partial(running.run, "publish")
 call = functools.partial(running.call, "publish")
 
 
@@ -16,7 +15,7 @@ call = functools.partial(running.call, "publish")
 def test_a_run_says_how_many_where_and_how_to_check_them(tmp_path, layout):
     source, copy = make_source(tmp_path / "source"), tmp_path / "copy"
     arguments = f"--embeddings={source}", f"--output={copy}", f"--layout={layout}"
-    result = (run if layout == "parquet" else call)(*arguments)
+    result = call(*arguments)
     assert result.returncode == 0, result.stderr
     assert f"10 embeddings in {source}" in result.stdout
     assert f"10 embeddings in {copy}, 0 of them there before" in result.stdout
