@@ -1,10 +1,9 @@
-"""`scripts/preprocess.py` as its user runs it: in a process of its own, with two Beam workers."""
+"""`scripts/preprocess.py`: in this process, and stopped in processes with two Beam workers."""
 
 import json
 import os
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
@@ -15,86 +14,86 @@ from cxr_embeddings import preparing
 from cxr_embeddings.configs.schema import ImageConfig
 from cxr_embeddings.input_pipeline.synthetic.mimic_folder import write_mimic
 
+WORKERS = ("--direct_num_workers=2", "--direct_running_mode=multi_processing")
+
+
+def options(mimic, output, *more):
+    return [
+        "--config=configs/mimic.py",
+        f"--input={mimic}",
+        f"--output={output}",
+        "--config.image.preset=native",
+        "--config.output.films_per_shard=4",
+        "--runner=FnApiRunner",
+        *more,
+    ]
+
+
+def call(*args):
+    """Runs the command in this process."""
+    return running.call("preprocess", *options(*args, "--config.image.size=32"))
+
+
+def test_a_run_says_what_it_did_and_may_be_repeated(mimic, tmp_path):
+    folder = tmp_path / "store"
+    result = call(mimic, folder)
+    assert result.returncode == 0, result.stderr
+    printed = result.stdout.splitlines()
+    assert printed[0].startswith("42 of 46 films in ")
+    assert any(line.split() == ["films", "listed", "46", "377,110"] for line in printed)
+    assert any(line.startswith(f"{'written':13}{40:8}   ") for line in printed)
+    assert any(line.startswith(f"{'skipped':13}{4:8}   view L") for line in printed)
+    assert f"{'rejected':13}{2:8}   truncated 1, not_an_image 1" in printed
+    assert str(folder) in printed[-1]
+    assert "Traceback" not in result.stderr and "WARNING" not in result.stderr
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["complete"]
+    assert manifest["runs"][0]["beam"] == ["--runner=FnApiRunner"]
+    assert manifest["runs"][0]["versions"]["apache-beam"]
+    before = tree(folder)
+    assert f"{'already done':13}{40:8}" in call(mimic, folder).stdout
+    assert tree(folder) == before
+
 
 @pytest.fixture(scope="module")
-def mimic(tmp_path_factory):
+def large(tmp_path_factory):
     """A stand-in of MIMIC-CXR; its films are large enough to be met in the middle of the work."""
-    folder = tmp_path_factory.mktemp("mimic")
+    folder = tmp_path_factory.mktemp("large")
     write_mimic(folder, films=120, laterals=6, damaged=3, seed=4, size_range=(300, 320))
     return folder
 
 
-def command(mimic, output, *options, config="configs/mimic.py"):
-    return [
-        sys.executable,
-        "scripts/preprocess.py",
-        f"--config={config}",
-        f"--config.input.path={mimic}",
-        f"--config.output.path={output}",
-        "--config.image.preset=native",
-        "--config.image.size=640",
-        "--config.output.films_per_shard=4",
-        "--runner=FnApiRunner",
-        "--direct_num_workers=2",
-        "--direct_running_mode=multi_processing",
-        *options,
-    ]
-
-
-def run(*args):
-    return subprocess.run(command(*args), capture_output=True, text=True, timeout=200)
-
-
-def call(*args, without=()):
-    """The same in this process and without Beam's workers; `without` such options."""
-    given = command(*args)[2:]
-    left_out = ("--direct_num_workers", "--direct_running_mode", *without)
-    return running.call("preprocess", *(one for one in given if not one.startswith(left_out)))
-
-
-def started(mimic, folder):
-    """A run in the middle of its work."""
+def start(*args):
+    """The command in a process of its own, with Beam's workers."""
     both = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process, deadline = subprocess.Popen(command(mimic, folder), **both), time.monotonic() + 60
+    words = running.command("preprocess", *options(*args, "--config.image.size=640", *WORKERS))
+    return subprocess.Popen(words, cwd=running.REPOSITORY, **both)
+
+
+def started(large, folder):
+    """A run in the middle of its work."""
+    process, deadline = start(large, folder), time.monotonic() + 60
     while len(list(folder.glob(".shards/*.json"))) < 3 and time.monotonic() < deadline:
         time.sleep(0.01)
     return process
 
 
 @pytest.fixture(scope="module")
-def whole(mimic, tmp_path_factory):
-    """The folder of an uninterrupted run, and what the run printed."""
+def whole(large, tmp_path_factory):
+    """The folder of an uninterrupted run."""
     folder = tmp_path_factory.mktemp("whole") / "store"
-    result = run(mimic, folder)
-    assert result.returncode == 0, result.stderr
-    return folder, result
-
-
-def test_a_run_says_what_it_did(whole):
-    folder, result = whole
-    printed = result.stdout.splitlines()
-    assert printed[0].startswith("123 of 129 films in ")
-    assert any(line.split() == ["films", "listed", "129", "377,110"] for line in printed)
-    assert any(line.startswith(f"{'written':13}{120:8}   ") for line in printed)
-    assert f"{'skipped':13}{6:8}   view LATERAL 3, view LL 3" in printed
-    assert f"{'rejected':13}{3:8}   truncated 2, not_an_image 1" in printed
-    assert str(folder) in printed[-1]
-    assert "Traceback" not in result.stderr and "WARNING" not in result.stderr
-    manifest = json.loads((folder / "manifest.json").read_text())
-    assert manifest["complete"]
-    assert manifest["runs"][0]["beam"] == [
-        "--runner=FnApiRunner",
-        "--direct_num_workers=2",
-        "--direct_running_mode=multi_processing",
-    ]
-    assert manifest["runs"][0]["versions"]["apache-beam"]
+    process = start(large, folder)
+    _, errors = process.communicate(timeout=200)
+    assert process.returncode == 0, errors
+    assert json.loads((folder / "manifest.json").read_text())["runs"][0]["beam"][1:] == [*WORKERS]
+    return folder
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
-def test_stopped_in_the_middle_it_goes_on(mimic, whole, tmp_path, stop):
+def test_stopped_in_the_middle_it_goes_on(large, whole, tmp_path, stop):
     folder, summaries = tmp_path / "store", tmp_path / "store/.shards"
-    process = started(mimic, folder)
+    process = started(large, folder)
     process.send_signal(stop)
     _, errors = process.communicate(timeout=60)
     assert process.returncode != 0, "it was stopped too late for this test to mean anything"
@@ -108,17 +107,18 @@ def test_stopped_in_the_middle_it_goes_on(mimic, whole, tmp_path, stop):
             break
     before = {p.name: p.stat().st_mtime_ns for p in summaries.glob("*.json")}
     assert 3 <= len(before) < 36
-    result = run(mimic, folder)
-    assert result.returncode == 0, result.stderr
+    process = start(large, folder)
+    _, errors = process.communicate(timeout=200)
+    assert process.returncode == 0, errors
     kept = {p.name: p.stat().st_mtime_ns for p in summaries.glob("*.json") if p.name in before}
     assert kept == before, "a finished shard was made again"
-    expected, found = tree(whole[0]), tree(folder)
+    expected, found = tree(whole), tree(folder)
     differing = {name for name in expected | found if found.get(name) != expected.get(name)}
     assert differing <= {"manifest.json", "SHA256SUMS.txt"}, "whose config names the output"
 
 
 @pytest.mark.parametrize(
-    ("options", "code", "message"),
+    ("more", "code", "message"),
     [
         (["--config.output.path="], 2, "--output: folder of the store"),
         (["--config.input.path=/nowhere"], 1, "/nowhere"),
@@ -133,8 +133,8 @@ def test_stopped_in_the_middle_it_goes_on(mimic, whole, tmp_path, stop):
         (["--help"], 0, "--config.output.name=mimic_cxr"),
     ],
 )
-def test_what_is_wrong_is_said(mimic, tmp_path, options, code, message):
-    result = call(mimic, tmp_path / "out", *options)
+def test_what_is_wrong_is_said(mimic, tmp_path, more, code, message):
+    result = call(mimic, tmp_path / "out", *more)
     assert message in result.stderr + result.stdout
     assert result.returncode == code
     assert not (tmp_path / "out/dataset_info.json").exists()
@@ -166,35 +166,31 @@ def test_passwords_among_beams_options_are_not_written_down():
 
 
 def test_a_store_of_no_film_is_no_success(mimic, tmp_path):
-    options = ("--config.input.views=XX", f"--config.input.path={mimic}/files")
-    result = call(mimic, tmp_path / "out", *options, "--config.input.no_view=drop")
+    given = (f"--input={mimic}/files", "--config.input.views=XX", "--config.input.no_view=drop")
+    result = call(mimic, tmp_path / "out", *given)
     assert (result.returncode, f"{'in the store':13}{0:8}" in result.stdout) == (1, True)
 
 
-def test_the_card_of_the_weights_says_how(mimic, tmp_path):
-    from cxr_embeddings.encoder import random_weights, weights
-
-    card = random_weights.random_card("b0", 32, "imagenet", (0.0,) * 3, (1.0,) * 3)
-    variables = random_weights.random_variables(weights.model_for(card), seed=5)
-    weights.save_bundle(tmp_path / "bundle", variables, card)
-    given = f"--config.image.weights={tmp_path}/bundle"
-    result = call(mimic, tmp_path / "no", given)
+def test_the_card_of_the_weights_says_how(mimic, save_bundle, tmp_path):
+    bundle = save_bundle("imagenet", 32)
+    result = call(mimic, tmp_path / "no", f"--weights={bundle}")
     assert "the card of" in result.stderr and "says ('imagenet', 32)" in result.stderr
-    given = (given, "--config.input.limit=9")
-    without = ("--config.image.preset", "--config.image.size")
-    result = call(mimic, tmp_path / "out", *given, without=without)
+    result = running.call(
+        "preprocess", f"--input={mimic}", f"--weights={bundle}", f"--output={tmp_path}/out",
+        "--config.input.limit=3",
+    )  # fmt: skip
     assert result.returncode == 0, result.stderr
     identity = json.loads((tmp_path / "out/manifest.json").read_text())["identity"]
     assert (identity["preset"], identity["size"]) == ("imagenet", 32)
     assert identity["preset_version"] == 2
     assert "note: the weights are of version 1 of the preset imagenet" in result.stdout
-    assert os.path.exists(tmp_path / "out/films.csv")
+    assert (tmp_path / "out/films.csv").exists()
 
 
 @pytest.mark.slow
-def test_a_worker_that_dies_is_not_waited_for(mimic, tmp_path):
+def test_a_worker_that_dies_is_not_waited_for(large, tmp_path):
     folder = tmp_path / "store"
-    process = started(mimic, folder)
+    process = started(large, folder)
     workers = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True)
     found = [int(pid) for pid in workers.stdout.split()]
     assert len(found) == 2, "as many as asked for"
