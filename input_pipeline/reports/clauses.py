@@ -157,34 +157,30 @@ def _denials(clause: str) -> tuple[str, str]:
 
 def _list_end(reach: str, *, gone: bool) -> tuple[str, str]:
     """What stands outside the list that a denial begins, and what may or may not belong to it."""
-    reach, end = reach.replace(",", " , "), 0
-    links: list[str] = []
-    starts: list[int] = []
-    items: list[str] = []
-    outside = ""
+    reach, end, outside = reach.replace(",", " , "), 0, ""
+    items: list[tuple[str, int, str]] = []  # link to the one before, where that begins, the name
     for finding in _ITEM.finditer(reach):
         between = reach[end : finding.start()]
         gap = ["/"] if between == "/" else between.replace("/", ",").split()
-        link = _link(gap, (items[-1], finding[0]), gone=gone) if items else _first(gap)
+        link = _link(gap, items[-1][2], finding[0], gone=gone) if items else _first(gap)
         if not link:
             outside = reach[end:]
             break
-        links.append(link)
-        starts.append(end)
-        items.append(finding[0])
+        items.append((link, end, finding[0]))
         end = finding.end()
-    closed = max((i for i, link in enumerate(links) if link == "or"), default=0)
-    loose = [i for i in range(closed + 1, len(links)) if links[i] != "same"]
+    closed = max((i for i, (link, *_) in enumerate(items) if link == "or"), default=0)
+    loose = [item for item in items[closed + 1 :] if item[0] != "same"]
     if not loose:
         return outside, ""
+    first, start, _ = loose[0]
     tail = reach[end:] if not outside else ""
     asserted = not phrases.IN_LISTS.union(phrases.SEEN).issuperset(tail.split())
-    if asserted or (closed and links[loose[0]] == ","):
-        return reach[starts[loose[0]] :], ""
-    usual = all(links[i] == "," and phrases.USUALLY_DENIED.fullmatch(items[i]) for i in loose)
+    if asserted or (closed and first == ","):
+        return reach[start:], ""
+    usual = all(link == "," and phrases.USUALLY_DENIED.fullmatch(name) for link, _, name in loose)
     if len(loose) > 1 and usual and not outside:
         return "", ""
-    return outside, reach[starts[loose[0]] : end]
+    return outside, reach[start:end]
 
 
 def _first(gap: Sequence[str]) -> str:
@@ -194,9 +190,9 @@ def _first(gap: Sequence[str]) -> str:
     return "" if phrases.ENDS_REACH.intersection(gap) else "same"
 
 
-def _link(gap: Sequence[str], beside: tuple[str, str], *, gone: bool) -> str:
+def _link(gap: Sequence[str], before: str, after: str, *, gone: bool) -> str:
     """How the second of two findings continues the list of the first; "" if it does not."""
-    if {"of", "for"}.intersection(gap[:2]) and phrases.UNNAMED.fullmatch(beside[0]):
+    if {"of", "for"}.intersection(gap[:2]) and phrases.UNNAMED.fullmatch(before):
         return _first(gap)  # "no evidence of": the finding itself is yet to come
     known = phrases.IN_FIRST_ITEM if gone else phrases.IN_LISTS
     for i, word in enumerate(gap):
@@ -210,8 +206,8 @@ def _link(gap: Sequence[str], beside: tuple[str, str], *, gone: bool) -> str:
         return "same" if suggested else ""
     if "," in gap or "and" in gap:
         return "same" if gone and "," not in gap else ("," if "," in gap else "and")
-    explained = phrases.EXPLAINS.intersection([*gap, beside[1]])
-    if explained or phrases.DESCRIBING.search(beside[0]):
+    explained = phrases.EXPLAINS.intersection([*gap, after])
+    if explained or phrases.DESCRIBING.search(before):
         return "same"
     return "next"  # with a comma forgotten, or a line's end without a full stop
 

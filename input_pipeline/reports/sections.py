@@ -94,9 +94,13 @@ def sections(text: str) -> dict[str, str]:
     if "findings" not in found:
         body = []
         for name in [name for name in found if name in _CONTEXT]:
-            own, loose = _own_and_loose(name, found.pop(name))
-            found |= {name: own} if own else {}
-            body += loose
+            paragraphs = re.split(r"\n\s*\n", found.pop(name))
+            own = [] if name == "preamble" else paragraphs[:1]
+            rest = [one for one in paragraphs[len(own) :] if re.search(r"[^\W_]", one)]
+            own += [one for one in rest if one.isupper()]  # titles
+            body += [one for one in rest if not one.isupper()]
+            if own:
+                found[name] = "\n\n".join(own)
         if body and "impression" not in found:
             found["impression"] = body.pop()
         if body:
@@ -122,15 +126,3 @@ def _section_name(heading: re.Match, current: str) -> str:
     if not heads:
         return ""
     return next(name for name, pattern in _HEADINGS.items() if pattern.fullmatch(known))
-
-
-def _own_and_loose(name: str, text: str) -> tuple[str, list[str]]:
-    """A section's first paragraph, and those after it that no heading covers.
-
-    What stands before the first heading is loose too, but for titles in capitals.
-    """
-    paragraphs = re.split(r"\n\s*\n", text)
-    own = [] if name == "preamble" else paragraphs[:1]
-    rest = [one for one in paragraphs[len(own) :] if re.search(r"[^\W_]", one)]
-    own += [one for one in rest if one.isupper()]
-    return "\n\n".join(own), [one for one in rest if not one.isupper()]
