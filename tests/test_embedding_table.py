@@ -2,14 +2,12 @@ import errno
 import os
 import shutil
 import signal
-import struct
 import subprocess
 import sys
 import threading
 import time
 
 import fsspec
-import google_crc32c
 import numpy as np
 import pytest
 from conftest import REPOSITORY
@@ -17,7 +15,7 @@ from published import IDENTITY, IDS, make_source
 from published import vector as vector_of
 
 from cxr_embeddings.common import files, writing
-from cxr_embeddings.input_pipeline import run_folder
+from cxr_embeddings.input_pipeline import run_folder, tfrecord
 from cxr_embeddings.input_pipeline.embeddings import formats
 from cxr_embeddings.input_pipeline.embeddings import reader as embedding_files
 from cxr_embeddings.input_pipeline.embeddings import table as embedding_table
@@ -46,33 +44,15 @@ def write_some(folder, suffix=".tfrecord"):
     return [write(folder, f"{i}{suffix}", (f"film {i}", vector(i))) for i in range(5)]
 
 
-def varint(number):
-    return bytes([number]) if number < 128 else bytes([number % 128 + 128]) + varint(number >> 7)
-
-
-def field(number, content):
-    return varint(number << 3 | 2) + varint(len(content)) + content
-
-
 def example(**features):
-    """A `tf.train.Example` by the book of the wire format: bytes and vectors as features."""
-    entries = b""
-    for name, value in features.items():
-        kind = 1 if isinstance(value, bytes) else 2
-        content = value if kind == 1 else struct.pack(f"<{len(value)}f", *value)
-        key = name.replace("image_", "image/").encode()
-        entries += field(1, field(1, key) + field(2, field(kind, field(1, content))))
-    return field(1, entries)
+    """A `tf.train.Example` of bytes and vectors as features."""
+    named = {name.replace("image_", "image/"): value for name, value in features.items()}
+    floats = {k: np.asarray(v, np.float32) for k, v in named.items() if not isinstance(v, bytes)}
+    return tfrecord.encode_example(named | floats)
 
 
 def framed(*payloads):
-    """TFRecord framing."""
-
-    def checked(data):
-        crc = google_crc32c.value(data)
-        return data + struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
-
-    return b"".join(checked(struct.pack("<Q", len(p))) + checked(p) for p in payloads)
+    return b"".join(part for payload in payloads for part in tfrecord.frame(payload))
 
 
 def tables(folder):

@@ -68,16 +68,6 @@ def test_the_copy_holds_the_same_ids_and_numbers(tmp_path, layout, made, run):
     assert set(written) == names | BESIDE | {"rejected.csv"}
 
 
-def test_a_copy_is_a_source_again(tmp_path, run):
-    source = make_source(tmp_path / "source")
-    run(source, tmp_path / "films", "per_image")
-    run(tmp_path / "films", tmp_path / "table", "parquet")
-    run(tmp_path / "table", tmp_path / "again", "per_image")
-    assert_same_rows(source, tmp_path / "again", tmp_path)
-    first, last = tree(tmp_path / "films"), tree(tmp_path / "again")
-    assert {n for n in first if first[n] != last.pop(n)} == BESIDE and not last
-
-
 def test_a_table_is_written_by_row_groups(tmp_path, monkeypatch, run):
     monkeypatch.setattr(publish, "ROW_GROUP_BYTES", 4 * 6 * 4)
     source = make_source(tmp_path / "source")

@@ -73,32 +73,20 @@ def test_a_jpeg_is_near():
 
 
 @pytest.mark.parametrize("name", STORAGES)
-def test_files_are_grey_pictures_of_their_format_and_depth(name):
-    data = STORAGES[name].encode(film())
+def test_files_are_grey_pictures_that_depend_on_the_film_alone(name):
+    image, storage = film(seed=1), STORAGES[name]
+    data = storage.encode(image)
     picture = Image.open(io.BytesIO(data))
-    assert picture.format.lower() == STORAGES[name].format
-    assert picture.mode == {"uint16": "I;16", "uint8": "L"}[STORAGES[name].dtype]
-    assert picture.size == (47, 61)
-
-
-@pytest.mark.parametrize("name", STORAGES)
-def test_the_same_film_gives_the_same_bytes_and_stays_as_it_is(name):
-    image = film(seed=1)
-    data = STORAGES[name].encode(image)
+    assert (picture.format.lower(), picture.size) == (storage.format, (47, 61))
+    assert picture.mode == {"uint16": "I;16", "uint8": "L"}[storage.dtype]
     np.testing.assert_array_equal(image, film(seed=1))
-    turned = np.asfortranarray(image)
-    assert STORAGES[name].encode(turned) == data, "however the film lies in memory"
-    assert STORAGES[name].encode(film(seed=2)) != data
+    assert storage.encode(np.asfortranarray(image)) == data, "however the film lies in memory"
+    assert storage.encode(film(seed=2)) != data
+    most = {"png16": 0.95 * 2, "png8": 0.9, "jpeg95": 0.63}[name]  # bytes a pixel
+    assert len(storage.encode(film(400, 300))) < most * 400 * 300, "by differences to the row above"
 
 
-def test_differences_to_the_row_above_make_16_bits_small():
-    image = film(400, 300)
-    plain = 400 * 300
-    assert len(STORAGES["png16"].encode(image)) < 0.95 * 2 * plain
-    assert len(STORAGES["png8"].encode(image)) < 0.9 * plain
-
-
-@pytest.mark.parametrize("size", [1, 2, 3, 5, 32, 257, 1280])
+@pytest.mark.parametrize("size", [1, 2, 3, 257])
 @pytest.mark.parametrize("name", STORAGES)
 def test_noise_that_cannot_be_compressed_is_stored_too(name, size):
     noise = np.random.default_rng(0).random((size, size, 1), np.float32)

@@ -21,7 +21,6 @@ import pytest
 from running import is_intact, tree
 
 from cxr_embeddings.common import files
-from cxr_embeddings.input_pipeline import tfrecord
 from cxr_embeddings.input_pipeline.films.decode import load
 from cxr_embeddings.input_pipeline.films.film import Rejected
 from cxr_embeddings.input_pipeline.mimic import selection
@@ -187,17 +186,6 @@ def test_settings_that_make_no_sense(mimic, tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         make(mimic, tmp_path / "s", **changes)
     assert not (tmp_path / "s").exists()
-
-
-def test_the_table_says_where_each_record_lies(whole):
-    opened = store.open_store(whole[0])
-    for name, films in opened.shards.items():
-        records = list(tfrecord.unframe(files.read_bytes(f"{opened.folder}/{name}")))
-        assert [len(payload) for _, payload in records] == opened.lengths[name].tolist()
-        examples = [tfrecord.Example.FromString(payload) for _, payload in records]
-        features = [{f.key: f.value for f in e.features.feature} for e in examples]
-        ids = [f["image_id"].bytes_list.value[0].decode() for f in features]
-        assert ids == [film.path for film in films]
 
 
 def test_a_broken_run_goes_on_with_what_is_missing(mimic, whole, tmp_path, monkeypatch):

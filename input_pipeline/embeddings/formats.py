@@ -6,13 +6,16 @@ import io
 import math
 import zipfile
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from google.protobuf import message
 from jaxtyping import Float32
 
 from .. import tfrecord
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 # What a file may unpack to, by its own size: embeddings hardly shrink, so more is damage, or meant
 # to do harm. Readers hold files by their sizes in memory, several at once.
@@ -134,17 +137,22 @@ def decode_npz(data: bytes) -> list[EmbeddingRecord]:
     return [EmbeddingRecord(_text(i), e) for i, e in zip(image_id, rows, strict=True)]
 
 
-def encode_parquet(records: Sequence[EmbeddingRecord]) -> bytes:
-    """Parquet table with the columns `image_id` and `embedding` (a list of float32 a row)."""
+def parquet_table(image_id: Sequence[str], embedding: Float32[np.ndarray, "n dim"]) -> "pa.Table":
+    """A table of the columns `image_id` and `embedding` (a list of float32 a row)."""
     import pyarrow as pa
+
+    vector = pa.list_(pa.float32(), embedding.shape[1])
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(embedding.ravel()), type=vector)
+    return pa.table({"image_id": pa.array(image_id), "embedding": vectors})
+
+
+def encode_parquet(records: Sequence[EmbeddingRecord]) -> bytes:
+    """Parquet file of a `parquet_table`."""
     import pyarrow.parquet as pq
 
     image_id, embedding = _columns(records)
-    width = pa.list_(pa.float32(), embedding.shape[1])
-    vectors = pa.FixedSizeListArray.from_arrays(pa.array(embedding.ravel()), type=width)
     stream = io.BytesIO()
-    table = pa.table({"image_id": pa.array(image_id.tolist()), "embedding": vectors})
-    pq.write_table(table, stream, use_dictionary=False)
+    pq.write_table(parquet_table(image_id.tolist(), embedding), stream, use_dictionary=False)
     return stream.getvalue()
 
 

@@ -17,7 +17,7 @@ from .. import run_folder
 from ..films.film import InputFile, film_key
 from . import output_plan, writer
 from .folders import embedding_sums
-from .formats import is_embedding_file
+from .formats import is_embedding_file, parquet_table
 from .table import Embeddings
 
 TABLE = "embeddings.parquet"
@@ -61,10 +61,7 @@ def publish(
         OSError: the folder cannot be written, or another run is writing to it.
     """
     if f"{folder}/".startswith(f"{table.folders[0]}/"):
-        raise ValueError(
-            f"{folder} lies in the folder of the embeddings; expected another, so that they are "
-            "not mixed up"
-        )
+        raise ValueError(f"{folder} lies in the folder of the embeddings: choose another")
     copy = _describe(table, layout, versions)
     if layout == "parquet":
         _write_table(table, folder, copy, progress)
@@ -184,22 +181,18 @@ def _write_table(
 
 
 def _write_rows(stream: IO[bytes], table: Embeddings, progress: run_folder.Progress) -> None:
-    """Writes the table by row groups; its columns are those of `formats.encode_parquet`."""
-    import pyarrow as pa
+    """Writes the table by row groups."""
     import pyarrow.parquet as pq
 
     count, width = table.embedding.shape
-    vector = pa.list_(pa.float32(), width)
-    schema = pa.schema({"image_id": pa.string(), "embedding": vector})
     rows = max(1, ROW_GROUP_BYTES // (4 * width))
+    cuts = [slice(start, start + rows) for start in range(0, count, rows)]
+    groups = (parquet_table(table.image_id[cut].tolist(), table.embedding[cut]) for cut in cuts)
+    schema = parquet_table(table.image_id[:1].tolist(), table.embedding[:1]).schema
     with (
         progress(count, 0) as bar,
         pq.ParquetWriter(stream, schema, use_dictionary=False) as parquet,
     ):
-        for start in range(0, count, rows):
-            some = slice(start, start + rows)
-            values = pa.array(table.embedding[some].ravel())
-            vectors = pa.FixedSizeListArray.from_arrays(values, type=vector)
-            group = pa.table([pa.array(table.image_id[some]), vectors], schema=schema)
+        for group in groups:
             parquet.write_table(group)
             bar.update(len(group))

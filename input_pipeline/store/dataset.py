@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64
 
 from cxr_embeddings.common import csv_tables, machine, paths, writing
 
@@ -37,7 +36,7 @@ class Store:
     # Name of each shard's file -> its films in their order, with their image_id as `path`; and the
     # bytes of their records, without what frames them
     shards: Mapping[str, Sequence[InputFile]]
-    lengths: Mapping[str, Int64[np.ndarray, " films"]]
+    lengths: Mapping[str, Sequence[int]]
     retryable: int  # films that are missing because they failed temporarily
     given_up: int  # films that are missing because they failed in several runs
 
@@ -188,9 +187,8 @@ def open_store(folder: str) -> Store:
             f"{len(odd)} films in {folder}/{FILMS} have an image id that would lie outside their "
             f"folder, such as {odd[0][0]!r}: {odd[0][1]}. scripts/preprocess.py makes no such store"
         )
-    arrays = {name: np.array(some, np.int64) for name, some in lengths.items()}
     given_up = manifest.get("given_up", {}).get("films", 0)  # stores made before do not say it
-    return Store(folder, identity, shards, arrays, manifest["retryable"], given_up)
+    return Store(folder, identity, shards, lengths, manifest["retryable"], given_up)
 
 
 def batches(

@@ -50,28 +50,23 @@ def find_films(stores: Sequence[Store]) -> Places:
                 f"{how[1][1]} px, those of {first.folder} by {how[0][0]} at {how[0][1]} px; "
                 "expected the same: have scripts/preprocess.py make one of the stores again"
             )
-    parts: list[Places] = []
+    rows: list[tuple[str, str, int, int, int]] = []
     found: dict[str, str] = {}
     for index, store in enumerate(stores):
         for name, films in store.shards.items():
-            for film in films:
+            path, offset = f"{store.folder}/{name}", 0
+            for film, length in zip(films, store.lengths[name], strict=True):
                 if film.path in found:
                     raise ValueError(
                         f"the film {film.path} is in {found[film.path]} and again in "
                         f"{store.folder}; expected each film once: leave out one of the stores"
                     )
                 found[film.path] = store.folder
-            sizes = store.lengths[name] + tfrecord.FRAME
-            parts.append(
-                Places(
-                    np.array([film.path for film in films], object),
-                    np.full(len(films), f"{store.folder}/{name}", object),
-                    np.cumsum(sizes) - sizes,
-                    store.lengths[name],
-                    np.full(len(films), index, np.int64),
-                )
-            )
-    return Places(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+                rows.append((film.path, path, offset, length, index))
+                offset += length + tfrecord.FRAME
+    kinds = (object, object, *3 * [np.int64])
+    columns = zip(zip(*rows, strict=True), kinds, strict=True)
+    return Places(*(np.array(column, kind) for column, kind in columns))
 
 
 def steps_per_epoch(films: int, batch_size: int) -> int:
