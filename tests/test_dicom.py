@@ -23,24 +23,11 @@ from pydicom.encaps import encapsulate
 from cxr_embeddings.input_pipeline.films import dicom, jpeg2000
 from cxr_embeddings.input_pipeline.films.dicom import read_film
 from cxr_embeddings.input_pipeline.films.film import REASONS, Film, Rejected, Skipped
+from cxr_embeddings.input_pipeline.synthetic.dicom_files import SYNTAXES
 
 UID = "1.2.840.10008.1.2"
 EXPLICIT = f"{UID}.1"
 NATIVE = (UID, EXPLICIT, f"{UID}.1.99", f"{UID}.2")
-
-
-def encode_rle(pixels: np.ndarray) -> bytes:
-    """A PS3.5 annex G frame: one PackBits segment a byte of the cell, highest first."""
-    planes = pixels.astype(f">u{pixels.itemsize}").view(np.uint8).reshape(*pixels.shape, -1)
-    segments = [
-        b"".join(imagecodecs.packbits_encode(row.tobytes()) for row in planes[..., i])
-        for i in range(planes.shape[-1])
-    ]
-    segments = [segment + bytes(len(segment) % 2) for segment in segments]
-    starts = np.cumsum([64, *map(len, segments)])[:-1].tolist()
-    return struct.pack("<16I", len(segments), *starts, *[0] * (15 - len(starts))) + b"".join(
-        segments
-    )
 
 
 def encode_jpeg(pixels: np.ndarray, predictor: int) -> bytes:
@@ -54,7 +41,7 @@ def encode_jpeg2000(pixels: np.ndarray) -> bytes:
 
 
 LOSSLESS = {
-    f"{UID}.5": encode_rle,
+    f"{UID}.5": lambda pixels: SYNTAXES["RLE"][1](pixels, 16),
     f"{UID}.4.57": functools.partial(encode_jpeg, predictor=6),
     f"{UID}.4.70": functools.partial(encode_jpeg, predictor=1),
     f"{UID}.4.80": imagecodecs.jpegls_encode,

@@ -122,12 +122,12 @@ class Decoder:
     """A decoder process: started when it is first needed, and again after it died or hung."""
 
     def __init__(self, preset: str, size: int, views: tuple[str, ...] | None) -> None:
-        self._preset, self._size, self._views = preset, size, views
+        self._settings = preset, size, views
         self.process: subprocess.Popen[bytes] | None = None
 
     def _start(self) -> None:
         self._connection, theirs = multiprocessing.Pipe()
-        settings = json.dumps([self._preset, self._size, self._views])
+        settings = json.dumps(self._settings)
         with theirs:
             descriptor = theirs.fileno()
             self.process = workers.start(__name__, str(descriptor), settings, pass_fds=[descriptor])
@@ -155,8 +155,7 @@ class Decoder:
         it was idle, or for memory that others took: so another one tries first.
         """
         if isinstance(content, np.ndarray):  # nothing of it is decoded
-            film = Film(content, bits_stored=8 * content.itemsize)
-            return prepare(film, self._preset, self._size)
+            return prepare(Film(content, 8 * content.itemsize), *self._settings[:2])
         codes: list[int | None] = []
         while len(codes) < DECODERS_A_FILM:
             if self.process is None:
@@ -178,9 +177,8 @@ class Decoder:
         kind, facts = json.loads(self._connection.recv_bytes())
         if kind != "Prepared":
             return Skipped(**facts) if kind == "Skipped" else Rejected(**facts)
-        image = np.frombuffer(self._connection.recv_bytes(), np.float32)
-        image = image.reshape(self._size, self._size, 1)
-        return Prepared(image, facts["view_position"], tuple(facts["shape"]))
+        image, side = np.frombuffer(self._connection.recv_bytes(), np.float32), self._settings[1]
+        return Prepared(image.reshape(side, side, 1), facts["view_position"], (*facts["shape"],))
 
 
 @contextlib.contextmanager

@@ -166,5 +166,5 @@ def _common_folder(paths: Sequence[str]) -> str:
     folders = [posixpath.dirname(p) + "/" for p in paths]
     folder = os.path.commonprefix(folders).rpartition("/")[0]  # noqa: RUF071
     if len({is_remote(p) for p in paths}) > 1 or (is_remote(paths[0]) and "://" not in folder):
-        raise ValueError(f"a list mixes {paths[0]} with files of other schemes: split it")
+        raise ValueError(f"a list mixes file systems, such as that of {paths[0]}: split it")
     return folder

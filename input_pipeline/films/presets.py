@@ -87,6 +87,7 @@ class Preset:
 
 
 _PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+_IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}  # of its training set
 
 PRESETS = {
     # What the published CXR embeddings were made from (facts: toolkit PNG, then in the network's
@@ -98,16 +99,8 @@ PRESETS = {
     "cxr_foundation_8bit": Preset(
         1, toolkit_intensity_8_bits, legacy_bilinear, letterbox=False, min_max=True, **_PLAIN
     ),
-    # For weights trained on photographs; mean and std of ImageNet's training set.
-    "imagenet": Preset(
-        2,
-        dicom_intensity,
-        bicubic,
-        letterbox=True,
-        min_max=False,
-        mean=(0.485, 0.456, 0.406),
-        std=(0.229, 0.224, 0.225),
-    ),
+    # For weights trained on photographs.
+    "imagenet": Preset(2, dicom_intensity, bicubic, letterbox=True, min_max=False, **_IMAGENET),
     # For weights of this project: the display values a radiologist sees, nothing stretched.
     "native": Preset(
         2, dicom_intensity, antialias_bilinear, letterbox=True, min_max=False, **_PLAIN
