@@ -188,6 +188,12 @@ def test_other_films_end_with_their_section():
     assert reports.label_report(text) == ("abnormal", "nodule")
 
 
+def test_a_finding_where_none_are_read_is_undecided():
+    parts = {"findings": "The lungs are clear.", "nuclear medicine": "There is a small nodule."}
+    assert reports.label_sections(parts) == ("unknown", "other_section")
+    assert reports.label_sections(parts | {"nuclear medicine": ""}).label == "normal"
+
+
 def test_only_findings_and_impression_count():
     assert reports.label_report(MIMIC) == ("normal", "normal_statement")
     changed = MIMIC.replace("The heart size is normal.", "The heart is enlarged.")
