@@ -164,7 +164,7 @@ def _tar_members(stream: io.IOBase) -> Iterator[Member]:
     mode = "r:gz" if packed else "r:"
     with tarfile.open(fileobj=stream, mode=mode, tarinfo=TarMember) as archive:
         while info := archive.next():
-            archive.members = []  # type: ignore[attr-defined]  # which would grow with the archive
+            archive.members = []  # which would grow with the archive
             if info.isreg() and (file := archive.extractfile(info)):
                 yield info.name, functools.partial(file.read, MOST)
 
