@@ -3,11 +3,13 @@
 import collections
 import concurrent.futures
 import itertools
+import multiprocessing
 import pathlib
 import queue
 import subprocess
 import sys
 from collections.abc import Callable, Generator, Iterable, Sequence
+from multiprocessing.connection import Connection
 from typing import TypeVar
 
 Tag = TypeVar("Tag")
@@ -16,30 +18,30 @@ Result = TypeVar("Result")
 
 _ROOT = str(pathlib.Path(__file__).parents[2])  # of the package, where nothing has installed it
 PROGRAM = """
-import importlib, sys
+import contextlib, importlib, multiprocessing.connection, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
 sys.path.append(sys.argv[1])
-importlib.import_module(sys.argv[2]).serve(*sys.argv[3:])
+connection = multiprocessing.connection.Connection(int(sys.argv[3]))
+with contextlib.suppress(EOFError, ConnectionError):  # the parent has ended
+    importlib.import_module(sys.argv[2]).serve(connection, *sys.argv[4:])
 """
 
 
-def start(
-    module: str,
-    *arguments: str,
-    stdin: int = subprocess.DEVNULL,
-    stdout: int | None = None,
-    pass_fds: Sequence[int] = (),
-) -> subprocess.Popen[bytes]:
-    """Starts a process that runs `module.serve(*arguments)` of a module of this package.
+def start(module: str, *arguments: str) -> tuple[subprocess.Popen[bytes], Connection]:
+    """Starts a process that runs `module.serve(connection, *arguments)` until its parent ends.
 
     It never imports the user's main module, as the processes of `multiprocessing` do.
     """
-    return subprocess.Popen(
-        [sys.executable, "-P", "-c", PROGRAM, _ROOT, module, *arguments],
-        start_new_session=True,  # Ctrl-C while it starts would have it say where it was
-        stdin=stdin,
-        stdout=stdout,
-        pass_fds=pass_fds,
-    )
+    ours, theirs = multiprocessing.Pipe()
+    with theirs:
+        descriptor = theirs.fileno()
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-c", PROGRAM, _ROOT, module, str(descriptor), *arguments],
+            start_new_session=True,  # Ctrl-C while it starts would have it say where it was
+            stdin=subprocess.DEVNULL,
+            pass_fds=[descriptor],
+        )
+    return process, ours
 
 
 def in_order(

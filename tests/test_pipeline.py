@@ -47,7 +47,7 @@ def test_an_error_of_our_own_is_said_to_be_one(tmp_path):
 
 
 # A decoder that dies or hangs on films of some names
-DEADLY = """
+DEADLY = f"""
 import os, signal, sys, time
 sys.path.append(sys.argv[1])
 from cxr_embeddings.input_pipeline.films import decode
@@ -65,7 +65,7 @@ def act(path, *rest):
     return load(path, *rest)
 
 decode.load = act
-decode.serve(*sys.argv[3:])
+{workers.PROGRAM}
 """
 
 

@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import io
 import json
-import multiprocessing
 import os
 import resource
 import signal
@@ -88,34 +87,31 @@ def prepare(film: Film, preset: str, size: int) -> Prepared | Rejected:
     return Prepared(image, film.view_position, film.pixels.shape)
 
 
-def serve(descriptor: str, settings: str) -> None:
+def serve(connection: Connection, settings: str) -> None:
     """A decoder process: paths or files in; pixels, or the JSON of a reason, out.
 
-    It ends with its parent, to which the socket leads. The settings are JSON: preset, size, views.
+    The settings are JSON of what `load` is asked for: preset, size, views.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_AS, (DECODER_MEMORY, DECODER_MEMORY))
     preset, size, views = json.loads(settings)
-    connection = Connection(int(descriptor))
-    with contextlib.suppress(EOFError, ConnectionError):
-        connection.send_bytes(b"ready")
-        while True:
-            kind, data = connection.recv_bytes(), connection.recv_bytes()
-            signal.alarm(2 * DECODE_SECONDS)  # ends it even when nobody is left to do so
-            try:
-                content = os.fsdecode(data) if kind == b"path" else data
-                outcome = load(content, preset, size, views)
-            except MemoryError:
-                outcome = Rejected("too_large", f"needs more than {DECODER_MEMORY >> 30} GiB")
-            except Exception as error:  # its message might quote the file
-                outcome = Rejected("failed", type(error).__name__)
-            signal.alarm(0)
-            facts = dict(vars(outcome))
-            image = facts.pop("image", None)
-            connection.send_bytes(json.dumps([type(outcome).__name__, facts]).encode())
-            if image is not None:
-                connection.send_bytes(image)
+    connection.send_bytes(b"ready")
+    while True:
+        kind, data = connection.recv_bytes(), connection.recv_bytes()
+        signal.alarm(2 * DECODE_SECONDS)  # ends it even when nobody is left to do so
+        try:
+            content = os.fsdecode(data) if kind == b"path" else data
+            outcome = load(content, preset, size, views)
+        except MemoryError:
+            outcome = Rejected("too_large", f"needs more than {DECODER_MEMORY >> 30} GiB")
+        except Exception as error:  # its message might quote the file
+            outcome = Rejected("failed", type(error).__name__)
+        signal.alarm(0)
+        facts = dict(vars(outcome))
+        image = facts.pop("image", None)
+        connection.send_bytes(json.dumps([type(outcome).__name__, facts]).encode())
+        if image is not None:
+            connection.send_bytes(image)
 
 
 class Decoder:
@@ -126,11 +122,7 @@ class Decoder:
         self.process: subprocess.Popen[bytes] | None = None
 
     def _start(self) -> None:
-        self._connection, theirs = multiprocessing.Pipe()
-        settings = json.dumps(self._settings)
-        with theirs:
-            descriptor = theirs.fileno()
-            self.process = workers.start(__name__, str(descriptor), settings, pass_fds=[descriptor])
+        self.process, self._connection = workers.start(__name__, json.dumps(self._settings))
         try:
             self._connection.recv_bytes()
         except (EOFError, OSError):

@@ -6,11 +6,8 @@ No text of a report is kept, shown or put into an error: only ids, labels and ru
 import contextlib
 import itertools
 import json
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import IO, cast
+from multiprocessing.connection import Connection
 
 from cxr_embeddings.common import workers
 
@@ -82,28 +79,27 @@ def _verdict(report: Report | Sequence[str]) -> Verdict:
 @contextlib.contextmanager
 def _labeller() -> Iterator[Callable[[Chunk], list[Verdict]]]:
     """A process that labels reports."""
-    process = workers.start(__name__, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    stdin, stdout = cast(IO[bytes], process.stdin), cast(IO[bytes], process.stdout)
+    process, connection = workers.start(__name__)
 
     def ask(reports: Chunk) -> list[Verdict]:
-        answer = b""
-        with contextlib.suppress(BrokenPipeError):
-            stdin.write(json.dumps(reports).encode() + b"\n")
-            stdin.flush()
-            answer = stdout.readline()
-        if not answer:
-            raise OSError("a process that labels reports was killed, perhaps for lack of memory")
+        try:
+            connection.send_bytes(json.dumps(reports).encode())
+            answer = connection.recv_bytes()
+        except (EOFError, OSError):
+            why = "a process that labels reports was killed, perhaps for lack of memory"
+            raise OSError(why) from None
         return [Verdict(*verdict) for verdict in json.loads(answer)]
 
-    try:
-        yield ask
-    finally:
-        process.kill()
-        process.communicate()
+    with connection:
+        try:
+            yield ask
+        finally:
+            process.kill()
+            process.wait()
 
 
-def serve() -> None:
-    """The process of `_labeller`: lines of reports in, of verdicts out. Ends with its parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    for line in sys.stdin.buffer:
-        print(json.dumps(_verdicts(json.loads(line))), flush=True)
+def serve(connection: Connection) -> None:
+    """The process of `_labeller`: JSON of reports in, of verdicts out."""
+    while True:
+        verdicts = _verdicts(json.loads(connection.recv_bytes()))
+        connection.send_bytes(json.dumps(verdicts).encode())
