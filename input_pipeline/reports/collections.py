@@ -74,23 +74,18 @@ def open_reports(path: str) -> Iterator[Collection]:
         ValueError: it is damaged, holds no report or several kinds, or has two reports of one id.
     """
     name = path.lower()
-    if name.endswith((".csv", ".csv.gz")):
-        yield _read_table(path)
-    elif name.endswith(".zip"):
-        with files.open_input(path) as stream, _archive(path), zipfile.ZipFile(stream) as archive:
-            yield _listed(lambda: _zip_members(archive), path)
-    elif name.endswith((".tar", ".tgz", ".tar.gz")):
-        with files.open_input(path) as stream, _archive(path):
-            yield _listed(lambda: _tar_members(stream), path)
-    else:
-        names = list(files.walk(path))
-        yield _listed(lambda: ((one, functools.partial(_start, one)) for one in names), path)
-
-
-@contextlib.contextmanager
-def _archive(path: str) -> Iterator[None]:
     try:
-        yield
+        if name.endswith((".csv", ".csv.gz")):
+            yield _read_table(path)
+        elif name.endswith(".zip"):
+            with files.open_input(path) as stream, zipfile.ZipFile(stream) as archive:
+                yield _listed(lambda: _zip_members(archive), path)
+        elif name.endswith((".tar", ".tgz", ".tar.gz")):
+            with files.open_input(path) as stream:
+                yield _listed(lambda: _tar_members(stream), path)
+        else:
+            names = list(files.walk(path))
+            yield _listed(lambda: ((one, functools.partial(_start, one)) for one in names), path)
     except (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ValueError(f"{path} is not a whole archive ({error}): get it again") from error
 

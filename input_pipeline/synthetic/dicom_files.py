@@ -140,17 +140,17 @@ def _voi(technique: Technique) -> dict[str, object]:
         table.add_new("LUTData", "OW", curve.astype("<u2").tobytes())  # not for big endian
         return {"VOILUTSequence": [table]}
     window = {"WindowCenter": center + 0.5, "WindowWidth": width + 1}  # LINEAR: PS3.3, C.11.2.1.2
-    function = {"WindowCenter": center, "WindowWidth": width, "VOILUTFunction": "LINEAR_EXACT"}
+    exact = {"WindowCenter": center, "WindowWidth": width}
     return {
         "": {},
         "window": window,
         "windows": {
-            "WindowCenter": [window["WindowCenter"], center],
-            "WindowWidth": [window["WindowWidth"], 3 * width],
+            "WindowCenter": [center + 0.5, center],
+            "WindowWidth": [width + 1, 3 * width],
             "WindowCenterWidthExplanation": ["NORMAL", "SOFTER"],
         },
-        "exact": function,
-        "sigmoid": function | {"VOILUTFunction": "SIGMOID"},
+        "exact": exact | {"VOILUTFunction": "LINEAR_EXACT"},
+        "sigmoid": exact | {"VOILUTFunction": "SIGMOID"},
     }[technique.voi]
 
 

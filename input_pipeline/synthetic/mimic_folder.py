@@ -55,7 +55,7 @@ class Study:
 
     @property
     def folder(self) -> str:
-        """Of its films, in the data set; its report is a `.txt` of the same name."""
+        """The folder of its films; its report is a `.txt` of the same name."""
         return f"files/p{self.subject_id // 1_000_000}/p{self.subject_id}/s{self.study_id}"
 
 
@@ -117,7 +117,7 @@ def write_mimic(
     renamed when it is whole, with its parameters in `STAMP`.
 
     Args:
-        path: folder to make; it must not exist, be empty, or hold the same stand-in.
+        path: folder to make; new, empty, or of the same stand-in.
         films: readable frontal films, one a study.
         laterals: lateral films, in as many of the studies.
         damaged: further studies whose frontal film cannot be read, in turn cut short and garbage.
