@@ -38,7 +38,7 @@ def sizes(random: np.random.Generator, patients: int, most: int) -> np.ndarray:
 
 
 def noise(random: np.random.Generator, patient: np.ndarray) -> np.ndarray:
-    """Of variance 1 and intraclass correlation 0.5."""
+    """Noise of variance 1 and intraclass correlation 0.5."""
     shared = random.normal(size=patient.max() + 1)[patient]
     return np.sqrt(0.5) * (shared + random.normal(size=len(patient)))
 

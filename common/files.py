@@ -16,7 +16,7 @@ from cxr_embeddings.common.writing import whole_file
 Result = TypeVar("Result")
 
 RETRY_SECONDS = (1.0, 4.0, 16.0)  # pauses after a read that failed; about those of cloud stores
-# Of a table when unpacked. MIMIC-CXR's largest has 377,110 rows of 12 values, in 0.06 GB.
+# Limits of an unpacked table. MIMIC-CXR's largest has 377,110 rows of 12 values, in 0.06 GB.
 MAX_TABLE_BYTES, MAX_ROWS, MAX_COLUMNS, MAX_CELLS = 1 << 30, 10_000_000, 10_000, 200_000_000
 
 

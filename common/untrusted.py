@@ -12,7 +12,7 @@ Schema = TypeVar("Schema", bound=type)
 
 MAX_JSON_BYTES = 64 << 20  # a manifest of a store of all MIMIC-CXR takes 0.1 MB
 MAX_TAR_HEADER = 1 << 20
-# Of a schema (`__pydantic_config__`): whether there may be fields that it does not name
+# What a schema (`__pydantic_config__`) says of fields that it does not name
 OPEN = {"extra": "allow", "allow_inf_nan": False}
 CLOSED = {"extra": "forbid", "allow_inf_nan": False}
 _MOST_PROBLEMS = 5  # that an error names

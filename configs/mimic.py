@@ -12,7 +12,7 @@ VIEWS = ("AP", "PA")
 
 
 def get_config(command: str = "embed") -> EmbedConfig | PreprocessConfig:
-    """Of `embed.py` or of `preprocess.py`, which each ask for their own."""
+    """The config of `embed.py` or of `preprocess.py`, which each ask for their own."""
     configs: dict[str, EmbedConfig | PreprocessConfig] = {
         "embed": EmbedConfig(input=InputConfig(views=VIEWS)),
         "preprocess": PreprocessConfig(

@@ -15,9 +15,9 @@ from cxr_embeddings.input_pipeline.films.presets import PRESETS, network_input
 from cxr_embeddings.input_pipeline.synthetic.anatomy import draw_patient
 from cxr_embeddings.input_pipeline.synthetic.drawing import draw_film
 
-# Of the largest value. TensorFlow's own rounding, in averages over 640 x 640 pixels, is 4e-5 in
-# networks of few blocks; a wrong leaf shows as 0.05 and more, films cut to 8 bits as 8e-4.
-TOLERANCE = 1e-3
+# TensorFlow's own rounding, in averages over 640 x 640 pixels, is 4e-5 in networks of few blocks; a
+# wrong leaf shows as 0.05 and more, films cut to 8 bits as 8e-4.
+TOLERANCE = 1e-3  # of the largest value
 RIVALS = ("cxr_foundation", "cxr_foundation_8bit")
 
 

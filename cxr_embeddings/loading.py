@@ -94,7 +94,7 @@ class Encoder:
 
     @property
     def dtype(self) -> str:
-        """Of the arithmetic."""
+        """The type of the arithmetic."""
         return str(self.settings.dtype)
 
     @property
@@ -104,7 +104,7 @@ class Encoder:
 
     @functools.cached_property
     def shape(self) -> tuple[int, ...]:
-        """Of one embedding: [dim], or [h w channels] of a map."""
+        """The shape of an embedding: [dim], or [h w channels] of a map."""
         from cxr_embeddings.encoder.embedding_layers import embedding_shape
 
         width = self.card.embeddings[self.layer]
@@ -143,7 +143,7 @@ class Encoder:
         return stack.enter_context(decode.decoders(card.preset, card.resolution, None, count))
 
     def films_a_step(self, films: int) -> int:
-        """Of `batch_size`, or as many of so many films as the memory of all devices holds."""
+        """`batch_size`, or how many of so many films the memory of all devices holds."""
         from cxr_embeddings.encoder.embed import films_that_fit
 
         shared = self.mesh.shape["data"]

@@ -256,7 +256,7 @@ def gated_product(
     """The 1x1 convolution of `images * gate`: the gate scales what is smaller, kernel or images.
 
     XLA on GPU scales a kernel for each image inside of the product, but writes scaled images to
-    memory. Of kernels that are larger than their image it writes the scaled ones, too.
+    memory. If kernels are larger than their image, it writes the scaled kernels, too.
     """
     batch, height, width, _ = images.shape
     if height * width < kernel.shape[-1]:

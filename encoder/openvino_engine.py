@@ -157,7 +157,7 @@ def films_a_call(card: Card, dtype: str, films: int) -> int:
 
 
 def last_cache_bytes() -> int:
-    """Of this CPU, as Linux tells it in KiB; 0 where nothing does."""
+    """The size of this CPU's last cache, as Linux gives it; 0 where it does not."""
     sizes = sorted(CACHES.glob("index*/size"))
     return 1024 * int(sizes[-1].read_text().strip().removesuffix("K")) if sizes else 0
 

@@ -97,7 +97,7 @@ def make_gradient(
     def forward(
         params: Tree, batch_stats: Tree, step: Array, films: Array, row: Array
     ) -> tuple[Array, tuple[Tree, Array]]:
-        """Of a micro-batch what the loss takes; new statistics, and the embeddings."""
+        """What the loss takes from a micro-batch; new statistics, and the embeddings."""
         images = jax.lax.with_sharding_constraint(views(recipe, step, films, row), rows)
         variables = {"params": params["encoder"], "batch_stats": batch_stats}
         (embedding, _), updates = model.apply(

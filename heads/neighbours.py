@@ -157,7 +157,7 @@ def _arrangements(state: np.ndarray, strata: list[np.ndarray]) -> float:
 
 
 def _shares(neighbour: np.ndarray, positive: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Of the neighbours of a film with a finding: the share that has it; else NaN [n finding]."""
+    """The share of the neighbours of a film with a finding that have it, else NaN [n finding]."""
     share = np.full(positive.shape, np.nan)
     of_known = known[neighbour].sum(1)
     judged = positive & (of_known > 0)
@@ -165,7 +165,7 @@ def _shares(neighbour: np.ndarray, positive: np.ndarray, known: np.ndarray) -> n
 
 
 def _means(shares: np.ndarray, pooled: np.ndarray) -> np.ndarray:
-    """Of each finding, and of those that are pooled; NaN where there is nothing."""
+    """The means of each finding, and of those that are pooled; NaN where there is nothing."""
     number, total = np.isfinite(shares).sum(0), np.nansum(shares, axis=0)
     number, total = (np.append(one, one[pooled].sum()) for one in (number, total))
     return np.divide(total, number, out=np.full(len(total), np.nan), where=number > 0)
@@ -174,7 +174,7 @@ def _means(shares: np.ndarray, pooled: np.ndarray) -> np.ndarray:
 def _prevalence_elsewhere(
     patient: np.ndarray, positive: np.ndarray, known: np.ndarray
 ) -> np.ndarray:
-    """Of the films of other patients: the share that has a finding [n finding]."""
+    """The share of the films of other patients that have a finding [n finding]."""
 
     def elsewhere(column: np.ndarray) -> np.ndarray:
         own = np.zeros((patient.max() + 1, column.shape[1]))

@@ -171,7 +171,7 @@ def _shift(films: SplitFilms) -> Float32[np.ndarray, " finding"]:
 
 
 def _weights(films: SplitFilms, class_weights: str) -> Float32[np.ndarray, "film finding"]:
-    """Of each label in the loss; scikit-learn's "balanced" where asked for."""
+    """The weight of each label in the loss; scikit-learn's "balanced" where asked for."""
     weight = films.mask.astype(np.float32)
     if class_weights == "none":
         return weight

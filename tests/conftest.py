@@ -110,7 +110,7 @@ def embedded(mimic, save_bundle, tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture(scope="session")
 def environment():
-    """Of programs with one device."""
+    """The environment of programs with one device."""
     return os.environ | {"XLA_FLAGS": QUICK}
 
 

@@ -1,7 +1,7 @@
 """The wheel in an environment of the base dependencies alone, beside packages named as our folders.
 
 The environment has exactly the packages that `dependencies` in pyproject.toml leads to, as links
-to those of the environment that runs the tests: no network is needed. Who imports a package of an
+to those of the environment that runs the tests: no network is needed. What imports a package of an
 extra, or one of ours by a name at the top, fails here.
 """
 

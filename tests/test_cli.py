@@ -14,7 +14,7 @@ SCRIPTS = sorted((running.REPOSITORY / "scripts").glob("[!_]*.py"))
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Of a command that takes no config."""
+    """Options of a command that takes no config."""
 
     number: int = field(3, "a number")
 

@@ -52,7 +52,7 @@ def test_leaves_of_l2_are_those_of_the_golden_table(stages, monkeypatch):
 
 
 def test_l2_has_the_published_number_of_parameters():
-    """Of the golden table, with a head of 5504 and ImageNet's classifier."""
+    """The network of the golden table, with a head of 5504 and ImageNet's classifier."""
     count = {"params": 1376 * 5504 + 2 * 5504 + 5504 * 1000 + 1000, "batch_stats": 2 * 5504}
     for path, shape in map(str.split, GOLDEN.read_text().splitlines()):
         collection, layer = path.split("/")[:2]

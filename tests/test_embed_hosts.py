@@ -31,7 +31,7 @@ def mimic(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def store(mimic):
-    """Of its films, in shards of at most two."""
+    """A store of its films, in shards of at most two."""
     mimic_store.make(mimic, mimic.parent / "store", size=SIZE, films_per_shard=2)
     return mimic.parent / "store"
 

@@ -155,7 +155,7 @@ def test_batches_come_back_in_order(live, images, whole, films, a_call, monkeypa
 def test_a_call_is_as_large_as_the_cache_allows(
     monkeypatch, size, dtype, films, cores, mebibytes, expected
 ):
-    """Of L2, which was measured with 2 cores and 480 MiB; a film's largest map at 224 px: 21."""
+    """L2 was measured with 2 cores and 480 MiB; a film's largest map at 224 px is 21 MiB."""
     core = mock.Mock(get_property=lambda *_: (1, cores))
     monkeypatch.setattr(engine.openvino, "Core", lambda: core)
     monkeypatch.setattr(engine, "last_cache_bytes", lambda: mebibytes * 2**20)

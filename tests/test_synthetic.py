@@ -53,7 +53,7 @@ def tables(mimic):
 
 @pytest.fixture(scope="module")
 def headers(mimic):
-    """Of the films that are whole, by dicom_id."""
+    """The headers of the films that are whole, by dicom_id."""
     whole = (path for path in mimic.rglob("*.dcm") if path.read_bytes()[128:132] == b"DICM")
     return {path.stem: pydicom.dcmread(path) for path in whole}
 

@@ -147,7 +147,7 @@ def live_variables() -> weights.Variables:
 
 
 def statistics(stages: dict[str, np.ndarray]) -> dict[str, dict[str, Any]]:
-    """Of every stage: the mean, standard deviation and largest size, and seven of its values."""
+    """The mean, standard deviation, largest size and seven values of every stage."""
     found = {}
     for name in STAGES:
         values = np.asarray(stages[name], np.float64)

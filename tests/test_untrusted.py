@@ -193,7 +193,7 @@ def test_a_disk_that_is_full_under_orbax_is_one_error(tmp_path, capfd):
 
 
 def test_what_a_terminal_would_obey_is_printed_with_backslashes(tmp_path, monkeypatch, capfd):
-    """Of a card that is described, of a name in an error, and of whatever a command prints."""
+    """A card that is described, a name in an error, and whatever a command prints."""
     card, table = json.loads((DEMO / "card.json").read_text()), conversion.table
     said = {"source": "a\x1b[2J\nlicence b", "licence": "\u202egpl", "settings": {"\x9b1m": "\x07"}}
     (tmp_path / "card.json").write_text(json.dumps(card | said))

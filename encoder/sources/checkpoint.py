@@ -22,7 +22,7 @@ class Names:
     """What a checkpoint calls layers and leaves; each list in the order of ours above."""
 
     def __init__(self, ends: str, block: str, plain: str, conv: str, batch_norm: str) -> None:
-        """Of `plain` blocks, which do not expand, the names begin at the depthwise convolution."""
+        """The names of `plain` blocks, which do not expand, begin at the depthwise convolution."""
         theirs = (ends, block, plain, conv, batch_norm)
         ours = (ENDS, BLOCK, BLOCK[2:], CONV, BATCH_NORM)
         pairs = zip(theirs, ours, strict=True)

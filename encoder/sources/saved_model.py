@@ -81,7 +81,7 @@ class Op:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of a variable, as the graph declares it."""
+        """The shape of a variable, as the graph declares it."""
         return tuple(side.size for side in self.attributes["shape"].dim)
 
 
@@ -276,7 +276,7 @@ def _linked(nodes: Iterable[NodeDef], given: dict[str, tuple[Op, int]]) -> dict[
 
 
 def _reference(ops: dict[str, Op], reference: str) -> tuple[Op, int]:
-    """Of "name", of "name:1" in a graph and "name:output:1" in a function."""
+    """The node and output that "name", "name:1" or, in a function, "name:output:1" means."""
     name, _, output = reference.partition(":")
     return ops[name], int(output.split(":")[-1] or 0)
 

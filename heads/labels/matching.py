@@ -12,7 +12,7 @@ from jaxtyping import Bool, Int64, Shaped
 
 from .columns import as_number, find, read_table, role_columns
 
-# Of images and embeddings only: what follows a dot may be a part of a DICOM UID.
+# Suffixes of images and embeddings only: what follows a dot may be a part of a DICOM UID.
 SUFFIXES = ("dcm", "dicom", "ima", "png", "jpg", "jpeg", "tfrecord", "npz")
 MIMIC_FOLDERS = re.compile(r"(?:^|/)p(\d{8})/s(\d{8})(?:/|$)")
 KEYS = ("image", "study", "patient")  # finest first

@@ -71,7 +71,7 @@ def by_patient(
 
 
 def effective_patients(squares: Float64[np.ndarray, " patient"]) -> float:
-    """Of how many patients a variance consists, by what each adds: (sum)² / sum of squares."""
+    """How many patients make up a variance, by what each adds: (sum)² / sum of squares."""
     part = squares / (squares.max(initial=0.0) or 1.0)
     return float(np.square(part.sum()) / (np.square(part).sum() or 1.0))
 
@@ -170,7 +170,7 @@ def correlation(
     positive: Bool[np.ndarray, " n"],
     patient: Int64[np.ndarray, " n"],
 ) -> float:
-    """Of the normal scores of two films of one patient and class: ANOVA's, between 0 and 1.
+    """The correlation of the normal scores of a patient's films of a class: ANOVA's, 0 to 1.
 
     1 where no patient has two films that could show it: such films are taken for copies.
     """

@@ -92,7 +92,7 @@ _MORE = "".join(
 )
 # With one of these, another statement begins.
 _SUBJECT = r"(?!(?:the|heart|cardiac|mediastin\w+|lungs are|both|bones?)\b)"
-# Of what these meet, the names of parts tell of no finding.
+# Within these, the names of parts tell of no finding.
 PART_NORMAL = re.compile(
     rf"{_MORE}\b{PART} (?!loss)(?:{_WORD}{{0,2}}?and )?(?:{_SUBJECT}{_WORD}){{0,6}}?{_NORMAL}\b"
     rf"|\b{_NORMAL}(?<!intact)(?<!clear)(?<!limits) {_WORD}{{0,5}}?{PART}(?: {PART}){{0,2}}\b"
@@ -177,7 +177,7 @@ STATED = re.compile(
     r"|increas(?:ed|ing)|improv(?:ed|ing))\b"
 )
 SIDED = re.compile(rf"\b{_SIDE}\b")
-# Of what was removed, devices alone are gone: a pneumothorax that is named beside them is there.
+# Only devices are gone when removed: a pneumothorax that is named beside them is there.
 REMOVED_BEFORE = re.compile(
     r"\b(?:(?!(?:in|place|remains?|terminat\w*|tips?|ends?|lies|unchanged|stable|new|with)\b)"
     r"\S{1,40} ){1,12}?(?:removed|discontinued|removal(?! of))\b"

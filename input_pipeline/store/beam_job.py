@@ -76,7 +76,7 @@ class _WriteShard(beam.DoFn):
 
 
 def versions() -> dict[str, str]:
-    """Of what makes a store: name of the library -> version."""
+    """The versions of the libraries that make a store, by name."""
     return {name: importlib.metadata.version(name) for name in _LIBRARIES}
 
 

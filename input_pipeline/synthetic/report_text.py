@@ -59,9 +59,9 @@ _INDICATIONS = ("cough", "fever", "shortness of breath", "chest pain", "hypoxia"
 def draw_labels(rng: np.random.Generator, case: Sequence[str]) -> dict[str, int]:
     """What the report of a case mentions: label -> 1 present, 0 absent, -1 uncertain.
 
-    One finding in eight is uncertain. Of what is not there, some is denied and the rest is not
-    mentioned; `No Finding` and devices are never uncertain and never denied, an opacity of the
-    lungs is denied in normal cases only.
+    One finding in eight is uncertain. What is not there is denied or not mentioned. `No Finding`
+    and devices are never uncertain and never denied; an opacity of the lungs is denied in normal
+    cases only.
     """
     labels = {}
     for label in LABELS:
