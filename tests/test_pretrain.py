@@ -22,9 +22,9 @@ PLAIN = {"mean": (0.4,) * 3, "std": (0.3,) * 3}
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _two_stages():
+def _one_stage():
     with pytest.MonkeyPatch.context() as patch:
-        tiny.two_stages(patch)
+        tiny.one_stage(patch)
         yield
 
 
@@ -46,9 +46,15 @@ def films(seed=0):
     return images, label
 
 
+@functools.cache
+def first_variables():
+    """Of the network, which are not consumed by a step."""
+    return jax.tree.map(np.asarray, random_variables(EfficientNet("tiny", head_width=32)))
+
+
 def started(how, **setting):
-    model = EfficientNet("tiny", head_width=32, **setting)
-    return model, pretrain.start(how, random_variables(model), 32)
+    variables = jax.tree.map(jnp.array, first_variables())
+    return EfficientNet("tiny", 32, **setting), pretrain.start(how, variables, 32)
 
 
 def one_device():

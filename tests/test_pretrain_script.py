@@ -34,24 +34,24 @@ PROGRAM = f"""
 import sys
 sys.path.append({os.path.dirname(__file__)!r})
 import pytest, tiny
-tiny.two_stages(pytest.MonkeyPatch())
+tiny.one_stage(pytest.MonkeyPatch())
 from cxr_embeddings.scripts import pretrain
 sys.exit(pretrain.main())
 """
 
 
 @pytest.fixture(scope="module", autouse=True)
-def two_stages():
+def one_stage():
     """The network of `PROGRAM`, on one device as there."""
     with pytest.MonkeyPatch.context() as patch:
-        tiny.two_stages(patch)
+        tiny.one_stage(patch)
         alone = functools.partial(sharding.make_mesh, devices=jax.devices()[:1])
         patch.setattr(sharding, "make_mesh", alone)
         yield
 
 
 @pytest.fixture(scope="module")
-def data(mimic, tmp_path_factory, two_stages):
+def data(mimic, tmp_path_factory, one_stage):
     """A store of MIMIC-CXR's stand-in, labels made of its findings, and a bundle."""
     folder = tmp_path_factory.mktemp("data")
     (folder / "mimic").symlink_to(mimic)
@@ -129,7 +129,8 @@ def test_a_run_leaves_weights_with_a_card(data, whole):
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["identity"] == card.settings and manifest["complete"]
     assert card.licence == "none: random numbers" and card.source.endswith("from random")
-    assert f"38 films in {data / 'store'}" in result.stdout
+    assert f"40 films in {data / 'store'}, 33 of them with label and split\n  " in result.stdout
+    assert "Note(" not in result.stdout
     assert "step 3: loss" in result.stderr + result.stdout
     variables = weights.load_variables(folder / "weights", card)  # which compares the digest
     assert set(variables) == {"params", "batch_stats"}
