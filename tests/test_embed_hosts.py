@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import running
 
-from cxr_embeddings.encoder import random_weights, weights
 from cxr_embeddings.input_pipeline.embeddings.table import read_table
 from cxr_embeddings.input_pipeline.synthetic.mimic_folder import write_mimic
 
@@ -154,10 +153,6 @@ def test_hosts_that_differ_stop_together(store, alone, environment, tmp_path):
     assert (code, other[0]) == (1, 1)
     assert "was made by another run" in errors
     assert "host 0 failed" in other[2]
-
-
-@pytest.mark.slow
-def test_hosts_of_different_batch_sizes_are_refused(store, environment, tmp_path):
     ended = run_hosts(
         store, tmp_path / "out", environment=environment, second=("--config.batch_size=16",)
     )
@@ -193,13 +188,10 @@ def test_what_a_store_lacks_for_now_keeps_the_embeddings_incomplete(store, tmp_p
     assert (manifest["complete"], manifest["retryable"]) == (False, 3)
 
 
-def test_stores_that_do_not_fit_are_refused(store, tmp_path):
-    card = random_weights.random_card("b0", 64, "imagenet", (0.0,) * 3, (1.0,) * 3)
-    variables = random_weights.random_variables(weights.model_for(card), seed=5)
-    weights.save_bundle(tmp_path / "bundle", variables, card)
-    weights_given = f"--config.encoder.weights={tmp_path}/bundle"
+def test_stores_that_do_not_fit_are_refused(store, save_bundle, tmp_path):
+    bundle = (f"--weights={save_bundle('imagenet', 64)}", "--config.encoder.variant=tiny")
     for options, message in {
-        (weights_given,): "preset native at 32 px, but these weights expect imagenet at 64 px",
+        bundle: "preset native at 32 px, but these weights expect imagenet at 64 px",
         ("--config.input.views=PA",): "the store was made with ('AP', 'PA')",
         ("--config.input.limit=3",): "a store is embedded whole",
     }.items():

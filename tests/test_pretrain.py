@@ -186,7 +186,7 @@ def test_only_kernels_decay(optimizer):
     made = OPTIMIZERS[optimizer](lambda step: 0.1, weight_decay=0.5)
     zeros = jax.tree.map(jnp.zeros_like, params)
     with jax.numpy_dtype_promotion("standard"):
-        updates, _ = made.update(zeros, made.init(params), params)
+        updates, _ = jax.jit(lambda: made.update(zeros, made.init(params), params))()
     moved = {
         path[-1].key: np.any(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(updates)
     }
@@ -259,6 +259,6 @@ def test_too_little_memory_names_the_settings():
 def test_projections_at_one_point_are_noticed():
     label = jnp.arange(2 * FILMS, dtype=jnp.int32) // 2 % 2
     point = jnp.ones((2 * FILMS, 8))
-    loss = float(supervised_contrastive_loss(point, label, 0.1))
+    loss = float(jax.jit(supervised_contrastive_loss, static_argnums=2)(point, label, 0.1))
     assert pretrain.is_stuck(recipe(), loss) and not pretrain.is_stuck(recipe(), 0.999 * loss)
     assert not pretrain.is_stuck(recipe(objective="cross_entropy"), loss)
