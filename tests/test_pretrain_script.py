@@ -47,7 +47,7 @@ sharding.make_mesh = functools.partial(sharding.make_mesh, devices=jax.devices()
 
 @pytest.fixture(scope="module", autouse=True)
 def one_stage():
-    """The network of `PROGRAM`, on one device as there."""
+    """The network of `PROGRAM`, and `ALONE`, on one device."""
     with pytest.MonkeyPatch.context() as patch:
         tiny.one_stage(patch)
         alone = functools.partial(sharding.make_mesh, devices=jax.devices()[:1])
