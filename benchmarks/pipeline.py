@@ -63,7 +63,7 @@ def make_store(network: Encoder, folder: pathlib.Path, count: int) -> str:
         data = STORAGES["png16"].encode(np.float32(film.clip(0, 1))[..., None])
         (pictures / f"{i:06d}.png").write_bytes(data)
     made = folder / "store"
-    command = [sys.executable, "scripts/preprocess.py", "--config=configs/preprocess.py"]
+    command = [sys.executable, "scripts/preprocess.py"]
     command += [f"--config.input.path={pictures}", f"--config.output.path={made}"]
     command += [f"--config.image.preset={network.card.preset}", f"--config.image.size={size}"]
     command += ["--runner=FnApiRunner", "--direct_running_mode=in_memory"]

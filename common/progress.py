@@ -1,9 +1,11 @@
-"""A progress bar: in a terminal, in a notebook, or as a line every ten seconds in a log."""
+"""A progress bar, in a terminal, a notebook or a log; and what is said of films at the end."""
 
 from __future__ import annotations
 
+import collections
 import sys
 import warnings
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -30,3 +32,25 @@ def bar(total: int, done: int = 0, *, what: str = "films", shown: bool | None = 
         mininterval=0.1 if wanted(None) else 10,
         disable=not wanted(shown),
     )
+
+
+def summary(
+    done: str, new: int, before: int, seconds: float, dropped: Iterable[tuple[str, str, str]]
+) -> None:
+    """Prints what became of the films of a run.
+
+    Args:
+        done: what it made of films, such as "embedded".
+        new: films that it did.
+        before: those that were done before.
+        seconds: that it took.
+        dropped: of each film that is not done: skipped or rejected, reason, detail.
+    """
+    print(f"{done:13}{new:8}   {new / seconds:.1f} films a second")
+    print(f"{'already done':13}{before:8}   ")
+    reasons = collections.defaultdict(collections.Counter[str])
+    for kind, reason, detail in dropped:
+        reasons[kind][f"{reason} {detail}" if kind == "skipped" else reason] += 1
+    for kind in ("skipped", "rejected"):
+        note = ", ".join(f"{reason} {count}" for reason, count in reasons[kind].most_common())
+        print(f"{kind:13}{reasons[kind].total():8}   {note}")

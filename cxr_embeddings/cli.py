@@ -33,7 +33,7 @@ def run(
     usage: str,
     stopped: str,
     *,
-    default: str = "",
+    config_files: bool = False,
     variant: str = "",
     others: bool = False,
     argv: Sequence[str] | None = None,
@@ -48,9 +48,9 @@ def run(
         schema: dataclass with a default for every field, made by `schema.field`.
         usage: an example and what the command does, for `--help`.
         stopped: what to say when the user stops it.
-        default: config file, for command lines without `--config`. Only commands that have one
-            take config files; their options are --config.a.b.
-        variant: what a file given by `--config` is asked for, unless it says itself, as in FILE:x.
+        config_files: whether `--config FILE` gives the settings that others change, as
+            --config.a.b.
+        variant: what such a file is asked for, unless the user says it, as in FILE:x.
         others: whether other options, --NAME=VALUE, are another library's; they are the second
             argument of `main`, as they were typed.
         argv: the command line, with the name of the command first; None: that of the process.
@@ -60,21 +60,19 @@ def run(
     """
 
     def command(words: Sequence[str]) -> int:
-        prefix, config = "config." if default else "", schema()
-        file = [options.Option("config", str, default, CONFIG)] if default else []
+        prefix, config = "config." if config_files else "", schema()
+        file = [options.Option("config", str, "", CONFIG)] if config_files else []
         known = [*file, *options.settings(config, prefix)]
         given, rest = options.parse(words, known, others)
         logging.set_verbosity(given.get("verbosity", [logging.WARNING])[-1])
         for option in known:
             count = len(given.get(option.name, []))
-            if count > 1 and not default and not option.repeated:
+            if count > 1 and not config_files and not option.repeated:
                 raise options.Usage(f"--{option.name} is given {count} times; expected once")
-        if default:
-            path = str(given.get("config", [""])[-1])
-            file = [file[0]._replace(value=path or default)]
-            config = options.load_config(path or default, schema, variant if path else "")
+        if path := str(given.get("config", [""])[-1]):
+            config = options.load_config(path, schema, variant)
         config = options.overridden(config, given, prefix)
-        found = [*file, *options.settings(config, prefix)]
+        found = [*(one._replace(value=path) for one in file), *options.settings(config, prefix)]
         if "help" in given:
             print(options.help_text(usage, found))
             return 0

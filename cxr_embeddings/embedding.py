@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import dataclasses
 import functools
@@ -36,15 +35,10 @@ MAX_FILE_BYTES = 2_000_000_000  # a file is gathered in memory before it is writ
 
 
 class Done(NamedTuple):
-    """A run that has ended.
+    """A run that has ended."""
 
-    Attributes:
-        folder: of the embeddings; absolute, or an address.
-        counts: films by what became of them; see `Run.finish`.
-    """
-
-    folder: str
-    counts: Mapping[str, int]
+    folder: str  # of the embeddings; absolute, or an address
+    counts: Mapping[str, int]  # films by what became of them; see `Run.finish`
 
     @property
     def is_success(self) -> bool:
@@ -64,6 +58,7 @@ def embed(
     format: str = "tfrecord",
     shards: int = 32,
     workers: int = 0,
+    user_project: str | None = None,
     cache: str | os.PathLike | None = None,
     progress: bool | None = None,
 ) -> Embeddings:
@@ -82,6 +77,7 @@ def embed(
         format: "tfrecord", "npz" or, of sharded files, "parquet".
         shards: number of files of the sharded layout.
         workers: processes that decode films; 0: one for each processor.
+        user_project: Google Cloud project that pays for reading requester-pays buckets.
         cache: local folder for the table of the embeddings; None: in their own.
         progress: print what is done; None: in a terminal or a notebook.
 
@@ -94,7 +90,7 @@ def embed(
         FileError: the films are not there, or the folder cannot be written.
     """
     config = EmbedConfig(
-        InputConfig(os.fspath(input), tuple(views or ()), limit=limit, workers=workers),
+        InputConfig(os.fspath(input), tuple(views or ()), limit, workers, user_project),
         encoder.settings,
         OutputConfig(os.fspath(output), layout, format, shards),
         encoder.batch_size,
@@ -153,9 +149,6 @@ def run_job(
         place: chooses the folder when it is known what goes there, or raises ValueError; None is
             `config.output.path`, which the user looks at.
         shown: print what is done; None: in a terminal or a notebook.
-
-    Raises:
-        ValueError, OSError, ImportError: as the family of `embed`.
     """
     from cxr_embeddings.input_pipeline.embeddings import writer
     from cxr_embeddings.input_pipeline.films.film import kept_views
@@ -248,13 +241,8 @@ def embed_run(
 ) -> None:
     """Takes every film of `run.todo` from its file to its embedding, with a progress bar.
 
-    Args:
-        run: of the outputs.
-        source: of the films.
-        encoder: that computes their embeddings.
-        films: of this host a step.
-        hosts: which all take the same number of steps, those that have less to do with padding.
-        shown: show the bar.
+    `films` is the number that this host takes a step. All hosts take the same number of steps,
+    those that have less to do with padding.
     """
     import numpy as np
 
@@ -288,21 +276,11 @@ def report_run(run: Run, counts: Mapping[str, int], seconds: float) -> None:
     """Prints what became of the films."""
     from cxr_embeddings.input_pipeline import run_folder
 
+    dropped = ((type(w).__name__.lower(), w.reason, w.detail) for w in run.dropped.values())
     new = counts["embedded"] - counts["before"]
-    notes = {
-        "embedded": f"{new / seconds:.1f} films a second",
-        "already done": f"{run.damaged} more were damaged and removed" if run.damaged else "",
-    }
-    for kind in ("skipped", "rejected"):
-        reasons = collections.Counter(
-            f"{why.reason} {why.detail}" if kind == "skipped" else why.reason
-            for why in run.dropped.values()
-            if type(why).__name__.lower() == kind
-        )
-        notes[kind] = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
-    numbers = {**counts, "embedded": new, "already done": counts["before"]}
-    for name, note in notes.items():
-        print(f"{name:13}{numbers[name]:8}   {note}")
+    progress.summary("embedded", new, counts["before"], seconds, dropped)
+    if run.damaged:
+        print(f"{run.damaged} files were damaged: they were removed, and made again")
     if counts["retryable"]:
         print(
             f"warning: {counts['retryable']} films failed temporarily: the same command tries them "

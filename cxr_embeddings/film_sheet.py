@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import collections
 import csv
-import dataclasses
 import io
 import pathlib
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -28,25 +27,15 @@ _STUDY = re.compile(r"/s(\d{8})/")
 Colour = tuple[int, int, int]
 
 
-@dataclasses.dataclass(frozen=True)
-class Tile:
-    """One film of a sheet.
+class Tile(NamedTuple):
+    """One film of a sheet."""
 
-    Attributes:
-        section: the heading that it stands under.
-        findings: first of its caption, in `colour`.
-        technique: lines below.
-        colour: of the findings.
-        picture: from `draw_film`; None: a cross.
-        frame: colour around the picture.
-    """
-
-    section: str
-    findings: str
-    technique: Sequence[str]
+    section: str  # the heading that it stands under
+    findings: str  # first of its caption, in `colour`
+    technique: Sequence[str]  # lines below
     colour: Colour
-    picture: Image.Image | None
-    frame: Colour = FRAME
+    picture: Image.Image | None  # from `draw_film`; None: a cross
+    frame: Colour = FRAME  # around the picture
 
 
 def draw_film(film: Film | Skipped | Rejected, side: int) -> Image.Image | Rejected:
@@ -70,15 +59,8 @@ def draw_sheet(
 ) -> Image.Image:
     """Lays out the tiles by section; a small section goes beside the one before it.
 
-    Args:
-        tiles: sections come in the order of their first tiles.
-        title: in large letters, above all.
-        legend: to the right of it, in smaller ones.
-        columns: films in a row.
-        side: height and width of a film, in pixels.
-
-    Returns:
-        A Pillow picture.
+    Sections come in the order of their first tiles; `columns` films of `side` x `side` pixels are
+    in a row.
     """
     from PIL import Image, ImageDraw, ImageFont
 
@@ -123,26 +105,11 @@ def draw_sheet(
 
 
 def write_contact_sheet(
-    path: str,
-    output: str,
-    *,
-    labels: str = "",
-    limit: int | None = None,
-    columns: int = 12,
-    side: int = 168,
+    input: str, output: str, labels: str, limit: int | None, columns: int, side: int
 ) -> str:
-    """Writes one picture of all films of a folder, sorted by finding.
+    """Writes one picture of all films of a folder, sorted by finding; returns its title.
 
-    Args:
-        path: folder, glob or list of films.
-        output: the PNG file.
-        labels: MIMIC-CXR's table of labels; "" for none.
-        limit: number of films to show; None: all.
-        columns: films in a row.
-        side: height and width of a film, in pixels.
-
-    Returns:
-        The title of the sheet: how many films it shows.
+    The arguments are the options of `scripts/contact_sheet.py`.
 
     Raises:
         ValueError: an argument is out of range, or the films or the table are not what they should
@@ -153,17 +120,14 @@ def write_contact_sheet(
 
     if columns < 1 or side < 64:
         raise ValueError(f"columns are {columns} and side {side}; expected at least 1 and 64")
-    listing = list_inputs(path, limit)
+    listing = list_inputs(input, limit)
     table = _read_labels(labels) if labels else {}
     tiles = [_make_tile(file.path, table, side) for file in listing.files]
     tiles.sort(key=lambda one: (SECTIONS.index(one.section), one.findings, one.technique[-1]))
     unread = sum(tile.picture is None for tile in tiles)
     title = f"{len(tiles) - unread} films, {unread} not readable"
     counts = collections.Counter(tile.section for tile in tiles)
-    tiles = [
-        dataclasses.replace(tile, section=f"{tile.section} ({counts[tile.section]})")
-        for tile in tiles
-    ]
+    tiles = [tile._replace(section=f"{tile.section} ({counts[tile.section]})") for tile in tiles]
     draw_sheet(tiles, title, LEGEND, columns, side).save(output)
     return title
 

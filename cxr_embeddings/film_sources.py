@@ -28,23 +28,16 @@ if TYPE_CHECKING:
 class FilmSource:
     """Films to be embedded.
 
-    Attributes:
-        planned: the outputs to be made of them.
-        layout: of the outputs.
-        identity: what the manifest says of the input.
-        batches: (run, card, films a batch, what to do with a film that gives no image) -> batches
-            of the films that the run still has to do; a store's are all of them images.
-        missing: films that a store lacks because they failed temporarily.
-        given_up: films that it lacks because they failed in several runs.
-        refused: film -> why its embedding could not be written; `planned` leaves it out.
+    `batches` takes a run, the card, films a batch, and what to do with a film that gives no image.
+    It gives batches of the films that the run still has to do; a store's are all of them images.
     """
 
-    planned: Sequence[Output]
-    layout: str
-    identity: Mapping[str, object]
+    planned: Sequence[Output]  # to be made of them
+    layout: str  # of these outputs
+    identity: Mapping[str, object]  # what the manifest says of the input
     batches: Callable[[Run, Card, int, Drop], Generator[Batch, None, None]]
-    missing: int = 0
-    given_up: int = 0
+    missing: int = 0  # films that a store lacks because they failed temporarily
+    given_up: int = 0  # films that it lacks because they failed in several runs
     refused: Mapping[InputFile, Rejected] = dataclasses.field(default_factory=dict)
 
     @property
@@ -55,11 +48,7 @@ class FilmSource:
 
 
 def open_source(config: EmbedConfig, say: Say) -> FilmSource:
-    """Finds the films of a run.
-
-    Args:
-        config: of the run.
-        say: is told what is found.
+    """Finds the films of a run, and says what it finds.
 
     Raises:
         ValueError: the options contradict one another or the store.

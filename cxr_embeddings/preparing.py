@@ -23,12 +23,8 @@ SHOWN = ("--runner", "--direct_num_workers", "--direct_running_mode", "--region"
 def prepare(config: PreprocessConfig, beam_options: Sequence[str] = ()) -> Outcome:
     """Lists the films, and makes the store or what is still missing of it.
 
-    Args:
-        config: of the job.
-        beam_options: options of Apache Beam, such as --direct_num_workers=4.
-
-    Returns:
-        What became of the films.
+    `beam_options` are of Apache Beam, such as --direct_num_workers=4. Returns what became of the
+    films.
 
     Raises:
         ValueError: an option is wrong, or the folder holds another store.
@@ -84,8 +80,7 @@ def prepare(config: PreprocessConfig, beam_options: Sequence[str] = ()) -> Outco
 def image_rule(config: ImageConfig) -> tuple[str, int]:
     """Preset and size of the images: those of the weights' card, or those that are given.
 
-    Raises:
-        ValueError: they are unknown, or contradict the card.
+    Raises ValueError if they are unknown, or contradict the card.
     """
     from cxr_embeddings.card_check import bundle_of, check_version
     from cxr_embeddings.input_pipeline.films.presets import PRESETS
@@ -133,17 +128,9 @@ def report_outcome(folder: str, outcome: Outcome, seconds: float) -> None:
     """Says what became of the films, and where things lie."""
     total = sum(outcome.written.values())
     by_split = ", ".join(f"{split} {count}" for split, count in outcome.written.items())
-    rate = (total - outcome.before) / seconds
-    print(f"{'written':13}{total - outcome.before:8}   {rate:.1f} films a second")
-    print(f"{'already done':13}{outcome.before:8}")
-    for kind in ("skipped", "rejected"):
-        reasons = collections.Counter(
-            f"{reason} {detail}" if kind == "skipped" else reason
-            for _, k, reason, detail in outcome.dropped
-            if k == kind
-        )
-        note = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
-        print(f"{kind:13}{reasons.total():8}   {note}")
+    new = total - outcome.before
+    dropped = ((kind, reason, detail) for _, kind, reason, detail in outcome.dropped)
+    progress.summary("written", new, outcome.before, seconds, dropped)
     print(f"{'in the store':13}{total:8}   {by_split}")
     if outcome.differences:
         whats = collections.Counter(what for _, what, *_ in outcome.differences)

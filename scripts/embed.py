@@ -25,7 +25,7 @@ def embed(config: EmbedConfig) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return cli.run(embed, EmbedConfig, USAGE, STOPPED, default="configs/embed.py", argv=argv)
+    return cli.run(embed, EmbedConfig, USAGE, STOPPED, config_files=True, argv=argv)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         PreprocessConfig,
         USAGE,
         STOPPED,
-        default="configs/preprocess.py",
+        config_files=True,
         variant="preprocess",
         others=True,
         argv=argv,

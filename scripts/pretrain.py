@@ -32,9 +32,7 @@ def pretrain(config: PretrainConfig) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return cli.run(
-        pretrain, PretrainConfig, USAGE, STOPPED, default="configs/pretrain.py", argv=argv
-    )
+    return cli.run(pretrain, PretrainConfig, USAGE, STOPPED, config_files=True, argv=argv)
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ def translated(argv: Sequence[str]) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     argv = translated(sys.argv if argv is None else argv)
-    return cli.run(job, HeadConfig, USAGE, STOPPED, default="configs/head.py", argv=argv)
+    return cli.run(job, HeadConfig, USAGE, STOPPED, config_files=True, argv=argv)
 
 
 if __name__ == "__main__":

@@ -23,13 +23,13 @@ FLAT = (Options, "python example", "go on")
 FULL = ("--embeddings=e", "--labels=l.csv", "--findings=Edema", "--output=o")
 
 
-def parsed(*words, schema=HeadConfig, default="configs/head.py", **more):
+def parsed(*words, schema=HeadConfig, **more):
     """The exit code of a command that takes a config, and that config."""
     configs = []
     code = cli.run(
         lambda *given: configs.append(given) or 0,
         schema, "python example", "nothing was written",
-        default=default, argv=["x", *words], **more,
+        config_files=True, argv=["x", *words], **more,
     )  # fmt: skip
     return code, (configs[0] if len(configs[0]) > 1 else configs[0][0]) if configs else None
 
@@ -121,7 +121,7 @@ def test_config_files_of_before_are_told_what_to_write(
     what = "schema.EmbedConfig" if line.endswith(" schema") else "EmbedConfig"
     file = tmp_path / "mine.py"
     file.write_text(f"{line}\n\ndef get_config():\n    return {what}()\n")
-    code, _ = parsed(f"--config={file}", schema=EmbedConfig, default="configs/embed.py")
+    code, _ = parsed(f"--config={file}", schema=EmbedConfig)
     assert code == 1
     assert "write `from cxr_embeddings.configs.schema import ...` in" in capsys.readouterr().err
 
@@ -132,7 +132,7 @@ def test_a_config_file_that_changes_settings_is_told_how_to_give_them(tmp_path, 
         "from cxr_embeddings.configs.schema import EmbedConfig\n\ndef get_config():\n"
         "    config = EmbedConfig()\n    config.input.limit = 3\n    return config\n"
     )
-    code, _ = parsed(f"--config={file}", schema=EmbedConfig, default="configs/embed.py")
+    code, _ = parsed(f"--config={file}", schema=EmbedConfig)
     said = capsys.readouterr().err
     assert code == 1 and "cannot assign to field 'limit': settings are given when" in said
 

@@ -203,7 +203,7 @@ heavy = {{"jax", "flax", "numpy", "pandas", "pydicom", "tensorflow", "absl"}} & 
 print("started", heavy)
 import tiny
 encoder = cxr.load_encoder("random", variant="tiny", resolution=32)
-table = cxr.embed({films!r}, encoder, sys.argv[1], workers=2, progress=False)
+table = cxr.embed({films!r}, encoder, sys.argv[1], workers=1, progress=False)
 same = encoder.embed({films!r}).image_id.tolist() == table.image_id.tolist()
 print(table.embedding.shape, len(table.rejected), same)
 """

@@ -2,7 +2,6 @@
 
 import collections
 import csv
-import functools
 import gzip
 import os
 import subprocess
@@ -11,14 +10,21 @@ import sys
 import numpy as np
 import pytest
 import running
-from label_tables import join, read_labels, said
+from label_tables import join, read_labels
+from label_tables import said as columns
 
 from cxr_embeddings.input_pipeline.synthetic.mimic_folder import draw_studies
 from cxr_embeddings.input_pipeline.synthetic.report_text import LABELS, report_text
-from cxr_embeddings.scripts import label_abnormal
 
 COUNT = 90
-call = functools.partial(running.call, "label_abnormal")
+
+
+def label(output, **options):
+    """Runs the command; what it says."""
+    given = [f"--{name}={value}" for name, value in options.items()]
+    result = running.call("label_abnormal", f"--output={output}", *given)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +45,6 @@ def mimic(tmp_path_factory):
     return root, studies
 
 
-def label(output, reports=None, findings=None, devices="unknown"):
-    """The command, as a function."""
-    options = label_abnormal.Options(reports, findings, devices, output)
-    return label_abnormal.label_abnormal(options)
-
-
 def rows(path):
     with open(path, newline="") as file:
         return list(csv.DictReader(file))
@@ -59,21 +59,18 @@ def kind(labels):
 
 
 @pytest.mark.parametrize("devices", ["unknown", "normal", "abnormal"])
-def test_a_table_of_findings(mimic, tmp_path, devices, capsys):
+def test_a_table_of_findings(mimic, tmp_path, devices):
     root, studies = mimic
-    table = root / "mimic-cxr-2.0.0-chexpert.csv.gz"
-    output = tmp_path / "abnormal.csv"
-    assert label(str(output), None, str(table), devices) == 0
+    table, output = root / "mimic-cxr-2.0.0-chexpert.csv.gz", tmp_path / "abnormal.csv"
+    said = label(output, findings=table, devices=devices).splitlines()
     expected = {"abnormal": "1", "normal": "0", "uncertain": ""}
     expected["devices"] = {"unknown": "", "normal": "0", "abnormal": "1"}[devices]
     found = rows(output)
     kinds = {str(study.study_id): kind(study.labels) for study in studies}
     assert len(set(kinds.values())) == 4
-    assert {row["study_id"]: row["abnormal"] for row in found} == {
-        study: expected[one] for study, one in kinds.items()
-    }
-    assert [row["study_id"] for row in found] == sorted(kinds)
-    said = capsys.readouterr().out.splitlines()
+    assert [(row["study_id"], row["abnormal"]) for row in found] == [
+        (study, expected[kinds[study]]) for study in sorted(kinds)
+    ]
     assert said[0] == f"{COUNT} rows in {table}, a table as mimic_cxr has it"
     abnormal = sum(row["abnormal"] == "1" for row in found)
     assert f"abnormal {abnormal:9}" in said
@@ -85,10 +82,8 @@ def test_a_table_of_findings(mimic, tmp_path, devices, capsys):
 def test_reports(mimic, tmp_path):
     root, studies = mimic
     (tmp_path / "in").symlink_to(root)
-    result = call("--reports", tmp_path / "in", "--output", tmp_path / "abnormal.csv")
-    assert result.returncode == 0, result.stderr
-    assert f"{COUNT} reports in {tmp_path}/in; ignored 1 other files" in result.stdout
-    assert f"{COUNT}/{COUNT} reports" in result.stderr
+    said = label(tmp_path / "abnormal.csv", reports=tmp_path / "in")
+    assert f"{COUNT} reports in {tmp_path}/in; ignored 1 other files" in said
     found = {row["study_id"]: row for row in rows(tmp_path / "abnormal.csv")}
     for study in studies:
         row, expected = found.pop(str(study.study_id)), kind(study.labels)
@@ -105,7 +100,7 @@ def test_reports_that_cannot_be_read_are_named_and_nothing_of_them_is_written(tm
     for study, text in texts.items():
         (folder / f"s{study}.txt").write_bytes(text)
     (folder / "s50000004.txt").symlink_to(tmp_path / "nowhere")
-    result = call("--reports", tmp_path / "in", "--output", output)
+    result = running.call("label_abnormal", f"--reports={tmp_path}/in", f"--output={output}")
     assert result.returncode == 1
     assert "error: 1 of 4 reports could not be read or labelled, and count as" in result.stderr
     for rule, study in (("binary", 50000001), ("empty", 50000002), ("unreadable", 50000004)):
@@ -114,12 +109,10 @@ def test_reports_that_cannot_be_read_are_named_and_nothing_of_them_is_written(tm
     assert [row["abnormal"] for row in rows(output)] == [""] * 4
 
 
-def test_contradictions_are_counted_and_named(tmp_path, capsys):
+def test_contradictions_are_counted_and_named(tmp_path):
     lines = [f"{i}.png,No Finding|Edema,1" for i in range(12)]
-    source, output = tmp_path / "t.csv", tmp_path / "abnormal.csv"
-    source.write_text("\n".join(["Image Index,Finding Labels,Patient ID", *lines]) + "\n")
-    label(str(output), None, str(source))
-    said = capsys.readouterr().out
+    (tmp_path / "t.csv").write_text("\n".join(["Image Index,Finding Labels,Patient ID", *lines]))
+    said = label(tmp_path / "abnormal.csv", findings=tmp_path / "t.csv")
     assert ["contradiction", "12"] in [line.split() for line in said.splitlines()]
     assert "contradiction (image_id, patient_id): 0.png 1, 1.png 1, 10.png 1, 11.png 1" in said
     assert "8.png" not in said and said.count(", ...") == 1
@@ -128,8 +121,7 @@ def test_contradictions_are_counted_and_named(tmp_path, capsys):
 def test_heads_read_the_labels_and_take_no_rule_for_a_finding(mimic, tmp_path):
     root, studies = mimic
     output = tmp_path / "abnormal.csv"
-    table = str(root / "mimic-cxr-2.0.0-chexpert.csv.gz")
-    label(str(output), None, table, "normal")
+    label(output, findings=root / "mimic-cxr-2.0.0-chexpert.csv.gz", devices="normal")
     for findings in (("all",), ("abnormal",)):
         labels = read_labels(output, findings)
         assert labels.findings == ("abnormal",)
@@ -147,7 +139,7 @@ def test_heads_read_the_labels_and_take_no_rule_for_a_finding(mimic, tmp_path):
 def test_films_and_their_split_are_read_by_heads_too(tmp_path):
     source, output = tmp_path / "t.csv", tmp_path / "abnormal.csv"
     source.write_text("file,label,patient_key,split\na/1.png,NORMAL,p,train\nb.png,PNEUMONIA,q,\n")
-    label(str(output), None, str(source))
+    label(output, findings=source)
     assert output.read_text() == (
         "image_id,patient_id,split,abnormal,rule\n"
         "a/1.png,p,train,0,no_finding\n"
@@ -155,26 +147,28 @@ def test_films_and_their_split_are_read_by_heads_too(tmp_path):
     )
     labels = read_labels(output)
     assert labels.findings == ("abnormal",)
-    assert said(labels, "image", "split") == [["a/1.png", "b.png"], ["train", ""]]
+    assert columns(labels, "image", "split") == [["a/1.png", "b.png"], ["train", ""]]
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("options", "message"),
     [
-        ({"findings": None}, "expected either --reports or --findings"),
-        ({"reports": "x"}, "expected either --reports or --findings"),
-        ({"devices": "ignore"}, "devices is 'ignore'; expected unknown, normal, abnormal"),
-        ({"output": "none/a.csv"}, "expected a file in a folder that exists"),
-        ({"output": "."}, "expected a file in a folder that exists"),
-        ({"output": "t.csv"}, "is the input; expected another file as output"),
+        ([], "expected either --reports or --findings"),
+        (["--findings=t.csv", "--reports=x"], "expected either --reports or --findings"),
+        (["--findings=t.csv", "--devices=x"], "devices is 'x'; expected unknown, normal, abnormal"),
+        (["--findings=t.csv", "--output=none/a.csv"], "expected a file in a folder that exists"),
+        (["--findings=t.csv", "--output=."], "expected a file in a folder that exists"),
+        (["--findings=t.csv", "--output=t.csv"], "is the input; expected another file as output"),
+        (["--reports=."], "error: no report in "),
     ],
 )
-def test_flags_that_cannot_work(tmp_path, monkeypatch, changes, message):
+def test_flags_that_cannot_work(tmp_path, monkeypatch, options, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "t.csv").write_text("file,label,patient_key\na.png,NORMAL,p\n")
-    flags = {"findings": "t.csv", "output": "abnormal.csv"}
-    with pytest.raises(ValueError, match=message):
-        label(**flags | changes)
+    if not str(options).count("--output"):
+        options = [*options, "--output=abnormal.csv"]
+    result = running.call("label_abnormal", *options)
+    assert result.returncode == 1 and message in result.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"t.csv"}
 
 

@@ -140,11 +140,6 @@ def test_what_is_wrong_is_said(mimic, tmp_path, more, code, message):
     assert not (tmp_path / "out/dataset_info.json").exists()
 
 
-def test_the_config_of_every_value_s_default_can_be_said():
-    result = running.call("preprocess", "--config=configs/preprocess.py", "--help")
-    assert "--config.input.views\n" in result.stdout and not result.returncode
-
-
 @pytest.mark.parametrize(
     ("image", "message"),
     [
