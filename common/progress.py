@@ -48,7 +48,7 @@ def summary(
     """
     print(f"{done:13}{new:8}   {new / seconds:.1f} films a second")
     print(f"{'already done':13}{before:8}   ")
-    reasons = collections.defaultdict(collections.Counter[str])
+    reasons: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
     for kind, reason, detail in dropped:
         reasons[kind][f"{reason} {detail}" if kind == "skipped" else reason] += 1
     for kind in ("skipped", "rejected"):

@@ -10,7 +10,7 @@ import re
 import runpy
 import textwrap
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, NoReturn, TypeVar
 
 from cxr_embeddings import configs
@@ -23,7 +23,7 @@ class Dataclass(typing.Protocol):
 
 
 Config = TypeVar("Config", bound=Dataclass)
-Given = dict[str, list[object]]  # name of an option -> each value that it is given
+Given = dict[str, list[typing.Any]]  # name of an option -> each value that it is given
 
 OLD_CONFIG = (
     "it imports `configs`, which is now a part of cxr_embeddings: write `from "
@@ -31,7 +31,10 @@ OLD_CONFIG = (
 )
 FROZEN = "settings are given when a config is made, as in EncoderConfig(weights=...)"
 _TRUTHS = {**dict.fromkeys(("true", "t", "1"), True), **dict.fromkeys(("false", "f", "0"), False)}
-_READ = {str: str, int: int, float: float, bool: lambda text: _TRUTHS[text.lower()]}
+_READ: dict[type, Callable[[str], object]] = {
+    **{kind: kind for kind in (str, int, float)},
+    bool: lambda text: _TRUTHS[text.lower()],
+}
 _EXPECTED = {
     (int, False): "a whole number",
     (int, True): "whole numbers with commas between them, such as 512,256",
@@ -118,15 +121,14 @@ def parse(
         What is given, `help` and `verbosity` too, and the options of the other library.
     """
     parser = _Parser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
-    helps: dict[str, typing.Any] = {"dest": "help", "action": "append_const", "const": True}
-    parser.add_argument("--help", "-h", "--helpshort", "--helpfull", **helps)
+    switch: dict[str, typing.Any] = {"action": "append_const", "const": True}
+    parser.add_argument("--help", "-h", "--helpshort", "--helpfull", **switch)
     parser.add_argument("--verbosity", "-v", action="append", type=int)
     for option in known:
         names = [f"--{name}" for name in (option.short, option.name) if name]
         more: dict[str, typing.Any] = {"dest": option.name, "action": "append"}
         if option.kind()[0] is bool:
-            no = {"dest": option.name, "action": "append_const", "const": False}
-            parser.add_argument(f"--no{option.name}", **no)
+            parser.add_argument(f"--no{option.name}", dest=option.name, **switch | {"const": False})
             more |= {"nargs": "?", "const": True}
         parser.add_argument(*names, type=option.read, **more)
     words = [re.sub(r"^-(?=[A-Za-z]\w)", "--", word) for word in words]
