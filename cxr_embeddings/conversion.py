@@ -75,12 +75,11 @@ def convert(source: str, path: str, output: str, wanted: Wanted) -> Card:
             card, variables = convert.add_projection(card, variables, seed)
         if wanted.dtype:
             variables = weights.cast_kernels(variables, wanted.dtype)
-        check = convert.self_check(card, variables)
+        numbers = convert.self_check(card, variables)
         if folder:
             card = weights.save_bundle(folder, variables, card)
     print(table(card))
-    numbers = " ".join(f"{number:.2f}" for number in check.numbers[0][:8])
-    print(f"\nself-check {check.digest}, of two fixed images: {numbers} ...")
+    print("\nself-check, of a fixed image:", *(f"{number:.2f}" for number in numbers[0]))
     done = f"written to {folder}" if folder else "verified, nothing written"
     print(f"{done} in {time.monotonic() - start:.0f} s")
     return card
@@ -133,9 +132,8 @@ def read_checkpoint(
     from cxr_embeddings.encoder.sources import archive, elixr_c
     from cxr_embeddings.input_pipeline.films.presets import PRESETS
 
-    kind = convert.SOURCES[source]
     with archive.unpacked(path, scratch) as unpacked:
-        checkpoint = kind.read(unpacked)
+        checkpoint = convert.SOURCES[source](unpacked)
         if source == "elixr_c":
             print("running the original on one film ...", flush=True)
             film = elixr_c_check.drawn_film()
@@ -144,8 +142,6 @@ def read_checkpoint(
             checkpoint,
             variant=wanted.variant,
             resolution=wanted.resolution,
-            licence=kind.licence,
-            terms_of_use=kind.terms_of_use,
             progress=lambda leaves: tqdm(leaves, unit=" arrays", leave=False),
         )
         version = PRESETS[card.preset].version

@@ -96,7 +96,7 @@ def assert_stages_agree(ours: dict, theirs: dict) -> None:
 def swap_two_leaves(variables: dict) -> dict:
     """Exchanges leaves of equal shape: the mistake that no check of shapes can find."""
     leaves = flatten_dict(variables, sep="/")
-    first, second = (f"params/stage4_block1/{name}_bn/scale" for name in ("expand", "depthwise"))
+    first, second = (f"params/stage2_block1/{name}_bn/scale" for name in ("expand", "depthwise"))
     leaves[first], leaves[second] = leaves[second], leaves[first]
     return unflatten_dict(leaves, sep="/")
 

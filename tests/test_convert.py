@@ -1,6 +1,7 @@
 """From a reader's leaves to a bundle: which variant, the strict merge, projection, self-check."""
 
 import dataclasses
+import functools
 import gzip
 import hashlib
 import pathlib
@@ -15,13 +16,14 @@ import pytest
 from flax.traverse_util import flatten_dict
 from parity import with_statistics
 
-from cxr_embeddings.encoder import convert, weights
-from cxr_embeddings.encoder.card import Card, load_card
-from cxr_embeddings.encoder.efficientnet import VARIANTS, EfficientNet, Variant
+from cxr_embeddings.encoder import convert, efficientnet, weights
+from cxr_embeddings.encoder.card import load_card
+from cxr_embeddings.encoder.efficientnet import EfficientNet
 from cxr_embeddings.encoder.random_weights import random_variables
 from cxr_embeddings.encoder.sources import archive
 from cxr_embeddings.encoder.sources.checkpoint import IMAGENET_MEAN, IMAGENET_STD, Checkpoint, Leaf
 
+orthonormal = functools.cache(convert.orthonormal)
 ORTHONORMAL = {  # (inputs, outputs) -> SHA-256 of the map of seed 0, on every machine
     (80, 4096): "2b6f93a3a366b57756c818ee00b683833e2e8d7d34265b6cc4db8a636505b2ea",
     (5504, 4096): "869f64e8a7ff0cc818a0619b0b91f4dfea7dbc8c8dd0f9540d9faa4d9caf436e",
@@ -29,15 +31,11 @@ ORTHONORMAL = {  # (inputs, outputs) -> SHA-256 of the map of seed 0, on every m
 
 
 @pytest.fixture(scope="module", autouse=True)
-def tiny() -> Iterator[EfficientNet]:
+def trained() -> Iterator[weights.Variables]:
+    """Of two stages, which are compiled in a moment."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(VARIANTS, "tiny", Variant(0.25, 0.1, 32))
-        yield EfficientNet("tiny", 48)
-
-
-@pytest.fixture(scope="module")
-def trained(tiny) -> weights.Variables:
-    return with_statistics(random_variables(tiny))
+        patch.setattr(efficientnet, "STAGES", efficientnet.STAGES[:2])
+        yield with_statistics(random_variables(EfficientNet("tiny", 48)))
 
 
 def as_leaves(variables: weights.Variables) -> dict[str, Leaf]:
@@ -59,16 +57,13 @@ def checkpoint(trained) -> Checkpoint:
         std=IMAGENET_STD,
         resolution=None,
         training_data="None.",
+        licence="L",
+        terms_of_use="T",
     )
 
 
-def read(checkpoint: Checkpoint, **asked) -> tuple[Card, weights.Variables]:
-    asked = {"variant": None, "resolution": None, "licence": "L", "terms_of_use": "T"} | asked
-    return convert.read(checkpoint, **asked)
-
-
 def test_card_and_variables_of_a_checkpoint(checkpoint, trained):
-    card, variables = read(checkpoint)
+    card, variables = convert.read(checkpoint)
     assert weights.digest(variables) == weights.digest(trained)
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(variables))
     assert (card.variant, card.head_width, card.resolution) == ("tiny", 48, 32)
@@ -81,30 +76,30 @@ def test_card_and_variables_of_a_checkpoint(checkpoint, trained):
     ("there", "asked", "found"), [(None, 64, 64), (96, None, 96), (96, 96, 96)]
 )
 def test_resolution_is_the_checkpoints_else_the_users(checkpoint, there, asked, found):
-    card, _ = read(checkpoint._replace(resolution=there), resolution=asked)
+    card, _ = convert.read(checkpoint._replace(resolution=there), resolution=asked)
     assert card.resolution == found
 
 
 def test_another_variant_or_resolution_than_asked(checkpoint):
     with pytest.raises(ValueError, match="somewhere: asked for variant b0, but it is tiny"):
-        read(checkpoint, variant="b0")
+        convert.read(checkpoint, variant="b0")
     with pytest.raises(ValueError, match="somewhere: asked for resolution 64, but it is 96"):
-        read(checkpoint._replace(resolution=96), resolution=64)
+        convert.read(checkpoint._replace(resolution=96), resolution=64)
 
 
-def test_untrained_weights_are_refused(checkpoint, tiny):
-    leaves = as_leaves(random_variables(tiny))
+def test_untrained_weights_are_refused(checkpoint):
+    leaves = as_leaves(random_variables(EfficientNet("tiny", 48)))
     with pytest.raises(ValueError, match=r"somewhere is untrained: .* has weights=random"):
-        read(checkpoint._replace(leaves=leaves))
+        convert.read(checkpoint._replace(leaves=leaves))
 
 
 def test_another_architecture_is_named_by_its_first_keys(checkpoint):
     resnet = ["conv1.weight", "bn1.weight", "layer1.0.conv1.weight", "layer1.0.bn1.weight"]
     leaves = {name: Leaf(name, (3,), lambda: np.zeros(3)) for name in resnet}
     with pytest.raises(ValueError, match=r"none of the EfficientNets .*l2") as error:
-        read(checkpoint._replace(leaves=leaves))
+        convert.read(checkpoint._replace(leaves=leaves))
     assert "the first of its 4 names are conv1.weight, bn1.weight, layer1" in str(error.value)
-    assert "l2 has [6, 11, 11, 16, 16, 22, 6]" in str(error.value)
+    assert "l2 has [6, 11]" in str(error.value)
 
 
 def test_leaves_that_do_not_fit_are_named_as_the_checkpoint_names_them(checkpoint):
@@ -114,7 +109,7 @@ def test_leaves_that_do_not_fit_are_named_as_the_checkpoint_names_them(checkpoin
     leaves["params/stem_bn/bias"] = Leaf("scalar", (), lambda: np.zeros(()))
     leaves["odd"] = Leaf("odd", (3,), lambda: np.zeros(3))
     with pytest.raises(ValueError) as error:
-        read(checkpoint._replace(leaves=leaves))
+        convert.read(checkpoint._replace(leaves=leaves))
     said = str(error.value)
     assert f"{path} is (3, 3, 1, 8), expected (3, 3, 3, 8) (there: theirs/{path})" in said
     assert "not expected: odd (3,)" in said
@@ -122,12 +117,15 @@ def test_leaves_that_do_not_fit_are_named_as_the_checkpoint_names_them(checkpoin
 
 @pytest.mark.parametrize("widths", ORTHONORMAL)
 def test_the_map_is_semi_orthonormal_and_the_same_everywhere(widths):
-    kernel = convert.orthonormal(*widths, seed=0)
+    kernel = orthonormal(*widths, seed=0)
     assert kernel.shape == widths and kernel.dtype == np.float32
-    wide = kernel.astype(np.float64) if widths[0] < widths[1] else kernel.T.astype(np.float64)
-    assert np.abs(wide[:200] @ wide.T - np.eye(len(wide))[:200]).max() < 1e-6
+    wide = kernel if widths[0] < widths[1] else kernel.T
+    some = np.random.default_rng(0).permutation(len(wide))[:200]
+    rows = wide[some].astype(np.float64)
+    assert np.abs(rows @ rows.T - np.eye(len(rows))).max() < 1e-6
     assert hashlib.sha256(kernel).hexdigest() == ORTHONORMAL[widths]
-    assert not np.array_equal(convert.orthonormal(*widths, seed=1), kernel)
+    few = [convert.orthonormal(80, 96, seed) for seed in (0, 1)]
+    assert not np.array_equal(*few)
 
 
 def test_widening_keeps_inner_products_and_narrowing_nearly():
@@ -135,17 +133,17 @@ def test_widening_keeps_inner_products_and_narrowing_nearly():
     for width, tolerance in ((1376, 1e-6), (5504, 0.06)):
         vectors = np.maximum(rng.normal(size=(20, width)) + 0.3, 0)  # as after a swish
         expected = vectors @ vectors.T
-        mapped = vectors @ convert.orthonormal(width, 4096, seed=0)
+        mapped = vectors @ orthonormal(width, 4096, seed=0)
         found = mapped @ mapped.T * max(1, width / 4096)
         assert np.abs(found - expected).max() < tolerance * expected.max()
 
 
 def test_a_projection_is_untrained_and_comes_first(checkpoint, tmp_path):
-    card, variables = convert.add_projection(*read(checkpoint), 7)
+    card, variables = convert.add_projection(*convert.read(checkpoint), 7)
     assert card.projection == "orthonormal:7 of own_head (untrained)"
     assert next(iter(card.embeddings.items())) == ("projection", 4096)
-    model = weights.model_for(card)
-    images = np.random.default_rng(0).random((2, 64, 64, 3), np.float32)
+    model = weights.model_for(card).clone(conv_general_dilated=jax.lax.conv_general_dilated)
+    images = np.random.default_rng(0).random((2, 32, 32, 3), np.float32)
     embedding, out = jax.jit(model.apply)(variables, images)
     expected = np.asarray(out["own_head"]) @ convert.orthonormal(48, 4096, 7)
     np.testing.assert_allclose(embedding, expected, atol=1e-6)
@@ -166,27 +164,26 @@ def test_other_projections_are_refused(rule):
 
 
 def test_a_projection_needs_a_reason(checkpoint):
-    card, variables = convert.add_projection(*read(checkpoint), 0)
+    card, variables = convert.add_projection(*convert.read(checkpoint), 0)
     with pytest.raises(ValueError, match=r"gives 4096 numbers already, as projection: leave"):
         convert.add_projection(card, variables, 0)
 
 
 def test_self_check_is_of_the_weights_and_repeats(checkpoint):
-    card, variables = read(checkpoint)
+    card, variables = convert.read(checkpoint)
     first = convert.self_check(card, variables)
-    assert first.numbers.shape == (2, 16)
-    assert convert.self_check(*read(checkpoint)).digest == first.digest
+    assert first.shape == (2, 16)
     noise = jax.tree.map(lambda leaf: leaf * np.float32(1 + 1e-7), variables)  # another machine's
-    assert convert.self_check(card, noise).digest == first.digest
+    np.testing.assert_allclose(convert.self_check(card, noise), first, atol=1e-3)
     stem = jax.tree.map(lambda leaf: leaf * 1.1, variables["params"]["stem_bn"])
     params = variables["params"] | {"stem_bn": stem}
-    assert convert.self_check(card, variables | {"params": params}).digest != first.digest
     other = dataclasses.replace(card, mean=(0.5, 0.5, 0.5))
-    assert convert.self_check(other, variables).digest != first.digest
+    for changed in ((card, variables | {"params": params}), (other, variables)):
+        assert np.abs(convert.self_check(*changed) - first).max() > 0.01
 
 
 def test_self_check_finds_dead_and_damaged_networks(checkpoint):
-    card, variables = read(checkpoint)
+    card, variables = convert.read(checkpoint)
     dead = jax.tree.map(jnp.zeros_like, variables)
     with pytest.raises(ValueError, match="gives the same embedding for two different images"):
         convert.self_check(card, dead)

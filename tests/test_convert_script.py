@@ -1,4 +1,4 @@
-"""`scripts/convert_weights.py` as its user runs it, and `scripts/embed.py` with what it makes."""
+"""`scripts/convert_weights.py` as its user runs it, and the encoder that loads what it makes."""
 
 import functools
 import json
@@ -18,11 +18,10 @@ from test_hub import Hub, client
 import cxr_embeddings as cxr
 from benchmarks.peers import timm_tensors
 from cxr_embeddings import card_check
-from cxr_embeddings.encoder import weights
+from cxr_embeddings.encoder import efficientnet, weights
 from cxr_embeddings.encoder.card import load_card
 from cxr_embeddings.encoder.efficientnet import VARIANTS, EfficientNet, Variant
 from cxr_embeddings.encoder.random_weights import random_variables
-from cxr_embeddings.input_pipeline.synthetic.mimic_folder import write_mimic
 
 NAME = "tf_efficientnet_b0.ns_jft_in1k.safetensors"
 
@@ -32,8 +31,9 @@ call = functools.partial(running.call, "convert_weights")
 
 @pytest.fixture(scope="module", autouse=True)
 def shallow():
-    """B0 with one narrow block in each stage: quick to compile."""
+    """B0 of two narrow blocks: quick to compile."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(efficientnet, "STAGES", efficientnet.STAGES[:2])
         patch.setitem(VARIANTS, "b0", Variant(0.25, 0.1, 64))
         yield
 
@@ -79,24 +79,6 @@ def projected(bundle) -> pathlib.Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def films(tmp_path_factory) -> pathlib.Path:
-    folder = tmp_path_factory.mktemp("mimic")
-    write_mimic(folder, films=3, laterals=0, damaged=0, seed=3, size_range=(48, 80))
-    return folder / "files"
-
-
-def embed(bundle: pathlib.Path, films: pathlib.Path, output: pathlib.Path, *more: object):
-    return running.call(
-        "embed",
-        "--config.encoder.engine=openvino",
-        f"--config.encoder.weights={bundle}",
-        f"--config.input.path={films}",
-        f"--config.output.path={output}",
-        *more,
-    )
-
-
 def test_a_bundle_has_the_weights_and_says_where_they_are_from(bundle, variables):
     path, result = bundle
     card = load_card(path)
@@ -117,7 +99,6 @@ def test_two_conversions_and_the_bundle_itself_check_alike(bundle, published, tm
         assert result.returncode == 0, result.stderr
         assert line(result, "self-check") == line(first, "self-check")
         assert line(result, "digest") == line(first, "digest")
-    assert re.match(r"self-check [0-9a-f]{16}, of two fixed images: ", line(first, "self-check"))
     assert "verified, nothing written" in verified.stdout
 
 
@@ -133,7 +114,7 @@ def test_describe_prints_the_card_and_nothing_else(bundle):
     result = call(f"--describe={path}")
     assert result.returncode == 0 and result.stdout.rstrip() in first.stdout
     rows = {text[:17].strip(): text[18:] for text in result.stdout.splitlines()}
-    assert rows["embeddings"].startswith("own_head (1,280), pooled (80)")
+    assert rows["embeddings"].startswith("own_head (1,280), pooled (8)")
     assert rows["licence"].startswith("Apache-2.0") and rows["projection"] == "none"
 
 
@@ -151,26 +132,25 @@ def test_weights_of_the_hub_are_converted_when_they_are_first_loaded(bundle, tmp
     assert first.card.source.endswith(f"{NAME}, from hf:org/b0@0123456789ab")
 
 
-def test_embedding_takes_everything_from_the_card(bundle, films, tmp_path):
-    result = embed(bundle[0], films, tmp_path / "out")
-    assert result.returncode == 0, result.stderr
-    manifest = json.loads((tmp_path / "out/manifest.json").read_text())["identity"]
-    expected = {"variant": "b0", "embedding": "own_head", "shape": [1280], "resolution": 64}
+def test_everything_is_taken_from_the_card(bundle):
+    identity = cxr.load_encoder(bundle[0]).identity
+    expected = {"variant": "b0", "embedding": "own_head", "shape": (1280,), "resolution": 64}
     expected |= {"preset": "imagenet", "trained": True, "projection": None}
-    assert {name: manifest[name] for name in expected} == expected
+    assert {name: identity[name] for name in expected} == expected
 
 
-def test_a_config_that_contradicts_the_card_is_refused_with_both_values(bundle, films, tmp_path):
-    for option, said in {
-        "variant=l2": "config.encoder.variant is 'l2', but the card of .* says 'b0'",
-        "resolution=475": "config.encoder.resolution is 475, but the card of .* says 64",
-        "preset=native": "config.encoder.preset is 'native', but the card of .* says 'imagenet'",
-        "embedding=head": r"'head', but the card of .* offers own_head \(1,280\), pooled \(80\)",
-    }.items():
-        result = embed(bundle[0], films, tmp_path / "out", f"--config.encoder.{option}")
-        assert result.returncode == 1 and re.search(said, result.stderr), result.stderr
-    assert "--projection orthonormal:0" in result.stderr
-    assert not (tmp_path / "out").exists()
+def test_options_that_contradict_the_card_are_refused_with_both_values(bundle):
+    for options, said in (
+        ({"variant": "l2"}, "variant is 'l2', but the card of .* says 'b0'"),
+        ({"resolution": 475}, "resolution is 475, but the card of .* says 64"),
+        ({"preset": "native"}, "preset is 'native', but the card of .* says 'imagenet'"),
+        (
+            {"embedding": "head"},
+            r"'head', but the card .* own_head \(1,280\), pooled \(8\).* orthonormal:0",
+        ),
+    ):
+        with pytest.raises(cxr.InputError, match=said):
+            cxr.load_encoder(bundle[0], **options)
 
 
 def test_what_was_rounded_stays_so(projected, tmp_path):
@@ -179,17 +159,15 @@ def test_what_was_rounded_stays_so(projected, tmp_path):
     assert "in bfloat16: float32 cannot bring back what was rounded" in result.stderr
 
 
-def test_a_projection_is_marked_untrained_wherever_it_goes(projected, films, tmp_path):
+def test_a_projection_is_marked_untrained_wherever_it_goes(projected):
     card = load_card(projected)
     assert card.projection == "orthonormal:0 of own_head (untrained)" and card.dtype == "bfloat16"
-    result = embed(projected, films, tmp_path / "out")
-    assert result.returncode == 0, result.stderr
-    manifest = json.loads((tmp_path / "out/manifest.json").read_text())["identity"]
-    assert manifest["embedding"] == "projection" and manifest["shape"] == [4096]
-    assert manifest["projection"] == card.projection
-    result = embed(projected, films, tmp_path / "own", "--config.encoder.embedding=own_head")
-    manifest = json.loads((tmp_path / "own/manifest.json").read_text())["identity"]
-    assert manifest["shape"] == [1280] and manifest["projection"] is None
+    encoder = cxr.load_encoder(projected)
+    assert encoder.layer == "projection" and encoder.identity["projection"] == card.projection
+    ((_, embeddings),) = encoder.compiled(1)([(None, np.zeros((1, 64, 64, 1), np.float32))])
+    assert embeddings.shape == (1, 4096)
+    identity = cxr.load_encoder(projected, embedding="own_head").identity
+    assert identity["shape"] == (1280,) and identity["projection"] is None
 
 
 def damaged(published: pathlib.Path, folder: pathlib.Path, how: str) -> pathlib.Path:

@@ -3,9 +3,7 @@
 import json
 import pathlib
 import re
-import shutil
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import h5py
 import jax
@@ -36,19 +34,16 @@ from cxr_embeddings.encoder.sources.checkpoint import IMAGENET_MEAN, IMAGENET_ST
 # Keras' own, while it saves.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
-CALIBRATED_SIZE = {"b0": 96, "l2": 64}
-TESTED_SIZES = {"b0": (96, 97), "l2": (65,)}  # near it; even and odd
 
-
-def keras_forward(case: "Case", images: np.ndarray) -> dict[str, np.ndarray]:
+def keras_forward(variant: str, file: pathlib.Path, images: np.ndarray) -> dict[str, np.ndarray]:
     """Every stage's output of the network that Keras loads from its own file.
 
     Keras divides by 255 in front of the stem; its Normalization has mean 0 and variance 1 here.
     """
     import keras
 
-    network = peers.keras_network(case.variant, input_shape=images.shape[1:])
-    network.load_weights(case.file)
+    network = peers.keras_network(variant, input_shape=images.shape[1:])
+    network.load_weights(file)
     last = {"stem": "stem_activation", "head_map": "top_activation"}
     for layer in network.layers:
         if match := re.fullmatch(r"block(\d)[a-z]_(add|project_bn)", layer.name):
@@ -59,32 +54,20 @@ def keras_forward(case: "Case", images: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def read(path: pathlib.Path) -> tuple[Card, weights.Variables]:
-    asked = {"variant": None, "resolution": None, "licence": "", "terms_of_use": ""}
-    return convert.read(keras_source.read(path), **asked)
+    return convert.read(keras_source.read(path))
 
 
-class Case(NamedTuple):
-    variant: str
-    calibrated: weights.Variables  # what was put into Keras' network
-    file: pathlib.Path  # what Keras saved
-    model: EfficientNet
-    converted: weights.Variables  # what the program got out of its file
-
-
-@pytest.fixture(
-    scope="module", params=[pytest.param(name, marks=pytest.mark.slow) for name in ("b0", "l2")]
-)
-def case(request, tmp_path_factory) -> Iterator[Case]:
+@pytest.mark.slow
+@pytest.mark.parametrize(("variant", "sizes"), [("b0", (96, 97)), ("l2", (64, 65))])
+def test_every_leaf_arrives_and_every_stage_agrees_with_keras(variant, sizes, tmp_path):
     """Calibrated weights put into Keras, saved by it, converted by the program, and loaded."""
-    variant = request.param
     model = EfficientNet(variant, peers.head_width(variant))
     variables = jax.device_put(random_variables(model, seed=0))
-    images = random_images(CALIBRATED_SIZE[variant], batch=8, seed=1)
+    images = random_images(sizes[0], batch=8, seed=1)
     variables = jax.device_get(calibrate(model, variables, images))
     network = peers.keras_network(variant)
     peers.assign_keras(network, variables)
-    folder = tmp_path_factory.mktemp(variant)
-    file, bundle = folder / f"{variant}.weights.h5", folder / "bundle"
+    file, bundle = tmp_path / f"{variant}.weights.h5", tmp_path / "bundle"
     network.save_weights(file)
     if variant == "b0":  # by the command itself; L2 by what it calls: half a minute less
         options = "--from=keras", f"--input={file}", f"--output={bundle}"
@@ -95,25 +78,16 @@ def case(request, tmp_path_factory) -> Iterator[Case]:
     else:
         card, converted = read(file)
     assert (card.variant, card.head_width) == (variant, peers.head_width(variant))
-    yield Case(variant, variables, file, weights.model_for(card), converted)
-    shutil.rmtree(folder)
+    assert_same_leaves(converted, variables)
 
-
-def test_every_leaf_arrives(case):
-    assert_same_leaves(case.converted, case.calibrated)
-
-
-def test_every_stage_agrees_with_keras(case):
-    forward = compiled(case.model)
-    swapped = swap_two_leaves(case.converted)
-    for size in TESTED_SIZES[case.variant]:
+    forward = compiled(model)
+    for size in sizes[variant == "l2" :]:
         images = random_images(size, batch=2, seed=2)
-        ours = forward(case.converted, images)
-        theirs = keras_forward(case, images)
+        ours, theirs = forward(converted, images), keras_forward(variant, file, images)
         assert_stages_agree(ours, theirs)
         assert difference(ours["pooled"], theirs["stage7"].mean(axis=(1, 2))) < TOLERANCE
         assert difference(ours["own_head"], theirs["head_map"].mean(axis=(1, 2))) < TOLERANCE
-        wrong = forward(swapped, images)
+        wrong = forward(swap_two_leaves(converted), images)
         assert difference(wrong["head_map"], theirs["head_map"]) > 1000 * TOLERANCE
 
 

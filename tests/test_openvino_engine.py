@@ -35,10 +35,12 @@ def card_of(size, head_width=1280, projection=None):
 
 @pytest.fixture(scope="module", autouse=True)
 def live():
-    """Weights of eight blocks through which different images stay different."""
+    """Weights of three stages, five blocks, through which different images stay different."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(VARIANTS, "tiny", Variant(0.25, 0.26, 64))
+        patch.setattr(efficientnet, "STAGES", efficientnet.STAGES[:3])
+        patch.setitem(VARIANTS, "tiny", Variant(0.25, 0.6, 64))
         model = weights.model_for(card_of(64))
+        model = model.clone(conv_general_dilated=jax.lax.conv_general_dilated)
         variables = random_weights.random_variables(model, seed=1)
         yield jax.device_get(calibrate(model, variables, random_images(64, 8, seed=1)))
 
@@ -58,7 +60,8 @@ def whole(live, images):
 def by_jax(card, variables, images):
     """All embeddings by name, maps row by row."""
     normalised = (images - np.float32(MEAN)) / np.float32(STD)
-    out = compiled(weights.model_for(card))(variables, normalised)
+    model = weights.model_for(card).clone(conv_general_dilated=jax.lax.conv_general_dilated)
+    out = compiled(model)(variables, normalised)  # so it compiles sooner
     offered = out.keys() & card.embeddings.keys()
     return {name: np.asarray(out[name]).reshape(len(images), -1) for name in offered}
 
@@ -69,14 +72,14 @@ def by_openvino(card, variables, layer, images, dtype="float32"):
     return embeddings
 
 
-@pytest.mark.parametrize("size", [65, 192])
+@pytest.mark.parametrize("size", [64, 65])
 def test_it_gives_what_the_network_gives(live, size, monkeypatch):
-    """Odd and even sizes; of 192 px `pooled_map` leaves a row and a column out."""
+    """Odd and even sizes; of these `pooled_map` leaves rows and columns out."""
     monkeypatch.setattr(engine, "films_a_call", lambda *_: 3)
     images = np.random.default_rng(0).random((3, size, size, 1), np.float32)
     card, variables = convert.add_projection(card_of(size), live, 0)
     expected = by_jax(card, variables, images)
-    assert len(expected) == (5 if size >= 160 else 4)
+    assert len(expected) == 5
     for layer, embeddings in expected.items():
         found = by_openvino(card, variables, layer, images)
         assert found.shape == embeddings.shape and found.dtype == np.float32
@@ -84,12 +87,14 @@ def test_it_gives_what_the_network_gives(live, size, monkeypatch):
         assert difference(embeddings[:1], embeddings[1:2]) > 0.01, "images are told apart"
 
 
-def test_a_network_without_head(images):
-    card = card_of(65, None)
-    model = weights.model_for(card)
-    variables = random_weights.random_variables(model, seed=2)
-    expected = by_jax(card, variables, images)["pooled"]
-    assert difference(by_openvino(card, variables, "pooled", images), expected) < 1e-5
+def test_a_network_without_head(live, images):
+    headless = {
+        tree: {name: leaves for name, leaves in layers.items() if not name.startswith("head")}
+        for tree, layers in live.items()
+    }
+    expected = by_openvino(card_of(65), live, "pooled", images)
+    found = by_openvino(card_of(65, None), headless, "pooled", images)
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_parity_finds_deliberate_mistakes(live, images, whole, monkeypatch):

@@ -313,28 +313,3 @@ def test_broken_files_raise_nothing_but_value_errors(file, write):
         except ValueError:
             refused += 1
     assert refused > 100
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("zip_format", [True, False], ids=["zip", "legacy"])
-def test_files_of_torch_itself(file, zip_format):
-    torch = pytest.importorskip("torch", reason="torch is not installed: only files made by hand")
-    random = torch.Generator().manual_seed(0)
-    kernel = torch.randn(4, 3, 2, 2, generator=random)
-    saved = {
-        "kernel": torch.nn.Parameter(kernel),
-        "channels_last": kernel.to(memory_format=torch.channels_last),
-        "half": kernel.half(),
-        "bfloat16": kernel.bfloat16(),
-        "view": kernel[1:3, 2].transpose(0, 2),
-        "shared": kernel[0],
-        **torch.nn.BatchNorm2d(5).state_dict(),
-    }
-    norm = torch.nn.BatchNorm2d(5).state_dict()  # an OrderedDict with _metadata
-    for outer in (saved, {"epoch": 1, "lr": 0.1, "state_dict_ema": saved}, norm):
-        torch.save(outer, file, _use_new_zipfile_serialization=zip_format)
-        found = read_all(file)
-        expected = norm if outer is norm else saved
-        assert [*found] == [*expected]
-        for name, values in expected.items():
-            assert np.array_equal(found[name], values.detach().float().numpy()), name

@@ -75,3 +75,5 @@ class Checkpoint(NamedTuple):
     std: tuple[float, float, float]
     resolution: int | None
     training_data: str
+    licence: str
+    terms_of_use: str = ""

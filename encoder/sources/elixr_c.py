@@ -87,6 +87,10 @@ def read(path: pathlib.Path) -> Checkpoint:
         resolution=found.resolution,
         training_data="821,544 chest X-rays from India and the US, abnormal against normal "
         "(Sellergren et al., Radiology 2022).",
+        licence="Health AI Developer Foundations terms of use",
+        terms_of_use="https://developers.google.com/health-ai-developer-foundations/terms; the "
+        "prohibited use policy that they name holds for whatever is made from the weights, and "
+        "goes with them.",
     )
 
 

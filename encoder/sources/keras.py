@@ -80,6 +80,7 @@ def read(path: pathlib.Path) -> Checkpoint:
         std=std,
         resolution=None,
         training_data="As its maker says; Keras' own weights: photographs of ImageNet-1k.",
+        licence="Apache-2.0 as published by Keras; of others' weights, theirs",
     )
 
 

@@ -85,6 +85,7 @@ def read(path: pathlib.Path) -> Checkpoint:
         std=IMAGENET_STD,
         resolution=475 if "l2_475" in name else None,
         training_data="Photographs: ImageNet-1k, and 300 million of JFT without their labels.",
+        licence="Apache-2.0",
     )
 
 

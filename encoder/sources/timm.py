@@ -86,6 +86,7 @@ def read(path: pathlib.Path) -> Checkpoint:
         std=published.std,
         resolution=published.resolution,
         training_data=TRAINING_DATA.get(published.tag.split("_")[0], unknown),
+        licence="Apache-2.0 as published by timm; of others' weights, theirs",
     )
 
 
