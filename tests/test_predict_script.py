@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 import running
 
-from cxr_embeddings.encoder.efficientnet import VARIANTS, Variant
 from cxr_embeddings.input_pipeline.synthetic.mimic_folder import write_mimic
 
 
@@ -18,9 +17,7 @@ from cxr_embeddings.input_pipeline.synthetic.mimic_folder import write_mimic
 def mimic(tmp_path_factory):
     folder = tmp_path_factory.mktemp("mimic")
     write_mimic(folder, films=60, laterals=3, damaged=2, seed=3, size_range=(48, 80))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(VARIANTS, "tiny", Variant(0.25, 0.1, 32))
-        yield folder
+    return folder
 
 
 @pytest.fixture(scope="module")

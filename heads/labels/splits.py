@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Int64, Shaped
+from jaxtyping import Shaped
 
 from ..statistics.results import Note
 from .columns import as_number
@@ -124,7 +124,10 @@ def check_classes(examples: Examples, explicit: bool) -> Examples:
     Raises:
         ValueError: a finding of one class in train was named (`explicit`), or none is left.
     """
-    counts = {split: _counts(examples, split) for split in SPLITS}
+    counts = {}
+    for split in SPLITS:
+        label, mask = (part[examples.split == split] for part in (examples.label, examples.mask))
+        counts[split] = (mask & (label == 1)).sum(axis=0), (mask & (label == 0)).sum(axis=0)
     one_class = {split: np.minimum(*both) == 0 for split, both in counts.items()}
     lacks, told = one_class["train"], []
     for i, name in enumerate(examples.findings):
@@ -162,12 +165,3 @@ def check_classes(examples: Examples, explicit: bool) -> Examples:
         notes=notes + note(what, gone),
         unmatched=[*examples.unmatched, *((what, one) for one in gone)],
     )
-
-
-def _counts(
-    examples: Examples, split: str
-) -> tuple[Int64[np.ndarray, " finding"], Int64[np.ndarray, " finding"]]:
-    """Positives and negatives of each finding in a split."""
-    films = examples.split == split
-    label, mask = examples.label[films] == 1, examples.mask[films]
-    return (label & mask).sum(axis=0), (~label & mask).sum(axis=0)

@@ -60,7 +60,9 @@ def write_report(
         finalize=_finalize,
     )
     filters = {"number": panels.number, "bounds": panels.bounds, "patients": panels.patients}
-    environment.filters |= filters | {"p": _p}
+    environment.filters |= filters | {
+        "p": lambda p: "< 0.001" if p < 0.001 else panels.number(p, 3)
+    }
     page = environment.get_template("report.html").render(
         title=title,
         provenance=_told({k: v for k, v in provenance.items() if k != "note"}),
@@ -173,7 +175,3 @@ def _key_numbers(kind: str, results: Results) -> str:
         else:
             words.append(f"{name}: AUROC {panels.interval(found['auroc'])}")
     return "; ".join(words) + "."
-
-
-def _p(value: int | float) -> str:
-    return "< 0.001" if value < 0.001 else panels.number(value, 3)
