@@ -75,12 +75,12 @@ def test_problems_do_not_disturb_each_other(data):
 def test_the_sketch_saves_steps(monkeypatch):
     """On embeddings whose dimensions are as correlated as real ones."""
     generator = np.random.default_rng(0)
-    embedding = generator.standard_normal((1000, 256)) * 10 / np.arange(1, 257)
-    embedding = np.float32(embedding @ np.linalg.qr(generator.standard_normal((256, 256)))[0])
-    label = (embedding[:, :1] + generator.standard_normal((1000, 1)) > 0).astype(np.float32)
+    embedding = generator.standard_normal((FILMS, DIM)) * 10 / np.arange(1, DIM + 1)
+    embedding = np.float32(embedding @ np.linalg.qr(generator.standard_normal((DIM, DIM)))[0])
+    label = np.float32(embedding[:, :1] + generator.standard_normal((FILMS, 1)) > 0)
     films, ones, penalty = select(embedding), np.ones_like(label), [1e-4]
     with_sketch = logistic.fit(films, label, ones, penalty, 1e-4)
-    flat = logistic.Sketch(jnp.zeros((1, 256)), jnp.ones(1), jnp.float32(1))
+    flat = logistic.Sketch(jnp.zeros((1, DIM)), jnp.ones(1), jnp.float32(1))
     monkeypatch.setattr(logistic, "sketched", lambda features: flat)
     without = logistic.fit(films, label, ones, penalty, 1e-4)
     assert with_sketch.steps < 0.6 * without.steps

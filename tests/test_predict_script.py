@@ -27,7 +27,7 @@ def trained(mimic):
         "embed", "--config=configs/demo.py", f"--config.input.path={mimic}/files",
         "--config.input.views=AP,PA", "--config.encoder.weights=random",
         "--config.encoder.variant=tiny", "--config.encoder.resolution=32",
-        f"--config.output.path={mimic}/embeddings",
+        "--config.input.workers=1", f"--config.output.path={mimic}/embeddings",
     )  # fmt: skip
     assert embed.returncode == 0, embed.stderr
     train = running.call(
