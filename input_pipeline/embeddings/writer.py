@@ -65,33 +65,28 @@ def open_run(
         yield opened[0]
 
 
-def _read_whole(
-    folder: str, outputs: Sequence[Output]
-) -> tuple[dict[str, set[str]], dict[str, str]]:
-    """Reads outputs to their ends: name -> ids of the films, and name -> SHA-256, of whole ones."""
-    ids: dict[str, set[str]] = {}
-    sums: dict[str, str] = {}
+def _read_whole(folder: str, outputs: Sequence[Output]) -> dict[str, tuple[set[str], str]]:
+    """Reads outputs to their ends: name of each whole one -> ids of its films, and its SHA-256."""
 
-    def read(output: Output) -> None:
+    def read(output: Output) -> tuple[set[str], str] | None:
         data = files.read_bytes(paths.inside(folder, output.name))
         try:
             found = {record.image_id for record in format_of(output.name).decode(data)}
         except (ImportError, MemoryError):  # not the file's fault, and damaged files are removed
             raise
         except Exception:  # whatever a damaged file makes its reader raise
-            return
-        foreign = found - {film.path for film in output.films}
-        if foreign:
+            return None
+        if foreign := found - {film.path for film in output.films}:
             raise ValueError(
                 f"{output.name} in {folder} holds {min(foreign) or 'no image id'}, which this run "
                 "would not put there: the films have changed; choose another output folder"
             )
-        if found or output.even_empty:
-            ids[output.name], sums[output.name] = found, hashlib.sha256(data).hexdigest()
+        whole = found or output.even_empty
+        return (found, hashlib.sha256(data).hexdigest()) if whole else None
 
     with concurrent.futures.ThreadPoolExecutor(2 * _WRITERS) as threads:
-        collections.deque(threads.map(read, outputs), maxlen=0)
-    return ids, sums
+        results = zip(outputs, threads.map(read, outputs), strict=True)
+        return {output.name: result for output, result in results if result}
 
 
 class Run:
@@ -124,7 +119,8 @@ class Run:
         self._earlier = earlier or []
         mine = [output for output in outputs if output.part % hosts.count == hosts.index]
         there = [output for output in mine if output.name in names]
-        whole, self._sums = _read_whole(folder, there)
+        whole = _read_whole(folder, there)
+        self._sums = {name: digest for name, (_, digest) in whole.items()}
         damaged = [output.name for output in there if output.name not in whole]
         self.damaged = len(damaged)
         fs, root = paths.file_system(folder)
@@ -132,7 +128,8 @@ class Run:
             fs.rm_file(paths.inside(root, name))
 
         self.output_of = {film: output for output in mine for film in output.films}
-        self.todo = [f for o in mine for f in o.films if f.path not in whole.get(o.name, ())]
+        done = {image_id for found, _ in whole.values() for image_id in found}
+        self.todo = [film for film in self.output_of if film.path not in done]
         self.done = len(self.output_of) - len(self.todo)
         self._tries = run_folder.tries_before(folder)
         self.dropped: dict[InputFile, Skipped | Rejected] = {**refused}

@@ -157,7 +157,6 @@ def batches(
         stores: as given to `find_films`.
         places: all films of the stores, from there.
         rows_of_step: number of a step -> indices of its films in `places`.
-        first_step, last_step: as of `range`, so without the last.
         workers: threads; about as many as processors, and some more where the stores are remote.
 
     Yields:
