@@ -277,6 +277,8 @@ def bad_files() -> dict[str, tuple[str, bytes]]:
         "no syntax": ("unsupported_syntax", good[:132] + good[-5000:]),
         "MPEG": ("unsupported_syntax", good.replace(b"\x14\0" + EXPLICIT.encode() + b"\0",
             b"\x18\0" + f"{UID}.4.100".encode() + b"\0")),
+        "no VR in meta": ("corrupt_header", good.replace(
+            b"\2\0\x10\0UI\x14", b"\2\0\x10\0U\2\0")),
         "garbage after meta": ("no_pixel_data", good[:300] + b"\xff" * 999),
         "nested 5,000 deep": ("corrupt_header", good[:good.index(b"\x28\0\x02\0US")] + nest * 5000),
         "header cut": ("no_pixel_data", good[: good.index(b"\x28\0\x10\0US") + 3]),
@@ -318,15 +320,23 @@ def bad_files() -> dict[str, tuple[str, bytes]]:
             film_pixels(8), f"{UID}.4.80", [imagecodecs.jpegls_encode(pixels)])),
         "garbage codestream": ("corrupt_pixels", dicom_file(
             pixels, f"{UID}.4.70", [b"\xff\xd8" + bytes(3000)])),
+        "JPEG 2000 without size": ("corrupt_pixels", dicom_file(
+            pixels, f"{UID}.4.90", [b"\xff\x4f" + bytes(3000)])),
+        "JPEG 2000 cut behind its size": ("corrupt_pixels", dicom_file(
+            pixels, f"{UID}.4.90", [encode_jpeg2000(pixels)[:45] + bytes(3000)])),
         "deflated, garbage": ("corrupt_header", deflated[: 144 + deflated[140]] + b"\xff" * 100),
         "PNG damaged": ("corrupt_pixels", png[:200] + bytes(300) + png[500:]),
         "PNG header": ("truncated", png[:20]),
+        "PNG without header": ("corrupt_header", png[:8] + png[33:]),
         "PNG of 60,000": ("too_large", huge_png),
         "PNG moving": ("multi_frame", moving.getvalue()),
         "PNG colour": ("colour", picture_file(rgb)),
         "PNG transparent": ("colour", picture_file(rgba)),
         "PNG 1 bit": ("unsupported_depth", picture_file(pixels > 2048)),
         "JPEG header": ("corrupt_header", jpeg[:3] + bytes(100)),
+        "JPEG without frame": ("corrupt_header", b"\xff\xd8" + jpeg[jpeg.index(b"\xff\xda"):]),
+        "JPEG without rows": ("unsupported_syntax", jpeg.replace(
+            b"\x08\0\x3c\0\x32", b"\x08\0\0\0\x32")),
     }  # fmt: skip
     return table | {
         f"other size in {syntax}": ("corrupt_pixels", dicom_file(pixels, syntax, [codestream]))

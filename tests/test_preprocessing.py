@@ -274,6 +274,7 @@ def test_pixel_padding_is_background(photometric, signed, value, limit):
 
 SHORT, ZEROS = lut_item(4096, 0, 12, np.arange(9)), lut_item(4096, 0, 12, np.zeros(4096))
 SOUND, EMPTY = lut_item(4096, 0, 12, np.arange(4096)), Dataset()
+DEEP = lut_item(4096, 0, 20, np.arange(4096))
 EMPTY.add_new("LUTExplanation", "LO", "x")
 WINDOW = {"WindowCenter": "1234", "WindowWidth": "4321"}
 HEADER, ONE_GREY = "corrupt_header", "constant"
@@ -286,6 +287,7 @@ HEADER, ONE_GREY = "corrupt_header", "constant"
         (None, None, {"RescaleSlope": "0", "RescaleIntercept": "1",
                       "ModalityLUTSequence": [SOUND]}, ()),
         (HEADER, HEADER, {"ModalityLUTSequence": [SHORT]}, ()),
+        (HEADER, HEADER, {"ModalityLUTSequence": [DEEP]}, ()),
         (None, None, {"ModalityLUTSequence": [EMPTY], "VOILUTSequence": [EMPTY]}, ()),
         (HEADER, None, {"VOILUTSequence": [SHORT]}, ()),
         (None, None, {"VOILUTSequence": [SHORT], **WINDOW}, ()),
