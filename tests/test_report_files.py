@@ -34,31 +34,25 @@ REPORTS = {
 OTHERS = {"README.txt": b"read me", "files/p10/index.html": b"<p>"}
 
 
-def write(folder, contents):
-    for path, data in contents.items():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_bytes(data)
-    return str(folder)
-
-
-def write_zip(path, contents):
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.mkdir("files")
+def write(path, contents):
+    """Writes files into a folder, or an archive, by the ending of its name."""
+    kind = path.suffix.lower()
+    if kind == ".zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.mkdir("files")
+            for inner, data in contents.items():
+                archive.writestr(inner, data)
+    elif kind:
+        with tarfile.open(path, "w" if kind == ".tar" else "w:gz") as archive:
+            for inner, data in contents.items():
+                info = tarfile.TarInfo(inner)
+                info.size = len(data)
+                archive.addfile(info, io.BytesIO(data))
+    else:
         for inner, data in contents.items():
-            archive.writestr(inner, data)
+            (path / inner).parent.mkdir(parents=True, exist_ok=True)
+            (path / inner).write_bytes(data)
     return str(path)
-
-
-def write_tar(path, contents):
-    with tarfile.open(path, "w" if path.suffix.lower() == ".tar" else "w:gz") as archive:
-        for inner, data in contents.items():
-            info = tarfile.TarInfo(inner)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-    return str(path)
-
-
-WRITERS = {"folder": write, "zip": write_zip, "tar": write_tar, "tgz": write_tar}
 
 
 def label(path):
@@ -80,14 +74,12 @@ def verdicts(path):
     return {ids[0]: verdict for ids, verdict in label(path).rows.items()}
 
 
-@pytest.mark.parametrize("kind", ["folder", "zip", "tar", "tgz", "memory"])
+@pytest.mark.parametrize("kind", ["", ".ZIP", ".tar", ".tgz", "memory"])
 def test_every_report_gets_a_verdict(tmp_path, kind):
-    contents, path = REPORTS | OTHERS, tmp_path / f"mimic-cxr-reports.{kind.upper()}"
+    path = write(tmp_path / f"reports{kind.removeprefix('memory')}", REPORTS | OTHERS)
     if kind == "memory":
-        fsspec.filesystem("memory").put(write(path, contents), "/reports", recursive=True)
+        fsspec.filesystem("memory").put(path, "/reports", recursive=True)
         path = "memory://reports"
-    else:
-        WRITERS[kind](path, contents)
     labels = label(path)
     assert labels.about == f"6 reports in {path}; ignored 2 other files"
     found = {ids[0]: verdict for ids, verdict in labels.rows.items()}
@@ -105,7 +97,7 @@ def test_every_report_gets_a_verdict(tmp_path, kind):
 
 def test_many_reports_keep_their_verdicts(tmp_path):
     contents = {name(50_000_000 + i): ABNORMAL if i % 3 else NORMAL for i in range(300)}
-    found = verdicts(write_zip(tmp_path / "r.zip", contents))
+    found = verdicts(write(tmp_path / "r.zip", contents))
     expected = {
         str(50_000_000 + i): "effusion" if i % 3 else "normal_statement" for i in range(300)
     }
@@ -125,7 +117,7 @@ def test_only_some_reports_are_in_memory(tmp_path, monkeypatch):
 
     monkeypatch.setattr(files, "read_with", counted)
     bar = types.SimpleNamespace(update=lambda count: done.extend([None] * count))
-    path = write(tmp_path, {name(50_000_000 + i): NORMAL for i in range(60)})
+    path = write(tmp_path / "in", {name(50_000_000 + i): NORMAL for i in range(60)})
     corpus.label_reports(path, 1, lambda total: contextlib.nullcontext(bar))
     assert len(read) == len(done) == 60 and 2 < max(most) <= 2 * 4
 
@@ -137,7 +129,7 @@ HALF_READ = {
 
 
 def test_a_damaged_member_of_an_archive_is_unreadable(tmp_path):
-    path = write_zip(tmp_path / "r.zip", {name(50000001): NORMAL, name(50000002): ABNORMAL * 20})
+    path = write(tmp_path / "r.zip", {name(50000001): NORMAL, name(50000002): ABNORMAL * 20})
     with zipfile.ZipFile(path) as archive:
         start = archive.getinfo(name(50000002)).header_offset + 30 + len(name(50000002))
     data = bytearray((tmp_path / "r.zip").read_bytes())
@@ -160,51 +152,62 @@ def test_an_error_of_ours_tells_nothing_of_the_report(tmp_path, monkeypatch):
         raise RuntimeError(f"no idea what {text} is")
 
     monkeypatch.setattr(reports, "label_report", failing)
-    path = write(tmp_path, {"a.txt": SECRET.encode()})
+    path = write(tmp_path / "in", {"a.txt": SECRET.encode()})
     assert verdicts(path) == {"a": ("unknown", "failed")}
 
 
+NONE = r"no report in .*, among 2 files; expected reports as \.txt or, of Open-i, as"
+TWO = r"1 \.txt and 1 \.xml in .*; expected .* only one"
+SAME = r"copy/files/p10/p10000032/s50000001\.txt and .* are reports of one study"
+
+
 @pytest.mark.parametrize(
-    ("contents", "message"),
+    ("file", "contents", "message"),
     [
-        (OTHERS, r"no report in .*, among 2 files; expected reports as \.txt or, of Open-i, as"),
-        ({"a.txt": NORMAL, "b.xml": b"<a/>"}, r"1 \.txt and 1 \.xml in .*; expected .* only one"),
-        (
-            {name(50000001): NORMAL, "copy/" + name(50000001): NORMAL},
-            r"copy/files/p10/p10000032/s50000001\.txt and .* are reports of one study",
+        *((file, OTHERS, NONE) for file in ("in", "in.zip")),
+        *((file, {"a.txt": NORMAL, "b.xml": b"<a/>"}, TWO) for file in ("in", "in.zip")),
+        *(
+            (file, {name(50000001): NORMAL, "copy/" + name(50000001): NORMAL}, SAME)
+            for file in ("in", "in.zip")
         ),
+        ("in.zip", "x", r"in\.zip is not a whole archive"),
+        ("t.csv", "id,value\na,b\n", r"not a table of reports: .* of texts .* There are: id, v"),
+        ("t.csv", "report\nClear.\n", "and one of ids"),
+        ("t.csv", "id,report\na,Clear.\na,Clear.\n", "row 3 of .* is the second of a"),
+        ("t.csv", "id,report\n,Clear.\n", "row 2 of .* lacks an id"),
+        ("t.csv", "id,report\n", "has no rows"),
+        ("t.csv", "", r"There are: \(none\)"),
     ],
 )
-@pytest.mark.parametrize("kind", ["folder", "zip"])
-def test_places_that_are_refused(tmp_path, contents, message, kind):
-    path = WRITERS[kind](tmp_path / f"in.{kind}", contents)
+def test_what_is_refused(tmp_path, file, contents, message):
+    if isinstance(contents, str):
+        (tmp_path / file).write_text(contents)
+    else:
+        write(tmp_path / file, contents)
     with pytest.raises(ValueError, match=message):
-        label(path)
+        label(tmp_path / file)
 
 
-def test_what_is_no_folder_or_archive_is_refused(tmp_path):
+def test_what_is_not_there(tmp_path):
     for missing in ("none", "none.zip"):
         with pytest.raises(FileNotFoundError):
             label(tmp_path / missing)
     (tmp_path / "file.txt").write_text("x")
     with pytest.raises(NotADirectoryError):
         label(tmp_path / "file.txt")
-    (tmp_path / "file.zip").write_text("x")
-    with pytest.raises(ValueError, match=r"file\.zip is not a whole archive"):
-        label(tmp_path / "file.zip")
 
 
 def test_a_process_that_dies_ends_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr(workers, "PROGRAM", "exit(3)")
     monkeypatch.setattr(corpus, "CHUNK", 1)
     with pytest.raises(OSError, match="a process that labels reports was killed"):
-        label(write(tmp_path, {name(50000001): NORMAL, name(50000002): NORMAL}))
+        label(write(tmp_path / "in", {name(50000001): NORMAL, name(50000002): NORMAL}))
 
 
-@pytest.mark.parametrize("kind", ["folder", "zip", "tgz"])
-def test_plain_texts_are_known_by_their_names(tmp_path, kind):
+@pytest.mark.parametrize("file", ["in", "in.zip", "in.tgz"])
+def test_plain_texts_are_known_by_their_names(tmp_path, file):
     contents = {"a/one.txt": NORMAL, "b/two.TXT": ABNORMAL, "._one.txt": b"\0", "LICENSE.txt": b"x"}
-    found = label(WRITERS[kind](tmp_path / f"in.{kind}", contents))
+    found = label(write(tmp_path / file, contents))
     assert found.columns == ("study_id",)
     assert found.rows == {
         ("one",): ("normal", "normal_statement"), ("two",): ("abnormal", "effusion")
@@ -223,7 +226,7 @@ def test_reports_of_openi_label_the_films_that_they_name(tmp_path):
         "ecgen/3.xml": b"<eCitation>",
         "ecgen/4.xml": b'<!DOCTYPE a [<!ENTITY a "b">]><a>&a;</a>',
     }
-    found = label(write_tar(tmp_path / "in.tgz", contents))
+    found = label(write(tmp_path / "in.tgz", contents))
     assert found.about.startswith("5 films of reports in ")
     assert found.columns == ("image_id", "study_id")
     assert {ids: kind for ids, (kind, _) in found.rows.items()} == {
@@ -254,28 +257,11 @@ def test_tables_of_reports(tmp_path, header, columns):
         assert kinds == ["normal", "unknown", "abnormal"]
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("id,value\na,b\n", r"not a table of reports: expected a column of .* There are: id, v"),
-        ("report\nClear.\n", "and one of ids"),
-        ("id,report\na,Clear.\na,Clear.\n", "row 3 of .* is the second of a"),
-        ("id,report\n,Clear.\n", "row 2 of .* lacks an id"),
-        ("id,report\n", "has no rows"),
-        ("", r"There are: \(none\)"),
-    ],
-)
-def test_tables_that_are_none_of_reports(tmp_path, text, message):
-    (tmp_path / "t.csv").write_text(text)
-    with pytest.raises(ValueError, match=message):
-        label(tmp_path / "t.csv")
-
-
 def test_links_of_archives_are_ignored_and_no_name_is_a_path(tmp_path):
     secret = tmp_path / "secret.txt"
     secret.write_bytes(ABNORMAL)
     path = tmp_path / "in.tar"
-    write_tar(path, {str(tmp_path / "made.txt"): NORMAL, "../up.txt": NORMAL})
+    write(path, {str(tmp_path / "made.txt"): NORMAL, "../up.txt": NORMAL})
     with tarfile.open(path, "a") as archive:
         for name, kind in (("soft.txt", tarfile.SYMTYPE), ("hard.txt", tarfile.LNKTYPE)):
             info = tarfile.TarInfo(name)
@@ -288,7 +274,7 @@ def test_links_of_archives_are_ignored_and_no_name_is_a_path(tmp_path):
 
 def test_what_an_archive_unpacks_to_is_bounded(tmp_path):
     """A long member is read in part, and a header of many bytes, which tarfile reads whole, not."""
-    path = write_tar(tmp_path / "in.tgz", {"a.txt": bytes(50_000_000), "b.txt": NORMAL})
+    path = write(tmp_path / "in.tgz", {"a.txt": bytes(50_000_000), "b.txt": NORMAL})
     assert verdicts(path)["b"] == ("normal", "normal_statement")
     info = tarfile.TarInfo("c.txt")
     info.type, info.size = tarfile.XHDTYPE, 2**33
