@@ -61,10 +61,9 @@ class EncoderConfig:
     dtype: str | None = field(None, DTYPE)
     engine: str = field(
         "auto",
-        "what computes: auto: the fastest engine that is installed for the device; jax; openvino, "
-        "on x86 CPUs (pip install 'cxr-embeddings[openvino]'), whose bfloat16 is faster still "
-        "where the CPU has it; or pallas, on NVIDIA GPUs, with our own kernel for depthwise "
-        "convolutions (not yet timed)",
+        "auto: the fastest that is installed for the device; jax; openvino: for x86 CPUs (pip "
+        "install 'cxr-embeddings[openvino]'), faster still in bfloat16 where the CPU has it; "
+        "pallas: our own kernel for NVIDIA GPUs (not yet timed)",
     )
     seed: int = field(0, "seed of the random numbers of weights=random")
     model_parallel: int = field(1, "number of devices that share one copy of the weights")
@@ -198,7 +197,7 @@ class LabelsConfig:
     )
     metadata_path: str = field("", "another CSV, with the subgroups, such as MIMIC-CXR's metadata")
     subgroups: tuple[str, ...] = field((), "columns to break the results down by: sex,age,view")
-    per_study: str = field("none", "mean or max: one example for each study, of its films")
+    per_study: str = field("none", "mean or max: merge the films of a study into one example")
 
 
 @dataclasses.dataclass(frozen=True)
