@@ -40,7 +40,7 @@ class Labels(NamedTuple):
     rows: Mapping[tuple[str, ...], Verdict]
 
 
-# Words by which English is told; no other language has them.
+# English is recognised by these words, which no other language has.
 _ENGLISH = frozenset(
     "the of is are and or there with without seen for was were has have been be this that may at"
     " as by from within limits size right left lung lungs heart chest clear acute stable mild small"

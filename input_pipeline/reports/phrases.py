@@ -6,7 +6,7 @@ as in `(?:\S+ ){0,4}`, so that time grows with the length of a report and no fas
 
 import re
 
-# Read before all else: pattern -> what it means. Most look like negations and are none.
+# Replaced first: pattern -> what it means. Most look like negations and are none.
 REWRITES: dict[str, str] = {
     r"n't\b|(?<=\bcan)not\b": " not",
     r"\bwo not\b": "will not",
@@ -158,9 +158,9 @@ DENIED_AFTER = re.compile(
     r"|exclude|rule out|resolved|cleared"
     r"|(?:resolution|disappearance|clearing) of)\b"
 )
-# Those that tell what went, of all that they name.
+# These deny everything that they name: it was there, and is gone.
 GONE = re.compile(r"resolved|cleared|(?:resolution|disappearance|clearing) of")
-# What precedes in the clause is denied, as far as `reports` reaches back.
+# What precedes in the clause is denied, as far back as `REACH_END` and `STATED` allow.
 DENIED_BEFORE = re.compile(
     rf"\b(?P<seen>not) (?:definitely |currently )?{_SHOWN}\b|\bno longer (?:{_SHOWN}|in place)\b"
     rf"|\b(?:has|have|had|is|are|was|were|been) (?:been |{_LATELY})?{_LEFT}\b|\bunlikely\b"
@@ -224,7 +224,7 @@ USUALLY_DENIED = re.compile(
     r"effusions?|\w*pneumothora\w+|consolidat\w+|pneumonia|o?edema|infiltrat\w+|\w*opacit\w+"
     r"|air ?-?space|\w*adenopathy|mass(?:es)?|nodules?|fractures?"
 )
-# What a denial does not reach across.
+# A denial does not reach beyond one of these.
 ENDS_REACH = frozenset(
     ", and with but due because given owing secondary despite attributable by under underlying"
     " comparison comparisons behind after following which who when while plus beside besides"
@@ -274,7 +274,7 @@ NEUTRAL = frozenset(
     " consistent possible likely stable unchanged".split()
 )
 
-# What is of the trunk is not of a film of a knee, but may be of a film of the spine.
+# Findings of the trunk are not seen on a film of a knee, but may be on one of the spine.
 OF_TRUNK = re.compile(
     r"\b(?:spin(?:e|es|al)|clavic\w+|vertebra\w+|stern\w+|scapul\w+|shoulders?|neck|\w*scolio\w+"
     r"|kypho\w+|lordo\w+)\b"

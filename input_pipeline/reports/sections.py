@@ -23,7 +23,7 @@ HEADINGS: dict[str, str] = {
     "notification": r"notifications?|notification\(s\)|communications?",
 }
 
-# Another heading that holds one of these heads findings: "CHEST, TWO VIEWS:", "BONES:".
+# Other headings with one of these words head findings: "CHEST, TWO VIEWS:", "BONES:".
 _FINDINGS_HEADING = (
     r"chest|views?|radiographs?|film|portable|lungs?|heart|cardi\w+|mediastin\w+|pleura\w*|hila"
     r"|bones?|osseous|skelet\w+|lines|tubes|devices|hardware|diaphragm\w*|abdomen|soft tissues?"
