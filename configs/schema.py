@@ -19,6 +19,10 @@ def field(default: Value, help: str, short: str = "", **more: bool) -> Value:
 PLACES = "local, gs:// or any other address that fsspec reads"
 VIEWS = "keep films of these views, such as AP,PA, and films without a view; all: keep every view"
 USER_PROJECT = "Google Cloud project that pays for reading requester-pays buckets"
+EMBEDDINGS = (
+    "folder of embeddings (tfrecord, npz or parquet, in any layout), local or remote; give the "
+    "option once for each of several folders, or a .txt file that lists them"
+)
 PRESET = "how films are prepared, such as cxr_foundation or imagenet; default: as the weights' card"
 DTYPE = (
     "precision of the arithmetic: float32 or bfloat16; default: float32 on CPUs, where it is "
@@ -150,13 +154,7 @@ class PreprocessConfig:
 
 @dataclasses.dataclass(frozen=True)
 class EmbeddingsConfig:
-    path: tuple[str, ...] = field(
-        (),
-        "folder of embeddings (tfrecord, npz or parquet, in any layout), local or remote; give the "
-        "option once for each of several folders, or a .txt file that lists them",
-        "embeddings",
-        repeated=True,
-    )
+    path: tuple[str, ...] = field((), EMBEDDINGS, "embeddings", repeated=True)
     cache: str | None = field(
         None, "folder for the table that they are gathered in; default: .table in the first folder"
     )

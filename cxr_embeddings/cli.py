@@ -38,7 +38,7 @@ def run(
     others: bool = False,
     argv: Sequence[str] | None = None,
 ) -> int:
-    """Parses the command line into an object of `schema` and hands it to `main`.
+    """Parses the command line into an object of `schema`, hands it to `main`; gives the exit code.
 
     A ValueError, OSError or ImportError of `main` is the user's to mend: its text is printed, and
     the exit code is 1. `--verbosity=1` shows where it came from.
@@ -54,9 +54,6 @@ def run(
         others: whether other options, --NAME=VALUE, are another library's; they are the second
             argument of `main`, as they were typed.
         argv: the command line, with the name of the command first; None: that of the process.
-
-    Returns:
-        The exit code.
     """
 
     def command(words: Sequence[str]) -> int:

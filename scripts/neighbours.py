@@ -23,18 +23,12 @@ import sys
 from collections.abc import Sequence
 
 from cxr_embeddings import cli
-from cxr_embeddings.configs.schema import field
+from cxr_embeddings.configs.schema import EMBEDDINGS, field
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    embeddings: tuple[str, ...] = field(
-        (),
-        "folder of embeddings, from embed.py; give the option once for each of several folders, "
-        "or a .txt file that lists them",
-        required=True,
-        repeated=True,
-    )
+    embeddings: tuple[str, ...] = field((), EMBEDDINGS, required=True, repeated=True)
     labels: str = field("", "CSV of labels, as for train_head.py", required=True)
     input: str = field(
         "", "the films that were embedded, for the picture: a folder, a glob, or a list of files"

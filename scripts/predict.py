@@ -17,19 +17,14 @@ from collections.abc import Sequence
 
 from cxr_embeddings import cli, prediction, prediction_files
 from cxr_embeddings.common import paths
-from cxr_embeddings.configs.schema import field
+from cxr_embeddings.configs.schema import EMBEDDINGS, field
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
     head: str = field("", "folder of a head, from train_head.py", required=True)
     output: str = field("", "CSV file to be written", required=True)
-    embeddings: tuple[str, ...] = field(
-        (),
-        "folder of embeddings, from embed.py; give the option once for each of several folders, "
-        "or a .txt file that lists them",
-        repeated=True,
-    )
+    embeddings: tuple[str, ...] = field((), EMBEDDINGS, repeated=True)
     cache: str | None = field(
         None, "folder for the table of the embeddings; unset: .table in the first of their folders"
     )

@@ -274,11 +274,3 @@ def test_feature_maps_say_their_shape(mimic, tmp_path):
     assert manifest["runs"][0]["batch_size"] == 3, "no more than there are films"
     path = next(tmp_path.rglob("*.tfrecord"))
     assert FORMATS["tfrecord"].decode(path.read_bytes())[0].embedding.shape == (2 * 2 * 80,)
-
-
-def test_nothing_said_is_answered_with_an_example():
-    result = running.call("embed")
-    assert result.returncode == 2
-    for name in ("input", "weights", "output"):
-        assert f"  --{name}: " in result.stderr
-    assert "/data/mimic-cxr/files" in result.stderr
