@@ -108,7 +108,10 @@ def decode(
     """
     if head.process not in PROCESSES:
         reject("unsupported_syntax", f"JPEG process SOF{head.process}")
-    whole = data if head.end else _close(data)
+    whole = data
+    if not head.end:  # zeros at the end are padding: no scan ends with them
+        whole = data.rstrip(b"\0")
+        whole += (b"\0" if whole.endswith(b"\xff") else b"") + _EOI
     try:
         if not _has_all_scans(data, head):
             raise ValueError("scans are missing")
@@ -126,12 +129,6 @@ def decode(
         known = isinstance(error, ValueError | imagecodecs.JpeglsError)
         message = re.sub(r"[^\w .,:()-]", "", str(error))[:80] if known else type(error).__name__
         reject("corrupt_pixels" if head.end else "truncated", message)
-
-
-def _close(data: bytes) -> bytes:
-    """Adds the end marker that is missing. Zeros before it are padding: no scan ends with them."""
-    data = data.rstrip(b"\0")
-    return data + (b"\0" if data.endswith(b"\xff") else b"") + _EOI
 
 
 def _plain(data: bytes, head: Codestream, rgb: bool, bits: int) -> bytes:
