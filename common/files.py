@@ -41,7 +41,8 @@ def open_input(path: str) -> io.IOBase:
             return fs.open(inner, "rb")
     if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
         raise NotAFile(errno.EINVAL, "not a regular file", path)
-    return open(path, "rb")
+    # A pipe that took the file's place in the meantime does not keep the reader waiting.
+    return open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
 
 
 @contextlib.contextmanager
