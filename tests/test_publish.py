@@ -237,13 +237,6 @@ def test_nothing_is_written_of_what_cannot_be_published(tmp_path, run):
     assert not (tmp_path / "copy").exists()
 
 
-def test_two_films_of_one_place(tmp_path, run):
-    source = make_source(tmp_path / "source", ["a/x.dcm", "a/x.png"])
-    with pytest.raises(ValueError, match=r"a/x\.dcm and .*x\.png would write one output"):
-        run(source, tmp_path / "copy", "per_image")
-    run(source, tmp_path / "table", "parquet")
-
-
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_full_disk_is_told_and_the_next_run_goes_on(tmp_path, layout, monkeypatch, run):
     source = make_source(tmp_path / "source")
