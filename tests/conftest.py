@@ -4,6 +4,7 @@ import functools
 import os
 import pathlib
 import shutil
+import sys
 import tempfile
 import typing
 
@@ -42,6 +43,24 @@ def jaxtyped_if_shapes(function=None, **options):
 
 jaxtyping.jaxtyped = jaxtyped_if_shapes
 jaxtyping.install_import_hook(SIBLINGS, "beartype.beartype")
+find_checked = sys.meta_path[0].find_spec
+
+
+def find_spec(name, path=None, target=None):
+    """Finds a module that is checked; those that it imports are read from their own caches.
+
+    While the hook runs a module, Python looks for the caches of all modules under another name: it
+    would compile SciPy, Matplotlib and TensorFlow anew in every process.
+    """
+    spec = find_checked(name, path, target)
+    if spec is not None:
+        loader = spec.loader
+        code = loader.source_to_code(loader.get_data(loader.path), loader.path)
+        loader.exec_module = lambda module: exec(code, vars(module))
+    return spec
+
+
+sys.meta_path[0].find_spec = find_spec
 
 import jax  # noqa: E402  after the flags and the hook
 import tiny  # noqa: E402, F401  has every test know the network of this name

@@ -101,7 +101,7 @@ def test_separable_labels_and_few_films_end(data):
 
 def test_what_has_not_converged_says_so(data):
     embedding, label = data
-    probe = logistic.fit(select(embedding), label, np.ones_like(label), [1e-4, 1], max_steps=2)
+    probe = logistic.fit(select(embedding), label, np.ones_like(label), [1e-4, 1.0], max_steps=2)
     assert probe.steps == 2 and float(probe.distance.max()) > logistic.TOLERANCE
 
 
@@ -109,7 +109,7 @@ def test_rare_findings_and_weak_penalties_are_at_scikit_learns_optimum():
     """Five positives in 1,000 films: their gradients are small long before the optimum."""
     generator = np.random.default_rng(0)
     factors = generator.standard_normal((3000, 64)) / np.sqrt(np.arange(1, 65))
-    embedding = factors @ generator.standard_normal((64, 256))
+    embedding = factors @ generator.standard_normal((64, 128))
     embedding = np.float32(embedding + 0.5 * generator.standard_normal(embedding.shape))
     score = factors @ generator.standard_normal(64) + generator.logistic(size=3000)
     label = np.float32(score >= np.sort(score)[-15])[:, None]
