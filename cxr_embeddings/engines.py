@@ -21,8 +21,7 @@ def choose(config: EncoderConfig) -> tuple[EncoderConfig, jax.sharding.Mesh]:
     `auto` is OpenVINO on x86 CPUs where it is installed, and else JAX.
 
     Raises:
-        ValueError: there is no such engine, or not on these devices, or `model_parallel` does not
-            fit.
+        ValueError: there is no such engine or dtype, or not on these devices.
         ImportError: the engine is not installed.
     """
     engine, dtype = config.engine, config.dtype
@@ -30,10 +29,7 @@ def choose(config: EncoderConfig) -> tuple[EncoderConfig, jax.sharding.Mesh]:
         raise ValueError(f"encoder.engine is {engine!r}; expected one of {', '.join(ENGINES)}")
     installed = importlib.util.find_spec("openvino") is not None
     if engine == "openvino" and not installed:
-        raise ImportError(
-            "encoder.engine=openvino needs OpenVINO: pip install 'cxr-embeddings[openvino]', in a "
-            "checkout pip install -e '.[openvino]'"
-        )
+        raise ModuleNotFoundError(name="openvino")  # `common.extras` says what to install
     import jax
 
     from cxr_embeddings.encoder import sharding

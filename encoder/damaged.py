@@ -11,12 +11,9 @@ def explained(
     errors: tuple[type[Exception], ...] = (Exception,),
     passed_on: tuple[type[Exception], ...] = (),
 ) -> Iterator[None]:
-    """Raises ValueError in place of the errors that damage leads to; it can fail anywhere.
+    """Raises ValueError, "`what` (the reason): `advice`", in place of the errors of damaged files.
 
-    Args:
-        what: what cannot be done, such as "weights.pth cannot be read".
-        advice: why that may be, and what to do.
-        errors: those that damage leads to, without `passed_on`, which have another cause.
+    These are `errors` without those that are `passed_on`, which have another cause.
     """
     try:
         yield

@@ -20,13 +20,8 @@ TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 def unpacked(path: pathlib.Path, scratch: pathlib.Path) -> Iterator[pathlib.Path]:
     """Gives the folder with what an archive holds, or `path` itself if it is none.
 
-    Args:
-        path: a file or a folder.
-        scratch: where to make a temporary folder, removed afterwards. The archive's own folder in
-            it has its name, without the suffix.
-
-    Raises:
-        ValueError: the archive is damaged, holds too much, or has members outside its own folder.
+    It has the archive's name without the suffix, lies in `scratch`, and is removed afterwards.
+    ValueError if the archive is damaged, holds too much, or has members outside its own folder.
     """
     is_tar, is_keras = path.name.endswith(TAR_SUFFIXES), path.suffix == ".keras"
     if not (is_tar or is_keras) or path.is_dir():

@@ -1,4 +1,8 @@
-"""What every reader of a published checkpoint gives: leaves by the network's names, unread."""
+"""What every reader of a published checkpoint gives: leaves by the network's names, unread.
+
+A reader raises OSError where a file is missing or cannot be opened, and ValueError where it is
+damaged or another network's.
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple

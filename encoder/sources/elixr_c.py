@@ -61,10 +61,6 @@ def read(path: pathlib.Path) -> Checkpoint:
     Checked are the order of all layers, their kinds, shapes, strides, padding and epsilon, that
     nothing else reads variables, and how the image is decoded, resized and pooled. For the rest,
     such as activations and the stretching of grey values, compare the network with `run`.
-
-    Raises:
-        FileNotFoundError: it is no SavedModel.
-        ValueError: it is damaged, or does not do what ELIXR-C does.
     """
     with saved_model.process() as process:
         found = saved_model.ask(process, describe, path)
@@ -154,11 +150,9 @@ def _demand(op: Op, **attributes: object) -> None:
 
 
 def match(program: Program, resolution: int) -> dict[str, Op]:
-    """Leaf of the network -> variable of the SavedModel.
+    """Leaf of the network, an EfficientNet without head convolution -> variable of the SavedModel.
 
-    Raises:
-        ValueError: the layers are not those of an EfficientNet without head convolution, do not
-            each depend on the one before, or share variables.
+    ValueError if the layers are others, do not each depend on the one before, or share variables.
     """
     steps = _steps(program, resolution)
     networks = {variant: [*_expected(variant)] for variant in VARIANTS}

@@ -40,12 +40,7 @@ Config = dict[str, Any]  # config.json of a .keras file: whatever JSON Keras wri
 
 
 def read(path: pathlib.Path) -> Checkpoint:
-    """Reads a `.weights.h5` file, or the folder of an unpacked `.keras` file.
-
-    Raises:
-        FileNotFoundError: it is not there.
-        ValueError: it is no such file, is damaged, or refers to other files.
-    """
+    """Reads a `.weights.h5` file, or the folder of an unpacked `.keras` file, and no other file."""
     packed = path.is_dir()
     file = path / "model.weights.h5" if packed else path
     if not file.is_file():

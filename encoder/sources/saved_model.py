@@ -119,11 +119,8 @@ def _frugal_tensorflow() -> None:
 def run(path: pathlib.Path, features: dict[str, bytes], output: str, model: str) -> np.ndarray:
     """What a SavedModel gives for one tf.Example, with an axis of batches if it has one.
 
-    It runs only what `trace` found and allowed. For a `process`. `model` is for messages.
-
-    Raises:
-        FileNotFoundError: it is no SavedModel.
-        ValueError: it is damaged, or might do what no image network does.
+    It runs only what `trace` found and allowed. For a `process`. `model` is for messages. Raises
+    FileNotFoundError or, if it is damaged or might do what no image network does, ValueError.
     """
     sys.modules.setdefault("jax", None)  # type: ignore[arg-type]  # or TensorFlow imports it: 0.1 GB
     import tensorflow as tf

@@ -31,12 +31,9 @@ NAMES = Names(
 def read(path: pathlib.Path) -> Checkpoint:
     """Reads a checkpoint: its folder (of the unpacked tarball), `.index` file or prefix.
 
-    Of every variable that has an exponential moving average, that is taken, as in the published
-    evaluations.
-
-    Raises:
-        ValueError: there is no checkpoint, or more than one; it is damaged; its name does not say
-            that it is Noisy Student's (AdvProp's has the same variables and wants other images).
+    Where a variable has an exponential moving average, that is taken, as in the published
+    evaluations. A name that is not Noisy Student's is refused: AdvProp's checkpoints have the same
+    variables and want other images.
     """
     prefix = _prefix(path)
     name = f"{path.name} {prefix.parent.name}"  # of the archive, and of the folder in it

@@ -55,13 +55,8 @@ class Published(NamedTuple):
 def read(path: pathlib.Path) -> Checkpoint:
     """Lists a checkpoint of timm.
 
-    Args:
-        path: a file with timm's config.json beside it or under the name that timm published it by;
-            or a folder as the Hugging Face Hub has it, with one of `HUB_FILES`.
-
-    Raises:
-        OSError: it is missing or cannot be opened.
-        ValueError: it is damaged, or nothing says that it is one of the networks we know.
+    It is a file with timm's config.json beside it or under the name that timm published it by, or a
+    folder as the Hugging Face Hub has it, with one of `HUB_FILES`.
     """
     file = _weights_file(path)
     published = _published(file)
