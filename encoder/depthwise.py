@@ -8,7 +8,7 @@ a training step takes five times as long.
 
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -193,8 +193,7 @@ def conv_general_dilated(
     dense = {*lhs_dilation, *rhs_dilation} == {1}
     if dense and isinstance(padding, str):
         padding = lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2], window_strides, padding)
-
-    standard = functools.partial(
+    standard: Callable[..., Array] = functools.partial(
         lax.conv_general_dilated,
         window_strides=window_strides,
         padding=padding,

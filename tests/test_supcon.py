@@ -51,20 +51,6 @@ def test_it_is_the_double_loop(temperature, classes):
     )
 
 
-def test_hand_worked():
-    """Two films of a class at right angles, and their copies: s is 1 with the copy, else 0."""
-    a, b = [1.0, 0.0], [0.0, 1.0]
-    views = np.array([a, a, b, b])
-    e = math.e
-    # all of one class: positives are the copy (1) and two strangers (0), denominator e + 2
-    expected = -(1 - 3 * math.log(e + 2)) / 3
-    assert loss(views, [0, 0, 0, 0], 1.0) == pytest.approx(expected, rel=1e-6)
-    # two classes: the copy is the only positive
-    assert loss(views, [0, 0, 1, 1], 1.0) == pytest.approx(math.log(e + 2) - 1, rel=1e-6)
-    # at temperature 0.5: exp(2) and exp(0); times the temperature
-    assert loss(views, [0, 0, 1, 1], 0.5) == pytest.approx(0.5 * (math.log(e**2 + 2) - 2), rel=1e-6)
-
-
 def test_an_anchor_without_positives_is_none():
     """One view a film and one film of a class: elsewhere 0 / 0."""
     projection, label = RNG.normal(size=(5, 8)), [0, 0, 1, 1, 2]

@@ -22,16 +22,6 @@ def write(folder, first, steps):
             log({"step": step, **ROW})
 
 
-def test_a_row_has_every_column_and_is_there_at_once(tmp_path):
-    with training_log.open_log(tmp_path, 0, False) as log:
-        log({"step": 10, **ROW})
-        [row] = rows(tmp_path)
-    assert tuple(row) == training_log.COLUMNS
-    assert row["step"] == "10" and row["loss"] == "2.34994" and row["probe_auroc"] == ""
-    [events] = (tmp_path / "tensorboard").iterdir()
-    assert b"films_per_second" in events.read_bytes()
-
-
 def test_rows_after_the_checkpoint_are_written_anew(tmp_path):
     write(tmp_path, 0, (10, 20, 30))
     write(tmp_path, 20, (30, 40))
