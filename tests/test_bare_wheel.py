@@ -19,7 +19,7 @@ from test_packaging import LINKS, build  # noqa: F401  a fixture
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 SIZE = ("--config.image.preset=native", "--config.image.size=64")
-PARQUET = ("--config.output.format=parquet", "--config.output.layout=sharded")
+PARQUET = ("--config.output.format=parquet", "--config.output.layout=sharded", "--output=tables")
 
 
 def closure(requirements: list[str]) -> set[str]:
@@ -96,11 +96,13 @@ def embeddings(bare, films):
 
 
 def test_nothing_else_is_there(bare):
-    found = bare("python", "-c", "import cxr_embeddings; print(cxr_embeddings.__file__)")
-    assert "site-packages" in found
-    for name in ("tensorflow", "apache_beam", "pyarrow", "pytest"):
-        program = f"import importlib.util as i; print(i.find_spec({name!r}))"
-        assert bare("python", "-c", program).strip() == "None"
+    program = """if True:
+        import importlib.util, cxr_embeddings
+        names = ("tensorflow", "apache_beam", "pyarrow", "pytest")
+        print(cxr_embeddings.__file__, *map(importlib.util.find_spec, names))
+    """
+    place, *others = bare("python", "-c", program).split()
+    assert "site-packages" in place and others == ["None"] * 4
 
 
 def test_python_and_the_command_embed_the_same(bare, embeddings):
@@ -115,15 +117,10 @@ def test_python_and_the_command_embed_the_same(bare, embeddings):
 
 def test_the_demo_needs_no_extra(bare, embeddings, films):
     labels = "--labels=mimic/mimic-cxr-2.0.0-chexpert.csv.gz"
-    bare(
-        "cxr-train-head",
-        embeddings,
-        labels,
-        "--config.labels.split_path=mimic/mimic-cxr-2.0.0-split.csv.gz",
-        "--findings=No Finding",
-        "--config.labels.not_mentioned=negative",
-        "--output=head",
-    )
+    split = "--config.labels.split_path=mimic/mimic-cxr-2.0.0-split.csv.gz"
+    empty = "--config.labels.not_mentioned=negative"
+    finding = "--findings=No Finding"
+    bare("cxr-train-head", embeddings, labels, split, finding, empty, "--output=head")
     assert (bare.work / "head" / "report.html").is_file()
     bare("cxr-predict", "--head=head", embeddings, "--output=predictions.csv")
     bare("cxr-contact-sheet", "--input=mimic", "--output=films.png", "--limit=6")
@@ -135,11 +132,7 @@ def test_the_demo_needs_no_extra(bare, embeddings, films):
     [
         (["cxr-preprocess", *SIZE, "--output=store"], "apache_beam", "store"),
         (["cxr-convert-weights", "--from=keras", "--output=weights"], "h5py", "convert"),
-        (
-            ["cxr-embed", "--config=configs/demo.py", "--output=tables", *PARQUET],
-            "pyarrow",
-            "tables",
-        ),
+        (["cxr-embed", "--config=configs/demo.py", *PARQUET], "pyarrow", "tables"),
     ],
 )
 def test_an_extra_that_is_missing_is_named(bare, films, command, package, extra):

@@ -16,9 +16,9 @@ import pytest
 from PIL import Image
 
 import cxr_embeddings as cxr
-from cxr_embeddings import engines, errors, loading
+from cxr_embeddings import engines, errors
 from cxr_embeddings.common import progress
-from cxr_embeddings.configs.schema import EncoderConfig
+from cxr_embeddings.configs.schema import EncoderConfig, InputConfig, OutputConfig
 from cxr_embeddings.input_pipeline.synthetic.mimic_folder import write_mimic
 
 RANDOM = {"variant": "tiny", "resolution": 32, "preset": "cxr_foundation"}
@@ -228,6 +228,10 @@ def test_it_works_in_any_main_module(films, tmp_path, environment, form):
     assert result.returncode == 0
 
 
-def test_every_setting_of_an_encoder_is_a_keyword():
-    options = {*inspect.signature(loading.load_encoder).parameters}
-    assert {field.name for field in dataclasses.fields(EncoderConfig)} <= options
+@pytest.mark.parametrize(
+    ("function", "config"),
+    [(cxr.load_encoder, EncoderConfig), (cxr.embed, InputConfig), (cxr.embed, OutputConfig)],
+)
+def test_every_setting_is_an_argument(function, config):
+    settings = {field.name for field in dataclasses.fields(config)} - {"path"}
+    assert settings <= {*inspect.signature(function).parameters}
