@@ -12,7 +12,7 @@ from cxr_embeddings.configs.schema import EncoderConfig
 if TYPE_CHECKING:
     from cxr_embeddings.encoder.card import Card
 
-CACHE = pathlib.Path.home() / ".cache/cxr_embeddings"  # of weights that were converted when loaded
+CACHE = "~/.cache/cxr_embeddings"  # of weights that were converted when they were first loaded
 DEMO = pathlib.Path(__file__).parent / "weights/demo"  # in any install
 
 
@@ -60,7 +60,7 @@ def bundle_of(weights: str) -> pathlib.Path:
         return DEMO
     if weights.startswith("hf:"):
         parts = weights.split("/")
-        bundle = CACHE / "--".join(parts)
+        bundle = pathlib.Path(CACHE).expanduser() / "--".join(parts)
         if not bundle.exists():
             from cxr_embeddings import conversion
 
