@@ -107,34 +107,30 @@ def test_options_of_another_library_are_passed_on(capsys):
     assert "did you mean --config.output" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "line", ["from configs.schema import EmbedConfig", "from configs import schema"]
-)
+OLD = "write `from cxr_embeddings.configs.schema import ...` in"
+CHANGED = "    config = EmbedConfig()\n    config.input.limit = 3\n"
+
+
 @pytest.mark.parametrize("importable", [True, False])
+@pytest.mark.parametrize(
+    ("first", "rest", "said"),
+    [
+        ("from configs.schema import EmbedConfig", "    return EmbedConfig()", OLD),
+        ("from configs import schema", "    return schema.EmbedConfig()", OLD),
+        ("from cxr_embeddings.configs.schema import EmbedConfig", CHANGED, "settings are given"),
+    ],
+)
 def test_config_files_of_before_are_told_what_to_write(
-    tmp_path, monkeypatch, capsys, line, importable
+    tmp_path, monkeypatch, capsys, importable, first, rest, said
 ):
     """Whether a folder `configs` can be imported, as in the checkout, or not."""
     monkeypatch.setattr(sys, "path", [*sys.path, str(running.REPOSITORY)] if importable else [])
     for name in [name for name in sys.modules if name.partition(".")[0] == "configs"]:
         monkeypatch.delitem(sys.modules, name)
-    what = "schema.EmbedConfig" if line.endswith(" schema") else "EmbedConfig"
     file = tmp_path / "mine.py"
-    file.write_text(f"{line}\n\ndef get_config():\n    return {what}()\n")
-    code, _ = parsed(f"--config={file}", schema=EmbedConfig)
-    assert code == 1
-    assert "write `from cxr_embeddings.configs.schema import ...` in" in capsys.readouterr().err
-
-
-def test_a_config_file_that_changes_settings_is_told_how_to_give_them(tmp_path, capsys):
-    file = tmp_path / "mine.py"
-    file.write_text(
-        "from cxr_embeddings.configs.schema import EmbedConfig\n\ndef get_config():\n"
-        "    config = EmbedConfig()\n    config.input.limit = 3\n    return config\n"
-    )
-    code, _ = parsed(f"--config={file}", schema=EmbedConfig)
-    said = capsys.readouterr().err
-    assert code == 1 and "cannot assign to field 'limit': settings are given when" in said
+    file.write_text(f"{first}\n\ndef get_config():\n{rest}\n")
+    assert parsed(f"--config={file}", schema=EmbedConfig)[0] == 1
+    assert said in capsys.readouterr().err
 
 
 def test_errors_are_sentences_and_the_process_stays_as_it_was(capsys):
