@@ -32,7 +32,7 @@ ORTHONORMAL = {  # (inputs, outputs) -> SHA-256 of the map of seed 0, on every m
 
 @pytest.fixture(scope="module", autouse=True)
 def trained() -> Iterator[weights.Variables]:
-    """Of two stages, which are compiled in a moment."""
+    """Weights of two stages, which are compiled in a moment."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(efficientnet, "STAGES", efficientnet.STAGES[:2])
         yield with_statistics(random_variables(EfficientNet("tiny", 48)))
