@@ -57,10 +57,17 @@ def cast_kernels(variables: Variables, dtype: DTypeLike) -> Variables:
     BatchNorm's leaves and the biases stay as they are: they are 0.5 % of the bytes, and the network
     computes BatchNorm in float32. So does the projection, which is to keep inner products.
     """
+
+    def cast(leaf: np.ndarray | jax.Array) -> np.ndarray | jax.Array:
+        if not isinstance(leaf, jax.Array) or not leaf.is_fully_addressable:
+            return leaf.astype(dtype)
+        # By the host: on the devices each shape is a program, and B0's take 3 s to compile.
+        return jax.device_put(np.asarray(leaf).astype(dtype), leaf.sharding)
+
     leaves = flatten_dict(variables)
-    for keys in leaves:
-        if keys[-1] == "kernel" and keys[-2] != "projection":
-            leaves[keys] = leaves[keys].astype(dtype, copy=False)
+    for keys, leaf in leaves.items():
+        if keys[-1] == "kernel" and keys[-2] != "projection" and leaf.dtype != jnp.dtype(dtype):
+            leaves[keys] = cast(leaf)
     return unflatten_dict(leaves)
 
 
