@@ -7,11 +7,14 @@ import dataclasses
 import difflib
 import os
 import re
-import runpy
 import textwrap
 import typing
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, NoReturn, TypeVar
+
+from absl import flags
+from ml_collections import config_flags
 
 from cxr_embeddings import configs
 
@@ -160,16 +163,23 @@ def load_config(file: str, schema: type[Config], variant: str = "") -> Config:
         path = installed
     if not os.path.isfile(path):
         raise Usage(f"--config is {path}; expected a Python file with a function get_config()")
+    asked = asked or variant
+    loader = flags.FlagValues()
     try:
-        config = runpy.run_path(path)["get_config"](*filter(None, [asked or variant]))
+        with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # its loader's
+            config_flags.DEFINE_config_file(
+                "config", f"{path}:{asked}" if asked else path, flag_values=loader, sys_argv=[]
+            )
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == "configs":
             raise Usage(f"{path}: {OLD_CONFIG}") from error
         raise
     except dataclasses.FrozenInstanceError as error:
         raise Usage(f"{path}: {error}: {FROZEN}") from error
-    except (KeyError, TypeError) as error:
-        raise Usage(f"{path} gives no config: {type(error).__name__}: {error}") from error
+    except (flags.Error, AttributeError) as error:  # flags.Error: with the traceback of the file
+        said = str(error).splitlines()[-1].removeprefix("ValueError: ")
+        raise Usage(f"{path} gives no config: {said}") from error
+    config = loader["config"].value
     if not isinstance(config, schema):
         if type(config).__module__.partition(".")[0] == "configs":
             raise Usage(f"{path}: {OLD_CONFIG}")

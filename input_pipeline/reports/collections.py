@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import dataclasses
 import functools
 import gzip
 import io
@@ -13,7 +14,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Literal
 from xml.etree import ElementTree
 
 from cxr_embeddings.common import csv_tables, files
@@ -45,7 +46,8 @@ Report = str | dict[str, str]  # a text, or its sections by name
 Member = tuple[str, Callable[[], bytes]]  # name of a file, and what reads the start of it
 
 
-class Collection(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Collection:
     """Reports, to be read once.
 
     Attributes:
@@ -156,10 +158,10 @@ def _tar_members(stream: io.IOBase) -> Iterator[Member]:
     stream.seek(0)
     packed = stream.read(2) == b"\x1f\x8b"
     stream.seek(0)
-    mode = "r:gz" if packed else "r:"
+    mode: Literal["r:gz", "r:"] = "r:gz" if packed else "r:"
     with tarfile.open(fileobj=stream, mode=mode, tarinfo=TarMember) as archive:
         while info := archive.next():
-            archive.members = []  # which would grow with the archive
+            archive.members = []  # type: ignore[attr-defined]  # which would grow with the archive
             if info.isreg() and (file := archive.extractfile(info)):
                 yield info.name, functools.partial(file.read, MOST)
 
