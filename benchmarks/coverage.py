@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from scipy import special, stats
 
-from cxr_embeddings.heads import neighbours
+from cxr_embeddings.heads import similarity
 from cxr_embeddings.heads.statistics import (
     auprc_interval,
     auroc_interval,
@@ -186,9 +186,9 @@ def near(replications: int) -> Iterator[str]:
             embedding += 0.6 * random.normal(size=embedding.shape)
             embedding[:, 0] += effect * label[:, 0]
             if label.any():
-                found, _ = neighbours.nearest(embedding, patient, 5)
+                found, _ = similarity.nearest(embedding, patient, 5)
                 known = np.ones(label.shape, bool)
-                shares, _ = neighbours.sharing(
+                shares, _ = similarity.sharing(
                     found, patient, [""], label * 1.0, known, permutations=99, seed=0
                 )
                 p.append(shares[""].p)

@@ -60,12 +60,12 @@ def parity(cases: list[str]) -> Iterator[Row]:
     import numpy as np
 
     from benchmarks import encoder
-    from cxr_embeddings.encoder import embed, sharding, weights
+    from cxr_embeddings.encoder import inference, sharding, weights
 
     def embeddings(form: EfficientNet, device: jax.Device) -> np.ndarray:
         mesh = sharding.make_mesh(devices=[device])
         layer = next(iter(card.embeddings))
-        forward = embed.make_forward(form, variables, mesh, layer, card.mean, card.std)
+        forward = inference.make_forward(form, variables, mesh, layer, card.mean, card.std)
         placed = weights.cast_kernels(variables, form.dtype)
         placed = sharding.put_variables(placed, sharding.variable_shardings(mesh, placed))
         return np.asarray(forward(placed, sharding.put_rows(mesh, films)))

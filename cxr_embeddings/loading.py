@@ -144,7 +144,7 @@ class Encoder:
 
     def films_a_step(self, films: int) -> int:
         """`batch_size`, or how many of so many films the memory of all devices holds."""
-        from cxr_embeddings.encoder.embed import films_that_fit
+        from cxr_embeddings.encoder.inference import films_that_fit
 
         shared = self.mesh.shape["data"]
         memory = self.mesh.local_devices[0].memory_stats()
@@ -252,12 +252,12 @@ def open_encoder(
 
             requests = openvino_engine.compile(card, variables, layer, str(config.dtype), films)
             return functools.partial(openvino_engine.embed, requests)
-        return functools.partial(embed.embed, forward, variables, mesh)
+        return functools.partial(inference.embed, forward, variables, mesh)
 
     if config.engine != "openvino":
-        from cxr_embeddings.encoder import embed
+        from cxr_embeddings.encoder import inference
 
-        forward = embed.make_forward(model, variables, mesh, layer, card.mean, card.std)
+        forward = inference.make_forward(model, variables, mesh, layer, card.mean, card.std)
     return Encoder(card, layer, config, mesh, batch_size, functools.lru_cache(2)(compiled))
 
 

@@ -14,7 +14,7 @@ from cxr_embeddings.common import paths
 if TYPE_CHECKING:
     from PIL import Image
 
-    from cxr_embeddings.heads.neighbours import Sharing
+    from cxr_embeddings.heads.similarity import Sharing
 
 NEIGHBOURS, ROWS, SIDE = 5, 6, 168
 PERMUTATIONS, SEED = 1000, 0
@@ -54,7 +54,7 @@ def compare_neighbours(
         raise ValueError("a picture needs both --input and --output; only one of them is given")
     if output and (picture := paths.typed_file(output, "--output")).suffix.lower() != ".png":
         raise ValueError(f"--output is {picture}; expected a file *.png")
-    from cxr_embeddings.heads import neighbours as near
+    from cxr_embeddings.heads import similarity as near
     from cxr_embeddings.heads.labels.columns import plain
     from cxr_embeddings.heads.labels.findings import NO_FINDING
     from cxr_embeddings.heads.statistics import bootstrap

@@ -163,7 +163,7 @@ def last_cache_bytes() -> int:
 
 
 def _build(card: Card, variables: Variables, layer: str, films: int) -> openvino.Model:
-    """The program of `embed.make_forward` as a graph of OpenVINO, for so many films."""
+    """The program of `inference.make_forward` as a graph of OpenVINO, for so many films."""
     variables = jax.tree.map(np.asarray, variables)
     params, stats = variables["params"], variables["batch_stats"]
     height = width = card.resolution
@@ -216,7 +216,7 @@ def embed(
     requests: Sequence[openvino.InferRequest],
     batches: Iterable[tuple[Tag, Float[np.ndarray, "b h w 1"]]],
 ) -> Iterator[tuple[Tag, Float32[np.ndarray, "b dim"]]]:
-    """As `embed.embed`, with requests of `compile`; films are computed while one fetches more."""
+    """As `inference.embed`, with requests of `compile`; they compute while films are fetched."""
     films, width = requests[0].get_output_tensor().shape
     idle = collections.deque(requests)
     running: collections.deque[tuple[openvino.InferRequest, np.ndarray, list]] = collections.deque()

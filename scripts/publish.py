@@ -40,18 +40,18 @@ def publish(options: Options) -> int:
     layout = options.layout
     if layout not in ("per_image", "parquet"):
         raise ValueError(f"--layout is {layout!r}; expected per_image or parquet")
-    from cxr_embeddings.input_pipeline.embeddings import publish as publishing
+    from cxr_embeddings.input_pipeline.embeddings import relayout
     from cxr_embeddings.input_pipeline.embeddings.table import read_table
 
     table, folder = read_table(options.embeddings, options.cache), paths.typed(options.output)
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
     print(f"{len(table.image_id)} embeddings in {table.folders[0]}", flush=True)
-    before, refused = publishing.publish(table, folder, layout, versions, progress.bar)
+    before, refused = relayout.publish(table, folder, layout, versions, progress.bar)
     for count, why in ((refused, "for their names"), (len(table.rejected), "as in the source")):
         if count:
             print(f"warning: {count} films have no embedding there, {why}: rejected.csv says why")
     count = len(table.image_id) - refused
-    what = "one TFRecord a film" if layout == "per_image" else publishing.TABLE
+    what = "one TFRecord a film" if layout == "per_image" else relayout.TABLE
     print(f"{count} embeddings in {folder}, {before} of them there before: {what}, with")
     print("manifest.json, rejected.csv and SHA256SUMS.txt. To check them, in that folder:")
     print("    sha256sum -c --quiet SHA256SUMS.txt")

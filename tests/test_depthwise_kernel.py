@@ -12,7 +12,7 @@ import pytest
 import tiny
 from parity import TOLERANCE, calibrate, compiled, difference, random_images
 
-from cxr_embeddings.encoder import depthwise_kernel, embed, sharding
+from cxr_embeddings.encoder import depthwise_kernel, inference, sharding
 from cxr_embeddings.encoder.efficientnet import EfficientNet
 from cxr_embeddings.encoder.random_weights import random_variables
 from cxr_embeddings.encoder.weights import abstract_variables
@@ -76,7 +76,7 @@ def test_each_device_computes_its_own_films(live):
     grey = np.random.default_rng(3).uniform(size=(8, 32, 32, 1)).astype(np.float32)
 
     def run(mesh):
-        forward = embed.make_forward(fast, variables, mesh, "stage2", (0.5,) * 3, (0.25,) * 3)
+        forward = inference.make_forward(fast, variables, mesh, "stage2", (0.5,) * 3, (0.25,) * 3)
         program = forward.lower(variables, grey).compile()
         assert "all-gather" not in program.as_text()
         return np.asarray(program(variables, sharding.put_rows(mesh, grey)))

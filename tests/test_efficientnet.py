@@ -23,7 +23,12 @@ GOLDEN = pathlib.Path(__file__).parent / "golden" / "efficientnet_l2_leaves.txt"
 
 
 @pytest.mark.parametrize(
-    ("variant", "head_width"), [("b0", 1280), pytest.param("b4", 1792, marks=pytest.mark.slow)]
+    ("variant", "head_width"),
+    [
+        ("tiny", 1280),
+        pytest.param("b0", 1280, marks=pytest.mark.slow),
+        pytest.param("b4", 1792, marks=pytest.mark.slow),
+    ],
 )
 def test_random_weights_keep_the_signal_alive_without_calibration(variant, head_width):
     model = EfficientNet(variant, head_width)

@@ -159,6 +159,7 @@ def test_curves_are_written(whole):
     assert (folder / "curves.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_killed_it_goes_on_with_the_same_losses(data, whole, tmp_path):
     folder = tmp_path / "run"
     both = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}

@@ -353,6 +353,7 @@ def browse(folder, *arguments):
     return subprocess.run(command, capture_output=True, timeout=120, check=True, text=True).stdout
 
 
+@pytest.mark.slow
 def test_no_sideways_scrolling_on_a_phone_or_a_desk(fourteen, evil, tmp_path):
     expected = [(width, page) for page in (fourteen[1], evil[0]) for width in (360, 1280)]
     frames = [FRAME.format(width=width, page=html.escape(page)) for width, page in expected]

@@ -14,12 +14,11 @@ from jaxtyping import Array, Float32, Int32, Int64
 
 from cxr_embeddings.common import machine, paths, progress
 from cxr_embeddings.configs.schema import PretrainConfig, WatchConfig
-from cxr_embeddings.encoder import checkpoints, sharding
-from cxr_embeddings.encoder import pretrain as trainer
+from cxr_embeddings.encoder import checkpoints, sharding, training_step
 from cxr_embeddings.encoder.card import Card
 from cxr_embeddings.encoder.efficientnet import EfficientNet
-from cxr_embeddings.encoder.pretrain import State
 from cxr_embeddings.encoder.recipe import Recipe, check
+from cxr_embeddings.encoder.training_step import State
 from cxr_embeddings.input_pipeline.hosts import Hosts
 from cxr_embeddings.input_pipeline.store import random_access
 from cxr_embeddings.pretraining import (
@@ -74,7 +73,7 @@ def pretrain(config: PretrainConfig, hosts: Hosts) -> None:
     training = Training(hosts, mesh, recipe, films, schedule, card, model, workers)
     identity = _identity(training, network.dtype or "")
     rules = sharding.FULLY_SHARDED if network.fully_sharded else sharding.MODEL_PARALLEL
-    start = functools.partial(trainer.start, recipe, width=card.embeddings["head"])
+    start = functools.partial(training_step.start, recipe, width=card.embeddings["head"])
     shapes = jax.eval_shape(start, variables)
     placed = sharding.variable_shardings(mesh, shapes, rules)
     if mesh.size > 1:
@@ -87,7 +86,7 @@ def pretrain(config: PretrainConfig, hosts: Hosts) -> None:
             return
         manager = stack.enter_context(checkpoints.open_checkpoints(folder / "checkpoints"))
         first = training_folder.agreed(hosts, folder, manager.latest_step() or 0)
-        stack.enter_context(trainer.memory_explained())
+        stack.enter_context(training_step.memory_explained())
         if first:
             state = checkpoints.restore(manager, first, shapes, placed, identity)
         else:
@@ -95,9 +94,9 @@ def pretrain(config: PretrainConfig, hosts: Hosts) -> None:
         del variables
         say(f"goes on after step {first}" if first else f"{recipe.steps} steps")
         pixels = {"mean": card.mean, "std": card.std}
-        step = trainer.make_step(model, recipe, mesh, shapes, **pixels, rules=rules)
+        step = training_step.make_step(model, recipe, mesh, shapes, **pixels, rules=rules)
         log = stack.enter_context(training_log.open_log(folder, first, bool(hosts.index)))
-        steps = trainer.train(step, state, mesh, _batches(training, first), first)
+        steps = training_step.train(step, state, mesh, _batches(training, first), first)
         save = functools.partial(checkpoints.save, manager, identity=identity)
         state = _watched(training, config.watch, steps, (first, state), log=log, save=save)
         average = sharding.collect(mesh, state.average)
@@ -182,7 +181,7 @@ def _watched(
             written = evaluated or number % watch.log_steps == 0
             kept = last or number % watch.checkpoint_steps == 0
             if since is None or written or kept:
-                numbers = trainer.read(number, metrics)  # waits
+                numbers = training_step.read(number, metrics)  # waits
             counted += 1
             if written:
                 row = {"step": number, "films": number * films, **numbers}
@@ -192,7 +191,7 @@ def _watched(
                     row |= look(state.average)
                     if not hidden:
                         bar.write(training_log.line(row))
-                        if trainer.is_stuck(recipe, numbers["loss"]):
+                        if training_step.is_stuck(recipe, numbers["loss"]):
                             bar.write(STUCK)
                 log(row)
             if kept:

@@ -12,7 +12,7 @@ from jaxtyping import Float32, Int32, Int64
 from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import KNeighborsClassifier
 
-from cxr_embeddings.encoder import embed, sharding, supcon, weights
+from cxr_embeddings.encoder import inference, sharding, supcon, weights
 from cxr_embeddings.encoder.weights import Variables
 from cxr_embeddings.heads import features, logistic
 from cxr_embeddings.input_pipeline.store import random_access
@@ -69,7 +69,7 @@ def make_look(training: Training, most: int) -> Callable[[Variables], dict[str, 
     films, mesh, hosts = training.films, training.mesh, training.hosts
     card, batch_size = training.card, training.recipe.micro_batch
     shapes = weights.abstract_variables(training.model)
-    forward = embed.make_forward(training.model, shapes, mesh, "head", card.mean, card.std)
+    forward = inference.make_forward(training.model, shapes, mesh, "head", card.mean, card.std)
     move = sharding.mover(sharding.variable_shardings(mesh, shapes))
     each = batch_size // hosts.count
     train, tune = (sample(films.rows(name), most) for name in ("train", "tune"))
@@ -82,7 +82,7 @@ def make_look(training: Training, most: int) -> Callable[[Variables], dict[str, 
         batches = random_access.batches(
             films.stores, films.places, lambda i: padded[i, hosts.index], 0, steps, training.workers
         )
-        embeddings = embed.embed(forward, move(variables), mesh, batches)
+        embeddings = inference.embed(forward, move(variables), mesh, batches)
         mine = np.stack([some for _, some in embeddings])
         every = hosts.gather(mine.ravel()).reshape(hosts.count, *mine.shape).swapaxes(0, 1)
         return every.reshape(-1, mine.shape[-1])[: len(rows)]

@@ -11,7 +11,7 @@ from running import is_intact, tree
 from cxr_embeddings.common import files
 from cxr_embeddings.heads import saved
 from cxr_embeddings.input_pipeline import run_folder
-from cxr_embeddings.input_pipeline.embeddings import publish
+from cxr_embeddings.input_pipeline.embeddings import relayout
 from cxr_embeddings.input_pipeline.embeddings.formats import FORMATS, EmbeddingRecord
 from cxr_embeddings.input_pipeline.embeddings.table import read_table
 
@@ -33,7 +33,7 @@ def run(tmp_path):
         table = read_table(str(source), str(tmp_path / "cache"))
         versions = versions or {"cxr-embeddings": "1"}
         progress = published.progress(stop_after)
-        before, left_out = publish.publish(table, str(folder), layout, versions, progress)
+        before, left_out = relayout.publish(table, str(folder), layout, versions, progress)
         assert left_out == refused
         return before
 
@@ -208,7 +208,7 @@ def test_films_with_addresses_are_published_below_their_input(tmp_path, root, ru
     ],
 )
 def test_places(image_id, input, expected):
-    assert publish.place(image_id, input) == expected
+    assert relayout.place(image_id, input) == expected
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_places(image_id, input, expected):
 )
 def test_places_outside_the_folder(image_id, input):
     with pytest.raises(ValueError, match=r"does not say where to publish it; expected a relative"):
-        publish.place(image_id, input)
+        relayout.place(image_id, input)
 
 
 def test_nothing_is_written_of_what_cannot_be_published(tmp_path, run):

@@ -9,7 +9,7 @@ import pytest
 import tiny
 
 from cxr_embeddings.configs.schema import AugmentationConfig
-from cxr_embeddings.encoder import pretrain, sharding
+from cxr_embeddings.encoder import sharding, training_step
 from cxr_embeddings.encoder.efficientnet import EfficientNet
 from cxr_embeddings.encoder.random_weights import random_variables
 from cxr_embeddings.encoder.recipe import OPTIMIZERS, Projection, Recipe, check
@@ -17,7 +17,7 @@ from cxr_embeddings.encoder.supcon import supervised_contrastive_loss
 from cxr_embeddings.encoder.weights import abstract_variables
 
 SIZE, FILMS = 32, 16
-VIEWS_OF = jax.jit(pretrain.views, static_argnums=0)
+VIEWS_OF = jax.jit(training_step.views, static_argnums=0)
 PLAIN = {"mean": (0.4,) * 3, "std": (0.3,) * 3}
 
 
@@ -54,7 +54,7 @@ def first_variables():
 
 def started(how, **setting):
     variables = jax.tree.map(jnp.array, first_variables())
-    return EfficientNet("tiny", 32, **setting), pretrain.start(how, variables, 32)
+    return EfficientNet("tiny", 32, **setting), training_step.start(how, variables, 32)
 
 
 def one_device():
@@ -64,7 +64,7 @@ def one_device():
 def run(how, mesh, steps, rules=sharding.MODEL_PARALLEL, **setting):
     """The numbers of each step, the first and the last state, and the program."""
     model, state = started(how, **setting)
-    step = pretrain.make_step(model, how, mesh, state, **PLAIN, rules=rules)
+    step = training_step.make_step(model, how, mesh, state, **PLAIN, rules=rules)
     state = jax.device_put(state, sharding.variable_shardings(mesh, state, rules))
     found, first = [], None
     for i in range(steps):
@@ -86,6 +86,7 @@ def largest_difference(a, b):
     return max(float(np.abs(np.asarray(x) - np.asarray(y)).max()) for x, y in pairs)
 
 
+@pytest.mark.slow
 def test_micro_batches_give_the_gradient_of_the_whole_batch():
     """Against one program that holds all of it: groups for BatchNorm, one loss over all views."""
     how = recipe(micro_batch=4)
@@ -113,7 +114,7 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch():
         return supervised_contrastive_loss(z, jnp.repeat(label, 2), how.temperature), embedding
 
     (expected, embedding), slope = jax.jit(jax.value_and_grad(whole, has_aux=True))(state.params)
-    gradient = jax.jit(pretrain.make_gradient(model, how, one_device(), **PLAIN))
+    gradient = jax.jit(training_step.make_gradient(model, how, one_device(), **PLAIN))
     value, gradients, _, found = gradient(
         state.params, state.batch_stats, jnp.int32(0), images, label
     )
@@ -181,7 +182,8 @@ def test_in_bfloat16_statistics_stay_float32():
 def test_only_kernels_decay(optimizer):
     """With gradients of zero, what changes is what decays."""
     variables = abstract_variables(EfficientNet("tiny", head_width=32))
-    shapes = jax.eval_shape(functools.partial(pretrain.start, recipe(), width=32), variables).params
+    start = functools.partial(training_step.start, recipe(), width=32)
+    shapes = jax.eval_shape(start, variables).params
     params = jax.tree.map(lambda leaf: jnp.ones((2,) * leaf.ndim), shapes)
     made = OPTIMIZERS[optimizer](lambda step: 0.1, weight_decay=0.5)
     zeros = jax.tree.map(jnp.zeros_like, params)
@@ -241,7 +243,7 @@ def test_a_loss_that_is_no_number_names_its_step():
     with pytest.raises(
         ValueError, match=r"loss and gradient_norm of step 12 .*training.learning_rate"
     ):
-        list(pretrain.train(step, state, mesh, batches, 10))
+        list(training_step.train(step, state, mesh, batches, 10))
 
 
 def test_too_little_memory_names_the_settings():
@@ -250,9 +252,12 @@ def test_too_little_memory_names_the_settings():
         "INTERNAL: Error dispatching computation: Out of memory allocating 9 bytes.",  # of CPUs
     ):
         expected = r"halve training.micro_batch, or set network.remat.* 9 bytes"
-        with pytest.raises(ValueError, match=expected), pretrain.memory_explained():
+        with pytest.raises(ValueError, match=expected), training_step.memory_explained():
             raise jax.errors.JaxRuntimeError(message)
-    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), pretrain.memory_explained():
+    with (
+        pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"),
+        training_step.memory_explained(),
+    ):
         raise jax.errors.JaxRuntimeError("INTERNAL: of another kind")
 
 
@@ -260,5 +265,6 @@ def test_projections_at_one_point_are_noticed():
     label = jnp.arange(2 * FILMS, dtype=jnp.int32) // 2 % 2
     point = jnp.ones((2 * FILMS, 8))
     loss = float(jax.jit(supervised_contrastive_loss, static_argnums=2)(point, label, 0.1))
-    assert pretrain.is_stuck(recipe(), loss) and not pretrain.is_stuck(recipe(), 0.999 * loss)
-    assert not pretrain.is_stuck(recipe(objective="cross_entropy"), loss)
+    assert training_step.is_stuck(recipe(), loss)
+    assert not training_step.is_stuck(recipe(), 0.999 * loss)
+    assert not training_step.is_stuck(recipe(objective="cross_entropy"), loss)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cxr_embeddings.heads import neighbours
+from cxr_embeddings.heads import similarity
 
 
 def random(films, dim=6, seed=0):
@@ -14,7 +14,7 @@ def test_neighbours_are_the_largest_cosines_of_other_patients(monkeypatch):
     monkeypatch.setattr(neighbours, "BLOCK_BYTES", 7 * 30 * 4)  # blocks of 7, and one of 2
     embedding, patient = random(30), np.arange(30) // 3
     embedding[1] += 50 * embedding[0]  # the nearest of all, and of the same patient
-    found, cosine = neighbours.nearest(embedding, patient, 4)
+    found, cosine = similarity.nearest(embedding, patient, 4)
     for i in range(30):
         own = embedding / np.linalg.norm(embedding, axis=1, keepdims=True) @ embedding[i]
         own = own / np.linalg.norm(embedding[i])
@@ -27,12 +27,12 @@ def test_neighbours_are_the_largest_cosines_of_other_patients(monkeypatch):
 
 def test_too_few_films_of_others():
     with pytest.raises(ValueError, match=r"only 2 films of other patients .* at least 3"):
-        neighbours.nearest(random(6), np.array([0, 0, 0, 0, 1, 2]), 3)
+        similarity.nearest(random(6), np.array([0, 0, 0, 0, 1, 2]), 3)
 
 
 def test_an_embedding_without_direction():
     with pytest.raises(ValueError, match="1 embeddings are 0"):
-        neighbours.nearest(random(6) * (np.arange(6)[:, None] > 0), np.arange(6), 2)
+        similarity.nearest(random(6) * (np.arange(6)[:, None] > 0), np.arange(6), 2)
 
 
 def share(neighbour, patient, label, mask=None, permutations=200, **more):
@@ -41,7 +41,7 @@ def share(neighbour, patient, label, mask=None, permutations=200, **more):
     mask = np.ones(label.shape, bool) if mask is None else np.asarray(mask)
     names = [f"f{j}" for j in range(label.shape[1])]
     neighbour = np.asarray(neighbour)
-    return neighbours.sharing(
+    return similarity.sharing(
         neighbour, patient, names, label, mask, permutations=permutations, seed=0, **more
     )
 
@@ -77,7 +77,7 @@ def test_clusters_are_told_from_chance_and_chance_is_not():
     label[::3, 0], label[:, 1] = 1, np.random.default_rng(1).random(120) < 0.3
     embedding = random(120)
     embedding[::3] += 8
-    neighbour, _ = neighbours.nearest(embedding, patient, 5)
+    neighbour, _ = similarity.nearest(embedding, patient, 5)
     found, whole = share(neighbour, patient, label)
     clustered, scattered = found.values()
     assert clustered.share == 1 and clustered.p == pytest.approx(1 / 201)
@@ -91,7 +91,7 @@ def test_permuted_labels_of_a_patient_stay_together():
     patient = np.repeat(np.arange(12), 10)
     label = (patient[:, None] < 4).astype(np.float32)
     embedding = random(12, seed=3)[patient] + 0.01 * random(120)
-    neighbour, _ = neighbours.nearest(embedding, patient, 5)
+    neighbour, _ = similarity.nearest(embedding, patient, 5)
     together, alone = (share(neighbour, one, label)[0]["f0"] for one in (patient, np.arange(120)))
     assert together.high - together.low > 2 * (alone.high - alone.low)
 
@@ -112,7 +112,7 @@ def test_only_patients_with_as_many_films_exchange_labels():
         patient = np.repeat(np.arange(30), np.where(random.random(30) < 0.5, 1, 5))
         label = (random.random(30) < 0.3)[patient, None]
         embedding = random.normal(size=(30, 4))[patient] + random.normal(size=(len(patient), 4))
-        neighbour, _ = neighbours.nearest(embedding, patient, 5)
+        neighbour, _ = similarity.nearest(embedding, patient, 5)
         found, _ = share(neighbour, patient, label, permutations=59)
         p += [one.p for one in found.values()]
     assert 0.005 < np.mean(np.array(p) <= 0.05) < 0.1

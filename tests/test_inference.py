@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tiny
 
-from cxr_embeddings.encoder import efficientnet, embed, random_weights, sharding
+from cxr_embeddings.encoder import efficientnet, inference, random_weights, sharding
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
 
@@ -36,7 +36,7 @@ def program(network):
     def make(devices, model_parallel=1, layer="head"):
         mesh = sharding.make_mesh(model_parallel, jax.devices()[:devices])
         placed = jax.device_put(variables, sharding.variable_shardings(mesh, variables))
-        forward = embed.make_forward(model, placed, mesh, layer, MEAN, STD)
+        forward = inference.make_forward(model, placed, mesh, layer, MEAN, STD)
         shape = jax.ShapeDtypeStruct((16, 32, 32, 1), np.float32)
         return forward.lower(placed, shape).compile(), placed, mesh
 
@@ -105,7 +105,7 @@ def test_the_loop_keeps_order_and_prepares_ahead():
             yield i, np.full((2, 3, 3, 1), i, np.float32)
 
     first_out = []
-    for tag, embeddings in embed.embed(forward, {}, mesh, batches()):
+    for tag, embeddings in inference.embed(forward, {}, mesh, batches()):
         first_out.append((tag, len(seen)))
         np.testing.assert_array_equal(embeddings, np.full((2, 1), 9 * tag, np.float32))
     assert first_out == [(0, 2), (1, 3), (2, 4), (3, 5), (4, 5)]
@@ -133,7 +133,7 @@ def test_a_batch_that_is_too_large_is_computed_in_parts(images, films, pieces, c
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
     forward, tried = too_large_above(films)
     batches = [(i, np.roll(images[:12], i, axis=0)) for i in range(4)]
-    found = list(embed.embed(forward, {}, mesh, iter(batches)))
+    found = list(inference.embed(forward, {}, mesh, iter(batches)))
     assert [tag for tag, _ in found] == [0, 1, 2, 3]
     for (_, embeddings), (_, batch) in zip(found, batches, strict=True):
         np.testing.assert_allclose(embeddings, sums(batch), rtol=1e-5)
@@ -153,7 +153,7 @@ def test_an_error_when_a_result_is_read_is_the_same(images, monkeypatch):
 
     monkeypatch.setattr(sharding, "local_rows", fails_above_six)
     batches = [(i, np.roll(images[:12], i, axis=0)) for i in range(4)]
-    found = list(embed.embed(lambda _, x: x.sum((1, 2, 3))[:, None], {}, mesh, batches))
+    found = list(inference.embed(lambda _, x: x.sum((1, 2, 3))[:, None], {}, mesh, batches))
     for (_, embeddings), (_, batch) in zip(found, batches, strict=True):
         np.testing.assert_allclose(embeddings, sums(batch), rtol=1e-5)
     assert failed == [12, 12], "the two that were under way"
@@ -167,16 +167,16 @@ def test_other_errors_and_a_single_film_are_not_tried_again(images, message):
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
     batch = images[:1] if "one film" in message else images
     with pytest.raises(jax.errors.JaxRuntimeError, match=message):
-        list(embed.embed(forward, {}, mesh, [(0, batch)]))
+        list(inference.embed(forward, {}, mesh, [(0, batch)]))
 
 
 def test_films_that_fit_fill_the_memory_that_is_free():
     card = random_weights.random_card("l2", 1280, "native", MEAN, STD)
-    assert embed.films_that_fit(card, "float32", None) == 8, "a CPU"
+    assert inference.films_that_fit(card, "float32", None) == 8, "a CPU"
 
     def of_gigabytes(number, dtype):
         memory = {"bytes_limit": int(number * 1e9), "bytes_in_use": 10**9}
-        return embed.films_that_fit(card, dtype, memory)
+        return inference.films_that_fit(card, dtype, memory)
 
     assert [of_gigabytes(n, "bfloat16") for n in (2, 6, 12, 24, 80)] == [1, 2, 4, 8, 32]
     assert [of_gigabytes(n, "float32") for n in (2, 6, 12, 24, 80)] == [1, 1, 2, 4, 16]
