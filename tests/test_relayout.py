@@ -69,7 +69,7 @@ def test_the_copy_holds_the_same_ids_and_numbers(tmp_path, layout, made, run):
 
 
 def test_a_table_is_written_by_row_groups(tmp_path, monkeypatch, run):
-    monkeypatch.setattr(publish, "ROW_GROUP_BYTES", 4 * 6 * 4)
+    monkeypatch.setattr(relayout, "ROW_GROUP_BYTES", 4 * 6 * 4)
     source = make_source(tmp_path / "source")
     run(source, tmp_path / "copy", "parquet")
     file = pq.ParquetFile(tmp_path / "copy" / "embeddings.parquet")
@@ -120,7 +120,7 @@ def test_the_manifest_carries_what_made_the_embeddings(tmp_path, layout, run):
 def test_stopped_anywhere_and_run_again_gives_the_same_folder(
     tmp_path, layout, stop_after, monkeypatch, run
 ):
-    monkeypatch.setattr(publish, "ROW_GROUP_BYTES", 1)
+    monkeypatch.setattr(relayout, "ROW_GROUP_BYTES", 1)
     source = make_source(tmp_path / "source")
     run(source, tmp_path / "whole", layout)
     with pytest.raises(Stopped):
