@@ -11,7 +11,7 @@ def random(films, dim=6, seed=0):
 
 
 def test_neighbours_are_the_largest_cosines_of_other_patients(monkeypatch):
-    monkeypatch.setattr(neighbours, "BLOCK_BYTES", 7 * 30 * 4)  # blocks of 7, and one of 2
+    monkeypatch.setattr(similarity, "BLOCK_BYTES", 7 * 30 * 4)  # blocks of 7, and one of 2
     embedding, patient = random(30), np.arange(30) // 3
     embedding[1] += 50 * embedding[0]  # the nearest of all, and of the same patient
     found, cosine = similarity.nearest(embedding, patient, 4)
