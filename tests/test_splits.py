@@ -110,7 +110,7 @@ def test_fractions_out_of_range_are_refused(fractions):
 
 def test_a_random_split_needs_every_patient_and_no_other_split(table):
     found = read_labels(table("image_id,patient_id,x; a,1,1; b,,0; c,,1; d,,1"))
-    with pytest.raises(ValueError, match=r"2 of 3 films whose patient is unknown.*patient_column"):
+    with pytest.raises(ValueError, match=r"patients of 2 of 3 films are unknown.*patient_column"):
         join(ids(*"abc"), found, fractions=FRACTIONS)
     with pytest.raises(ValueError, match=r"fractions as well as split_path"):
         join(ids(*"abc"), found, split_path="split.csv", fractions=FRACTIONS)

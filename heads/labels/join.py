@@ -120,7 +120,8 @@ def _read_tables(labels: LabelTable) -> dict[str, Facts]:
     if not config.fractions and not config.split_path and "split" not in labels.facts.values:
         raise ValueError(
             f"found no split in {path}; expected a column `split`: name it with split_column, give "
-            "a table that has one as split_path, or draw one with fractions"
+            "a table that has one as split_path, or draw one with fractions, such as "
+            "--config.labels.fractions=0.7,0.1,0.2"
         )
     elsewhere = [name for name in config.subgroups if name not in labels.facts.values]
     if elsewhere and not config.metadata_path:  # the error names the columns there are

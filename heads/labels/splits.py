@@ -52,8 +52,9 @@ def random_splits(
     unknown = int((patient_id == "").sum())
     if unknown:
         raise ValueError(
-            f"found {unknown} of {len(patient_id)} films whose patient is unknown, and must stay "
-            "in one split: name patient_column, or give a table that has it as metadata_path"
+            f"the patients of {unknown} of {len(patient_id)} films are unknown, but all films of a "
+            "patient must be in one split: say which column holds the patient by patient_column, "
+            "or give a table that has it as metadata_path"
         )
     patients, inverse = np.unique(patient_id.astype(np.str_), return_inverse=True)
     rank = np.random.default_rng(seed).permutation(len(patients))
