@@ -20,7 +20,6 @@ from cxr_embeddings.encoder.efficientnet import VARIANTS, scale_width
 from cxr_embeddings.encoder.weights import Variables
 
 if TYPE_CHECKING:
-    import keras
     import torch
 
 Run = Callable[[], np.ndarray]  # returns when the work is done: float32 [b width]
@@ -41,15 +40,6 @@ TIMM_LAYERS = {  # ours -> timm's; in blocks by the number of their convolutions
     },
 }
 TIMM_LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
-KERAS_LAYERS = {  # ours -> Keras', where they differ
-    "head_conv": "top_conv",
-    "head_bn": "top_bn",
-    "depthwise_conv": "dwconv",
-    "depthwise_bn": "bn",
-    "squeeze_excite/reduce": "se_reduce",
-    "squeeze_excite/expand": "se_expand",
-}
-KERAS_LEAVES = {"scale": "gamma", "mean": "moving_mean", "var": "moving_variance"}
 
 
 def head_width(variant: str) -> int:
@@ -155,37 +145,3 @@ ENGINES: dict[str, Make] = {
     "timm": functools.partial(_by_timm, False),
     "torch.compile": functools.partial(_by_timm, True),
 }
-
-
-def keras_network(variant: str, **options: object) -> keras.Model:
-    """Keras' network without weights of its own."""
-    sys.setrecursionlimit(10_000)  # Keras walks through L2's 88 blocks so
-    from keras.src.applications import efficientnet as reference
-
-    zeros = {f"{name}_KERNEL_INITIALIZER": "zeros" for name in ("CONV", "DENSE")}
-    with mock.patch.multiple(reference, **zeros):  # they are replaced: be quick
-        scale = VARIANTS[variant]
-        options = {"include_top": False, "weights": None, "input_shape": (None, None, 3)} | options
-        return reference.EfficientNet(scale.width, scale.depth, scale.resolution, **options)
-
-
-def assign_keras(network: keras.Model, variables: Variables) -> None:
-    """Puts our variables into the layers of Keras' network, every one of them."""
-    kept = r"normalization|predictions"
-    theirs = {w.path: w for w in network.weights if not re.match(kept, w.path)}
-    for path, leaf in flatten_dict(variables, sep="/").items():
-        *layer, name = path.split("/")[1:]
-        layer = "/".join(layer)
-        prefix = ""
-        if match := re.fullmatch(r"stage(\d)_block(\d+)/(.*)", layer):
-            prefix, layer = f"block{match[1]}{chr(96 + int(match[2]))}_", match[3]
-        name = "beta" if layer.endswith("_bn") and name == "bias" else KERAS_LEAVES.get(name, name)
-        values = np.asarray(leaf)
-        if layer == "depthwise_conv":
-            values = values.swapaxes(2, 3)  # Keras: [h w channel 1]
-        weight = theirs.pop(f"{prefix}{KERAS_LAYERS.get(layer, layer)}/{name}")
-        if weight.shape != values.shape:
-            raise ValueError(f"{path} is {values.shape}, and Keras has {weight.shape} for it")
-        weight.assign(values)
-    if theirs:
-        raise ValueError(f"Keras has more: {', '.join(theirs)}")

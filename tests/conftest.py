@@ -114,20 +114,6 @@ def save_bundle(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def embedded(mimic, save_bundle, tmp_path_factory) -> pathlib.Path:
-    """The folder of embeddings of the frontal films of `mimic` by `tiny`, only to be read."""
-    import running
-
-    folder = tmp_path_factory.mktemp("embedded")
-    done = running.call(
-        "embed", "--config=configs/mimic.py", f"--input={mimic}/files",
-        f"--weights={save_bundle()}", f"--output={folder}",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return folder
-
-
-@pytest.fixture(scope="session")
 def environment():
     """The environment of programs with one device."""
     return os.environ | {"XLA_FLAGS": QUICK}

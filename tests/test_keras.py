@@ -3,13 +3,16 @@
 import json
 import pathlib
 import re
+import sys
 from typing import Any
+from unittest import mock
 
 import h5py
 import jax
 import numpy as np
 import pytest
 import running
+from flax.traverse_util import flatten_dict
 from parity import (
     TOLERANCE,
     assert_same_leaves,
@@ -25,7 +28,7 @@ from parity import (
 from benchmarks import peers
 from cxr_embeddings.encoder import convert, weights
 from cxr_embeddings.encoder.card import Card, load_card
-from cxr_embeddings.encoder.efficientnet import EfficientNet
+from cxr_embeddings.encoder.efficientnet import VARIANTS, EfficientNet
 from cxr_embeddings.encoder.random_weights import random_variables
 from cxr_embeddings.encoder.sources import archive
 from cxr_embeddings.encoder.sources import keras as keras_source
@@ -33,6 +36,50 @@ from cxr_embeddings.encoder.sources.checkpoint import IMAGENET_MEAN, IMAGENET_ST
 
 # Keras' own, while it saves.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+KERAS_LAYERS = {  # ours -> Keras', where they differ
+    "head_conv": "top_conv",
+    "head_bn": "top_bn",
+    "depthwise_conv": "dwconv",
+    "depthwise_bn": "bn",
+    "squeeze_excite/reduce": "se_reduce",
+    "squeeze_excite/expand": "se_expand",
+}
+KERAS_LEAVES = {"scale": "gamma", "mean": "moving_mean", "var": "moving_variance"}
+
+
+def keras_network(variant, **options):
+    """Keras' network without weights of its own."""
+    sys.setrecursionlimit(10_000)  # Keras walks through L2's 88 blocks so
+    from keras.src.applications import efficientnet as reference
+
+    zeros = {f"{name}_KERNEL_INITIALIZER": "zeros" for name in ("CONV", "DENSE")}
+    with mock.patch.multiple(reference, **zeros):  # they are replaced: be quick
+        scale = VARIANTS[variant]
+        options = {"include_top": False, "weights": None, "input_shape": (None, None, 3)} | options
+        return reference.EfficientNet(scale.width, scale.depth, scale.resolution, **options)
+
+
+def assign_keras(network, variables):
+    """Puts our variables into the layers of Keras' network, every one of them."""
+    kept = r"normalization|predictions"
+    theirs = {w.path: w for w in network.weights if not re.match(kept, w.path)}
+    for path, leaf in flatten_dict(variables, sep="/").items():
+        *layer, name = path.split("/")[1:]
+        layer = "/".join(layer)
+        prefix = ""
+        if match := re.fullmatch(r"stage(\d)_block(\d+)/(.*)", layer):
+            prefix, layer = f"block{match[1]}{chr(96 + int(match[2]))}_", match[3]
+        name = "beta" if layer.endswith("_bn") and name == "bias" else KERAS_LEAVES.get(name, name)
+        values = np.asarray(leaf)
+        if layer == "depthwise_conv":
+            values = values.swapaxes(2, 3)  # Keras: [h w channel 1]
+        weight = theirs.pop(f"{prefix}{KERAS_LAYERS.get(layer, layer)}/{name}")
+        if weight.shape != values.shape:
+            raise ValueError(f"{path} is {values.shape}, and Keras has {weight.shape} for it")
+        weight.assign(values)
+    if theirs:
+        raise ValueError(f"Keras has more: {', '.join(theirs)}")
 
 
 def keras_forward(variant: str, file: pathlib.Path, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -42,7 +89,7 @@ def keras_forward(variant: str, file: pathlib.Path, images: np.ndarray) -> dict[
     """
     import keras
 
-    network = peers.keras_network(variant, input_shape=images.shape[1:])
+    network = keras_network(variant, input_shape=images.shape[1:])
     network.load_weights(file)
     last = {"stem": "stem_activation", "head_map": "top_activation"}
     for layer in network.layers:
@@ -65,8 +112,8 @@ def test_every_leaf_arrives_and_every_stage_agrees_with_keras(variant, sizes, tm
     variables = jax.device_put(random_variables(model, seed=0))
     images = random_images(sizes[0], batch=8, seed=1)
     variables = jax.device_get(calibrate(model, variables, images))
-    network = peers.keras_network(variant)
-    peers.assign_keras(network, variables)
+    network = keras_network(variant)
+    assign_keras(network, variables)
     file, bundle = tmp_path / f"{variant}.weights.h5", tmp_path / "bundle"
     network.save_weights(file)
     if variant == "b0":  # by the command itself; L2 by what it calls: half a minute less
@@ -96,14 +143,14 @@ def as_published(tmp_path: pathlib.Path, monkeypatch) -> tuple[Any, pathlib.Path
     from keras.src.applications import efficientnet as reference
 
     top = {"include_top": True, "input_shape": (224, 224, 3)}
-    plain = peers.keras_network("b0", **top)
+    plain = keras_network("b0", **top)
     plain.get_layer(index=2).adapt_mean.assign(IMAGENET_MEAN)
     plain.get_layer(index=2).adapt_variance.assign(IMAGENET_STD)  # sic: Keras' files have it so
-    peers.assign_keras(plain, with_statistics(random_variables(EfficientNet("b0", 1280))))
+    assign_keras(plain, with_statistics(random_variables(EfficientNet("b0", 1280))))
     plain.save_weights(tmp_path / "stored.weights.h5")
     stored = str(tmp_path / "stored.weights.h5")
     monkeypatch.setattr(reference.file_utils, "get_file", lambda *_, **__: stored)
-    network = peers.keras_network("b0", weights="imagenet", weights_name="b0", **top)
+    network = keras_network("b0", weights="imagenet", weights_name="b0", **top)
     network.save(tmp_path / "published.keras")
     network.save_weights(tmp_path / "published.weights.h5")
     return network, tmp_path
