@@ -1,4 +1,4 @@
-"""EfficientNet B0 to B7 and L2 on one page (Tan and Le, arXiv 1905.11946; L2: arXiv 1911.04252).
+"""EfficientNet B0 to B7, L2 and Lite on one page (Tan and Le, arXiv 1905.11946; L2: 1911.04252).
 
 The tree of variables is flat (`stem_conv`, `stem_bn`, `stage<i>_block<j>/...`, `head_conv`,
 `head_bn`), with the leaves of Flax's `nn.Conv` and `nn.BatchNorm`: tests/golden lists L2's.
@@ -29,11 +29,16 @@ Setting = dict[str, Any]  # keywords of layers
 
 
 class Variant(NamedTuple):
-    """How one member of the family scales the base network; resolution is that of its training."""
+    """How one member of the family scales the base network; resolution is that of its training.
+
+    The lite ones have ReLU6 for swish and no squeeze-and-excite; stem, head and the numbers of
+    blocks in the first and the last stage are not scaled (tensorflow/tpu, efficientnet/lite).
+    """
 
     width: float
     depth: float
     resolution: int
+    lite: bool = False
 
 
 VARIANTS = {
@@ -46,6 +51,11 @@ VARIANTS = {
     "b6": Variant(1.8, 2.6, 528),
     "b7": Variant(2.0, 3.1, 600),
     "l2": Variant(4.3, 5.3, 800),
+    "lite0": Variant(1.0, 1.0, 224, lite=True),
+    "lite1": Variant(1.0, 1.1, 240, lite=True),
+    "lite2": Variant(1.1, 1.2, 260, lite=True),
+    "lite3": Variant(1.2, 1.4, 300, lite=True),
+    "lite4": Variant(1.4, 1.8, 380, lite=True),
 }
 
 # kernel size, stride of the first block, expansion, width, repeats: table 1 of the paper
@@ -70,12 +80,19 @@ def scale_width(base: int, coefficient: float) -> int:
 
 def stage_blocks(variant: str) -> list[int]:
     """Number of blocks in each of the seven stages."""
-    return [math.ceil(stage[-1] * VARIANTS[variant].depth) for stage in STAGES]
+    scale = VARIANTS[variant]
+    fixed = (STAGES[0], STAGES[-1]) if scale.lite else ()
+    return [s[-1] if s in fixed else math.ceil(s[-1] * scale.depth) for s in STAGES]
 
 
 def stage_widths(variant: str) -> list[int]:
     """Channels that each of the seven stages puts out."""
     return [scale_width(stage[-2], VARIANTS[variant].width) for stage in STAGES]
+
+
+def activation_of(lite: bool) -> Activation:
+    """What stands behind every BatchNorm but the projections'."""
+    return jax.nn.relu6 if lite else swish
 
 
 def head_name(head_width: int) -> str:
@@ -160,12 +177,13 @@ class SqueezeExcite(nn.Module):
 
 
 class MBConv(nn.Module):
-    """Inverted residual block: expand, depthwise, squeeze and excite, project, add."""
+    """Inverted residual block: expand, depthwise, squeeze and excite (not lite), project, add."""
 
     features: int
     kernel_size: int
     strides: int
     expansion: int
+    lite: bool
     dtype: DTypeLike
     conv_general_dilated: Convolution
 
@@ -174,16 +192,20 @@ class MBConv(nn.Module):
         self, inputs: Float[Array, "b h w c"], train: bool = False
     ) -> Float[Array, "b h2 w2 features"]:
         setting: Setting = {"dtype": self.dtype, "conv_general_dilated": self.conv_general_dilated}
-        convolve: Convolution = functools.partial(conv_bn, train=train, **setting)
+        activation = activation_of(self.lite)
+        convolve: Convolution = functools.partial(
+            conv_bn, activation=activation, train=train, **setting
+        )
         width = inputs.shape[-1]
         expanded = width * self.expansion
 
         x = inputs if self.expansion == 1 else convolve(inputs, "expand", expanded)
         x = convolve(x, "depthwise", expanded, self.kernel_size, self.strides, groups=expanded)
-        reduced = int(width * SQUEEZE_RATIO)
-        excite = SqueezeExcite(reduced, self.conv_general_dilated, name="squeeze_excite")
-        gate = excite(jnp.mean(x, axis=(1, 2), keepdims=True, dtype=jnp.float32))
-        x = (x.astype(jnp.float32) * gate).astype(x.dtype)
+        if not self.lite:
+            reduced = int(width * SQUEEZE_RATIO)
+            excite = SqueezeExcite(reduced, self.conv_general_dilated, name="squeeze_excite")
+            gate = excite(jnp.mean(x, axis=(1, 2), keepdims=True, dtype=jnp.float32))
+            x = (x.astype(jnp.float32) * gate).astype(x.dtype)
         x = convolve(x, "project", self.features, activation=jax.nn.identity)
         return x + inputs if self.strides == 1 and width == self.features else x
 
@@ -225,15 +247,18 @@ class EfficientNet(nn.Module):
             `projection`. Under `jit`, what the caller does not return is not computed.
         """
         setting: Setting = {"dtype": self.dtype, "conv_general_dilated": self.conv_general_dilated}
-        convolve: Convolution = functools.partial(conv_bn, train=train, **setting)
+        scale = VARIANTS[self.variant]
+        convolve: Convolution = functools.partial(
+            conv_bn, activation=activation_of(scale.lite), train=train, **setting
+        )
         block = nn.remat(MBConv, static_argnums=2) if self.remat else self.block
         out = {}
-        width = scale_width(STEM_WIDTH, VARIANTS[self.variant].width)
+        width = STEM_WIDTH if scale.lite else scale_width(STEM_WIDTH, scale.width)
         x = out["stem"] = convolve(images.astype(self.dtype), "stem", width, 3, strides=2)
         sizes = zip(STAGES, stage_widths(self.variant), stage_blocks(self.variant), strict=True)
         for i, ((kernel_size, strides, expansion, *_), width, blocks) in enumerate(sizes, start=1):
             for j in range(1, blocks + 1):
-                shape = width, kernel_size, strides if j == 1 else 1, expansion
+                shape = width, kernel_size, strides if j == 1 else 1, expansion, scale.lite
                 x = block(*shape, **setting, name=f"stage{i}_block{j}")(x, train)
             out[f"stage{i}"] = x
         out["feature_map"] = x
