@@ -65,7 +65,7 @@ def test_widths_of_the_embeddings():
     assert pooled.pop("tiny") == 80, "the tests' own"
     assert pooled == {
         **{"b0": 320, "b1": 320, "b2": 352, "b3": 384, "b4": 448, "b5": 512, "b6": 576, "b7": 640},
-        "l2": 1376,
+        **{"l2": 1376, "lite0": 320, "lite1": 320, "lite2": 352, "lite3": 384, "lite4": 448},
     }
     offered = {"head": 4096, "pooled": 1376, "feature_map": 1376, "pooled_map": 1376}
     assert list(embedding_widths("l2", 4096).items()) == list(offered.items())
