@@ -44,7 +44,8 @@ TIMM_LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "v
 
 def head_width(variant: str) -> int:
     """Channels of the head convolution, as timm and Keras have it: 1,280 of B0, 5,504 of L2."""
-    return scale_width(1280, VARIANTS[variant].width)
+    scale = VARIANTS[variant]
+    return 1280 if scale.lite else scale_width(1280, scale.width)
 
 
 def timm_tensors(variables: Variables) -> dict[str, np.ndarray]:

@@ -20,7 +20,8 @@ class Wanted:
     """What a bundle is to be; None, as the checkpoint says."""
 
     variant: str | None = field(
-        None, "the network that is expected, b0 to b7 or l2; another one is an error"
+        None,
+        "the network that is expected, b0 to b7, l2 or lite0 to lite4; another one is an error",
     )
     resolution: int | None = field(
         None, "side of the network's input in pixels, where the checkpoint does not say it"
@@ -35,7 +36,7 @@ def convert(source: str, path: str, output: str, wanted: Wanted) -> Card:
     """Reads a checkpoint, checks it, writes it as a bundle, and prints its card.
 
     Args:
-        source: timm, keras, tf, elixr_c, hf:ORG/NAME, or orbax for a bundle.
+        source: a key of `SOURCES`, hf:ORG/NAME, or orbax for a bundle.
         path: the checkpoint, packed or not; with hf: a file or folder of the repository, or "".
         output: folder of the new bundle; "" verifies a bundle and writes nothing.
         wanted: what it is to be.

@@ -14,16 +14,21 @@ from jaxtyping import Float
 from .card import Card
 from .efficientnet import EMBEDDING_WIDTH, VARIANTS, EfficientNet, stage_blocks, stage_widths
 from .embedding_layers import embedding_widths
-from .sources import elixr_c, keras, tf, timm
+from .sources import efficientnet_pytorch, elixr_c, keras, tf, timm
 from .sources.checkpoint import Checkpoint
 from .weights import HasShape, Variables, abstract_variables, merge, model_for
 
-SOURCES = {"timm": timm.read, "keras": keras.read, "tf": tf.read, "elixr_c": elixr_c.read}
+SOURCES = {
+    **{"timm": timm.read, "keras": keras.read, "tf": tf.read, "elixr_c": elixr_c.read},
+    "efficientnet_pytorch": efficientnet_pytorch.read,
+}
 CHECK_SIZE = 64  # pixels: a second for L2, and every stage still has more than one
 
 
 def variant_of(leaves: Mapping[str, HasShape], origin: str) -> str:
     """The key of `VARIANTS` whose stages have as many blocks, as wide, as the leaves of a network.
+
+    B0 and Lite0 are told apart by squeeze-and-excite.
 
     Raises:
         ValueError: no variant is like that.
@@ -35,8 +40,10 @@ def variant_of(leaves: Mapping[str, HasShape], origin: str) -> str:
             stages.setdefault(match[1], []).append(leaf.shape[-1])
     blocks = [len(stages[i]) for i in sorted(stages)]
     widths = [stages[i][-1] for i in sorted(stages)]
-    for variant in VARIANTS:
-        if blocks == stage_blocks(variant) and widths == stage_widths(variant):
+    lite = not any("/squeeze_excite/" in path for path in leaves)
+    for variant, scale in VARIANTS.items():
+        sizes = stage_blocks(variant), stage_widths(variant), scale.lite
+        if (blocks, widths, lite) == sizes:
             return variant
     names = [getattr(leaf, "name", path) for path, leaf in leaves.items()]
     raise ValueError(

@@ -19,7 +19,9 @@ from cxr_embeddings.configs.schema import field
 @dataclasses.dataclass(frozen=True)
 class Options(conversion.Wanted):
     from_: str = field(
-        "", "the kind of checkpoint: timm, keras, tf, elixr_c, hf:ORG/NAME, or orbax for a bundle"
+        "",
+        "the kind of checkpoint: timm, keras, tf, elixr_c, efficientnet_pytorch, hf:ORG/NAME, or "
+        "orbax for a bundle",
     )
     input: str = field(
         "", "the checkpoint, packed or not; with hf: a file or folder of the repository"

@@ -21,7 +21,7 @@ from cxr_embeddings.encoder.efficientnet import (
     stage_blocks,
 )
 from cxr_embeddings.encoder.random_weights import random_variables
-from cxr_embeddings.encoder.sources import archive, tf
+from cxr_embeddings.encoder.sources import archive, checkpoint, tf
 
 FOLDER = "noisy_student_efficientnet-b0"
 AVERAGE = "/ExponentialMovingAverage"
@@ -147,7 +147,7 @@ def test_without_averages_the_values_themselves_are_taken(tmp_path, trained):
 def test_names_of_the_facts(monkeypatch):
     """Spelled out: the numbers of a block shift where there is no expansion."""
     monkeypatch.setattr(efficientnet, "STAGES", STAGES)
-    places = tf.block_places(88, pathlib.Path("x"))
+    places = checkpoint.block_places(88, pathlib.Path("x"))
     for name, path in {
         "stem/conv2d/kernel": "params/stem_conv/kernel",
         "stem/tpu_batch_normalization/gamma": "params/stem_bn/scale",

@@ -4,12 +4,13 @@ A reader raises OSError where a file is missing or cannot be opened, and ValueEr
 damaged or another network's.
 """
 
+import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
-from ..efficientnet import STAGES
+from ..efficientnet import STAGES, VARIANTS, stage_blocks
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -42,6 +43,21 @@ class Names:
         found = layers.get(layer, "")
         path = (batch_norm if found.endswith("_bn") else conv).get(leaf)
         return path.format(prefix + found) if found and path else None
+
+
+def block_places(count: int, path: pathlib.Path) -> list[tuple[int, int]]:
+    """Flat number of a block -> its stage and its place there, both from 1.
+
+    Variants of as many blocks have them in the same stages: b0 and lite0, b1 and b2, and so on.
+    """
+    for variant in VARIANTS:
+        sizes = stage_blocks(variant)
+        if sum(sizes) == count:
+            return [(i, j) for i, size in enumerate(sizes, 1) for j in range(1, size + 1)]
+    raise ValueError(
+        f"{path} holds {count} blocks; expected those of an EfficientNet: "
+        + ", ".join(f"{variant} {sum(stage_blocks(variant))}" for variant in VARIANTS)
+    )
 
 
 class Leaf(NamedTuple):

@@ -7,8 +7,7 @@ import re
 import numpy as np
 
 from ..damaged import explained
-from ..efficientnet import VARIANTS, stage_blocks
-from .checkpoint import IMAGENET_MEAN, IMAGENET_STD, Checkpoint, Leaf, Names
+from .checkpoint import IMAGENET_MEAN, IMAGENET_STD, Checkpoint, Leaf, Names, block_places
 
 AVERAGE = "/ExponentialMovingAverage"
 STATE = re.compile(r"global_step|.*/(RMSProp(_1)?|Momentum)(/ExponentialMovingAverage)?")
@@ -97,18 +96,6 @@ def _prefix(path: pathlib.Path) -> pathlib.Path:
             "expected one file *.index: name the one that you want"
         )
     return found[0].with_suffix("")
-
-
-def block_places(count: int, prefix: pathlib.Path) -> list[tuple[int, int]]:
-    """Flat number of a block -> its stage and its place there, both from 1."""
-    for variant in VARIANTS:
-        sizes = stage_blocks(variant)
-        if sum(sizes) == count:
-            return [(i, j) for i, size in enumerate(sizes, 1) for j in range(1, size + 1)]
-    raise ValueError(
-        f"{prefix} holds {count} blocks; expected those of an EfficientNet: "
-        + ", ".join(f"{variant} {sum(stage_blocks(variant))}" for variant in VARIANTS)
-    )
 
 
 def our_name(name: str, places: list[tuple[int, int]]) -> str | None:

@@ -1,4 +1,4 @@
-"""timm's `tf_efficientnet_{b0...b7,l2}`, the papers' own ImageNet weights: safetensors or PyTorch.
+"""timm's `tf_efficientnet_{b0...b7,l2,lite0...lite4}`, Google's own: safetensors or PyTorch.
 
 https://huggingface.co/timm; the names are those of timm/models/efficientnet.py and its builder.
 """
@@ -22,7 +22,7 @@ from .checkpoint import IMAGENET_MEAN, IMAGENET_STD, Checkpoint, Leaf, Names
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # in a Hugging Face snapshot, the best first
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "I64": np.int64}
-NETWORK = re.compile(r"tf_efficientnet_(b[0-7]|l2)")
+NETWORK = re.compile(r"tf_efficientnet_(b[0-7]|l2|lite[0-4])")
 NAMED = re.compile(r"((?:tf_)?efficientnet(?:v2)?_[a-z0-9]+)(?:[._](\w+))?")  # network, tag
 TRAINING_DATA = {  # first word of timm's tag -> what its documentation says of it
     "ns": "ImageNet-1k, and unlabelled images of JFT-300M by Noisy Student (arXiv 1911.04252).",
@@ -31,7 +31,7 @@ TRAINING_DATA = {  # first word of timm's tag -> what its documentation says of 
     "ra": "ImageNet-1k, augmented by RandAugment (arXiv 1909.13719).",
     "in1k": "ImageNet-1k.",
 }
-ADVPROP_MEAN = ADVPROP_STD = (0.5, 0.5, 0.5)
+HALVES = (0.5, 0.5, 0.5)  # mean and std of AdvProp and of Lite
 
 NAMES = Names(
     ends="conv_stem bn1 conv_head bn2",
@@ -61,16 +61,7 @@ def read(path: pathlib.Path) -> Checkpoint:
     file = _weights_file(path)
     published = _published(file)
     tensors = read_safetensors(file) if file.suffix == ".safetensors" else torch_file.tensors(file)
-    leaves, dropped, counters = {}, [], 0
-    for name, leaf in tensors.items():
-        if name.startswith("classifier."):
-            dropped.append(name)
-        elif name.endswith(".num_batches_tracked"):
-            counters += 1
-        else:
-            leaves[_path(name)] = _channels_last(leaf)
-    if counters:
-        dropped.append(f"num_batches_tracked of {counters} BatchNorms")
+    leaves, dropped = torch_file.network_leaves(tensors, "classifier.", _path)
     unknown = f"Not known: timm explains no tag {published.tag!r} of these networks."
     return Checkpoint(
         origin=f"timm {published.name}, {file.name}",
@@ -112,16 +103,17 @@ def _published(file: pathlib.Path) -> Published:
     if not NETWORK.fullmatch(network):
         raise ValueError(
             f"{file} is {network} by its name and config.json, expected one of tf_efficientnet_b0 "
-            "to b7 and l2. timm's efficientnets without tf_ have leaves of the same names and "
-            "shapes, but another padding and epsilon: they would silently give wrong results"
+            "to b7, l2 and lite0 to lite4. timm's efficientnets without tf_ have leaves of the "
+            "same names and shapes, but another padding and epsilon: they would silently give "
+            "wrong results"
         )
     tag = named[2] if named else None
     if described:
         tag = described.tag or tag or ""
         return described._replace(name=f"{network}.{tag}".rstrip("."), tag=tag)
     tag = tag or "in1k"  # of the release on GitHub, named by the network alone
-    advprop = tag.split("_")[0] == "ap"
-    mean, std = (ADVPROP_MEAN, ADVPROP_STD) if advprop else (IMAGENET_MEAN, IMAGENET_STD)
+    halves = tag.split("_")[0] == "ap" or "_lite" in network
+    mean, std = (HALVES, HALVES) if halves else (IMAGENET_MEAN, IMAGENET_STD)
     resolution = 475 if network.endswith("_l2") and "475" in tag else None
     return Published(named[0] if named else network, tag, mean, std, resolution)
 
@@ -157,23 +149,13 @@ def read_config(config: pathlib.Path) -> Published:
         return Published(fields["architecture"], tag, given["mean"], given["std"], height)
 
 
-def _path(name: str) -> str:
-    """Our path of a leaf; its own name where we know none."""
+def _path(name: str) -> str | None:
     match = re.fullmatch(r"(?:blocks\.([0-6])\.([1-9]?[0-9])\.)?(.+)\.(\w+)", name)
     if not match:
-        return name
+        return None
     stage, block, layer, leaf = match.groups()
     place = (int(stage) + 1, int(block) + 1) if stage else None
-    return NAMES.ours(layer, leaf, place) or name
-
-
-def _channels_last(leaf: Leaf) -> Leaf:
-    """Kernels from [out in h w] to [h w in out]; depthwise ones, [c 1 h w], to [h w 1 c]."""
-    if len(leaf.shape) != 4:
-        return leaf
-    outputs, inputs, height, width = leaf.shape
-    shape = (height, width, inputs, outputs)
-    return Leaf(leaf.name, shape, lambda: leaf.read().transpose(2, 3, 1, 0))
+    return NAMES.ours(layer, leaf, place)
 
 
 def read_safetensors(file: pathlib.Path) -> dict[str, Leaf]:

@@ -76,6 +76,39 @@ def tensors(path: pathlib.Path) -> dict[str, Leaf]:
         return {name: _leaf(path, name, tensor, contents) for name, tensor in named.items()}
 
 
+def network_leaves(
+    tensors: dict[str, Leaf], classifier: str, our_path: Callable[[str], str | None]
+) -> tuple[dict[str, Leaf], list[str]]:
+    """Leaves of a PyTorch network by our paths and in our layout; and what is left out of them.
+
+    Kernels go from [out in h w] to [h w in out]; depthwise ones, [c 1 h w], to [h w 1 c].
+
+    Args:
+        tensors: in PyTorch's layout, by their names.
+        classifier: how the names of the classifier's begin.
+        our_path: our path of a name, None where there is none: it stays under its own.
+    """
+    leaves, dropped, counters = {}, [], 0
+    for name, leaf in tensors.items():
+        if name.startswith(classifier):
+            dropped.append(name)
+        elif name.endswith(".num_batches_tracked"):
+            counters += 1
+        else:
+            leaves[our_path(name) or name] = _channels_last(leaf)
+    if counters:
+        dropped.append(f"num_batches_tracked of {counters} BatchNorms")
+    return leaves, dropped
+
+
+def _channels_last(leaf: Leaf) -> Leaf:
+    if len(leaf.shape) != 4:
+        return leaf
+    outputs, inputs, height, width = leaf.shape
+    shape = (height, width, inputs, outputs)
+    return Leaf(leaf.name, shape, lambda: leaf.read().transpose(2, 3, 1, 0))
+
+
 def _state_dict(pickled: object) -> dict[str, Tensor]:
     if isinstance(pickled, dict):
         pickled = next((pickled[name] for name in STATE_DICTS if name in pickled), pickled)
