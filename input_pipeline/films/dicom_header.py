@@ -148,7 +148,7 @@ def get_text(header: Dataset, keyword: str) -> str:
     return get_bytes(header, keyword).decode("ascii", "replace").strip(" \0")
 
 
-def get_words(header: Dataset, keyword: str) -> UInt16[np.ndarray, "n"]:
+def get_words(header: Dataset, keyword: str) -> UInt16[np.ndarray, " n"]:
     """A binary attribute as 16-bit words; an odd last byte is padding."""
     raw = get_bytes(header, keyword)
     little = header.original_encoding[1]

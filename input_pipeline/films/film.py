@@ -74,7 +74,7 @@ class Skipped:
 class Lut:
     """A DICOM lookup table (PS3.3 C.11.1.1): input `first + i` gives `values[i]`, ends extend."""
 
-    values: UInt16[np.ndarray, "entries"]
+    values: UInt16[np.ndarray, " entries"]
     first: int  # with the sign that the file gives it by its VR, if it has one
     bits: int  # as declared: values lie in 0 ... 2 ** bits - 1
 

@@ -110,7 +110,7 @@ def dicom_intensity(film: Film) -> UInt16[np.ndarray, "height width"]:
     return _apply_table(film, values, gray, padding)
 
 
-def _with_sign(lut: Lut, low: float, x: Float[np.ndarray, "n"]) -> Lut:
+def _with_sign(lut: Lut, low: float, x: Float[np.ndarray, " n"]) -> Lut:
     """A table whose first input has the sign of the values `x` that it is applied to.
 
     The sign is that of the range of its input (PS3.3 C.11.1.1.1, C.11.2.1.1), which begins at
@@ -137,7 +137,7 @@ VOI_FUNCTIONS: dict[str, Callable[[np.ndarray, float, float], np.ndarray]] = {
 }
 
 
-def _stored_values(film: Film) -> Integer[np.ndarray, "n"]:
+def _stored_values(film: Film) -> Integer[np.ndarray, " n"]:
     """The stored values a table must cover, in order, in the image's own type.
 
     The toolkit's rule depends on the extremes of what occurs. Rescale, window and inversion are
@@ -152,23 +152,23 @@ def _stored_values(film: Film) -> Integer[np.ndarray, "n"]:
     return np.arange(int(pixels.min()), int(pixels.max()) + 1, dtype=pixels.dtype)
 
 
-def _seen(pixels: Integer[np.ndarray, "height width"]) -> Bool[np.ndarray, "patterns"]:
+def _seen(pixels: Integer[np.ndarray, "height width"]) -> Bool[np.ndarray, " patterns"]:
     """Which bit patterns occur."""
     seen = np.zeros(1 << 8 * pixels.itemsize, bool)
     seen[pixels.view(f"u{pixels.itemsize}")] = True
     return seen
 
 
-def _look_up(lut: Lut, x: Real[np.ndarray, "n"]) -> UInt16[np.ndarray, "n"]:
+def _look_up(lut: Lut, x: Real[np.ndarray, " n"]) -> UInt16[np.ndarray, " n"]:
     index = np.floor(x).astype(np.int64) - lut.first
     return lut.values[index.clip(0, len(lut.values) - 1)]
 
 
 def _apply_table(
     film: Film,
-    values: Integer[np.ndarray, "n"],
-    gray: UInt[np.ndarray, "n"],
-    padding: Bool[np.ndarray, "n"] | None = None,
+    values: Integer[np.ndarray, " n"],
+    gray: UInt[np.ndarray, " n"],
+    padding: Bool[np.ndarray, " n"] | None = None,
 ) -> UInt[np.ndarray, "height width"]:
     """Replaces each stored value by its grey value. Signed values index by their bit pattern.
 

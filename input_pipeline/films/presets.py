@@ -40,7 +40,7 @@ def legacy_bilinear(
 
 def _legacy_taps(
     size: int, new_size: int
-) -> tuple[Integer[np.ndarray, "n"], Integer[np.ndarray, "n"], Float32[np.ndarray, "n"]]:
+) -> tuple[Integer[np.ndarray, " n"], Integer[np.ndarray, " n"], Float32[np.ndarray, " n"]]:
     """For each output: the two inputs it lies between, and the weight of the second."""
     place = np.arange(new_size, dtype=np.float32) * (np.float32(size) / np.float32(new_size))
     first = np.floor(place)
