@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping
 
 Facts = Mapping[str, object]  # plain JSON values by name: an identity, or details of a run
 
-UNSAID: dict[str, object] = {"preset_version": 1}  # what it means where an older version says none
+# What it means where an older version says none
+UNSAID: dict[str, object] = {"preset_version": 1, "chest_only": False}
 
 
 def differences(

@@ -44,13 +44,21 @@ def summary(
         new: films that it did.
         before: those that were done before.
         seconds: that it took.
-        dropped: of each film that is not done: skipped or rejected, reason, detail.
+        dropped: of each film that is not done: skipped or rejected, reason, detail; of each that is
+            done, though its header says that it is no chest film: not_chest, and what it names.
     """
     print(f"{done:13}{new:8}   {new / seconds:.1f} films a second")
     print(f"{'already done':13}{before:8}   ")
-    reasons: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+    kinds = ("skipped", "rejected", "not_chest")
+    reasons: dict[str, collections.Counter[str]] = {kind: collections.Counter() for kind in kinds}
     for kind, reason, detail in dropped:
-        reasons[kind][f"{reason} {detail}" if kind == "skipped" else reason] += 1
-    for kind in ("skipped", "rejected"):
-        note = ", ".join(f"{reason} {count}" for reason, count in reasons[kind].most_common())
-        print(f"{kind:13}{reasons[kind].total():8}   {note}")
+        reasons[kind][reason if kind == "rejected" else f"{reason} {detail}"] += 1
+    for kind, counts in reasons.items():
+        note = ", ".join(f"{reason} {count}" for reason, count in counts.most_common())
+        if kind != "not_chest":
+            print(f"{kind:13}{counts.total():8}   {note}")
+        elif counts:
+            print(
+                f"warning: {counts.total()} headers name another body part or modality: {note}. "
+                "These films are kept: see not_chest.csv. input.chest_only=true skips such films"
+            )

@@ -18,6 +18,7 @@ def field(default: Value, help: str, short: str = "", **more: bool) -> Value:
 
 PLACES = "local, gs:// or any other address that fsspec reads"
 VIEWS = "keep films of these views, such as AP,PA, and films without a view; all: keep every view"
+CHEST = "skip films whose header names another body part or modality; else they are only counted"
 USER_PROJECT = "Google Cloud project that pays for reading requester-pays buckets"
 EMBEDDINGS = (
     "folder of embeddings (tfrecord, npz or parquet, in any layout), local or remote; give the "
@@ -39,6 +40,7 @@ class InputConfig:
         "input",
     )
     views: tuple[str, ...] | None = field(None, VIEWS)
+    chest_only: bool = field(False, CHEST)
     limit: int | None = field(None, "embed only this many, from the start of the list")
     workers: int = field(0, "processes that decode films; 0: one for each processor")
     user_project: str | None = field(None, USER_PROJECT)
@@ -53,9 +55,7 @@ class EncoderConfig:
         "weights",
     )
     variant: str | None = field(None, "b0 to b7 or l2; default: as the weights' card")
-    resolution: int | None = field(
-        None, "side of the network's input in pixels; default: as the weights' card"
-    )
+    resolution: int | None = field(None, "input side in pixels; default: as the weights' card")
     embedding: str | None = field(
         None,
         "layer to write: head (4,096 numbers), own_head, projection, pooled, feature_map or "
@@ -113,6 +113,7 @@ class FilmsConfig:
     views: tuple[str, ...] | None = field(
         None, "keep films of these views, such as AP,PA; all: every view"
     )
+    chest_only: bool = field(False, CHEST)
     no_view: str = field(
         "keep",
         "films without a view: keep them (as CXR Foundation did), drop them, or impute the view "

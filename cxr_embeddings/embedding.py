@@ -53,6 +53,7 @@ def embed(
     output: str | os.PathLike,
     *,
     views: Sequence[str] | None = None,
+    chest_only: bool = False,
     limit: int | None = None,
     layout: str | None = None,
     format: str = "tfrecord",
@@ -72,6 +73,8 @@ def embed(
         output: folder of the embeddings.
         views: keep films whose ViewPosition is one of these, such as ["AP", "PA"], or absent;
             None keeps all.
+        chest_only: skip films whose header names another body part or modality, such as HIP or
+            CT; else they are only counted, and listed in not_chest.csv.
         limit: embed only the first so many films of the sorted listing.
         layout: "per_image" or "sharded"; None: per_image for films, sharded for a store.
         format: "tfrecord", "npz" or, of sharded files, "parquet".
@@ -90,7 +93,7 @@ def embed(
         FileError: the films are not there, or the folder cannot be written.
     """
     config = EmbedConfig(
-        InputConfig(os.fspath(input), tuple(views or ()), limit, workers, user_project),
+        InputConfig(os.fspath(input), tuple(views or ()), chest_only, limit, workers, user_project),
         encoder.settings,
         OutputConfig(os.fspath(output), layout, format, shards),
         encoder.batch_size,
@@ -276,7 +279,8 @@ def report_run(run: Run, counts: Mapping[str, int], seconds: float) -> None:
     """Prints what became of the films."""
     from cxr_embeddings.input_pipeline import run_folder
 
-    dropped = ((type(w).__name__.lower(), w.reason, w.detail) for w in run.dropped.values())
+    dropped = [(type(w).__name__.lower(), w.reason, w.detail) for w in run.dropped.values()]
+    dropped += [("not_chest", *why) for why in run.not_chest.values()]
     new = counts["embedded"] - counts["before"]
     progress.summary("embedded", new, counts["before"], seconds, dropped)
     if run.damaged:

@@ -6,7 +6,7 @@ import collections
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from cxr_embeddings.common import machine, paths, workers
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from cxr_embeddings.encoder.card import Card
     from cxr_embeddings.input_pipeline.embeddings.output_plan import Output
     from cxr_embeddings.input_pipeline.embeddings.writer import Run
-    from cxr_embeddings.input_pipeline.films.decode import Batch
+    from cxr_embeddings.input_pipeline.films.decode import Batch, Prepared
     from cxr_embeddings.input_pipeline.films.film import InputFile, Rejected, Skipped
     from cxr_embeddings.input_pipeline.store.dataset import Store
 
@@ -78,7 +78,8 @@ def _films_source(config: EmbedConfig, path: str, say: Say) -> FilmSource:
         say(f"  ignored {count} {suffix} files")
     if listing.repeated:
         say(f"  ignored {listing.repeated} entries of the list that name a film again")
-    layout, views = config.output.layout or "per_image", config.input.views
+    layout = config.output.layout or "per_image"
+    views, chest_only = config.input.views, config.input.chest_only
     films, refused = _part_out(listing.files, layout, config, say)
     planned = output_plan.plan(films, layout, config.output.format, config.output.shards)
 
@@ -87,13 +88,23 @@ def _films_source(config: EmbedConfig, path: str, say: Say) -> FilmSource:
         named = ((film, film.path) for film in run.todo)
         ahead = 2 * max(size, count)
         with (
-            decode.decoders(card.preset, card.resolution, views, count) as decoders,
+            decode.decoders(card.preset, card.resolution, views, count, chest_only) as decoders,
             contextlib.closing(workers.in_order(named, decoders, ahead)) as decoded,
         ):
-            yield from decode.batches(decoded, size, drop)
+            yield from decode.batches(_noted(decoded, run), size, drop)
 
-    identity = {"input": path, "views": views}
+    identity = {"input": path, "views": views, "chest_only": chest_only}
     return FilmSource(planned, layout, identity, batches, refused=refused)
+
+
+def _noted(
+    decoded: Iterable[tuple[InputFile, Prepared | Skipped | Rejected]], run: Run
+) -> Iterator[tuple[InputFile, Prepared | Skipped | Rejected]]:
+    """The same; tells the run of films that are no chest films by their headers, but kept."""
+    for film, outcome in decoded:
+        if said := getattr(outcome, "not_chest", None):
+            run.not_chest[film.path] = said
+        yield film, outcome
 
 
 def _part_out(
@@ -130,6 +141,12 @@ def _store_source(config: EmbedConfig, opened: Store, say: Say) -> FilmSource:
             f"input.views is {config.input.views}, but the store was made with {views}: leave the "
             "option out, or make another store"
         )
+    chest_only = made.get("chest_only", False)
+    if config.input.chest_only and not chest_only:
+        raise ValueError(
+            "input.chest_only is true, but the store was made without it: leave the option out, or "
+            "make another store"
+        )
     if config.input.limit is not None:
         raise ValueError("input.limit is for films; a store is embedded whole")
     layout = config.output.layout or "sharded"
@@ -150,7 +167,7 @@ def _store_source(config: EmbedConfig, opened: Store, say: Say) -> FilmSource:
 
     facts: Mapping[str, object] = {**made}
     kept = {name: facts[name] for name in ("preset", "size", "storage", "no_view", "films")}
-    identity = {"input": made["input"], "views": views, "store": kept}
+    identity = {"input": made["input"], "views": views, "chest_only": chest_only, "store": kept}
     return FilmSource(
         planned,
         layout,

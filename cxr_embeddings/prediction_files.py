@@ -80,7 +80,11 @@ def predict_films(head: Head, weights: str, input: str, output: pathlib.Path) ->
         )
     views, random = encoder["views"], weights == "random"
     config = EmbedConfig(
-        InputConfig(input, views=None if views is None else tuple(views)),
+        InputConfig(
+            input,
+            views=None if views is None else tuple(views),
+            chest_only=bool(encoder.get("chest_only")),
+        ),
         EncoderConfig(
             weights,
             embedding=encoder["embedding"],

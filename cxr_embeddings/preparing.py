@@ -63,6 +63,7 @@ def prepare(config: PreprocessConfig, beam_options: Sequence[str] = ()) -> Outco
         no_view=config.input.no_view,
         has_views=listed.has_views,
         user_project=config.input.user_project,
+        chest_only=config.input.chest_only,
     )
     details = {
         "config": dataclasses.asdict(config),
@@ -129,7 +130,8 @@ def report_outcome(folder: str, outcome: Outcome, seconds: float) -> None:
     total = sum(outcome.written.values())
     by_split = ", ".join(f"{split} {count}" for split, count in outcome.written.items())
     new = total - outcome.before
-    dropped = ((kind, reason, detail) for _, kind, reason, detail in outcome.dropped)
+    rows = (*outcome.dropped, *outcome.not_chest)
+    dropped = ((kind, reason, detail) for _, kind, reason, detail in rows)
     progress.summary("written", new, outcome.before, seconds, dropped)
     print(f"{'in the store':13}{total:8}   {by_split}")
     if outcome.differences:

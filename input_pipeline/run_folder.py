@@ -44,6 +44,7 @@ class Identity(TypedDict, total=False):
     shape: Annotated[list[Annotated[int, Interval(ge=1, le=2**31)]], Len(1, 4)]
     size: Annotated[int, Interval(ge=1, le=8192)]
     storage: str
+    chest_only: bool
 
 
 @untrusted.may_have_more
@@ -285,18 +286,19 @@ def tries_before(folder: str) -> dict[str, int]:
 def dropped_tables(
     dropped: Sequence[Sequence[str]], before: Mapping[str, int], tried: Collection[str]
 ) -> tuple[dict[str, bytes], dict[str, int]]:
-    """The tables of the films that have no output, and how many of these there are of each kind.
+    """The tables of films without an output, or "not_chest", and how many there are of each kind.
 
     Args:
-        dropped: image id, "skipped" or "rejected", reason, detail.
+        dropped: image id, "skipped", "rejected" or "not_chest", reason, detail.
         before: from `tries_before`.
         tried: image ids of the films that this run tried.
 
     Returns:
-        Name of a table -> its content; films that are "skipped" and "rejected", and of the latter
-        those that are "retryable", and those that are "given_up" after `TRIES` runs.
+        Name of a table -> its content (`not_chest.csv` only where it has rows); films of each kind,
+        and of the rejected those that are "retryable", and "given_up" after `TRIES` runs.
     """
-    skipped = [[image_id, *why] for image_id, kind, *why in dropped if kind == "skipped"]
+    kinds = ("skipped", "not_chest")
+    said = {kind: [[row[0], *row[2:]] for row in dropped if row[1] == kind] for kind in kinds}
     rejected: list[list[Any]] = [
         [image_id, *why, before.get(image_id, 0) if why[0] in PASSING else ""]
         for image_id, kind, *why in dropped
@@ -308,11 +310,10 @@ def dropped_tables(
         for row in failed:
             row[3] += 1
     given_up = sum(row[3] >= TRIES for row in passing)
-    tables = {
-        "skipped.csv": writing.encode_table(REJECTED[:3], skipped),
-        "rejected.csv": writing.encode_table(REJECTED, rejected),
-    }
-    counts = {"skipped": len(skipped), "rejected": len(rejected)}
+    encode = writing.encode_table
+    tables = {f"{k}.csv": encode(REJECTED[:3], v) for k, v in said.items() if v or k == "skipped"}
+    tables |= {"rejected.csv": encode(REJECTED, rejected)}
+    counts = {kind: len(rows) for kind, rows in said.items()} | {"rejected": len(rejected)}
     return tables, counts | {"retryable": len(passing) - given_up, "given_up": given_up}
 
 

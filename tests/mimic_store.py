@@ -12,9 +12,8 @@ def write_here(settings, places, load=decode.load):
     views = None if settings.has_views else settings.views
     for place in places:
         shard = shards.read_shard(settings.folder, *place)
-        films = (
-            (film, load(film.path, settings.preset, settings.size, views)) for film in shard.films
-        )
+        asked = settings.preset, settings.size, views, settings.chest_only
+        films = ((film, load(film.path, *asked)) for film in shard.films)
         shards.write_shard(settings, shard, films)
 
 

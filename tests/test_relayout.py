@@ -109,7 +109,7 @@ def test_the_manifest_carries_what_made_the_embeddings(tmp_path, layout, run):
     (made_by,) = manifest["runs"]
     assert made_by["versions"] == {"cxr-embeddings": "1"}
     before = {"embedded": 10, "skipped": 0, "rejected": 0, "given_up": NONE_GIVEN_UP}
-    before |= {"runs": [{"batch_size": 8}]}
+    before |= {"runs": [{"batch_size": 8}], "not_chest": 0}
     assert made_by["source"] == before
     table = read_table(str(tmp_path / "copy"))
     saved.check_encoder({"width": 6, "encoder": IDENTITY}, table.encoder, 6)

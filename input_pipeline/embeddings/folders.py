@@ -14,7 +14,7 @@ from .reader import File, list_files
 
 # What a run's identity says of its films and files, and not of the encoder. Of `weights`, which is
 # where they were got, the digest says whether they are the same.
-_ABOUT_FILMS = ("input", "views", "store", "layout", "format", "source_digest", "weights")
+_ABOUT_FILMS = {*"input views chest_only store layout format source_digest weights".split()}
 
 
 class Folder(NamedTuple):
@@ -89,14 +89,16 @@ def shared_manifest(folders: Sequence[Folder]) -> tuple[dict[str, object] | None
     if not others:
         return {**one}, complete
     for folder, other in zip(folders[1:], others, strict=True):
-        keys = sorted({*UNSAID, *one, *other} - {*_ABOUT_FILMS})
+        keys = sorted({*UNSAID, *one, *other} - _ABOUT_FILMS)
         if differing := differences(one, other, ("in the first", "in the second"), keys):
             raise ValueError(
                 f"the embeddings in {folders[0].folder} and {folder.folder} are of different "
                 "encoders, and cannot be one table:\n" + "\n".join(differing)
             )
     said = UNSAID | {**one}
-    shared = {k: v for k, v in said.items() if all(i.get(k, v) == v for i in identities)}
+    shared = {
+        k: v for k, v in said.items() if all((UNSAID | {**i}).get(k) == v for i in identities)
+    }
     views = [manifest["identity"].get("views") for manifest in made]
     shared["views"] = sorted({v for some in views for v in some or ()}) if all(views) else None
     return shared, complete

@@ -127,7 +127,7 @@ def _describe(table: Embeddings, layout: str, versions: Mapping[str, str]) -> _C
     named = ("per_image", "tfrecord") if layout == "per_image" else ("table", "parquet")
     digest = hashlib.sha256(json.dumps(list(sums.items())).encode()).hexdigest()
     identity = {"layout": named[0], "format": named[1], "source_digest": digest}
-    kept = ("embedded", "skipped", "rejected", "given_up", "runs")
+    kept = ("embedded", "not_chest", "skipped", "rejected", "given_up", "runs")
     said: Mapping[str, object] = manifest
     about = {name: said[name] for name in kept if name in said}
     rows = run_folder.read_dropped(folder, "rejected")

@@ -97,6 +97,7 @@ class Run:
         done: number of films whose embeddings were there before.
         damaged: number of outputs that were there, but cut short or altered, and were removed.
         dropped: film -> why it has no embedding.
+        not_chest: path of an embedded film -> what `other_than_chest` says of it.
         output_of: film -> the output that it goes to.
 
     Of several hosts each has its own share of these, and none of another's.
@@ -133,6 +134,11 @@ class Run:
         self.done = len(self.output_of) - len(self.todo)
         self._tries = run_folder.tries_before(folder)
         self.dropped: dict[InputFile, Skipped | Rejected] = {**refused}
+        self.not_chest = {
+            row["image_id"]: (row["reason"], row.get("detail", ""))
+            for row in run_folder.read_dropped(folder, "not_chest")
+            if row["image_id"] in done
+        }
         self._waiting = collections.Counter(self.output_of[film].name for film in self.todo)
         self._records: dict[str, list[EmbeddingRecord]] = collections.defaultdict(list)
         self._writes: collections.deque[concurrent.futures.Future[None]] = collections.deque()
@@ -199,6 +205,7 @@ class Run:
             for film in (*self._refused, *self.todo)
             if (why := self.dropped.get(film))
         ]
+        rows += [(path, "not_chest", *why) for path, why in sorted(self.not_chest.items())]
         self._share_checksums()
         tried = {film.path for film in self.dropped}
         tables, dropped = run_folder.dropped_tables(rows, self._tries, tried)

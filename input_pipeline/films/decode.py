@@ -40,6 +40,7 @@ class Prepared:
     image: Float32[np.ndarray, "size size 1"]  # in [0, 1]
     view_position: str | None  # what the file says, if it does
     shape: tuple[int, int]  # height and width of the film in its file, in pixels
+    not_chest: tuple[str, str] | None = None  # see `chest.other_than_chest`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,16 +52,20 @@ class Batch:
 
 
 def load(
-    content: str | bytes, preset: str, size: int, views: tuple[str, ...] | None
+    content: str | bytes,
+    preset: str,
+    size: int,
+    views: tuple[str, ...] | None,
+    chest_only: bool = False,
 ) -> Prepared | Skipped | Rejected:
     """Reads one film as network input; failures of the file system are met by trying again.
 
-    The content is a local path or address, or the bytes of a file; see `read_film` for the views,
-    and `network_input`.
+    The content is a local path or address, or the bytes of a file; see `read_film` for `views`
+    and `chest_only`, and `network_input`.
     """
 
     def read(stream: io.IOBase) -> Film | Skipped | Rejected:
-        film = read_film(stream, views=views)
+        film = read_film(stream, views=views, chest_only=chest_only)
         if isinstance(film, Rejected) and film.reason == "unreadable":
             raise OSError(film.detail)
         return film
@@ -84,24 +89,24 @@ def prepare(film: Film, preset: str, size: int) -> Prepared | Rejected:
         image = network_input(film, PRESETS[preset], size)
     except Rejection as rejection:
         return Rejected(*rejection.args)
-    return Prepared(image, film.view_position, film.pixels.shape)
+    return Prepared(image, film.view_position, film.pixels.shape, film.not_chest)
 
 
 def serve(connection: Connection, settings: str) -> None:
     """A decoder process: paths or files in; pixels, or the JSON of a reason, out.
 
-    The settings are JSON of what `load` is asked for: preset, size, views.
+    The settings are JSON of what `load` is asked for: preset, size, views, chest_only.
     """
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_AS, (DECODER_MEMORY, DECODER_MEMORY))
-    preset, size, views = json.loads(settings)
+    preset, size, views, chest_only = json.loads(settings)
     connection.send_bytes(b"ready")
     while True:
         kind, data = connection.recv_bytes(), connection.recv_bytes()
         signal.alarm(2 * DECODE_SECONDS)  # ends it even when nobody is left to do so
         try:
             content = os.fsdecode(data) if kind == b"path" else data
-            outcome = load(content, preset, size, views)
+            outcome = load(content, preset, size, views, chest_only)
         except MemoryError:
             outcome = Rejected("too_large", f"needs more than {DECODER_MEMORY >> 30} GiB")
         except Exception as error:  # its message might quote the file
@@ -117,8 +122,10 @@ def serve(connection: Connection, settings: str) -> None:
 class Decoder:
     """A decoder process: started when it is first needed, and again after it died or hung."""
 
-    def __init__(self, preset: str, size: int, views: tuple[str, ...] | None) -> None:
-        self._settings = preset, size, views
+    def __init__(
+        self, preset: str, size: int, views: tuple[str, ...] | None, chest_only: bool
+    ) -> None:
+        self._settings = preset, size, views, chest_only
         self.process: subprocess.Popen[bytes] | None = None
 
     def _start(self) -> None:
@@ -170,16 +177,21 @@ class Decoder:
         if kind != "Prepared":
             return Skipped(**facts) if kind == "Skipped" else Rejected(**facts)
         image, side = np.frombuffer(self._connection.recv_bytes(), np.float32), self._settings[1]
-        return Prepared(image.reshape(side, side, 1), facts["view_position"], (*facts["shape"],))
+        shape, said = (*facts["shape"],), facts["not_chest"] and (*facts["not_chest"],)
+        return Prepared(image.reshape(side, side, 1), facts["view_position"], shape, said)
 
 
 @contextlib.contextmanager
 def decoders(
-    preset: str, size: int, views: tuple[str, ...] | None, count: int
+    preset: str,
+    size: int,
+    views: tuple[str, ...] | None,
+    count: int,
+    chest_only: bool = False,
 ) -> Iterator[Sequence[Decoder]]:
     """So many processes that decode films as `load` does, for `workers.in_order`."""
     with contextlib.ExitStack() as stack:
-        ready = [Decoder(preset, size, views) for _ in range(count)]
+        ready = [Decoder(preset, size, views, chest_only) for _ in range(count)]
         for decoder in ready:
             stack.callback(decoder.stop)
         yield ready

@@ -34,7 +34,7 @@ _PIXEL_DATA = {Tag("PixelData"), Tag("FloatPixelData"), Tag("DoubleFloatPixelDat
 
 
 def read_film(
-    stream: io.IOBase, *, views: tuple[str, ...] | None = None
+    stream: io.IOBase, *, views: tuple[str, ...] | None = None, chest_only: bool = False
 ) -> Film | Skipped | Rejected:
     """Reads one film, or says why there is none; its first bytes tell its type, not its name.
 
@@ -43,8 +43,9 @@ def read_film(
 
     Args:
         stream: an open, seekable file, local or remote. Only the header is read of a film that is
-            dropped by its view.
+            skipped.
         views: keep a DICOM whose ViewPosition is one of these, absent or empty; None: keep all.
+        chest_only: skip a DICOM of which `other_than_chest` says something.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -54,7 +55,7 @@ def read_film(
                 reject("too_large", f"{size} bytes")
             head = _fetch(stream, size, 0, min(size, _HEADER_BYTES))
             if (start := _find_data_set(head)) is not None:
-                return _read_dicom(stream, size, head, start, views)
+                return _read_dicom(stream, size, head, start, views, chest_only)
             if head.startswith((PNG, JPEG)):
                 return read_picture(head + _fetch(stream, size, len(head), size))
             return Rejected("not_an_image", f"{size} bytes, no signature of DICOM, PNG or JPEG")
@@ -117,7 +118,12 @@ def _guess_syntax(head: bytes, start: int, groups: tuple[int, ...]) -> str:
 
 
 def _read_dicom(
-    stream: io.IOBase, size: int, head: bytes, start: int, views: tuple[str, ...] | None
+    stream: io.IOBase,
+    size: int,
+    head: bytes,
+    start: int,
+    views: tuple[str, ...] | None,
+    chest_only: bool,
 ) -> Film | Skipped:
     buffer = io.BytesIO(head)
     buffer.seek(start)
@@ -143,13 +149,16 @@ def _read_dicom(
     view = known_view(dicom_header.get_text(header, "ViewPosition"), views)
     if views is not None and view and view not in views:
         return Skipped("view", view)
+    not_chest = dicom_header.get_other_than_chest(header)
+    if chest_only and not_chest:
+        return Skipped(*not_chest)
 
     layout = dicom_header.get_layout(header)
     stop = size if element.length == pixel_data.UNDEFINED else element.start + element.length
     value = _fetch(stream, size, element.start, min(size, stop))
     pixels = pixel_data.decode(value, element, syntax, layout)
     meaning = dicom_header.get_meaning(header, layout)
-    return Film(pixels=pixels, view_position=view or None, **meaning)
+    return Film(pixels=pixels, view_position=view or None, not_chest=not_chest, **meaning)
 
 
 def _inflate(data: bytes) -> bytes:

@@ -12,6 +12,7 @@ from jaxtyping import UInt16
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
+from .chest import other_than_chest
 from .film import Lut, Rejection, check_size, modality_range, reject
 from .intensity import VOI_FUNCTIONS
 from .pixel_data import Layout
@@ -22,6 +23,7 @@ TAGS = {
         "SamplesPerPixel PlanarConfiguration PhotometricInterpretation NumberOfFrames "
         "Rows Columns BitsAllocated "
         "BitsStored HighBit PixelRepresentation ViewPosition RescaleIntercept RescaleSlope "
+        "Modality BodyPartExamined "
         "WindowCenter WindowWidth VOILUTFunction ModalityLUTSequence VOILUTSequence "
         "LUTDescriptor LUTData PresentationLUTShape TransferSyntaxUID PixelPaddingValue "
         "PixelPaddingRangeLimit PixelAspectRatio PixelSpacing ImagerPixelSpacing "
@@ -146,6 +148,14 @@ def get_bytes(header: Dataset, keyword: str) -> bytes:
 
 def get_text(header: Dataset, keyword: str) -> str:
     return get_bytes(header, keyword).decode("ascii", "replace").strip(" \0")
+
+
+def get_other_than_chest(header: Dataset) -> tuple[str, str] | None:
+    """As `other_than_chest`; a malformed attribute says nothing, and rejects no film."""
+    try:
+        return other_than_chest(get_text(header, "Modality"), get_text(header, "BodyPartExamined"))
+    except Rejection:
+        return None
 
 
 def get_words(header: Dataset, keyword: str) -> UInt16[np.ndarray, " n"]:

@@ -64,10 +64,10 @@ class Rejected:
 
 @dataclasses.dataclass(frozen=True)
 class Skipped:
-    """A sound film that was not asked for: reason "view", and its `known_view` as detail."""
+    """A sound film that was not asked for."""
 
-    reason: str
-    detail: str
+    reason: str  # "view", "modality" or "body part"
+    detail: str  # its `known_view`, or what `other_than_chest` says
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -107,6 +107,7 @@ class Film:
     pixel_aspect: float = 1.0  # height of a pixel by its width
     turned: bool = False  # whether the pixels were turned from how the file stores them
     view_position: str | None = None  # a `known_view`; None: not said
+    not_chest: tuple[str, str] | None = None  # see `other_than_chest`
     # field -> why the header's value is unusable: a rule that uses such a field asks by `get`
     problems: Mapping[str, str] = dataclasses.field(default_factory=dict)
 

@@ -57,9 +57,9 @@ class _WriteShard(beam.DoFn):
     def setup(self) -> None:
         settings, self._stack = self._settings, contextlib.ExitStack()
         paths.bill(settings.user_project)
-        # Where the header decides, films of other views are dropped before their pixels are read.
+        # Where the header decides, films are skipped before their pixels are read.
         views = None if settings.has_views else settings.views
-        decoders = decode.decoders(settings.preset, settings.size, views, 1)
+        decoders = decode.decoders(settings.preset, settings.size, views, 1, settings.chest_only)
         self._decoders = self._stack.enter_context(decoders)
 
     def process(self, place: tuple[int, int]) -> None:

@@ -24,6 +24,7 @@ class Outcome:
     written: Mapping[str, int]  # films in the store, by split
     before: int  # how many of them were there before
     dropped: Sequence[Sequence[str]]  # image_id, "skipped" or "rejected", reason, detail
+    not_chest: Sequence[Sequence[str]]  # kept: image_id, "not_chest", see `other_than_chest`
     differences: Sequence[Sequence[str]]  # file and table: image_id, what, table, file
     retryable: int  # films that failed temporarily
     given_up: int  # films that failed in `run_folder.TRIES` runs
@@ -61,6 +62,7 @@ def make_store(
         "size": settings.size,
         "storage": settings.storage,
         "views": settings.views,
+        "chest_only": settings.chest_only,
         "no_view": settings.no_view,
         "films_per_shard": settings.films_per_shard,
         "films": hashlib.sha256(plan).hexdigest(),
@@ -156,10 +158,11 @@ def _conclude(
     ]
     dropped = sorted(by_table + by_name + [row for one in summaries for row in one.dropped])
     differences = sorted(row for one in summaries for row in one.differences)
+    not_chest = sorted(row for one in summaries for row in one.not_chest)
     written: Counter[str] = Counter()
     for summary in summaries:
         written[summary.split] += len(summary.films)
-    tables, counts = run_folder.dropped_tables(dropped, tries, tried)
+    tables, counts = run_folder.dropped_tables([*dropped, *not_chest], tries, tried)
     rows = mimic_counts.counts_rows(listed.counts)
     encode = writing.encode_table
     tables |= {
@@ -169,4 +172,4 @@ def _conclude(
         "counts.csv": encode(rows[0], rows[1:]),
     }
     left = counts["retryable"], counts["given_up"]
-    return Outcome(written, before, dropped, differences, *left), tables, counts
+    return Outcome(written, before, dropped, not_chest, differences, *left), tables, counts

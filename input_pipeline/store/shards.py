@@ -43,6 +43,7 @@ class Settings:
     no_view: str  # what to do with films whose view nothing says; see `selection.list_films`
     has_views: bool  # whether a table told the views, so that films need not
     user_project: str | None = None  # see `paths.bill`
+    chest_only: bool = False  # see `read_film`
 
     def __post_init__(self) -> None:
         if not self.name.isidentifier() or not self.name.islower() or not self.name.isascii():
@@ -85,6 +86,8 @@ class Summary:
     lengths: list[run_folder.Count]  # of its records, in bytes, without what frames them
     dropped: list[_Four]  # without a record: image_id, "skipped" or "rejected", reason, detail
     differences: list[_Four]  # where a file contradicts the tables: image_id, what, table, file
+    # Kept all the same: image_id, "not_chest", and what `other_than_chest` says
+    not_chest: list[_Four] = dataclasses.field(default_factory=list)
 
     def retryable(self, tries: Mapping[str, int]) -> bool:
         """Whether a film failed temporarily, and in fewer than `TRIES` runs, as `tries` says."""
@@ -145,6 +148,7 @@ def write_shard(
     lengths: list[int] = []
     dropped: list[list[str]] = []
     differences: list[list[str]] = []
+    not_chest: list[list[str]] = []
     content = hashlib.sha256()
     with writing.whole_file(paths.inside(folder, shard.name), scratch) as stream:
         for film, outcome in decoded:
@@ -155,6 +159,8 @@ def write_shard(
                 kind = type(outcome).__name__.lower()
                 dropped.append([film.image_id, kind, outcome.reason, outcome.detail])
                 continue
+            if outcome.not_chest:
+                not_chest.append([film.image_id, "not_chest", *outcome.not_chest])
             view = (film.view if film.view is not None else outcome.view_position) or ""
             row = [film.image_id, film.patient_id, film.study_id, view]
             names = ("image_id", "patient_id", "study_id", "view_position")
@@ -167,9 +173,8 @@ def write_shard(
             kept.append(row)
             lengths.append(len(example))
     size = sum(lengths) + tfrecord.FRAME * len(lengths)
-    summary = Summary(
-        shard.name, shard.split, size, content.hexdigest(), kept, lengths, dropped, differences
-    )
+    facts = shard.name, shard.split, size, content.hexdigest()
+    summary = Summary(*facts, kept, lengths, dropped, differences, not_chest)
     data = json.dumps(dataclasses.asdict(summary)).encode()
     run_folder.write(folder, _summary_name(shard.name), data)
     return summary
