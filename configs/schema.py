@@ -54,7 +54,7 @@ class EncoderConfig:
         "Face Hub; random: untrained",
         "weights",
     )
-    variant: str | None = field(None, "b0 to b7 or l2; default: as the weights' card")
+    variant: str | None = field(None, "b0 to b7, l2, lite0 to lite4; default: as the weights' card")
     resolution: int | None = field(None, "input side in pixels; default: as the weights' card")
     embedding: str | None = field(
         None,
@@ -269,7 +269,7 @@ class TrainingFilmsConfig:
 @dataclasses.dataclass(frozen=True)
 class NetworkConfig:
     weights: str = field("random", "bundle to start from, or `random`", "weights", required=False)
-    variant: str | None = field(None, "b0 to b7 or l2; default: that of the bundle, else b0")
+    variant: str | None = field(None, "b0 to b7, l2, lite0 to lite4; default: the bundle's or b0")
     dtype: str | None = field(None, DTYPE)
     remat: bool = field(False, "compute each block again for its gradient: less memory, more time")
     model_parallel: int = field(1, "number of devices that share one copy of the weights")

@@ -1,4 +1,4 @@
-"""BatchNorm and swish, the activation behind it, as plain functions with gradients by hand.
+"""BatchNorm and the activation behind it, as plain functions with gradients by hand, and a layer.
 
 All is computed in float32, whatever the dtypes. BatchNorm's gradient as JAX derives it keeps four
 arrays as large as the input; this one keeps the input alone.
@@ -7,12 +7,15 @@ arrays as large as the input; this one keeps the input alone.
 import functools
 from collections.abc import Callable
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Float32
 
+EPSILON = 1e-3
+MOMENTUM = 0.99  # TensorFlow's sense: the share of the old value that stays
 ALL_BUT_CHANNELS = (0, 1, 2)
 
 Activation = Callable[[Array], Array]
@@ -122,3 +125,27 @@ def _backward(
 
 
 normalise_batch.defvjp(_forward, _backward)
+
+
+class BatchNorm(nn.Module):
+    """Variables and results of `nn.BatchNorm`, then the activation; its gradient is fast on CPU."""
+
+    activation: Activation
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h w c"]:
+        width = x.shape[-1:]
+        scale = self.param("scale", nn.initializers.ones, width)
+        bias = self.param("bias", nn.initializers.zeros, width)
+        mean = self.variable("batch_stats", "mean", jnp.zeros, width)
+        var = self.variable("batch_stats", "var", jnp.ones, width)
+        act, dtype = self.activation, self.dtype
+        if not train:
+            statistics = mean.value, var.value
+            return normalise(x, *statistics, scale, bias, EPSILON, activation=act, dtype=dtype)
+        y, *found = normalise_batch(x, scale, bias, EPSILON, act, dtype)
+        if not self.is_initializing():
+            for kept, new in zip((mean, var), found, strict=True):
+                kept.value = MOMENTUM * kept.value + (1 - MOMENTUM) * new
+        return y

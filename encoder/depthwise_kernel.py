@@ -21,8 +21,8 @@ from jaxtyping import Array, Float, Float32
 from . import batch_norm, depthwise
 from .batch_norm import swish
 from .efficientnet import (
-    BATCH_NORM_EPSILON,
     SQUEEZE_RATIO,
+    VARIANTS,
     EfficientNet,
     MBConv,
     Setting,
@@ -66,9 +66,10 @@ def for_gpu(model: EfficientNet, layers: Layers) -> EfficientNet:
 
     It was chosen by the bytes that XLA's programs for an H200 read and write, not by time. L2 at
     475 px, batch 8, in bfloat16 moves 61 GB in the usual form, 48 in this one with `by_xla`, and 36
-    with `depthwise_bn_swish`.
+    with `depthwise_bn_swish`. Lite, which has neither swish nor gates, keeps its usual blocks.
     """
-    block = functools.partial(FusedMBConv, layers=layers)
+    lite = VARIANTS[model.variant].lite
+    block = model.block if lite else functools.partial(FusedMBConv, layers=layers)
     return model.clone(block=block, conv_general_dilated=depthwise.by_products)
 
 
@@ -106,7 +107,7 @@ class FusedMBConv(MBConv):
         """From the variables of the layers in whose place it stands."""
         params, statistics = (self.variables[name] for name in ("params", "batch_stats"))
         scale, bias = batch_norm.as_scale_and_bias(
-            **statistics["depthwise_bn"], **params["depthwise_bn"], epsilon=BATCH_NORM_EPSILON
+            **statistics["depthwise_bn"], **params["depthwise_bn"], epsilon=batch_norm.EPSILON
         )
         kernel = params["depthwise_conv"]["kernel"].astype(self.dtype)
         return self.layers(x, kernel, scale, bias, self.strides)

@@ -15,11 +15,9 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Float32
 
-from . import batch_norm, depthwise
-from .batch_norm import Activation, swish
+from . import depthwise
+from .batch_norm import Activation, BatchNorm, swish
 
-BATCH_NORM_EPSILON = 1e-3
-BATCH_NORM_MOMENTUM = 0.99  # TensorFlow's sense: the share of the old value that stays
 EMBEDDING_WIDTH = 4096  # of this project's own `head`; of a `projection`, too
 POOLED_MAP_PATCH = 5
 SQUEEZE_RATIO = 0.25  # of the block's input channels, not of the expanded ones
@@ -106,30 +104,6 @@ def patch_means(x: Float[Array, "b h w c"], size: int) -> Float32[Array, "b h2 w
     rows, columns = h // size, w // size
     patches = x[:, : rows * size, : columns * size].reshape(b, rows, size, columns, size, c)
     return jnp.mean(patches, axis=(2, 4), dtype=jnp.float32)
-
-
-class BatchNorm(nn.Module):
-    """Variables and results of `nn.BatchNorm`, then the activation; its gradient is fast on CPU."""
-
-    activation: Activation
-    dtype: DTypeLike
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h w c"]:
-        width = x.shape[-1:]
-        scale = self.param("scale", nn.initializers.ones, width)
-        bias = self.param("bias", nn.initializers.zeros, width)
-        mean = self.variable("batch_stats", "mean", jnp.zeros, width)
-        var = self.variable("batch_stats", "var", jnp.ones, width)
-        last: Setting = {"activation": self.activation, "dtype": self.dtype}
-        if not train:
-            statistics = mean.value, var.value
-            return batch_norm.normalise(x, *statistics, scale, bias, BATCH_NORM_EPSILON, **last)
-        y, *found = batch_norm.normalise_batch(x, scale, bias, BATCH_NORM_EPSILON, **last)
-        if not self.is_initializing():
-            for kept, new in zip((mean, var), found, strict=True):
-                kept.value = BATCH_NORM_MOMENTUM * kept.value + (1 - BATCH_NORM_MOMENTUM) * new
-        return y
 
 
 def conv_bn(

@@ -6,6 +6,7 @@ in several calls side by side, each of so few films that they do not leave the C
 """
 
 import collections
+import functools
 import pathlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Float32, PyTree
 
-from . import efficientnet, embedding_layers
+from . import batch_norm, efficientnet, embedding_layers
 from .card import Card
 from .weights import Variables
 
@@ -28,6 +29,7 @@ from openvino import opset13 as ops  # noqa: E402
 Tag = TypeVar("Tag")
 Tree = Mapping[str, PyTree[np.ndarray]]
 Tensor: TypeAlias = openvino.Node  # of a graph; [b c h w] unless said otherwise
+Activation: TypeAlias = Callable[[Tensor], Tensor]
 
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 FEW_POSITIONS = 100  # of a map: joined, films of 49 are a quarter faster, of 196 no faster
@@ -67,7 +69,7 @@ def _conv_bias(
     x: Tensor,
     kernel: np.ndarray,
     bias: np.ndarray,
-    activation: Callable[[Tensor], Tensor],
+    activation: Activation,
     stride: int = 1,
 ) -> Tensor:
     """A convolution, bias and activation; for 1x1 kernels films with small maps are joined to one.
@@ -86,8 +88,14 @@ def _conv_bias(
 def _folded(params: Tree, stats: Tree, name: str) -> tuple[np.ndarray, np.ndarray]:
     """The kernel and bias of a convolution with the BatchNorm after it."""
     norm, found = params[f"{name}_bn"], stats[f"{name}_bn"]
-    factor = norm["scale"] / np.sqrt(found["var"] + efficientnet.BATCH_NORM_EPSILON)
+    factor = norm["scale"] / np.sqrt(found["var"] + batch_norm.EPSILON)
     return params[f"{name}_conv"]["kernel"] * factor, norm["bias"] - found["mean"] * factor
+
+
+def _activation(card: Card) -> Activation:
+    """As `efficientnet.activation_of`."""
+    lite = efficientnet.VARIANTS[card.variant].lite
+    return functools.partial(ops.clamp, min_value=0, max_value=6) if lite else ops.swish
 
 
 def _stem(grey: Tensor, card: Card, params: Tree, stats: Tree) -> Tensor:
@@ -107,7 +115,7 @@ def _stem(grey: Tensor, card: Card, params: Tree, stats: Tree) -> Tensor:
     rounded = kernel.astype(jnp.bfloat16).astype(np.float64)
     kernel = np.concatenate([rounded, kernel - rounded], axis=2)
     ones = _constant(np.ones(grey.output(0).shape))
-    return ops.swish(_convolve(ops.concat([grey, ones, grey, ones], 1), kernel, stride=2))
+    return _activation(card)(_convolve(ops.concat([grey, ones, grey, ones], 1), kernel, stride=2))
 
 
 def _conv_bn(
@@ -115,8 +123,8 @@ def _conv_bn(
     params: Tree,
     stats: Tree,
     name: str,
+    activation: Activation,
     stride: int = 1,
-    activation: Callable[[Tensor], Tensor] = ops.swish,
 ) -> Tensor:
     """As `efficientnet.conv_bn`."""
     return _conv_bias(x, *_folded(params, stats, name), activation, stride)
@@ -131,14 +139,17 @@ def _squeeze_excite(x: Tensor, params: Tree) -> Tensor:
     return x * gate
 
 
-def _block(inputs: Tensor, params: Tree, stats: Tree, stride: int) -> Tensor:
+def _block(
+    inputs: Tensor, params: Tree, stats: Tree, activation: Activation, stride: int
+) -> Tensor:
     """As `efficientnet.MBConv`."""
     x = inputs
     if "expand_conv" in params:
-        x = _conv_bn(x, params, stats, "expand")
-    x = _conv_bn(x, params, stats, "depthwise", stride)
-    x = _squeeze_excite(x, params["squeeze_excite"])
-    x = _conv_bn(x, params, stats, "project", activation=lambda y: y)
+        x = _conv_bn(x, params, stats, "expand", activation)
+    x = _conv_bn(x, params, stats, "depthwise", activation, stride)
+    if "squeeze_excite" in params:
+        x = _squeeze_excite(x, params["squeeze_excite"])
+    x = _conv_bn(x, params, stats, "project", lambda y: y)
     same = stride == 1 and x.output(0).shape == inputs.output(0).shape
     return x + inputs if same else x
 
@@ -170,11 +181,12 @@ def _build(card: Card, variables: Variables, layer: str, films: int) -> openvino
     images = ops.parameter([films, height, width, 1], np.float32)
     x = ops.reshape(images, ops.constant(np.array([films, 1, height, width])), False)
     x = _stem(x, card, params, stats)
+    activation = _activation(card)
     blocks = efficientnet.stage_blocks(card.variant)
     for i, (stage, count) in enumerate(zip(efficientnet.STAGES, blocks, strict=True), start=1):
         for j in range(1, count + 1):
             name = f"stage{i}_block{j}"
-            x = _block(x, params[name], stats[name], stage[1] if j == 1 else 1)
+            x = _block(x, params[name], stats[name], activation, stage[1] if j == 1 else 1)
     if layer == "pooled_map":
         patch = [efficientnet.POOLED_MAP_PATCH] * 2
         x = ops.avg_pool(x, patch, [0, 0], [0, 0], patch, True)
@@ -182,7 +194,7 @@ def _build(card: Card, variables: Variables, layer: str, films: int) -> openvino
         x = ops.transpose(x, ops.constant(np.array([0, 2, 3, 1])))
     else:
         if card.head_width is not None and layer != "pooled":
-            x = _conv_bn(x, params, stats, "head")
+            x = _conv_bn(x, params, stats, "head", activation)
         x = _average(x)
         if layer == "projection":
             x = ops.matmul(x, _constant(params["projection"]["kernel"]), False, False)

@@ -16,16 +16,11 @@ from .embedding_layers import embedding_widths
 from .weights import Variables, abstract_variables
 
 # What multiplies 1 / fan_in in the variance of random kernels, by layer; `random_variables` has the
-# reasons. 0.3557 is E[swish(z)^2] for z ~ N(0, 1), 0.25 the square of a half-open gate.
-GAINS = {
-    "stem_conv": 1.0,
-    "expand_conv": 1.0,
-    "depthwise_conv": 1 / 0.3557,
-    "reduce": 1.0,
-    "expand": 1.0,
-    "project_conv": 1 / (0.3557 * 0.25),
-    "head_conv": 1.0,
-}
+# reasons. For z ~ N(0, 1), E[swish(z)^2] is 0.3557 and E[relu6(z)^2] 0.5, to many digits; 0.25 is
+# the square of a half-open gate.
+LINEAR = dict.fromkeys(("stem_conv", "expand_conv", "reduce", "expand", "head_conv"), 1.0)
+GAINS = LINEAR | {"depthwise_conv": 1 / 0.3557, "project_conv": 1 / (0.3557 * 0.25)}
+LITE_GAINS = LINEAR | {"depthwise_conv": 1 / 0.5, "project_conv": 1 / 0.5}
 
 
 def random_variables(model: EfficientNet, seed: int = 0) -> Variables:
@@ -34,13 +29,15 @@ def random_variables(model: EfficientNet, seed: int = 0) -> Variables:
     BatchNorm gets its identity statistics, so the kernels alone must hold the variance. A kernel of
     variance gain / fan_in turns inputs of mean square q into outputs of variance gain * q, hence:
     gain 1 after a linear layer, 1 / E[swish(z)^2] after a swish, and 1 / (0.25 E[swish(z)^2]) after
-    a swish and a half-open squeeze-and-excite gate. The projections of residual blocks are divided
-    by the number of blocks, so that all of them together add the variance of about one more signal.
+    a swish and a half-open squeeze-and-excite gate. Lite has ReLU6 for swish, and no gate. The
+    projections of residual blocks are divided by the number of blocks, so that all of them together
+    add the variance of about one more signal.
 
     The numbers are uniform (no transcendental functions) and each leaf is seeded by its own name:
     every machine gets the same ones, in any order.
     """
     expected = flatten_dict(abstract_variables(model), sep="/")
+    gains = LITE_GAINS if VARIANTS[model.variant].lite else GAINS
     blocks = len({path.split("/")[1] for path in expected if "_block" in path})
 
     def fill(path: str) -> np.ndarray:
@@ -48,7 +45,7 @@ def random_variables(model: EfficientNet, seed: int = 0) -> Variables:
         layer, leaf = path.split("/")[-2:]
         if leaf != "kernel":
             return np.full(shape, leaf in ("scale", "var"), np.float32)
-        variance = GAINS[layer] / math.prod(shape[:-1])
+        variance = gains[layer] / math.prod(shape[:-1])
         if layer == "project_conv" and "_block1/" not in path:
             variance /= blocks
         bits = np.random.SFC64([seed, zlib.crc32(path.encode())])

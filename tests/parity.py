@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from cxr_embeddings.encoder import depthwise, efficientnet
+from cxr_embeddings.encoder import batch_norm, depthwise
 from cxr_embeddings.encoder.efficientnet import EfficientNet
 
 TOLERANCE = 2e-5  # of the largest value of each stage, float32
@@ -55,7 +55,7 @@ def calibrate(model: EfficientNet, variables: dict, images: jax.Array, seed: int
             leaves[path] = jnp.asarray(factor * rng.uniform(low, high, leaf.shape), jnp.float32)
     variables = unflatten_dict(leaves, sep="/")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(efficientnet, "BATCH_NORM_MOMENTUM", 0.0)
+        patch.setattr(batch_norm, "MOMENTUM", 0.0)
         step = jax.jit(lambda v, x: model.apply(v, x, train=True, mutable="batch_stats")[1])
         return {**variables, **step(variables, images)}
 
@@ -117,5 +117,5 @@ def mistakes(
     yield "symmetric padding", compiled(symmetric)(variables, images)
     plain = model.clone(conv_general_dilated=jax.lax.conv_general_dilated)  # compiles sooner
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(efficientnet, "BATCH_NORM_EPSILON", 1e-5)
+        patch.setattr(batch_norm, "EPSILON", 1e-5)
         yield "epsilon 1e-5", compiled(plain)(variables, images)

@@ -9,8 +9,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from parity import assert_close
 
 from cxr_embeddings.encoder import batch_norm
-from cxr_embeddings.encoder.batch_norm import swish
-from cxr_embeddings.encoder.efficientnet import BatchNorm
+from cxr_embeddings.encoder.batch_norm import BatchNorm, swish
 
 EPSILON = 1e-3
 ACTIVATIONS = [(swish, jax.nn.silu), (jax.nn.identity, jax.nn.identity)]

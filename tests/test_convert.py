@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 from flax.traverse_util import flatten_dict
 from parity import with_statistics
 
@@ -85,6 +86,14 @@ def test_another_variant_or_resolution_than_asked(checkpoint):
         convert.read(checkpoint, variant="b0")
     with pytest.raises(ValueError, match="somewhere: asked for resolution 64, but it is 96"):
         convert.read(checkpoint._replace(resolution=96), resolution=64)
+
+
+def test_squeeze_and_excite_tells_b0_from_lite0():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(efficientnet, "STAGES", tiny.STAGES)
+        for variant in ("b0", "lite0"):
+            leaves = flatten_dict(weights.abstract_variables(EfficientNet(variant, 1280)), sep="/")
+            assert convert.variant_of(leaves, "somewhere") == variant
 
 
 def test_untrained_weights_are_refused(checkpoint):

@@ -13,7 +13,7 @@ import tiny
 from parity import TOLERANCE, calibrate, compiled, difference, random_images
 
 from cxr_embeddings.encoder import depthwise_kernel, inference, sharding
-from cxr_embeddings.encoder.efficientnet import EfficientNet
+from cxr_embeddings.encoder.efficientnet import EfficientNet, MBConv
 from cxr_embeddings.encoder.random_weights import random_variables
 from cxr_embeddings.encoder.weights import abstract_variables
 
@@ -83,6 +83,12 @@ def test_each_device_computes_its_own_films(live):
 
     alone = run(sharding.make_mesh(devices=jax.devices()[:1]))
     assert difference(run(sharding.make_mesh()), alone) < TOLERANCE
+
+
+def test_a_lite_network_keeps_its_blocks():
+    """They have neither the swish nor the gate that the kernel computes."""
+    model = depthwise_kernel.for_gpu(EfficientNet("lite0"), depthwise_kernel.by_xla)
+    assert model.block is MBConv
 
 
 def test_training_by_it_is_refused(live):

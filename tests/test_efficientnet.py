@@ -23,7 +23,7 @@ GOLDEN = pathlib.Path(__file__).parent / "golden" / "efficientnet_l2_leaves.txt"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("variant", "head_width"), [("b0", 1280), ("b4", 1792)])
+@pytest.mark.parametrize(("variant", "head_width"), [("b0", 1280), ("b4", 1792), ("lite0", 1280)])
 def test_random_weights_keep_the_signal_alive_without_calibration(variant, head_width):
     model = EfficientNet(variant, head_width)
     images = random_images(96, batch=2, seed=2)

@@ -12,7 +12,14 @@ import numpy as np
 import pytest
 from parity import calibrate, compiled, difference, random_images, swap_two_leaves
 
-from cxr_embeddings.encoder import convert, efficientnet, embedding_layers, random_weights, weights
+from cxr_embeddings.encoder import (
+    batch_norm,
+    convert,
+    efficientnet,
+    embedding_layers,
+    random_weights,
+    weights,
+)
 from cxr_embeddings.encoder.efficientnet import VARIANTS, Variant
 
 engine = pytest.importorskip(
@@ -87,6 +94,20 @@ def test_it_gives_what_the_network_gives(live, size, monkeypatch):
         assert difference(embeddings[:1], embeddings[1:2]) > 0.01, "images are told apart"
 
 
+def test_a_lite_network(images, monkeypatch):
+    """Its numbers reach 6, where ReLU6 differs from ReLU."""
+    monkeypatch.setitem(VARIANTS, "tiny", Variant(0.25, 0.6, 64, lite=True))
+    card = card_of(65)
+    model = weights.model_for(card)
+    variables = random_weights.random_variables(model, seed=1)
+    variables = jax.device_get(calibrate(model, variables, random_images(64, 8, seed=1)))
+    wide = 6 * (images - 0.5)
+    expected = by_jax(card, variables, wide)
+    assert not any("squeeze_excite" in block for block in variables["params"].values())
+    assert difference(by_openvino(card, variables, "own_head", wide), expected["own_head"]) < 1e-5
+    assert difference(expected["own_head"][:1], expected["own_head"][1:2]) > 0.01
+
+
 def test_a_network_without_head(live, images):
     headless = {
         tree: {name: leaves for name, leaves in layers.items() if not name.startswith("head")}
@@ -100,7 +121,7 @@ def test_a_network_without_head(live, images):
 def test_parity_finds_deliberate_mistakes(live, images, whole, monkeypatch):
     card = card_of(65)
     assert difference(by_openvino(card, swap_two_leaves(live), "own_head", images), whole) > 1e-3
-    monkeypatch.setattr(efficientnet, "BATCH_NORM_EPSILON", 1e-5)
+    monkeypatch.setattr(batch_norm, "EPSILON", 1e-5)
     assert difference(by_openvino(card, live, "own_head", images), whole) > 1e-4
 
 

@@ -34,8 +34,12 @@ from cxr_embeddings.encoder.random_weights import random_variables
 from cxr_embeddings.encoder.sources import timm
 from cxr_embeddings.encoder.sources.checkpoint import IMAGENET_MEAN, IMAGENET_STD
 
-GOLDEN = pathlib.Path(__file__).parent / "golden" / "timm_b0.json"
-SIZES = {"b0": (96, 97), "l2": (64, 65)}  # even and odd, near the size of the calibration
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+SIZES = {
+    "b0": (96, 97),
+    "lite0": (96, 97),
+    "l2": (64, 65),
+}  # even and odd, near the size of the calibration
 HALVES = (0.5, 0.5, 0.5)
 
 
@@ -66,7 +70,7 @@ def timm_forward(network: Any, images: np.ndarray) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", ["b0", "l2"])
+@pytest.mark.parametrize("variant", SIZES)
 def test_every_leaf_arrives_and_every_stage_agrees_with_timm(variant, tmp_path):
     """Calibrated weights put into timm, saved by it in all formats, and read."""
     torch = pytest.importorskip("torch", reason="not installed: the golden test stands in")
@@ -76,12 +80,12 @@ def test_every_leaf_arrives_and_every_stage_agrees_with_timm(variant, tmp_path):
     variables = jax.device_put(random_variables(model, seed=0))
     variables = calibrate(model, variables, random_images(SIZES[variant][0], batch=8, seed=1))
     network = peers.timm_network(variant, variables)
-    file = tmp_path / f"tf_efficientnet_{variant}_ns-00000000.pth"
+    file = tmp_path / f"tf_efficientnet_{variant}-00000000.pth"
     for zip_format in (True, False):
         torch.save(network.state_dict(), file, _use_new_zipfile_serialization=zip_format)
         found = {path: leaf.read() for path, leaf in timm.read(file).leaves.items()}
         assert_same_leaves(found, variables)
-    file = file.with_name(f"tf_efficientnet_{variant}.ns_jft_in1k.safetensors")
+    file = file.with_name(f"tf_efficientnet_{variant}.in1k.safetensors")
     save_file(network.state_dict(), file)
     card, found = converted(file)
     assert (card.variant, card.head_width) == (variant, peers.head_width(variant))
@@ -96,9 +100,10 @@ def test_every_leaf_arrives_and_every_stage_agrees_with_timm(variant, tmp_path):
         assert difference(wrong["head_map"], theirs["head_map"]) > 1000 * TOLERANCE
 
 
-def live_variables() -> weights.Variables:
-    """B0's, alike on every machine: nothing in them is calibrated, and no two leaves are alike."""
-    leaves = flatten_dict(random_variables(EfficientNet("b0", peers.head_width("b0"))), sep="/")
+def live_variables(variant: str) -> weights.Variables:
+    """Alike on every machine: nothing in them is calibrated, and no two leaves are alike."""
+    model = EfficientNet(variant, peers.head_width(variant))
+    leaves = flatten_dict(random_variables(model), sep="/")
     ranges = {"scale": (0.2, 0.45), "bias": (-0.1, 0.1), "mean": (-0.1, 0.1), "var": (0.05, 0.2)}
     for path, leaf in leaves.items():
         if (name := path.split("/")[-1]) in ranges:
@@ -135,14 +140,15 @@ def departure(found: dict[str, dict[str, Any]], golden: dict[str, dict[str, Any]
 @pytest.fixture(scope="module")
 def tensors() -> dict[str, np.ndarray]:
     """B0 in timm's form."""
-    return peers.timm_tensors(live_variables())
+    return peers.timm_tensors(live_variables("b0"))
 
 
 @pytest.fixture(scope="module")
-def published(tensors, tmp_path_factory) -> tuple[Card, weights.Variables]:
-    """What the reader makes of it."""
-    file = tmp_path_factory.mktemp("b0") / "tf_efficientnet_b0.in1k.safetensors"
-    save_file(tensors, file)
+def published(request, tmp_path_factory) -> tuple[Card, weights.Variables]:
+    """What the reader makes of a network in timm's form, by default of B0."""
+    variant = getattr(request, "param", "b0")
+    file = tmp_path_factory.mktemp(variant) / f"tf_efficientnet_{variant}.in1k.safetensors"
+    save_file(peers.timm_tensors(live_variables(variant)), file)
     return converted(file)
 
 
@@ -150,14 +156,15 @@ def published(tensors, tmp_path_factory) -> tuple[Card, weights.Variables]:
     ("size", "stages"),
     [(96, 3), *(pytest.param(size, 7, marks=pytest.mark.slow) for size in SIZES["b0"])],
 )
-def test_b0_agrees_with_the_golden_numbers_of_timm(published, size, stages, monkeypatch):
+@pytest.mark.parametrize("published", ["b0", "lite0"], indirect=True)
+def test_it_agrees_with_the_golden_numbers_of_timm(published, size, stages, monkeypatch):
     """Every kind of layer is in the first three stages."""
     model, names = weights.model_for(published[0]), STAGES
     if stages < 7:
         monkeypatch.setattr(efficientnet, "STAGES", efficientnet.STAGES[:stages])
         model, names = model.clone(head_width=None), STAGES[: stages + 1]
     out = compiled(model)(published[1], random_images(size, batch=2, seed=2))
-    golden = json.loads(GOLDEN.read_text())[str(size)]
+    golden = json.loads((GOLDEN / f"timm_{model.variant}.json").read_text())[str(size)]
     assert departure(statistics(out, names), golden) < TOLERANCE
     assert difference(out["pooled"][0], out["pooled"][1]) > 0.01  # the signal is alive
     assert all(0.1 < np.std(out[name]) < 10 for name in names)
@@ -165,7 +172,7 @@ def test_b0_agrees_with_the_golden_numbers_of_timm(published, size, stages, monk
 
 @pytest.mark.slow
 def test_the_golden_numbers_find_deliberate_mistakes(published):
-    golden = json.loads(GOLDEN.read_text())[str(SIZES["b0"][0])]
+    golden = json.loads((GOLDEN / "timm_b0.json").read_text())[str(SIZES["b0"][0])]
     model, variables = weights.model_for(published[0]), published[1]
     images = random_images(SIZES["b0"][0], batch=2, seed=2)
     for mistake, wrong in mistakes(model, compiled(model), variables, images):

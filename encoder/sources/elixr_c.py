@@ -15,7 +15,8 @@ import numpy as np
 from jaxtyping import Float32
 
 from .. import efficientnet
-from ..efficientnet import BATCH_NORM_EPSILON, POOLED_MAP_PATCH, VARIANTS
+from ..batch_norm import EPSILON
+from ..efficientnet import POOLED_MAP_PATCH, VARIANTS
 from . import saved_model
 from .checkpoint import Checkpoint, Leaf
 from .saved_model import VARIABLES, Op, Program, constant, origin
@@ -202,7 +203,7 @@ def _steps(program: Program, size: int) -> list[Step]:
 def _step(op: Op, size: int) -> Step | None:
     """The layer that an op ends, if any; `size` is the side of the feature map there."""
     _demand(op, data_format=b"NHWC")
-    kind, stride, variables, epsilon = "BatchNorm", 1, {}, BATCH_NORM_EPSILON
+    kind, stride, variables, epsilon = "BatchNorm", 1, {}, EPSILON
     if op.kind in (DENSE, DEPTHWISE, "AvgPool"):
         kind, stride = op.kind, op.attributes["strides"][1]
         _demand(op, strides=[1, stride, stride, 1], dilations=[1, 1, 1, 1])
@@ -228,8 +229,8 @@ def _step(op: Op, size: int) -> Step | None:
         raise ValueError(f"{op} reads {shapes}, expected variables of one shape")
     if "kernel" in variables:
         _demand_same_padding(op, shapes[0][0], stride, size)
-    if not math.isclose(epsilon, BATCH_NORM_EPSILON, rel_tol=1e-6):  # in float32
-        raise ValueError(f"{op} has epsilon {epsilon:.3g}, expected {BATCH_NORM_EPSILON}")
+    if not math.isclose(epsilon, EPSILON, rel_tol=1e-6):  # in float32
+        raise ValueError(f"{op} has epsilon {epsilon:.3g}, expected {EPSILON}")
     return Step(Layer(kind, shapes[0], stride), op, variables)
 
 

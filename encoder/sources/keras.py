@@ -16,8 +16,8 @@ import numpy as np
 
 from cxr_embeddings.common import files, untrusted
 
+from ..batch_norm import EPSILON
 from ..damaged import explained
-from ..efficientnet import BATCH_NORM_EPSILON
 from .checkpoint import IMAGENET_STD, Checkpoint, Leaf, Names
 
 NAMES = Names(  # those of a block follow "block<stage><letter>_"; arrays have numbers
@@ -163,8 +163,7 @@ def _demand_efficientnet(config: Config) -> None:
         is_swish = layer["class_name"] == "Activation" or settings["name"].endswith("_se_reduce")
         if is_swish and settings["activation"] not in SWISH:
             raise ValueError(f"layer {settings['name']!r} is {settings['activation']!r}, no swish")
-        if settings.get("epsilon", BATCH_NORM_EPSILON) != BATCH_NORM_EPSILON:
+        if settings.get("epsilon", EPSILON) != EPSILON:
             raise ValueError(
-                f"layer {settings['name']!r} has epsilon {settings['epsilon']}, expected "
-                f"{BATCH_NORM_EPSILON}"
+                f"layer {settings['name']!r} has epsilon {settings['epsilon']}, expected {EPSILON}"
             )
