@@ -1,6 +1,10 @@
 """Pretraining: `configs/pretrain.py` is B0 for one machine; `:l2`, L2 for a slice or many GPUs."""
 
-from cxr_embeddings.configs.schema import NetworkConfig, PretrainConfig, PretrainingConfig
+from cxr_embeddings.configs.schema_pretraining import (
+    NetworkConfig,
+    PretrainConfig,
+    PretrainingConfig,
+)
 
 PRESETS = {
     "b0": PretrainConfig(),

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, Key
 
-from cxr_embeddings.configs.schema import AugmentationConfig
+from cxr_embeddings.configs.schema_pretraining import AugmentationConfig
 
 _BLUR_RADIUS = 3  # taps of the kernel on either side, in pixels
 

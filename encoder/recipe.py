@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Float32, Int32, PyTree
 
-from cxr_embeddings.configs.schema import PretrainingConfig
+from cxr_embeddings.configs.schema_pretraining import PretrainingConfig
 
 from . import augment, supcon
 

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from cxr_embeddings import cli
-from cxr_embeddings.configs.schema import PretrainConfig
+from cxr_embeddings.configs.schema_pretraining import PretrainConfig
 from cxr_embeddings.input_pipeline.hosts import Hosts
 
 USAGE = """

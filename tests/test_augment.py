@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cxr_embeddings.configs.schema import AugmentationConfig
+from cxr_embeddings.configs.schema_pretraining import AugmentationConfig
 from cxr_embeddings.encoder import augment
 
 NOTHING = AugmentationConfig(1.0, 0.0, 0.0, 0.0, 0.0, 0.0)

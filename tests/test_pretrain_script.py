@@ -23,7 +23,7 @@ import running
 import tiny
 
 from cxr_embeddings import report_labelling
-from cxr_embeddings.configs.schema import NetworkConfig
+from cxr_embeddings.configs.schema_pretraining import NetworkConfig
 from cxr_embeddings.encoder import embedding_layers, random_weights, sharding, weights
 from cxr_embeddings.encoder.card import load_card
 from cxr_embeddings.input_pipeline import run_folder

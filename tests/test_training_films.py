@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from cxr_embeddings.configs.schema import TrainingFilmsConfig
+from cxr_embeddings.configs.schema_pretraining import TrainingFilmsConfig
 from cxr_embeddings.input_pipeline.store import dataset, random_access
 from cxr_embeddings.pretraining import training_films
 

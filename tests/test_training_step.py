@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tiny
 
-from cxr_embeddings.configs.schema import AugmentationConfig
+from cxr_embeddings.configs.schema_pretraining import AugmentationConfig
 from cxr_embeddings.encoder import sharding, training_step
 from cxr_embeddings.encoder.efficientnet import EfficientNet
 from cxr_embeddings.encoder.random_weights import random_variables

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from cxr_embeddings.card_check import bundle_of
-from cxr_embeddings.configs.schema import NetworkConfig
+from cxr_embeddings.configs.schema_pretraining import NetworkConfig
 from cxr_embeddings.encoder import random_weights, weights
 from cxr_embeddings.encoder.card import Card, load_card
 from cxr_embeddings.encoder.efficientnet import EfficientNet

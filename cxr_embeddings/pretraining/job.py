@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float32, Int32, Int64
 
 from cxr_embeddings.common import machine, paths, progress
-from cxr_embeddings.configs.schema import PretrainConfig, WatchConfig
+from cxr_embeddings.configs.schema_pretraining import PretrainConfig, WatchConfig
 from cxr_embeddings.encoder import checkpoints, sharding, training_step
 from cxr_embeddings.encoder.card import Card
 from cxr_embeddings.encoder.efficientnet import EfficientNet

@@ -7,7 +7,8 @@ import numpy as np
 from jaxtyping import Int32, Int64, Shaped
 
 from cxr_embeddings.common import paths
-from cxr_embeddings.configs.schema import LabelsConfig, TrainingFilmsConfig
+from cxr_embeddings.configs.schema import LabelsConfig
+from cxr_embeddings.configs.schema_pretraining import TrainingFilmsConfig
 from cxr_embeddings.heads.labels.join import join
 from cxr_embeddings.heads.labels.label_table import read_labels
 from cxr_embeddings.heads.labels.splits import check_patients

@@ -8,7 +8,7 @@ import pathlib
 import numpy as np
 
 from cxr_embeddings.common import files
-from cxr_embeddings.configs.schema import BundleConfig, PretrainConfig
+from cxr_embeddings.configs.schema_pretraining import BundleConfig, PretrainConfig
 from cxr_embeddings.encoder import weights
 from cxr_embeddings.encoder.card import Card
 from cxr_embeddings.encoder.weights import Variables
