@@ -19,7 +19,11 @@ class TrainingFilmsConfig:
     name_parts: int = field(
         0, "parts of a path, from its end, by which films are found in the tables; 0: all parts"
     )
-    finding: str = field("abnormal", "column of the labels: 1, 0, or empty for films to leave out")
+    findings: tuple[str, ...] = field(
+        ("abnormal",),
+        "columns of the labels (1, 0, or empty where it is unknown), such as Edema,Fracture; what "
+        "a table has no column for is unknown of its films",
+    )
     workers: int = field(0, "threads that read films; 0: one for each processor")
 
 

@@ -2,9 +2,11 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Float, Float32, Int32, PyTree
@@ -14,7 +16,6 @@ from cxr_embeddings.configs.schema_pretraining import PretrainingConfig
 from . import augment, supcon
 
 PROJECTION_HIDDEN, PROJECTION_WIDTH = 2048, 128  # arXiv 2004.11362: ReLU between, no BatchNorm
-CLASSES = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Recipe(PretrainingConfig):
     """The settings of a training; `micro_batch` is given, and divides `batch_size`."""
 
     seed: int = 0  # of the views and of the projection's first weights
+    findings: tuple[str, ...] = ("abnormal",)  # the columns of the labels
 
 
 class Projection(nn.Module):
@@ -36,23 +38,33 @@ class Projection(nn.Module):
 
 
 class Classifier(nn.Module):
-    """Embedding to logits of the classes: what the contrastive loss is compared with."""
+    """Embedding to a logit of each finding: what the contrastive loss is compared with."""
+
+    findings: int
 
     @nn.compact
-    def __call__(self, embedding: Float[Array, "n dim"]) -> Float[Array, "n classes"]:
-        return nn.Dense(CLASSES, name="out")(embedding)
+    def __call__(self, embedding: Float[Array, "n dim"]) -> Float[Array, "n finding"]:
+        return nn.Dense(self.findings, name="out")(embedding)
 
 
-def _cross_entropy(
-    logits: Float[Array, "n classes"], label: Int32[Array, " n"], _: float
+def cross_entropy(
+    logits: Float[Array, "n finding"], label: Int32[Array, "n finding"], _: float
 ) -> Float32[Array, ""]:
-    return optax.softmax_cross_entropy_with_integer_labels(logits, label).mean()
+    """Mean over all known labels of the logistic loss.
+
+    For one finding it is the softmax cross-entropy of two classes, whose logits differ by this one.
+    """
+    each = optax.sigmoid_binary_cross_entropy(logits, (label == 1).astype(logits.dtype))
+    known = label >= 0
+    return jnp.where(known, each, 0).sum(dtype=jnp.float32) / jnp.maximum(
+        known.sum(dtype=jnp.float32), 1
+    )
 
 
-# name -> what stands on the embedding, and the loss of its outputs
-OBJECTIVES = {
-    "supcon": (Projection(), supcon.supervised_contrastive_loss),
-    "cross_entropy": (Classifier(), _cross_entropy),
+# name -> what stands on the embedding, made for a number of findings, and the loss of its outputs
+OBJECTIVES: dict[str, tuple[Callable[[int], nn.Module], Callable[[Array, Array, float], Array]]] = {
+    "supcon": (lambda _: Projection(), supcon.supervised_contrastive_loss),
+    "cross_entropy": (Classifier, cross_entropy),
 }
 
 

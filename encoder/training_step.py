@@ -50,11 +50,11 @@ def start(recipe: Recipe, variables: Variables, width: int) -> State:
 
     To have it on many devices, let `jit` make it with their shardings.
     """
-    head, _ = OBJECTIVES[recipe.objective]
+    make_head, _ = OBJECTIVES[recipe.objective]
     key = jax.random.key(recipe.seed)
     params = {
         "encoder": variables["params"],
-        "head": head.init(key, jnp.zeros((1, width)))["params"],
+        "head": make_head(len(recipe.findings)).init(key, jnp.zeros((1, width)))["params"],
     }
     moments = optimizer(recipe).init(params)
     average = jax.tree.map(jnp.copy, dict(variables))
@@ -88,7 +88,8 @@ def make_gradient(
         `gradient(params, batch_stats, step, films, label)`: loss, its gradient by `params`, the new
         statistics, and the embeddings of all views in the order of the films.
     """
-    head, loss_of = OBJECTIVES[recipe.objective]
+    make_head, loss_of = OBJECTIVES[recipe.objective]
+    head = make_head(len(recipe.findings))
     parts = recipe.batch_size // recipe.micro_batch
     centre, scale = (jnp.asarray(v, jnp.float32)[None, None, None] for v in (mean, std))
     rows = sharding.batch_sharding(mesh)
@@ -125,7 +126,7 @@ def make_gradient(
         params: Tree, batch_stats: Tree, step: Array, films: Array, label: Array
     ) -> tuple[Array, Tree, Tree, Array]:
         row = jnp.arange(recipe.batch_size, dtype=jnp.int32)
-        of_view = jnp.repeat(label, VIEWS)
+        of_view = jnp.repeat(label, VIEWS, axis=0)
 
         def loss(outputs: Array) -> Array:
             return loss_of(outputs, of_view, recipe.temperature)
@@ -219,7 +220,9 @@ def train(
     step: Step,
     state: State,
     mesh: Mesh,
-    batches: Iterable[tuple[Float32[np.ndarray, "local h w 1"], Int32[np.ndarray, " local"]]],
+    batches: Iterable[
+        tuple[Float32[np.ndarray, "local h w 1"], Int32[np.ndarray, "local finding"]]
+    ],
     first: int,
 ) -> Iterator[tuple[int, State, dict[str, Array]]]:
     """Runs steps; each is under way while the next batch is read.

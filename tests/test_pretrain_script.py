@@ -131,8 +131,7 @@ def test_a_run_leaves_weights_with_a_card(data, whole):
     card = load_card(folder / "weights")
     assert card.trained and card.preset == "native" and card.resolution == SIZE
     assert card.settings["objective"] == "supcon" and card.settings["temperature"] == "0.1"
-    # as earlier versions wrote it: their runs are continued
-    assert card.settings["augmentation"].startswith("Augmentation(crop=0.7, rotation=10.0, ")
+    assert card.settings["findings"] == "abnormal"
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["identity"] == card.settings and manifest["complete"]
     assert card.licence == "none: random numbers" and card.source.endswith("from random")
@@ -235,7 +234,7 @@ def test_two_hosts_that_disagree_end_with_a_sentence(data, tmp_path, environment
         ({"input.stores": ("/nowhere",)}, "/nowhere"),
         ({"input.labels": ("a.csv", "b.csv")}, "input.labels names 2 tables for 1 stores"),
         ({"watch.log_steps": 0}, "watch.log_steps is 0; expected 1 or more"),
-        ({"input.finding": "Nonsense"}, "Nonsense"),
+        ({"input.findings": "Nonsense"}, "Nonsense"),
         ({"network.weights": "/nowhere"}, "the weights /nowhere do not exist"),
         ({"network.dtype": "float16"}, "network.dtype is 'float16'"),
         ({"network.model_parallel": 3}, "model_parallel is 3"),
@@ -253,14 +252,11 @@ def test_what_is_missing_is_said():
     assert said.returncode == 2 and "options:\n  --labels: " in said.stderr
 
 
-def test_one_finding_with_films_of_both_classes_is_trained_on(data, tmp_path):
-    table = str(data / "mimic/mimic-cxr-2.0.0-chexpert.csv.gz")
-    said = error(data, tmp_path / "run", {"input.labels": (table,), "input.finding": "all"})
-    assert "input.finding is 'all', which is 14 columns of" in said
+def test_findings_with_films_of_both_classes_are_trained_on(data, tmp_path):
     table = pandas.read_csv(data / "abnormal.csv", dtype=str)
     table.assign(abnormal="1").to_csv(tmp_path / "ones.csv", index=False)
     said = error(data, tmp_path / "run", {"input.labels": (str(tmp_path / "ones.csv"),)})
-    assert "is normal; expected films of both classes" in said
+    assert "films of train have 'abnormal', 0 have not; expected films of both classes" in said
 
 
 def test_a_folder_of_another_run_is_refused(data, copy):

@@ -23,7 +23,7 @@ def test_patients_of_all_stores_are_checked_together(tmp_path, monkeypatch, colu
     places = SimpleNamespace(image_id=names, store=np.array([0, 0, 1, 1]))
     monkeypatch.setattr(dataset, "open_store", lambda path: SimpleNamespace(folder=path))
     monkeypatch.setattr(random_access, "find_films", lambda stores: places)
-    tables = ("a,p,train,1\nb,q,tune,0", f"c,{patient},train,1\nd,r,tune,0")
+    tables = ("a,p,train,1\nb,q,tune,0", f"c,{patient},train,0\nd,r,tune,0")
     paths = tuple(str(tmp_path / f"{n}.csv") for n in range(2))
     for path, rows in zip(paths, tables, strict=True):
         with open(path, "w") as stream:
@@ -31,7 +31,57 @@ def test_patients_of_all_stores_are_checked_together(tmp_path, monkeypatch, colu
     config = TrainingFilmsConfig(stores=("/one", "/two"), labels=paths)
     if message:
         with pytest.raises(ValueError, match=message):
-            training_films.read(config, lambda *_: None)
+            training_films.read(config, (), lambda *_: None)
     else:
-        films = training_films.read(config, lambda *_: None)
-        assert films.label.tolist() == [1, 0, 1, 0]
+        films = training_films.read(config, (), lambda *_: None)
+        assert films.label.tolist() == [[1], [0], [0], [0]]
+
+
+@pytest.fixture
+def two_stores(tmp_path, monkeypatch):
+    """Films a to d of one store, e to h of another, whose tables have other columns."""
+    places = SimpleNamespace(image_id=np.array([*"abcdefgh"], object), store=np.arange(8) // 4)
+    monkeypatch.setattr(dataset, "open_store", lambda path: SimpleNamespace(folder=path))
+    monkeypatch.setattr(random_access, "find_films", lambda stores: places)
+    tables = {
+        "children": "image_id,split,pneumonia,sex\na,train,1,1\nb,train,0,0\nc,tune,,1\nd,tune,0,",
+        "adults": "image_id,split,Pneumonia,Edema\ne,train,0,1\nf,train,,0\ng,tune,1,-1\nh,tune,0,",
+    }
+    for name, text in tables.items():
+        (tmp_path / f"{name}.csv").write_text(text)
+    return tuple(str(tmp_path / f"{name}.csv") for name in tables)
+
+
+def read(labels, *findings, more=()):
+    config = TrainingFilmsConfig(stores=("/one", "/two"), labels=labels, findings=findings)
+    said = []
+    return training_films.read(config, more, said.append), said
+
+
+def test_findings_that_a_table_lacks_are_unknown_of_its_films(two_stores):
+    films, said = read(two_stores, "Edema", "Pneumonia", more=("sex",))
+    assert films.label.tolist() == [
+        *([-1, 1], [-1, 0], [-1, -1], [-1, 0]),
+        *([1, 0], [0, -1], [-1, 1], [-1, 0]),
+    ]
+    assert films.answers[:, 2].tolist() == [1, 0, 1, -1, -1, -1, -1, -1]
+    # c has an answer and no finding: it is not trained on
+    assert films.rows("train").tolist() == [0, 1, 4, 5] and films.rows("tune").tolist() == [3, 6, 7]
+    assert "train        4 films; Edema 1, not 1; Pneumonia 1, not 2" in said
+
+
+@pytest.mark.parametrize(
+    ("findings", "message"),
+    [
+        (("Edema",), "children.csv has none of input.findings, Edema; .* There are: image_id"),
+        (
+            ("Oedema", "Pneumonia"),
+            "children.csv, .*adults.csv has no finding 'Oedema': did you mean",
+        ),
+        (("Pneumonia", "Pneumonia"), "input.findings is .*; expected one or more, each once"),
+        ((), "input.findings is .*; expected one or more, each once"),
+    ],
+)
+def test_findings_that_no_table_has_are_refused(two_stores, findings, message):
+    with pytest.raises(ValueError, match=message):
+        read(two_stores, *findings)

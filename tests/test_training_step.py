@@ -43,7 +43,7 @@ def films(seed=0):
     for i in np.flatnonzero(label):
         y, x = generator.integers(4, SIZE - 16, 2)
         images[i, y : y + 12, x : x + 12] += 0.5
-    return images, label
+    return images, label[:, None]
 
 
 @functools.cache
@@ -111,7 +111,7 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch():
         embedding, z = (
             one.reshape(4, 4, 2, -1).swapaxes(0, 1).reshape(2 * FILMS, -1) for one in both
         )
-        return supervised_contrastive_loss(z, jnp.repeat(label, 2), how.temperature), embedding
+        return supervised_contrastive_loss(z, jnp.repeat(label, 2, 0), how.temperature), embedding
 
     (expected, embedding), slope = jax.jit(jax.value_and_grad(whole, has_aux=True))(state.params)
     gradient = jax.jit(training_step.make_gradient(model, how, one_device(), **PLAIN))
@@ -262,7 +262,7 @@ def test_too_little_memory_names_the_settings():
 
 
 def test_projections_at_one_point_are_noticed():
-    label = jnp.arange(2 * FILMS, dtype=jnp.int32) // 2 % 2
+    label = jnp.arange(2 * FILMS, dtype=jnp.int32)[:, None] // 2 % 2
     point = jnp.ones((2 * FILMS, 8))
     loss = float(jax.jit(supervised_contrastive_loss, static_argnums=2)(point, label, 0.1))
     assert training_step.is_stuck(recipe(), loss)

@@ -59,10 +59,10 @@ def pretrain(config: PretrainConfig, hosts: Hosts) -> None:
     say = (lambda *_: None) if hosts.index else functools.partial(print, flush=True)
     folder = paths.typed_local(config.output.path, "output.path")
     mesh = sharding.make_mesh(config.network.model_parallel)
-    recipe = Recipe(**vars(config.training), seed=config.seed)
+    recipe = Recipe(**vars(config.training), seed=config.seed, findings=config.input.findings)
     recipe = dataclasses.replace(recipe, micro_batch=recipe.micro_batch or recipe.batch_size)
     check(recipe, mesh.shape["data"])
-    films = training_films.read(config.input, say)
+    films = training_films.read(config.input, (), say)
     label = films.label[films.rows("train")]
     schedule = random_access.make_schedule(label, recipe.batch_size, config.seed)
     network = first_weights.resolved(config.network)
@@ -117,12 +117,11 @@ def _identity(training: Training, dtype: str) -> dict[str, str]:
     """What makes a run this one and no other."""
     card, films, recipe = training.card, training.films, training.recipe
     rows = films.rows("train")
-    text = "\n".join(f"{films.places.image_id[i]} {films.label[i]}" for i in rows)
+    text = "\n".join(f"{films.places.image_id[i]} {films.label[i].tolist()}" for i in rows)
     digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
-    amounts = str(recipe.augmentation).replace("AugmentationConfig", "Augmentation")
     return {
         **{name: str(value) for name, value in vars(recipe).items()},
-        "augmentation": amounts,  # as earlier versions wrote it
+        "findings": ", ".join(films.findings),
         "variant": card.variant,
         "dtype": dtype,
         "first_weights": card.digest or f"random, seed {recipe.seed}",
@@ -134,7 +133,7 @@ def _identity(training: Training, dtype: str) -> dict[str, str]:
 
 def _batches(
     training: Training, first: int
-) -> Iterator[tuple[Float32[np.ndarray, "local h w 1"], Int32[np.ndarray, " local"]]]:
+) -> Iterator[tuple[Float32[np.ndarray, "local h w 1"], Int32[np.ndarray, "local finding"]]]:
     """This host's films and labels of each step after the first `first` ones."""
     films, recipe, hosts = training.films, training.recipe, training.hosts
     rows = films.rows("train")

@@ -72,7 +72,9 @@ def make_look(training: Training, most: int) -> Callable[[Variables], dict[str, 
     forward = inference.make_forward(training.model, shapes, mesh, "head", card.mean, card.std)
     move = sharding.mover(sharding.variable_shardings(mesh, shapes))
     each = batch_size // hosts.count
-    train, tune = (sample(films.rows(name), most) for name in ("train", "tune"))
+    label = films.label[:, 0]  # the first finding is probed
+    rows = (films.rows(name) for name in ("train", "tune"))
+    train, tune = (sample(some[label[some] >= 0], most) for some in rows)
 
     def embed_rows(
         variables: Variables, rows: Int64[np.ndarray, " row"]
@@ -91,6 +93,6 @@ def make_look(training: Training, most: int) -> Callable[[Variables], dict[str, 
         if not len(tune):
             return {}
         embeddings = embed_rows(variables, train), embed_rows(variables, tune)
-        return measure(embeddings[0], films.label[train], embeddings[1], films.label[tune])
+        return measure(embeddings[0], label[train], embeddings[1], label[tune])
 
     return look

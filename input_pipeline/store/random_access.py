@@ -21,7 +21,6 @@ from .. import tfrecord
 from .codecs import STORAGES
 from .dataset import Store
 
-CLASSES = ("normal", "abnormal")  # label 0 and 1
 _AHEAD = 3  # batches that are being read, or wait to be used; bounds the memory
 _DECODERS = {"png": imagecodecs.png_decode, "jpeg": imagecodecs.jpeg8_decode}  # as TensorFlow's
 
@@ -75,17 +74,19 @@ def steps_per_epoch(films: int, batch_size: int) -> int:
 
 
 def make_schedule(
-    label: Int32[np.ndarray, " n"], batch_size: int, seed: int
+    label: Int32[np.ndarray, "n finding"], batch_size: int, seed: int
 ) -> Callable[[int], Int64[np.ndarray, " batch"]]:
     """Says which films each step takes.
 
     An epoch takes each film at most once, in an order drawn from `seed` and the epoch's number.
-    Every batch holds the classes in the shares that they have of all films, rounded up or down to
-    whole films. The films that are too few for one more batch are left out, others in each epoch.
+    Every batch holds the classes, which are films of the same labels, in the shares that they have
+    of all films, rounded up or down to whole films. So it does for the values of the first finding,
+    and for the classes that share those of the first two, three, ... findings. The films that are
+    too few for one more batch are left out, others in each epoch.
     The order is that of the raw bits of a NumPy bit generator, which all versions of NumPy share.
 
     Args:
-        label: class of each film, an index of `CLASSES`.
+        label: what is known of each film, in whole numbers.
         batch_size: films a step.
         seed: 0 or more.
 
@@ -93,7 +94,7 @@ def make_schedule(
         Number of a step, from 0 on -> indices of its films.
 
     Raises:
-        ValueError: the films fill no batch, a label is no class, or a batch would lack a class.
+        ValueError: the films fill no batch.
     """
     films = len(label)
     if not 1 <= batch_size <= films:
@@ -101,19 +102,13 @@ def make_schedule(
             f"a batch of {batch_size} cannot be drawn from {films} films; expected a batch of 1 to "
             "as many films as have a label"
         )
-    if strange := set(np.unique(label)) - set(range(len(CLASSES))):
-        raise ValueError(f"a film has the label {min(strange)}; expected 0 (normal), 1 (abnormal)")
-    sizes = np.bincount(label, minlength=len(CLASSES))
-    for name, size in zip(CLASSES, sizes.tolist(), strict=True):
-        if not size:
-            raise ValueError(f"none of the {films} films is {name}; expected films of both classes")
-        if size * batch_size < films:
-            raise ValueError(
-                f"a batch of {batch_size} would hold no {name} film: {size} of {films} films are "
-                f"{name}; expected a batch of at least {-(-films // size)}"
-            )
+    # sorted: the classes that share the values of the first findings are neighbours
+    _, kind, sizes = np.unique(label, axis=0, return_inverse=True, return_counts=True)
+    members = np.argsort(kind.ravel(), kind="stable")  # films, class by class
+    kind = np.sort(kind.ravel())  # of each of them
     steps = steps_per_epoch(films, batch_size)
     bounds = np.concatenate([[0], np.cumsum(sizes)])
+    place_in_class = np.arange(films) - bounds[kind]
 
     @functools.lru_cache(maxsize=2)  # two: a step may look ahead into the next epoch
     def epoch_rows(epoch: int) -> Int64[np.ndarray, "steps batch"]:
@@ -129,11 +124,11 @@ def make_schedule(
         fraction = films * order(steps) + int(bits.random_raw()) % films
         ends = (steps * batch_size * bounds + fraction[:, None]) // (films * steps)
         counts = np.diff(ends, axis=1)
-        kinds = np.repeat(np.tile(np.arange(len(CLASSES)), steps), counts.ravel())
+        kinds = np.repeat(np.tile(np.arange(len(sizes)), steps), counts.ravel())
+        shuffled = members[np.lexsort((bits.random_raw(films), kind))]  # within each class
         rows = np.empty(steps * batch_size, np.int64)
-        for kind in range(len(CLASSES)):
-            places, members = np.flatnonzero(kinds == kind), np.flatnonzero(label == kind)
-            rows[places] = members[order(len(members))[: len(places)]]
+        taken = place_in_class < counts.sum(axis=0)[kind]
+        rows[np.argsort(kinds, kind="stable")] = shuffled[taken]
         return np.take_along_axis(rows.reshape(steps, batch_size), order(steps, batch_size), axis=1)
 
     def schedule(step: int) -> Int64[np.ndarray, " batch"]:
