@@ -16,6 +16,7 @@ SUBJECTS = {
     "pipeline": "films in a store to embedding records, against the forward pass alone",
     "heads_memory": "training heads on as many films as MIMIC-CXR has: seconds and peak memory",
     "coverage": "how often confidence intervals hold the truth, on simulated films",
+    "out_of_distribution": "which films heads flag: laterals, turned films, a leg, noise",
     "pydicom_files": "pydicom's own test files: are the pixels equal to pydicom's?",
     "mutated_films": "damaged films: is each a film or a rejection with a reason?",
 }

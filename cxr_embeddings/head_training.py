@@ -211,4 +211,4 @@ def train(
         say(line)
     damaged = [(one.detail, one.image_id) for one in table.damaged]
     done = done._replace(left_out=[*done.left_out, *damaged])
-    return Head(saved.Saved(done.trained, card), done.measured, experiment=done)
+    return Head(saved.Saved(done.trained, done.spread, card), done.measured, experiment=done)

@@ -76,10 +76,12 @@ class Head:
 
         Returns:
             One row a film, or a study where the head is of studies, with the columns `image_id`;
-            for each finding NAME_logit (float32, which ranks films), NAME_probability (float64,
-            0 to 1, calibrated on the tune split) and NAME_positive (1 where that reaches the
-            head's threshold, else 0); and `reason`. A film without an embedding has NA in place
-            of numbers, and its reason.
+            `ood_distance` (float32), the distance to the films that the head was trained on, and
+            `out_of_distribution`, 1 where that is above 1: 99 % of the tune films are nearer, and
+            the scores of the film cannot be relied on; for each finding NAME_logit (float32, which
+            ranks films), NAME_probability (float64, 0 to 1, calibrated on the tune split) and
+            NAME_positive (1 where that reaches the head's threshold, else 0); and `reason`. A film
+            without an embedding has NA in place of numbers, and its reason.
 
         Raises:
             InputError: the embeddings are of another encoder than the head was trained on.
@@ -104,7 +106,7 @@ class Head:
         from cxr_embeddings.heads import saved
 
         with self._new_folder(folder) as partial:
-            saved.save(partial, self.saved.trained, self.saved.card, self.metrics)
+            saved.save(partial, self.saved, self.metrics)
 
     @translated
     def report(self, folder: str | os.PathLike) -> None:

@@ -29,7 +29,7 @@ UNKNOWN = "NA"  # missing for pandas and R; an empty cell would be 0 for a sprea
 
 
 def write(predicted: pd.DataFrame, output: pathlib.Path) -> None:
-    """Writes predictions.csv, and prints how many there are."""
+    """Writes predictions.csv, and prints how many there are, and how many films are flagged."""
     from cxr_embeddings.heads import predictions
 
     with writing.whole_file(output) as stream:
@@ -40,6 +40,9 @@ def write(predicted: pd.DataFrame, output: pathlib.Path) -> None:
         kinds = collections.Counter(why.split()[0].rstrip(",:") for why in without)
         said = ", ".join(f"{kind} {count}" for kind, count in kinds.items())
         print(f"warning: {len(without)} films have no prediction ({said}): their rows say why")
+    far = int((predicted["out_of_distribution"] == 1).sum())
+    said = f"{far} films are out of distribution: unlike those that the head was trained on"
+    print(f"warning: {said}; look at them before you use their predictions" if far else said)
 
 
 def predict_embeddings(

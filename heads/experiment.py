@@ -11,7 +11,7 @@ from jaxtyping import Float
 from cxr_embeddings.common import progress, writing
 from cxr_embeddings.configs.schema import HeadConfig
 
-from . import data_efficiency, predictions, saved, select, sgd
+from . import data_efficiency, distance, predictions, saved, select, sgd
 from .labels.label_table import Examples
 from .labels.matching import film_ids
 from .labels.splits import SPLITS
@@ -27,6 +27,8 @@ class Experiment(NamedTuple):
     """What came out."""
 
     trained: Trained  # the head that was chosen
+    spread: distance.Spread  # of the films of train
+    distances: dict[str, np.ndarray]  # of the films of each split that has any
     chosen: dict[str, metrics.Chosen]  # temperature and thresholds of each finding, on tune
     measured: Measurements  # what metrics.json holds
     predicted: pd.DataFrame  # a row for each film of tune and test
@@ -124,6 +126,12 @@ def run(
         for split in dict.fromkeys(("tune", tested))
     }
     chosen = metrics.choose(examples.findings, scored["tune"])
+    spread = distance.fit(embedding, films["train"].row, tune.row, config.seed)
+    distances = {
+        split: distance.measure(spread, embedding, one.row)
+        for split, one in films.items()
+        if len(one.row)
+    }
     at = examples.split == tested
     measured: Measurements = {
         "split": tested,
@@ -138,6 +146,10 @@ def run(
             resamples=config.resamples,
             seed=config.seed,
         ),
+        "out_of_distribution": {
+            split: {"films": len(far), "flagged": int(distance.is_far(far).sum())}
+            for split, far in distances.items()
+        },
         "data_efficiency": None,
         "comparison": None,
     }
@@ -161,14 +173,17 @@ def run(
             )
     rows = np.concatenate([np.flatnonzero(examples.split == split) for split in scored])
     predicted = predictions.table(
-        {name: getattr(examples, name)[rows] for name in predictions.IDS},
+        {name: getattr(examples, name)[rows] for name in predictions.IDS}
+        | distance.columns(np.concatenate([distances[split] for split in scored])),
         examples.findings,
         np.concatenate([one.logit for one in scored.values()]),
         {finding: one.temperature for finding, one in chosen.items()},
         examples.label[rows],
         examples.mask[rows],
     )
-    return Experiment(trained, chosen, measured, predicted, scored[tested], examples.unmatched)
+    return Experiment(
+        trained, spread, distances, chosen, measured, predicted, scored[tested], examples.unmatched
+    )
 
 
 def write(partial: pathlib.Path, experiment: Experiment, card: saved.WholeCard) -> None:
@@ -178,12 +193,17 @@ def write(partial: pathlib.Path, experiment: Experiment, card: saved.WholeCard) 
         OSError: it cannot be written, or the disk is full.
     """
     findings, measured = card["findings"], experiment.measured
-    saved.save(partial, experiment.trained, card, measured)
+    head = saved.Saved(experiment.trained, experiment.spread, card)
+    saved.save(partial, head, measured)
     (partial / "predictions.csv").write_bytes(predictions.encode(experiment.predicted))
     left_out = writing.encode_table(("reason", "id"), experiment.left_out)
     (partial / "left_out.csv").write_bytes(left_out)
     drawn = figures.draw(
-        findings, experiment.tested, measured["results"], measured["data_efficiency"]
+        findings,
+        experiment.tested,
+        measured["results"],
+        measured["data_efficiency"],
+        experiment.distances,
     )
     svgs = figures.save(drawn, partial / "figures")
     kind = "Head with hidden layers" if card["hidden"] else "Linear probe"

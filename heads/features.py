@@ -43,14 +43,17 @@ def standardisation(
     embedding: Float[np.ndarray, "table dim"], row: Int[np.ndarray, " films"]
 ) -> tuple[Float32[np.ndarray, " dim"], Float32[np.ndarray, " dim"]]:
     """Mean and standard deviation of every dimension over the films; 1 where it never varies."""
-    mean = sum(block.sum(0, dtype=np.float64) for block in _blocks(embedding, row)) / len(row)
-    squares = sum(np.square(block - mean).sum(0) for block in _blocks(embedding, row))
+    mean = sum(block.sum(0, dtype=np.float64) for block in blocks(embedding, row)) / len(row)
+    squares = sum(np.square(block - mean).sum(0) for block in blocks(embedding, row))
     deviation = np.sqrt(squares / len(row))
     varies = deviation > 1e-6 * np.abs(mean)  # float32's rounding alone gives 1e-7
     return mean.astype(np.float32), np.where(varies, deviation, 1).astype(np.float32)
 
 
-def _blocks(embedding: np.ndarray, row: np.ndarray) -> Iterator[np.ndarray]:
+def blocks(
+    embedding: Float[np.ndarray, "table dim"], row: Int[np.ndarray, " films"]
+) -> Iterator[np.ndarray]:
+    """The chosen films, some at a time."""
     return (embedding[row[start : start + BLOCK]] for start in range(0, len(row), BLOCK))
 
 
@@ -67,7 +70,7 @@ def select(
     if 4 * len(row) * embedding.shape[1] > IN_MEMORY // 16:
         gc.collect()  # only then JAX lets go of arrays that it has read in place
     gathered = aligned_array(len(row), embedding.shape[1])
-    for i, block in enumerate(_blocks(embedding, row)):
+    for i, block in enumerate(blocks(embedding, row)):
         gathered[i * BLOCK : (i + 1) * BLOCK] = (block - mean) / scale
     return Features(jax.device_put(gathered, may_alias=True), None, None, None)
 

@@ -11,7 +11,7 @@ from scipy import special
 
 from cxr_embeddings.common import csv_tables, writing
 
-from . import select
+from . import distance, select
 from .saved import Saved
 from .statistics import bootstrap, discrimination
 from .statistics.metrics import Scored
@@ -28,14 +28,14 @@ class Other(NamedTuple):
 
 
 def table(
-    ids: Mapping[str, Shaped[np.ndarray, " n"]],
+    ids: Mapping[str, object],
     findings: Sequence[str],
     logit: Float32[np.ndarray, "n finding"],
     temperatures: Mapping[str, float],
     label: Float32[np.ndarray, "n finding"],
     mask: Bool[np.ndarray, "n finding"],
 ) -> pd.DataFrame:
-    """Columns of ids, then of every finding NAME_label (1, 0 or NA) and its `scores`."""
+    """Columns of `ids` as given, then of every finding NAME_label (1, 0, NA) and its `scores`."""
     columns: dict[str, object] = dict(ids)
     for j, name in enumerate(findings):
         known = pd.array(np.where(mask[:, j], label[:, j], np.nan), "Float32")
@@ -61,11 +61,14 @@ def predict(
     """What a head says of films, or of studies.
 
     Returns:
-        image_id and for each finding NAME_logit (float32), NAME_probability (float64) and
-        NAME_positive: 1 where that reaches the head's threshold, else 0; NA without a threshold.
+        image_id; ood_distance (float32) and out_of_distribution (0 or 1), of `distance.columns`;
+        and for each finding NAME_logit (float32), NAME_probability (float64) and NAME_positive: 1
+        where that reaches the head's threshold, else 0; NA without a threshold.
     """
-    logit = select.score(saved.trained, embedding, np.arange(len(embedding)))
-    columns: dict[str, Any] = {"image_id": names}
+    row = np.arange(len(embedding))
+    logit = select.score(saved.trained, embedding, row)
+    far = distance.columns(distance.measure(saved.spread, embedding, row))
+    columns: dict[str, Any] = {"image_id": names, **far}
     for j, finding in enumerate(saved.card["findings"]):
         columns |= scores(finding, logit[:, j], saved.card["temperatures"][finding])
         threshold = next(iter(saved.card["thresholds"][finding].values()))

@@ -17,13 +17,15 @@ from typing_extensions import TypedDict
 from cxr_embeddings.common import files, untrusted, writing
 from cxr_embeddings.common.identities import Facts, differences
 
+from . import distance
+from .distance import Spread
 from .network import HeadNetwork
 from .select import Candidate, Trained
 from .statistics.metrics import Chosen
 from .statistics.results import Measurements
 
 CARD, CHECKPOINT, METRICS = "card.json", "head", "metrics.json"
-CARD_VERSION = 1
+CARD_VERSION = 2  # 1 had no distance to the training films
 
 # What must be equal for two embeddings to come from one encoder: keys of a run's identity
 ENCODER = (
@@ -74,6 +76,7 @@ class HeadCard(TypedDict):
     embeddings_dtype: Literal["float32", "float16"]
     per_study: str
     studies_from_paths: bool
+    out_of_distribution_share_of_tune: Annotated[float, Interval(ge=0, le=1)]
 
 
 class WholeCard(HeadCard):
@@ -89,6 +92,7 @@ class Saved(NamedTuple):
     """A head that was read: what it computes with, and its card."""
 
     trained: Trained
+    spread: Spread  # of the films that it was trained on
     card: HeadCard
 
 
@@ -103,6 +107,7 @@ def make_card(
         "findings": [*chosen],
         "temperatures": {name: one.temperature for name, one in chosen.items()},
         "thresholds": {name: one.thresholds for name, one in chosen.items()},
+        "out_of_distribution_share_of_tune": distance.SHARE,
         "chosen": trained.candidates[trained.chosen],
         "candidates": trained.candidates,
         "note": trained.note,
@@ -111,9 +116,7 @@ def make_card(
     return json.loads(json.dumps(card, allow_nan=False))  # with lists for tuples, as on the disk
 
 
-def save(
-    folder: pathlib.Path, trained: Trained, card: HeadCard, measured: Measurements | None
-) -> None:
+def save(folder: pathlib.Path, head: Saved, measured: Measurements | None) -> None:
     """Writes `head/`, `card.json` and, where something was measured, `metrics.json`.
 
     Raises:
@@ -121,11 +124,12 @@ def save(
     """
     from orbax import checkpoint as ocp  # 0.7 s that only those who need it pay
 
-    path = folder.absolute()
-    numbers = {**trained.variables, "embedding": {"mean": trained.mean, "scale": trained.scale}}
+    path, trained = folder.absolute(), head.trained
+    standard = {"mean": trained.mean, "scale": trained.scale}
+    numbers = {**trained.variables, "embedding": standard, "spread": head.spread._asdict()}
     with writing.by_orbax(path), ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(path / CHECKPOINT, numbers)
-    (path / CARD).write_text(json.dumps(card, indent=2, allow_nan=False) + "\n")
+    (path / CARD).write_text(json.dumps(head.card, indent=2, allow_nan=False) + "\n")
     if measured is not None:
         (path / METRICS).write_text(json.dumps(measured, indent=2, allow_nan=False))
 
@@ -158,13 +162,13 @@ def read_card(folder: str | os.PathLike) -> HeadCard:
     version, findings = card["card_version"], card["findings"]
     if version != CARD_VERSION:
         raise ValueError(
-            f"{path} has version {version}, expected {CARD_VERSION}: it is of another version of "
-            "this program"
+            f"{path} has version {version}, expected {CARD_VERSION}: another version of this "
+            "program wrote it; train the head again"
         )
     for name in ("temperatures", "thresholds"):
         if lacking := {*findings} - card[name].keys():
             raise ValueError(f"{path} has no {name} of {min(lacking)[:80]!r}: {advice}")
-    sizes = [card["width"], *card["hidden"], len(findings)]
+    sizes = [distance.axes_of(card["width"]), card["width"], *card["hidden"], len(findings)]
     if (numbers := sum(math.prod(pair) for pair in itertools.pairwise(sizes))) > MAX_NUMBERS:
         raise ValueError(
             f"{path} says a head of {numbers:,} numbers; expected at most {MAX_NUMBERS:,}: {advice}"
@@ -185,8 +189,15 @@ def load(folder: str | os.PathLike) -> Saved:
     findings, hidden, width = card["findings"], tuple(card["hidden"]), card["width"]
     head = HeadNetwork(len(findings), hidden)
     shapes = jax.eval_shape(head.init, jax.random.key(0), np.zeros((1, width), np.float32))
-    vector = jax.ShapeDtypeStruct((width,), np.float32)
-    expected = {**shapes, "embedding": {"mean": vector, "scale": vector}}
+    axes = distance.axes_of(width)
+    vector, matrix, scale = (
+        jax.ShapeDtypeStruct(shape, np.float32) for shape in ((width,), (axes, width), (axes + 1,))
+    )
+    expected = {
+        **shapes,
+        "embedding": {"mean": vector, "scale": vector},
+        "spread": Spread(vector, matrix, scale)._asdict(),  # type: ignore[arg-type]  # shapes
+    }
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     target = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), expected
@@ -199,9 +210,13 @@ def load(folder: str | os.PathLike) -> Saved:
             f"{path / CHECKPOINT} cannot be read ({str(error)[:200]}): train the head again"
         ) from error
     numbers = jax.tree.map(np.asarray, numbers)
-    standard = numbers.pop("embedding")
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(numbers)):
+        raise ValueError(
+            f"{path / CHECKPOINT} has numbers that are not finite: train the head again"
+        )
+    standard, spread = numbers.pop("embedding"), Spread(**numbers.pop("spread"))
     trained = Trained(head, numbers, standard["mean"], standard["scale"], [], 0, "")
-    return Saved(trained, card)
+    return Saved(trained, spread, card)
 
 
 def check_encoder(card: HeadCard, encoder: Facts | None, width: int) -> None:

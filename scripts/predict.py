@@ -4,11 +4,13 @@ python scripts/predict.py --head heads/heart --embeddings /data/embeddings --out
 python scripts/predict.py --head heads/heart --weights /models/cxr-l2 --input /data/films \\
     --output predictions.csv
 
-Writes one row a film: image_id; for each finding NAME_logit (which ranks films), NAME_probability
-(the same, calibrated on the head's tune split) and NAME_positive (1 where the probability reaches
-the head's threshold: Youden's J on tune); and reason. A film without an embedding has NA in place
-of numbers, and its reason. The exit code is 1 if a film failed temporarily: the same command then
-continues with the embeddings that it has.
+Writes one row a film: image_id; ood_distance, the distance to the films that the head was trained
+on, and out_of_distribution, 1 where it is above 1: the scores of that film cannot be relied on; for
+each finding NAME_logit (which ranks films), NAME_probability (the same, calibrated on the head's
+tune split) and NAME_positive (1 where the probability reaches the head's threshold: Youden's J on
+tune); and reason. A film without an embedding has NA in place of numbers, and its reason. The exit
+code is 1 if a film failed temporarily: the same command then continues with the embeddings that it
+has.
 """
 
 import dataclasses

@@ -137,7 +137,8 @@ def test_a_head_predicts_what_training_gave_also_when_loaded(whole, tmp_path):
     head = train(folder, **MLP, weight_decays=[0.1, 0.01])
     table = cxr.read_embeddings(folder / "embeddings")
     predicted = head.predict(table)
-    assert [*predicted] == ["image_id", *(f"{f}_{w}" for f in FINDINGS
+    assert [*predicted] == ["image_id", "ood_distance", "out_of_distribution",
+                            *(f"{f}_{w}" for f in FINDINGS
                             for w in ("logit", "probability", "positive")), "reason"]  # fmt: skip
     assert len(predicted) == FILMS and predicted["Edema_logit"].dtype == np.float32
     ours = head.experiment.predicted.set_index("image_id")
@@ -145,6 +146,8 @@ def test_a_head_predicts_what_training_gave_also_when_loaded(whole, tmp_path):
     for finding in FINDINGS:
         column = f"{finding}_probability"
         np.testing.assert_allclose(by_id.loc[ours.index, column], ours[column], atol=1e-6)
+    np.testing.assert_allclose(by_id.ood_distance[ours.index], ours.ood_distance, rtol=1e-5)
+    assert by_id.out_of_distribution[ours.index[ours.split == "tune"]].sum() == 1
     threshold = head.saved.card["thresholds"]["Edema"]["Youden's J on tune"]
     positive = predicted.Edema_probability >= threshold
     np.testing.assert_array_equal(predicted.Edema_positive == 1, positive)
@@ -204,11 +207,21 @@ def test_predict_refuses_embeddings_of_another_encoder(whole, tmp_path, identity
     assert run.returncode == 1 and not (tmp_path / "p.csv").exists()
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax's threads
 def test_another_width_and_damaged_heads_are_refused(whole, tmp_path):
     folder, embedding, _, head = whole
     write_embeddings(tmp_path / "narrow", ["a", "b"], embedding[:2, :5])
     with pytest.raises(cxr.InputError, match="have 5 numbers, the head was trained on 24"):
         head.predict(tmp_path / "narrow")
+    spread = head.saved.spread
+    for damaged, message in (
+        (spread._replace(scale=spread.scale * np.nan), "numbers that are not finite"),
+        (spread._replace(axes=spread.axes[:9]), "cannot be read"),
+    ):
+        changed = dataclasses.replace(head, saved=head.saved._replace(spread=damaged))
+        changed.save(tmp_path / message)
+        with pytest.raises(cxr.InputError, match=f"{message}.*train the head again"):
+            cxr.load_head(tmp_path / message)
     shutil.copytree(folder / "out", tmp_path / "head")
     for file in (tmp_path / "head" / "head").rglob("*"):
         if file.is_file():

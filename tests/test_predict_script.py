@@ -88,6 +88,8 @@ def test_films_and_their_embeddings_give_the_same_predictions(mimic, trained):
         assert without.drop(columns="reason").isna().all(axis=None)
         assert table.drop(without.index).reason.isna().all()
         assert "5 films have no prediction" in said
+        far = int(table.out_of_distribution.sum())
+        assert far and f"warning: {far} films are out of distribution" in said
     assert "SHA256SUMS" not in of_films.stdout and not list(mimic.glob(".*embeddings*"))
 
 

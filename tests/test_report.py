@@ -46,7 +46,9 @@ def made_up(findings, films=520, undefined=(), trained=True):
     results = metrics.evaluate(findings, scored, scored, chosen, groups, resamples=20)
     efficiency = made_up_efficiency(results) if results["mean"]["findings"] else None
     both = {"results": results, "data_efficiency": efficiency}
-    drawn = {"findings": findings, "films": scored, **both}
+    distances = {"train": rng.gamma(9, 0.05, 90), "tune": rng.gamma(9, 0.07, 60)}
+    distances = {split: far.astype(np.float32) for split, far in distances.items()}
+    drawn = {"findings": findings, "films": scored, **both, "distances": distances}
     return drawn, made_up_rest(findings, trained) | both
 
 
@@ -97,6 +99,10 @@ def made_up_rest(findings, trained):
             ("films without a label", 12, ["02aa804e-bde0afdd-112c0b34-7bc16630-4e384014"], False),
             ("films found in labels.csv", 5320, [], True),
         ],
+        "out_of_distribution": {
+            "train": {"films": 4300, "flagged": 0},
+            "tune": {"films": 510, "flagged": 5},
+        },
         "comparison": {"other": "logistic regression", "n": 520, "findings": comparison},
     }
 
@@ -106,7 +112,8 @@ def rendered(drawn):
 
 
 def written(path, rest, svgs):
-    measured = {name: rest[name] for name in ("results", "counts", "data_efficiency", "comparison")}
+    kept = ("results", "counts", "out_of_distribution", "data_efficiency", "comparison")
+    measured = {name: rest[name] for name in kept}
     measured["split"] = "test" if "test" in rest["counts"] else "tune"
     measured["notes"] = [
         dict(zip(("what", "count", "examples", "used"), note, strict=True))
@@ -129,7 +136,7 @@ def test_fourteen_findings_are_drawn_and_written_small(fourteen):
     assert len(page) < 3e6
     assert [*drawn] == [
         "roc", "precision_recall", "scores", "calibration", "forest", "subgroups",
-        "data_efficiency",
+        "data_efficiency", "distances",
     ]  # fmt: skip
     for figure in drawn.values():
         assert figure.get_size_inches()[0] <= panels.WIDTH + 1e-9
@@ -176,8 +183,8 @@ def test_the_page_has_what_it_should_say(fourteen):
     ):
         assert words in text, words
     assert "Warning" not in text
-    assert page.count("<caption>") == page.count("<table") == page.count('class="scroll"') - 7
-    assert page.count("<img") == page.count("alt=") == 7
+    assert page.count("<caption>") == page.count("<table") == page.count('class="scroll"') - 8
+    assert page.count("<img") == page.count("alt=") == 8
 
 
 @pytest.mark.parametrize(
@@ -272,7 +279,7 @@ def test_the_page_asks_for_nothing(fourteen):
 
 def test_without_any_defined_finding_there_are_tables_and_reasons(tmp_path):
     draws, rest = made_up(CHEXPERT[:2], undefined=(0, 1))
-    assert figures.draw(**draws) == {}
+    assert [*figures.draw(**draws)] == ["distances"]
     rest["comparison"], rest["notes"] = None, []
     page = written(tmp_path / "report.html", rest, {})
     assert "No finding has both classes" in page

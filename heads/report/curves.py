@@ -1,9 +1,10 @@
 """Small multiples, one panel a finding: ROC, precision-recall, calibration, scores, labels."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float32
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -15,8 +16,9 @@ from sklearn import metrics
 from ..statistics import proportion
 from ..statistics.results import DataEfficiency, Interval, SizePoint
 from . import panels
-from .panels import AMBER, BASELINE, BLACK, BLUE, GREY, Heading, Tested
+from .panels import AMBER, BASELINE, BLACK, BLUE, FAINT, GREY, Heading, Tested
 
+BEYOND = 3.0  # limits of distance that are drawn: what is farther lies there
 FARTHEST = 16.0  # of the log-odds that are drawn, 1 in ten million: what is beyond lies there
 DOT: dict[str, Any] = {"ls": "", "marker": "o", "ms": 4.5, "mfc": AMBER, "mec": BLACK, "mew": 0.7}
 
@@ -154,6 +156,27 @@ def scores(tested: Sequence[Tested], foot: str) -> Figure:
         ax.set_xticks([special.logit(p) for p in ticks], [f"{p:g}" for p in ticks])
         ax.set_ylim(-1.05 * largest, 1.05 * largest)
         ax.set_yticks((-tick, 0, tick), [str(tick), "0", str(tick)])
+    return figure
+
+
+def distances(distances: Mapping[str, Float32[np.ndarray, " film"]]) -> Figure:
+    """Distances to the training films, a line a split."""
+    colours = dict(zip(distances, (FAINT, AMBER, BLUE), strict=False))
+    legend = [Line2D([], [], color=colour, lw=2, label=name) for name, colour in colours.items()]
+    legend.append(Line2D([], [], color=BLACK, lw=1, ls="--", label="limit"))
+    shares = [f"{split} {100 * np.mean(far > 1):.1f} %" for split, far in distances.items()]
+    heading = Heading("Beyond the limit", [", ".join(shares)])
+    labels = "Distance to the training films", "Films, % of their split"
+    figure, (ax,) = panels.grid([heading], *labels, legend=legend)
+    edges = np.linspace(0, BEYOND, 61)
+    for split, far in distances.items():
+        count = np.histogram(np.minimum(far, BEYOND), edges)[0]
+        fill = colours[split] == FAINT
+        ax.stairs(100 * count / len(far), edges, fill=fill, color=colours[split], lw=1.2)
+    ax.axvline(1, color=BLACK, lw=1, ls="--")
+    ax.set_xlim(0, BEYOND)
+    ax.set_xticks((0, 1, 2, BEYOND), ["0", "1", "2", f"≥ {BEYOND:g}"])
+    ax.set_ylim(bottom=0)
     return figure
 
 

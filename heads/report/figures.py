@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import matplotlib.style
 import numpy as np
+from jaxtyping import Float32
 from matplotlib.figure import Figure
 
 from ..statistics import bootstrap
@@ -28,13 +29,15 @@ def draw(
     films: Scored,
     results: Results,
     data_efficiency: DataEfficiency | None,
+    distances: Mapping[str, Float32[np.ndarray, " film"]],
 ) -> dict[str, Figure]:
     """Draws what there is to draw; findings with one class only are left out.
 
     Returns:
-        name -> figure: "roc", "precision_recall", "calibration", "scores"; "forest" for two
-        findings or more; "subgroups" and "data_efficiency" where there are any. What does not fit
-        one page goes on in "roc_2" and so on.
+        name -> figure: "distances", of the films of each split; "roc", "precision_recall",
+        "calibration", "scores"; "forest" for two findings or more; "subgroups" and
+        "data_efficiency" where there are any. What does not fit one page goes on in "roc_2" and
+        so on.
     """
     tested, patient = [], bootstrap.patients(films.patient_id)
     for j, name in enumerate(findings):
@@ -67,6 +70,7 @@ def draw(
             figures |= _numbered("subgroups", forests.subgroups(tested, results))
         if data_efficiency:
             figures |= _numbered("data_efficiency", curves.data_efficiency(data_efficiency))
+        figures["distances"] = curves.distances(distances)
     return figures
 
 

@@ -23,6 +23,9 @@ CAPTIONS = {  # in the order of the page
     "calibration": "Calibration before and after temperature scaling. The films are sorted by "
     "probability and cut into groups of equal size; a dot is a group, a vertical line the 95 % "
     "interval (Wilson, by patient) of its share of positives. Scales differ between panels.",
+    "distances": "Distances to the training films, in units of the limit. 1 % of the tune films "
+    "(at least one) lie beyond the limit. The training films themselves lie nearer than new films, "
+    "because the distance was fitted on them.",
     "data_efficiency": "AUROC by the number of labelled films that the head was trained on: mean "
     "and central 95 % of the draws. All of tune chose its settings; that the films of test are a "
     "sample is not in the band.",
@@ -71,6 +74,7 @@ def write_report(
         results=results,
         efficiency=measured["data_efficiency"],
         comparison=measured["comparison"],
+        flagged=measured["out_of_distribution"],
         split=split,
         warnings=_warnings(split, provenance, counts),
         pictures=_pictures(svgs, split, results),
@@ -158,7 +162,7 @@ def _pictures(
 
 def _key_numbers(kind: str, results: Results) -> str:
     """What a figure shows, in words, for those who cannot see it."""
-    if kind in ("subgroups", "data_efficiency"):
+    if kind in ("subgroups", "data_efficiency", "distances"):
         return "The table below has the numbers."
     words = []
     for name, found in results["findings"].items():

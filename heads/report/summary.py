@@ -72,6 +72,9 @@ def of_results(measured: Measurements) -> list[str]:
             low, high = auroc["low"], auroc["high"]
             limits = "too few films" if low is None else f"{low:.3f} to {high:.3f}"
             lines.append(f"  {name:28} {auroc['value']:.3f}  ({limits})")
+    flagged = measured["out_of_distribution"].items()
+    said = ", ".join(f"{one['flagged']} of {one['films']} {name} films" for name, one in flagged)
+    lines.append(f"out of distribution, unlike the training films: {said}")
     if measured["comparison"]:
         lines += of_comparison(split, measured["comparison"])
     return lines

@@ -205,6 +205,13 @@ class Note(TypedDict):
     used: bool
 
 
+class Flagged(TypedDict):
+    """Films of a split, and those of them that are out of distribution."""
+
+    films: int
+    flagged: int
+
+
 class Measurements(TypedDict):
     """The content of metrics.json. `split` is test, or tune where there is no test."""
 
@@ -212,5 +219,6 @@ class Measurements(TypedDict):
     counts: dict[str, SplitCounts]
     notes: list[Note]
     results: Results
+    out_of_distribution: dict[str, Flagged]  # by split
     data_efficiency: DataEfficiency | None
     comparison: Comparison | None
