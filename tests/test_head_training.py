@@ -207,21 +207,16 @@ def test_predict_refuses_embeddings_of_another_encoder(whole, tmp_path, identity
     assert run.returncode == 1 and not (tmp_path / "p.csv").exists()
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax's threads
 def test_another_width_and_damaged_heads_are_refused(whole, tmp_path):
     folder, embedding, _, head = whole
     write_embeddings(tmp_path / "narrow", ["a", "b"], embedding[:2, :5])
     with pytest.raises(cxr.InputError, match="have 5 numbers, the head was trained on 24"):
         head.predict(tmp_path / "narrow")
     spread = head.saved.spread
-    for damaged, message in (
-        (spread._replace(scale=spread.scale * np.nan), "numbers that are not finite"),
-        (spread._replace(axes=spread.axes[:9]), "cannot be read"),
-    ):
-        changed = dataclasses.replace(head, saved=head.saved._replace(spread=damaged))
-        changed.save(tmp_path / message)
-        with pytest.raises(cxr.InputError, match=f"{message}.*train the head again"):
-            cxr.load_head(tmp_path / message)
+    spread = spread._replace(scale=spread.scale * np.nan)
+    dataclasses.replace(head, saved=head.saved._replace(spread=spread)).save(tmp_path / "nan")
+    with pytest.raises(cxr.InputError, match="numbers that are not finite: train the head again"):
+        cxr.load_head(tmp_path / "nan")
     shutil.copytree(folder / "out", tmp_path / "head")
     for file in (tmp_path / "head" / "head").rglob("*"):
         if file.is_file():
