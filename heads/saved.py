@@ -76,7 +76,6 @@ class HeadCard(TypedDict):
     embeddings_dtype: Literal["float32", "float16"]
     per_study: str
     studies_from_paths: bool
-    out_of_distribution_share_of_tune: Annotated[float, Interval(ge=0, le=1)]
 
 
 class WholeCard(HeadCard):
@@ -84,6 +83,7 @@ class WholeCard(HeadCard):
 
     chosen: Candidate
     candidates: list[Candidate]
+    out_of_distribution_share_of_tune: float  # of the films that the limit of distance is set on
     note: str
     config: dict[str, Any]
 

@@ -68,7 +68,6 @@ HEAD = {
     "temperatures": {"Edema": 1.5}, "thresholds": {"Edema": {"youden": 0.5, "none": None}},
     "encoder": {"weights_digest": "abc", "views": None}, "embeddings_dtype": "float32",
     "per_study": "none", "studies_from_paths": False, "of another version": [None],
-    "out_of_distribution_share_of_tune": 0.01,
 }  # fmt: skip
 MANIFEST = {
     "complete": True, "runs": [], "embedded": 2, "retryable": 0, "given_up": {"films": 1},
