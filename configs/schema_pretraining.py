@@ -77,8 +77,15 @@ class PretrainingConfig:
 @dataclasses.dataclass(frozen=True)
 class WatchConfig:
     log_steps: int = field(10, "steps from one row of metrics.csv to the next")
-    evaluate_steps: int = field(500, "steps from one evaluation on the tune split to the next")
-    evaluate_films: int = field(1000, "most films of train, and of tune, in an evaluation")
+    evaluate_steps: int = field(
+        500, "steps from one look at the tune split to the next; the best look's weights are kept"
+    )
+    evaluate_films: int = field(1000, "most films of train, and of tune, in a look")
+    questions: tuple[str, ...] = field(
+        (),
+        "further columns of 1, 0 or nothing in the labels that are not trained on, such as female; "
+        "in the score of a look they count as the findings do",
+    )
     checkpoint_steps: int = field(200, "most steps lost if the run is stopped")
 
 

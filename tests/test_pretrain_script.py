@@ -27,7 +27,7 @@ from cxr_embeddings.configs.schema_pretraining import NetworkConfig
 from cxr_embeddings.encoder import embedding_layers, random_weights, sharding, weights
 from cxr_embeddings.encoder.card import load_card
 from cxr_embeddings.input_pipeline import run_folder
-from cxr_embeddings.pretraining import first_weights
+from cxr_embeddings.pretraining import first_weights, tune_look
 
 SIZE, BATCH, STEPS = 32, 16, 6
 PROGRAM = f"""
@@ -35,7 +35,9 @@ import sys
 sys.path.append({os.path.dirname(__file__)!r})
 import pytest, tiny
 tiny.one_stage(pytest.MonkeyPatch())
+from cxr_embeddings.pretraining import tune_look
 from cxr_embeddings.scripts import pretrain
+tune_look.LEAST = 1  # there are few films
 sys.exit(pretrain.main())
 """
 ALONE = """
@@ -52,6 +54,7 @@ def one_stage():
         tiny.one_stage(patch)
         alone = functools.partial(sharding.make_mesh, devices=jax.devices()[:1])
         patch.setattr(sharding, "make_mesh", alone)
+        patch.setattr(tune_look, "LEAST", 1)
         yield
 
 
@@ -63,6 +66,9 @@ def data(mimic, tmp_path_factory, one_stage):
     mimic_store.make(mimic, folder / "store", size=SIZE, films_per_shard=16, storage="png8")
     table = mimic / "mimic-cxr-2.0.0-chexpert.csv.gz"
     report_labelling.run(findings=table, output=folder / "abnormal.csv")
+    labels = pandas.read_csv(folder / "abnormal.csv", dtype=str)
+    labels["even"] = [str(row % 2) for row in labels.index]
+    labels.to_csv(folder / "abnormal.csv", index=False)
     card = random_weights.random_card("tiny", SIZE, "native", (0.4,) * 3, (0.3,) * 3)
     variables = random_weights.random_variables(weights.model_for(card), seed=1)
     weights.save_bundle(folder / "first", variables, card)
@@ -81,6 +87,7 @@ def options(data, output, changes=()):
         "training.average_decay": 0.9,
         "training.augmentation.blur": 0.0,  # quicker to compile
         "training.augmentation.noise": 0.0,
+        "watch.questions": ("even",),
         "watch.log_steps": 1,
         "watch.evaluate_steps": 3,
         "watch.checkpoint_steps": 2,
@@ -109,7 +116,7 @@ def command(data, output, *more, before=""):
 
 def losses(folder):
     with (folder / "metrics.csv").open(newline="") as stream:
-        return {int(row["step"]): row["loss"] for row in csv.DictReader(stream)}
+        return {int(row["step"]): row["loss"] for row in csv.DictReader(stream) if row["loss"]}
 
 
 @pytest.fixture(scope="module")
@@ -133,11 +140,13 @@ def test_a_run_leaves_weights_with_a_card(data, whole):
     assert card.settings["objective"] == "supcon" and card.settings["temperature"] == "0.1"
     assert card.settings["findings"] == "abnormal"
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert manifest["identity"] == card.settings and manifest["complete"]
+    assert card.settings.items() > manifest["identity"].items() and manifest["complete"]
+    assert f"those of step {card.settings['best_step']}, whose score was best" in result.stdout
     assert card.licence == "none: random numbers" and card.source.endswith("from random")
     assert f"40 films in {data / 'store'}, 33 of them with label and split\n  " in result.stdout
     assert "Note(" not in result.stdout
     assert "step 3: loss" in result.stderr + result.stdout
+    assert "step 0: score" in result.stderr + result.stdout
     variables = weights.load_variables(folder / "weights", card)  # which compares the digest
     assert set(variables) == {"params", "batch_stats"}
     written = [path for path in folder.rglob("*") if path.is_file()]
@@ -148,13 +157,20 @@ def test_curves_are_written(whole):
     folder, _ = whole
     with (folder / "metrics.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
-    assert [int(row["step"]) for row in rows] == list(range(1, STEPS + 1))
+    assert [int(row["step"]) for row in rows] == list(range(STEPS + 1))
     assert float(rows[-1]["films"]) == STEPS * BATCH
+    measured = "score", "probe_abnormal", "probe_even", "effective_rank", "tune_alignment"
     for row in rows:
-        assert (row["probe_auroc"] != "") == (int(row["step"]) % 3 == 0)
-    assert 0 <= float(rows[-1]["probe_auroc"]) <= 1 and 0 <= float(rows[-1]["knn_auroc"]) <= 1
+        assert {row[name] != "" for name in measured} == {int(row["step"]) % 3 == 0}
+    looks = {int(row["step"]): row for row in rows if row["score"]}
+    for row in looks.values():
+        score, *probes = (float(row[name]) for name in measured[:3])
+        assert score == pytest.approx(np.mean(probes), abs=1e-5)
+        assert float(row["effective_rank"]) > 1 and 0 < float(row["tune_alignment"]) < 4
+    best = max(looks, key=lambda step: (float(looks[step]["score"]), step))
+    assert load_card(folder / "weights").settings["best_step"] == str(best)
     [events] = (folder / "tensorboard").iterdir()
-    assert b"probe_auroc" in events.read_bytes()
+    assert b"probe_even" in events.read_bytes()
     assert (folder / "curves.png").stat().st_size > 1000
 
 

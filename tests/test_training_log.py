@@ -5,9 +5,13 @@ import csv
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.preprocessing import StandardScaler
 
 from cxr_embeddings.pretraining import training_log, training_picture, tune_look
 
+QUESTIONS = ("Edema", "female")
 ROW = {"films": 640, "loss": 2.34994, "films_per_second": 30.125}
 
 
@@ -17,7 +21,7 @@ def rows(folder):
 
 
 def write(folder, first, steps):
-    with training_log.open_log(folder, first, False) as log:
+    with training_log.open_log(folder, first, QUESTIONS, False) as log:
         for step in steps:
             log({"step": step, **ROW})
 
@@ -39,51 +43,107 @@ def test_a_row_that_was_cut_short_goes(tmp_path):
 def test_a_picture_is_drawn_with_every_look(tmp_path):
     write(tmp_path, 0, (10, 20))
     assert not (tmp_path / training_picture.PICTURE).exists()
-    with training_log.open_log(tmp_path, 20, False) as log:
-        log({"step": 25, **ROW, "probe_auroc": 0.8, "knn_auroc": 0.7, "tune_uniformity": -2.0})
+    with training_log.open_log(tmp_path, 20, QUESTIONS, False) as log:
+        log({"step": 25, **ROW, "effective_rank": 30.5, "score": 0.7, "probe_Edema": 0.8})
     with Image.open(tmp_path / training_picture.PICTURE) as image:
         assert image.width > 900
-    figure = training_picture.draw(tmp_path / "again.png", training_log.read_metrics(tmp_path))
+    kept = training_log.read_metrics(tmp_path)
+    figure = training_picture.draw(tmp_path / "again.png", kept, training_log.PROBE)
     drawn = [[[*line.get_xdata()] for line in ax.lines] for ax in figure.axes]
-    assert drawn == [[[0.64] * 3], [[0.64], [0.64]], [[]], [[], [0.64]]]
+    # loss; score and the one probe that was measured; rank; alignment and uniformity, also of tune
+    assert drawn == [[[0.64] * 3], [[0.64], [0.64]], [[0.64]], [[], []], [[], []]]
 
 
 def test_other_hosts_write_nothing(tmp_path):
-    with training_log.open_log(tmp_path, 0, True) as log:
+    with training_log.open_log(tmp_path, 0, QUESTIONS, True) as log:
         log({"step": 10, **ROW})
     assert not [*tmp_path.iterdir()]
 
 
 def test_the_line_says_what_is_known():
     assert training_log.line({"step": 10, **ROW}) == "step 10: loss 2.35, films per second 30.12"
-    with_auroc = training_log.line({"step": 10, **ROW, "probe_auroc": 0.9})
-    assert with_auroc.endswith("probe auroc 0.9")
+    looked = training_log.line({"step": 10, **ROW, "score": 0.9, "effective_rank": 61.34})
+    assert looked.endswith("score 0.9, effective rank 61.34")
 
 
-def classes(films, distance, seed):
+def spread(films, values, seed=0):
+    """Embeddings whose covariance has about these eigenvalues."""
     generator = np.random.default_rng(seed)
-    label = np.arange(films) % 2
-    embedding = generator.standard_normal((films, 8))
-    embedding[:, 0] += distance * label
-    return embedding.astype(np.float32), label
+    return (generator.standard_normal((films, len(values))) * np.sqrt(values)).astype(np.float32)
 
 
-def test_probe_and_neighbours_tell_classes_that_differ():
-    apart = tune_look.measure(*classes(200, 6.0, 0), *classes(100, 6.0, 1))
-    assert apart["probe_auroc"] > 0.99 and apart["knn_auroc"] > 0.99
-    alike = tune_look.measure(*classes(200, 0.0, 0), *classes(100, 0.0, 1))
-    assert 0.3 < alike["probe_auroc"] < 0.7 and 0.3 < alike["knn_auroc"] < 0.7
-    # the wider they are spread on the sphere, the lower; one point: 0
-    assert apart["tune_uniformity"] < -1
-    point = [(np.ones((films, 8), np.float32), np.arange(films) % 2) for films in (200, 100)]
-    one = tune_look.measure(*point[0], *point[1])
-    assert one["tune_uniformity"] == pytest.approx(0, abs=1e-6)
+@pytest.mark.parametrize("films", [4000, 6])
+def test_the_effective_rank_is_that_of_the_eigenvalues(films):
+    values = [4.0, 2, 1, 1, 0, 0, 0, 0]
+    found = spread(films, values)
+    shares = np.linalg.svd(found - found.mean(0))[1] ** 2
+    shares = shares[shares > 1e-9] / shares.sum()
+    expected = np.exp(-(shares * np.log(shares)).sum())
+    assert tune_look.effective_rank(found) == pytest.approx(expected, rel=1e-5)
+    if films == 4000:  # exp of 1.75 bits
+        assert expected == pytest.approx(2**1.75, rel=0.02)
+    assert tune_look.effective_rank(np.ones((films, 8), np.float32)) == 1
 
 
-def test_a_class_alone_is_not_measured():
-    embedding, label = classes(20, 1.0, 0)
-    assert tune_look.measure(embedding, label, embedding, np.ones(20, int)) == {}
-    assert tune_look.measure(embedding, np.zeros(20, int), embedding, label) == {}
+@pytest.mark.parametrize(
+    ("rank", "first", "films", "least"),
+    [
+        (9.9, 20, 1000, 10),
+        (10.1, 20, 1000, 0),
+        (24, 100, 1000, 25),
+        (26, 100, 1000, 0),
+        (4, 0, 50, 5),
+        (5.1, 0, 50, 0),
+    ],
+)
+def test_a_collapsed_embedding_is_named(rank, first, films, least):
+    said = tune_look.collapsed(rank, first, films)
+    assert (f"collapsed: its effective rank is {rank:.1f} " in said) == bool(least)
+    assert (f"expected {least:.1f} or more" in said) == bool(least)
+
+
+def films_of(count, seed):
+    """Two questions, of which the embedding answers the first; the third has one known film."""
+    generator = np.random.default_rng(seed)
+    answers = generator.integers(0, 2, (count, 3), dtype=np.int32)
+    embedding = generator.standard_normal((count, 60)).astype(np.float32)
+    embedding[:, 0] += 4 * answers[:, 0]
+    answers[generator.random((count, 3)) < 0.2] = -1
+    answers[1:, 2] = -1
+    return embedding, answers
+
+
+def test_probes_answer_what_the_embedding_says():
+    (train, train_answers), (tune, tune_answers) = films_of(200, 0), films_of(150, 1)
+    found = tune_look.measure((train, tune), (train_answers, tune_answers), ("a", "b", "c"))
+    assert found["probe_a"] > 0.95 and 0.35 < found["probe_b"] < 0.65 and "probe_c" not in found
+    assert found["score"] == pytest.approx((found["probe_a"] + found["probe_b"]) / 2)
+    assert found["tune_uniformity"] < -1 and 30 < found["effective_rank"] < 60
+    # scikit-learn's, on all numbers of the embedding
+    known, seen = train_answers[:, 0] >= 0, tune_answers[:, 0] >= 0
+    scale = StandardScaler().fit(train)
+    x, y = scale.transform(train)[known], train_answers[known, 0]
+    plain = [
+        LogisticRegression(C=1 / (penalty * known.sum()))
+        .fit(x, y)
+        .decision_function(scale.transform(tune)[seen])
+        for penalty in tune_look.PENALTIES
+    ]
+    best = max(roc_auc_score(tune_answers[seen, 0], one) for one in plain)
+    assert found["probe_a"] == pytest.approx(best, abs=2e-3)
+
+
+def test_one_point_is_measured_and_not_asked():
+    answers = np.int32(np.arange(40) % 2)[:, None]
+    point = np.ones((40, 8), np.float32)
+    found = tune_look.measure((point, point), (answers, answers), ("a",))
+    assert found == {"effective_rank": 1, "tune_uniformity": pytest.approx(0, abs=1e-6)}
+
+
+def test_a_question_needs_films_of_both_classes_in_both_splits():
+    enough = np.int32(np.arange(2 * tune_look.LEAST) % 2)[:, None]
+    assert tune_look.asked(enough, enough).tolist() == [0]
+    assert tune_look.asked(enough[1:], enough).size == tune_look.asked(enough, -enough).size == 0
 
 
 def test_a_sample_is_always_the_same_rows():

@@ -28,9 +28,9 @@ def load(
 ) -> tuple[Card, EfficientNet, Variables]:
     """The card of what is to be trained, the network, and its first variables in float32.
 
-    Digest, source and terms of the card are those of the bundle that it starts from. The embedding
-    is this project's own, of 4,096 numbers; where a bundle has no such layer, the layer starts from
-    random numbers. Preset and size are of the store, by its identity.
+    Digest, source, terms and `trained` of the card are those of the bundle that it starts from. The
+    embedding is this project's own, of 4,096 numbers; where a bundle has no such layer, the layer
+    starts from random numbers. Preset and size are of the store, by its identity.
 
     Raises:
         ValueError: the options contradict the bundle.
@@ -57,6 +57,6 @@ def load(
         found = weights.load_variables(path, origin)
         variables, random = weights.graft(found, variables)
         say(f"starts from {path}; from random numbers: {', '.join(random) or 'nothing'}")
-        kept = ("digest", "source", "licence", "terms_of_use", "training_data")
+        kept = ("digest", "source", "licence", "terms_of_use", "training_data", "trained")
         card = dataclasses.replace(card, **{name: getattr(origin, name) for name in kept})
     return card, model, variables

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float32, Int32, Int64
+from jaxtyping import Float32, Int32, Int64, PyTree
 
 from cxr_embeddings.common import machine, paths, progress
 from cxr_embeddings.configs.schema_pretraining import PretrainConfig, WatchConfig
@@ -18,21 +18,31 @@ from cxr_embeddings.encoder import checkpoints, sharding, training_step
 from cxr_embeddings.encoder.card import Card
 from cxr_embeddings.encoder.efficientnet import EfficientNet
 from cxr_embeddings.encoder.recipe import Recipe, check
-from cxr_embeddings.encoder.training_step import State
+from cxr_embeddings.encoder.training_step import State, Step
+from cxr_embeddings.encoder.weights import Variables
 from cxr_embeddings.input_pipeline.hosts import Hosts
 from cxr_embeddings.input_pipeline.store import random_access
 from cxr_embeddings.pretraining import (
+    best_look,
     first_weights,
     training_films,
     training_folder,
     training_log,
     tune_look,
 )
+from cxr_embeddings.pretraining.best_look import Best
 
 STUCK = (
     "warning: all projections are one point, from which nothing is learned: start again with a "
     "higher training.temperature, more training.warmup_steps, or weights to start from"
 )
+
+
+class Kept(NamedTuple):
+    """What a checkpoint holds."""
+
+    state: State
+    best: Best
 
 
 class Training(NamedTuple):
@@ -62,7 +72,7 @@ def pretrain(config: PretrainConfig, hosts: Hosts) -> None:
     recipe = Recipe(**vars(config.training), seed=config.seed, findings=config.input.findings)
     recipe = dataclasses.replace(recipe, micro_batch=recipe.micro_batch or recipe.batch_size)
     check(recipe, mesh.shape["data"])
-    films = training_films.read(config.input, (), say)
+    films = training_films.read(config.input, config.watch.questions, say)
     label = films.label[films.rows("train")]
     schedule = random_access.make_schedule(label, recipe.batch_size, config.seed)
     network = first_weights.resolved(config.network)
@@ -71,9 +81,13 @@ def pretrain(config: PretrainConfig, hosts: Hosts) -> None:
     card, model, variables = first_weights.load(network, config.seed, made, say)
     workers = config.input.workers or machine.processors()
     training = Training(hosts, mesh, recipe, films, schedule, card, model, workers)
-    identity = _identity(training, network.dtype or "")
+    identity = _identity(training, config)
     rules = sharding.FULLY_SHARDED if network.fully_sharded else sharding.MODEL_PARALLEL
-    start = functools.partial(training_step.start, recipe, width=card.embeddings["head"])
+
+    def start(variables: Variables) -> Kept:
+        state = training_step.start(recipe, variables, card.embeddings["head"])
+        return Kept(state, best_look.begin(variables))
+
     shapes = jax.eval_shape(start, variables)
     placed = sharding.variable_shardings(mesh, shapes, rules)
     if mesh.size > 1:
@@ -88,18 +102,29 @@ def pretrain(config: PretrainConfig, hosts: Hosts) -> None:
         first = training_folder.agreed(hosts, folder, manager.latest_step() or 0)
         stack.enter_context(training_step.memory_explained())
         if first:
-            state = checkpoints.restore(manager, first, shapes, placed, identity)
+            kept = checkpoints.restore(manager, first, shapes, placed, identity)
         else:
-            state = jax.jit(start, out_shardings=placed)(variables)
+            kept = jax.jit(start, out_shardings=placed)(variables)
         del variables
         say(f"goes on after step {first}" if first else f"{recipe.steps} steps")
         pixels = {"mean": card.mean, "std": card.std}
-        step = training_step.make_step(model, recipe, mesh, shapes, **pixels, rules=rules)
-        log = stack.enter_context(training_log.open_log(folder, first, bool(hosts.index)))
-        steps = training_step.train(step, state, mesh, _batches(training, first), first)
+        step = training_step.make_step(model, recipe, mesh, shapes.state, **pixels, rules=rules)
+        log = stack.enter_context(
+            training_log.open_log(folder, first, films.questions, bool(hosts.index))
+        )
         save = functools.partial(checkpoints.save, manager, identity=identity)
-        state = _watched(training, config.watch, steps, (first, state), log=log, save=save)
-        average = sharding.collect(mesh, state.average)
+        update = best_look.make_update(hosts, placed.best)
+        best = _watched(
+            training, config.watch, step, (first, kept), log=log, save=save, update=update
+        )
+        number, score = int(best.step), float(best.score)
+        if score != best_look.NO_SCORE:
+            none = "; none was better than the first weights" if not number else ""
+            say(f"the weights are those of step {number}, whose score was best: {score:.4f}{none}")
+            found = {"best_step": str(number), "score": f"{score:.4f}"}
+            card = dataclasses.replace(card, settings=found)
+        card = dataclasses.replace(card, trained=card.trained or number > 0)
+        average = sharding.collect(mesh, best.average)
         training_folder.save(hosts, folder, average, card, config.bundle, identity)
     say(f"in {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
 
@@ -107,15 +132,16 @@ def pretrain(config: PretrainConfig, hosts: Hosts) -> None:
 def _check(config: PretrainConfig) -> None:
     """Raises ValueError where an option is wrong by itself."""
     for name, value in dataclasses.asdict(config.watch).items():
-        if value < 1:
+        if name != "questions" and value < 1:
             raise ValueError(f"watch.{name} is {value}; expected 1 or more")
     if config.input.workers < 0:
         raise ValueError(f"input.workers is {config.input.workers}; expected 0 or more")
 
 
-def _identity(training: Training, dtype: str) -> dict[str, str]:
+def _identity(training: Training, config: PretrainConfig) -> dict[str, str]:
     """What makes a run this one and no other."""
     card, films, recipe = training.card, training.films, training.recipe
+    watch = config.watch
     rows = films.rows("train")
     text = "\n".join(f"{films.places.image_id[i]} {films.label[i].tolist()}" for i in rows)
     digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
@@ -123,11 +149,13 @@ def _identity(training: Training, dtype: str) -> dict[str, str]:
         **{name: str(value) for name, value in vars(recipe).items()},
         "findings": ", ".join(films.findings),
         "variant": card.variant,
-        "dtype": dtype,
+        "dtype": str(config.network.dtype),
         "first_weights": card.digest or f"random, seed {recipe.seed}",
         "preset": card.preset + f", version {card.preset_version}" * (card.preset_version > 1),
         "resolution": str(card.resolution),
         "films": f"{len(rows)}, digest {digest}",
+        "questions": ", ".join(films.questions),
+        "evaluated": f"every {watch.evaluate_steps} steps, {watch.evaluate_films} films",
     }
 
 
@@ -152,28 +180,53 @@ def _batches(
 def _watched(
     training: Training,
     watch: WatchConfig,
-    steps: Iterator[tuple[int, State, dict[str, Array]]],
-    start: tuple[int, State],
+    step: Step,
+    start: tuple[int, Kept],
     *,
     log: Callable[[Mapping[str, float]], None],
-    save: Callable[[int, State], None],
-) -> State:
+    save: Callable[[int, Kept], None],
+    update: Callable[[Best, int, Mapping[str, float], PyTree], Best],
+) -> Best:
     """Takes all steps; writes the log and checkpoints, looks at tune, and shows the progress.
 
     Args:
-        start: number of steps that are done already, and the state after them.
-        save: takes the number of a step and its state.
+        start: number of steps that are done already, and what is kept after them.
+        save: takes the number of a step and what is kept.
+        update: of `best_look.make_update`.
 
     Returns:
-        The state after the last step.
+        The best look.
     """
     recipe, hidden = training.recipe, bool(training.hosts.index)
     look = tune_look.make_look(training, watch.evaluate_films)
+    looked_at = min(watch.evaluate_films, len(training.films.rows("tune")))
     films = recipe.batch_size
-    first, state = start
+    first, (begun, best) = start
     since, counted = None, 0
+
+    def say(text: str) -> None:
+        if text and not hidden:
+            bar.write(text)
+
+    def looked(row: dict[str, float], average: PyTree) -> Best:
+        """Adds the numbers of a look to the row."""
+        row |= look(average)
+        say(training_log.line(row))
+        found = update(best, int(row["step"]), row, average)
+        if row["step"] and "effective_rank" in row:
+            rank = row["effective_rank"]
+            say(tune_look.collapsed(rank, float(found.first_rank), looked_at))
+        return found
+
     with progress.bar(recipe.steps * films, first * films, shown=not hidden) as bar:
-        for number, state, metrics in steps:
+        if not first:
+            row: dict[str, float] = {"step": 0, "films": 0}
+            best = looked(row, begun.average)
+            log(row)
+        batches = _batches(training, first)
+        for number, state, metrics in training_step.train(
+            step, begun, training.mesh, batches, first
+        ):
             bar.update(films)
             last = number == recipe.steps
             evaluated = last or number % watch.evaluate_steps == 0
@@ -187,14 +240,11 @@ def _watched(
                 if since is not None:
                     row["films_per_second"] = counted * films / (time.monotonic() - since)
                 if evaluated:
-                    row |= look(state.average)
-                    if not hidden:
-                        bar.write(training_log.line(row))
-                        if training_step.is_stuck(recipe, numbers["loss"]):
-                            bar.write(STUCK)
+                    best = looked(row, state.average)
+                    say(STUCK if training_step.is_stuck(recipe, numbers["loss"]) else "")
                 log(row)
             if kept:
-                save(number, state)
+                save(number, Kept(state, best))
             if since is None or written:
                 since, counted = time.monotonic(), 0  # the first step was compiled
-    return state
+    return best

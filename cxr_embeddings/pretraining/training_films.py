@@ -81,7 +81,8 @@ def read(
         rows = mine[found.row]
         answers[np.ix_(rows, asked[i])] = np.where(found.mask, found.label, -1)
         split[rows], patient[rows], study[rows] = found.split, found.patient_id, found.study_id
-        say(f"{len(mine)} films in {opened.folder}, {len(rows)} of them with label and split")
+        known = (answers[rows, : len(findings)] >= 0).any(axis=1).sum()
+        say(f"{len(mine)} films in {opened.folder}, {known} of them with label and split")
         for note in found.notes:
             say(f"  {note['count']:8} {note['what']}")
     films = TrainingFilms(stores, places, findings, questions, answers, split)

@@ -83,7 +83,8 @@ def save(
 ) -> None:
     """Writes the trained weights as a bundle, from the first host; all hosts call it.
 
-    The card says what is given, and else what the card of the first weights said.
+    The card says what is given, and else what the card of the first weights said; its settings are
+    added to those of the identity.
     """
     source = f"scripts/pretrain.py, cxr-embeddings {importlib.metadata.version(LIBRARIES[0])}"
     data = f"films: {identity['films']}"
@@ -97,8 +98,7 @@ def save(
         licence=given.licence or licence,
         terms_of_use=given.terms_of_use or terms_of_use,
         training_data=given.training_data or data,
-        settings=identity,
-        trained=True,
+        settings=identity | card.settings,
     )
 
     def write() -> None:
