@@ -1,0 +1,378 @@
+"""How much the embeddings of several encoders tell: measures `docs/quality.md`, and writes it.
+
+An encoder is NAME=BUNDLE, or NAME=PATTERN with {fold} for five bundles that were each trained
+without the fold that is tested. NAME=random has random weights, of the variant and resolution of
+the first encoder, and NAME=pixels stands for principal components of pixels. The first encoder is
+compared with each other one.
+"""
+
+import functools
+import pathlib
+import time
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float, Float32, Int
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
+
+import cxr_embeddings as cxr
+from benchmarks import quality_page
+from benchmarks.folds import FOLDS, TABLES
+from cxr_embeddings.configs.schema import TrainingConfig
+from cxr_embeddings.heads import data_efficiency, features, logistic
+from cxr_embeddings.heads.statistics import auroc_interval, bootstrap, discrimination
+from cxr_embeddings.heads.statistics.bootstrap import Draws, Measured
+from cxr_embeddings.input_pipeline.films import decode
+from cxr_embeddings.input_pipeline.films.listing import list_inputs
+from cxr_embeddings.input_pipeline.synthetic import mimic_folder
+from cxr_embeddings.input_pipeline.synthetic.report_text import LABELS
+
+PIXELS, COMPONENTS = "pixels", 256
+PENALTIES = sorted(TrainingConfig().weight_decays, reverse=True)
+FEW_PENALTY = 0.1  # with few labels nothing is left to choose a penalty by
+SIZES = (8, 16, 32, 64, 128, 256)
+MOST = 0.55  # of the films of a fold that are labelled in a draw: the others are tested
+LEAST_POSITIVES = 50  # of a finding that is measured
+DRAWN = {"drawn400": (400, 22), "drawn1200": (1200, 23)}  # films and seed
+VIEWS = ["AP", "PA"]
+
+Part = tuple[Int[np.ndarray, " test"], Float[np.ndarray, " test"]]  # rows of films, and scores
+Rows = dict[str, Measured]
+
+
+class Films(NamedTuple):
+    """Labelled films; those of real patients have five folds, drawn ones 0: test, 1: tune."""
+
+    name: str
+    folder: pathlib.Path
+    stem: Sequence[str]  # names of the files, without suffix
+    patient: np.ndarray
+    fold: Int[np.ndarray, " film"]
+    new: Bool[np.ndarray, " film"]  # the first demo weights were not trained on it
+    questions: list[str]
+    label: Float32[np.ndarray, "film question"]  # NaN: unknown
+
+    @property
+    def real(self) -> bool:
+        return self.name not in DRAWN
+
+
+def films_of(
+    name: str, folder: pathlib.Path, table: pd.DataFrame, questions: dict[str, pd.Series]
+) -> Films:
+    stem = [pathlib.PurePath(one).stem for one in table.image_id]
+    label = np.stack([*questions.values()], 1).astype(np.float32)
+    fold, patient = table.fold.to_numpy(), table.patient_id.to_numpy(str)
+    new = (table.old_split != "train").to_numpy()
+    return Films(name, folder, stem, patient, fold, new, [*questions], label)
+
+
+def children(folder: pathlib.Path) -> Films:
+    """Kermany's films."""
+    table = _with_folds("kermany", folder)
+    return films_of("kermany", folder / "images", table, {"pneumonia": table.pneumonia})
+
+
+def adults(folder: pathlib.Path) -> Films:
+    """Those of ChestX-ray14; the questions from the second on, without the last three: findings."""
+    table = _with_folds("nih", folder)
+    counts = table.loc[:, "Atelectasis":"Hernia"].sum()
+    questions = {"abnormal": 1 - table.no_finding}
+    questions |= {name: table[name] for name in counts.index[counts >= LEAST_POSITIVES]}
+    questions |= {"sex": table.sex == "M", "view": table["view"] == "AP", "age": table.age > 60}
+    return films_of("nih", folder / "images", table, questions)
+
+
+def _with_folds(name: str, folder: pathlib.Path) -> pd.DataFrame:
+    labels = pd.read_csv(folder / "labels.csv").drop(columns="patient_id", errors="ignore")
+    labels["image_id"] = labels.file.str.removeprefix("images/")
+    table = pd.read_csv(TABLES / f"{name}.csv", dtype={"patient_id": str})
+    return table.merge(labels, on="image_id", validate="1:1")
+
+
+def drawn(name: str, work: pathlib.Path) -> Films:
+    """Films of the generator, labelled and split as in the demo."""
+    folder, (films, seed) = work / name, DRAWN[name]
+    mimic_folder.write_mimic(folder, films=films, seed=seed)
+    tables = (
+        pd.read_csv(folder / f"mimic-cxr-2.0.0-{one}.csv.gz") for one in ("split", "chexpert")
+    )
+    table = functools.reduce(lambda a, b: a.merge(b, on=["subject_id", "study_id"]), tables)
+    table = table[table.dicom_id.isin([*pixels(folder / "files", work / f"{name}.npz")])]
+    fold = table.split.map({"test": 0, "validate": 1, "train": 2})
+    table = table.assign(image_id=table.dicom_id, patient_id=table.subject_id, fold=fold)
+    labels = {one: table[one].fillna(0).replace(-1, np.nan) for one in LABELS}
+    return films_of(name, folder / "files", table.assign(old_split=""), labels)
+
+
+@functools.cache
+def pixels(folder: pathlib.Path, cache: pathlib.Path) -> dict[str, np.ndarray]:
+    """The films that can be read, averaged to 56 x 56 pixels, by their names without suffix."""
+    if not cache.exists():
+        read = {}
+        for film in list_inputs(str(folder)).files:
+            found = decode.load(film.path, "native", 224, tuple(VIEWS))
+            if isinstance(found, decode.Prepared):
+                image = found.image.reshape(56, 4, 56, 4).mean((1, 3))
+                read[pathlib.PurePath(film.path).stem] = image.ravel()
+        np.savez(cache, **read)
+    with np.load(cache) as saved:
+        return dict(saved)
+
+
+@functools.cache
+def load(weights: str, like: str) -> cxr.Encoder:
+    """An encoder; random weights are of the variant of another one."""
+    if weights != "random":
+        return cxr.load_encoder(weights)
+    card = load(like, like).card
+    size = {"variant": card.variant, "resolution": card.resolution, "preset": card.preset}
+    return cxr.load_encoder("random", **size)
+
+
+@functools.lru_cache(4)
+def embedded(
+    weights: str, like: str, films: pathlib.Path, work: pathlib.Path, name: str
+) -> tuple[dict[str, int], Float32[np.ndarray, "film dim"]]:
+    """Rows by the names of films, without suffix, and the embeddings, which `work` keeps."""
+    encoder = load(weights, like)
+    folder = work / encoder.card.digest[:16] / name
+    views = VIEWS if name in DRAWN else None
+    table = cxr.embed(
+        films, encoder, folder, views=views, layout="sharded", shards=4, progress=False
+    )
+    found = {pathlib.PurePath(one).stem: row for row, one in enumerate(table.image_id)}
+    return found, table.embedding
+
+
+class Source(NamedTuple):
+    """An encoder that is compared: one bundle, or one for each fold that is tested."""
+
+    name: str
+    bundles: list[str]
+    like: str
+    work: pathlib.Path
+
+    def arrays(self, k: int, fitted: Films, *others: Films) -> list[np.ndarray]:
+        """Embeddings of films, by the bundle k; components of pixels are fitted without fold k."""
+        weights = self.bundles[k % len(self.bundles)]
+        arrays = [self._array(weights, films) for films in (fitted, *others)]
+        if weights != PIXELS:
+            return arrays
+        rows = arrays[0][fitted.fold != k if fitted.real else fitted.fold == 2]
+        pca = PCA(min(COMPONENTS, len(rows)), random_state=0).fit(rows)
+        return [pca.transform(array).astype(np.float32) for array in arrays]
+
+    def _array(self, weights: str, films: Films) -> Float32[np.ndarray, "film dim"]:
+        if weights == PIXELS:
+            found = pixels(films.folder, self.work / f"{films.name}.npz")
+            return np.stack([found[stem] for stem in films.stem])
+        found, table = embedded(weights, self.like, films.folder, self.work, films.name)
+        return table[[found[stem] for stem in films.stem]]
+
+    def described(self) -> str:
+        """A line of the page's table."""
+        if self.bundles == [PIXELS]:
+            return f"| {self.name} | principal components | |"
+        cards = [load(weights, self.like).card for weights in self.bundles]
+        digests = ", ".join(f"`{card.digest[:16]}`" for card in cards)
+        size = f"{cards[0].variant} at {cards[0].resolution} px"
+        return f"| {self.name} | {size}; {cards[0].source} | {digests} |"
+
+
+def sources(encoders: str, work: pathlib.Path) -> list[Source]:
+    """The encoders that the command line names."""
+    named = [one.partition("=")[::2] for one in encoders.split(",")]
+    like = named[0][1].format(fold=0)
+    return [
+        Source(
+            name, [path.format(fold=k) for k in range(FOLDS if "{fold}" in path else 1)], like, work
+        )
+        for name, path in named
+    ]
+
+
+def probe(
+    x: Float32[np.ndarray, "film dim"], films: Films, k: int, tested: Sequence[np.ndarray]
+) -> list[Float[np.ndarray, "test question"]]:
+    """Logits of linear probes, tested on fold k: the penalty is chosen on the next fold.
+
+    With it, real films train again with all folds but k; drawn ones keep the demo's three splits.
+    """
+    tune = films.fold == (k + 1) % FOLDS
+    train = (films.fold != k) & ~tune
+    logits, best = None, np.zeros(films.label.shape[1], np.int64)
+    for rows in (train, train | tune) if films.real else (train,):
+        mean, scale = features.standardisation(x, np.flatnonzero(rows))
+        whole, turn = features.select(x, np.arange(len(x)), mean, scale), None
+        if len(x) < x.shape[1]:  # the same problem in as many dimensions as films
+            turn, z = np.linalg.qr(np.asarray(whole.embedding).T)
+            whole = whole._replace(embedding=jnp.asarray(z.T))
+        weight = (rows[:, None] & np.isfinite(films.label)).astype(np.float32)
+        found = logistic.fit(whole, np.nan_to_num(films.label), weight, PENALTIES)
+        kernel, bias = np.asarray(found.kernel), np.asarray(found.bias)
+        if logits is None:
+            best = _best(
+                np.einsum("nd,pqd->pnq", np.asarray(whole.embedding)[tune], kernel),
+                films.label[tune],
+            )
+        chosen = best, np.arange(len(best))
+        vector = kernel[chosen].T if turn is None else turn @ kernel[chosen].T
+        logits = [((one - mean) / scale) @ vector + bias[chosen] for one in tested]
+    return logits or []
+
+
+def _best(logits: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """Of each question the position of the best penalty [question]."""
+    known = np.isfinite(label)
+    aurocs = [
+        [discrimination.auroc(some[at, j], label[at, j]) for j, at in enumerate(known.T)]
+        for some in logits
+    ]
+    return np.nan_to_num(np.array(aurocs), nan=0).argmax(0)
+
+
+def few_labels(
+    x: Float32[np.ndarray, "film dim"], films: Films, pool: np.ndarray, size: int, draws: int
+) -> Iterator[Part]:
+    """Probes of the first question with so many labels, tested on the pool's other patients."""
+    label, inside, seed = films.label[:, 0], x[pool], 0
+    while draws:
+        chosen = pool[data_efficiency.draw(films.patient[pool], size, (size, seed))]
+        seed += 1
+        if len(np.unique(label[chosen])) == 2:
+            mean, scale = features.standardisation(x, chosen)
+            turn, z = np.linalg.qr(((x[chosen] - mean) / scale).T)
+            model = LogisticRegression(C=1 / (FEW_PENALTY * size), max_iter=1000)
+            model.fit(z.T, label[chosen])
+            others = ~np.isin(films.patient[pool], films.patient[chosen])
+            yield pool[others], (inside @ (turn @ model.coef_[0] / scale))[others]
+            draws -= 1
+
+
+def pooled(
+    parts: Sequence[Part], label: np.ndarray, draws: Draws, chance: np.random.Generator | None
+) -> Measured:
+    """AUROC within each part, weighted by its pairs of a positive and a negative film.
+
+    With `chance` a resample draws the parts with replacement, too.
+    """
+    wins, pairs, values, sizes = [], [], [], []
+    for rows, score in parts:
+        known = np.isfinite(label[rows])
+        rows, score = rows[known], score[known].astype(np.float64)
+        truth = label[rows]
+        positives = int(truth.sum())
+        sizes.append(positives * (len(truth) - positives))
+        values.append(auroc_interval.rank(score, truth).value if sizes[-1] else 0.0)
+        columns = {"class": np.stack([truth, 1 - truth], 1).astype(np.float64)}
+        resampled = bootstrap.replicates(draws, rows, score, truth, columns)
+        pairs.append(resampled["class"].prod(1))
+        wins.append(np.nan_to_num(resampled["auroc"]) * pairs[-1])
+    times = np.ones((len(draws.count), len(parts)))
+    if chance:
+        times = chance.multinomial(len(parts), np.full(len(parts), 1 / len(parts)), len(times))
+    sums = (np.einsum("bp,pb->b", times, np.stack(one)) for one in (wins, pairs))
+    value = float(np.average(values, weights=sizes)) if any(sizes) else None
+    return Measured(value, bootstrap.ratio(*sums))
+
+
+def effective_rank(x: Float[np.ndarray, "film dim"]) -> float:
+    """exp of the entropy of the covariance's eigenvalues, scaled to sum 1 (Roy, Vetterli, 2007)."""
+    share = np.square(np.linalg.svd(x - x.mean(0), compute_uv=False).astype(np.float64))
+    share = share[share > 0] / share.sum()
+    return float(np.exp(-(share * np.log(share)).sum()))
+
+
+def measure(source: Source, sets: Sequence[Films], resamples: int, draws: int) -> Rows:
+    """All rows of the page for one encoder: what is drawn is the same for all encoders."""
+    rows: Rows = {}
+    real = sets[:2]
+    resampled = {one.name: bootstrap.draw(one.patient, resamples, 0) for one in sets}
+
+    def add(name: str, films: Films, parts: Sequence[Part], j: int, few: bool = False) -> Measured:
+        chance = np.random.default_rng(0) if few else None
+        rows[name] = pooled(parts, films.label[:, j], resampled[films.name], chance)
+        return rows[name]
+
+    for films, other in (real, real[::-1]):
+        own, foreign, few, ranks = [], [], {}, []
+        for k in range(FOLDS):
+            x, y = source.arrays(k, films, other)
+            tests = [np.flatnonzero(one.fold == k) for one in (films, other)]
+            a, b = probe(x, films, k, [x[tests[0]], y[tests[1]]])
+            own.append((tests[0], a))
+            foreign.append((tests[1], b[:, 0]))
+            ranks.append((effective_rank(x), effective_rank(x[tests[0]])))
+            for seen, pool in (("", tests[0]), (" new", tests[0][films.new[tests[0]]])):
+                for size in SIZES:
+                    if size <= MOST * len(pool):
+                        parts = few.setdefault(f"{films.questions[0]}{seen} {size}", [])
+                        parts += few_labels(x, films, pool, size, draws)
+        measured = [
+            add(name, films, [(at, logit[:, j]) for at, logit in own], j)
+            for j, name in enumerate(films.questions)
+        ]
+        fresh = [(at[films.new[at]], logit[films.new[at], 0]) for at, logit in own]
+        add(f"{films.questions[0]} new", films, fresh, 0)
+        add(f"{other.questions[0]} by {films.questions[0]}", other, foreign, 0)
+        for name, parts in few.items():
+            add(name, films, parts, 0, few=True)
+        if len(measured) > 1:
+            rows["findings"] = bootstrap.mean(measured[1:-3])
+            for name, values in zip(("rank", "rank of a fold"), np.mean(ranks, 0), strict=True):
+                rows[name] = Measured(float(values), np.empty(0), (None, None))
+    for films in sets[2:]:
+        test, all_parts = np.flatnonzero(films.fold == 0), []
+        for k in range(len(source.bundles)):
+            (x,) = source.arrays(k, films)
+            all_parts.append(probe(x, films, 0, [x[test]])[0])
+        measured = [
+            add(f"{films.name} {name}", films, [(test, one[:, j]) for one in all_parts], j)
+            for j, name in enumerate(films.questions)
+        ]
+        rows[films.name] = bootstrap.mean(measured)
+    return rows
+
+
+def run(
+    encoders: str,
+    kermany: str,
+    nih: str,
+    work: str = "quality",
+    page: str = "docs/quality.md",
+    saw: str = "old",
+    resamples: int = 1000,
+    draws: int = 10,
+) -> None:
+    """Measures ENCODERS (NAME=BUNDLE,...) on the folders KERMANY and NIH, and on drawn films.
+
+    Embeddings are kept in `work`. `saw` names the encoder that was trained on films of all folds:
+    those of the column `old_split` in weights/splits that are "train".
+    """
+    folder = pathlib.Path(work).absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    sets = [children(pathlib.Path(kermany).absolute()), adults(pathlib.Path(nih).absolute())]
+    sets += [drawn(name, folder) for name in DRAWN]
+    compared, found = sources(encoders, folder), {}
+    with features.on_cpu():
+        for source in compared:
+            start = time.monotonic()
+            found[source.name] = measure(source, sets, resamples, draws)
+            print(f"{source.name}: {time.monotonic() - start:.0f} s", flush=True)
+    young, grown = sets[:2]
+    facts = {
+        "encoders": "\n".join(source.described() for source in compared),
+        "children": f"{len(young.stem):,}",
+        "child_patients": f"{len({*young.patient}):,}",
+        "adults": f"{len(grown.stem):,}",
+        "findings": ", ".join(grown.questions[1:-3]),
+        "draws": str(draws),
+        "penalty": str(FEW_PENALTY),
+        "command": encoders,
+    }
+    quality_page.write(found, facts, pathlib.Path(page), saw)
