@@ -16,6 +16,9 @@ class TrainingFilmsConfig:
     splits: tuple[str, ...] = field(
         (), "CSV of splits for each store; default: the column `split` of the labels"
     )
+    repeat: tuple[int, ...] = field(
+        (), "how often an epoch takes each film of each store, such as 1,4; default: once"
+    )
     name_parts: int = field(
         0, "parts of a path, from its end, by which films are found in the tables; 0: all parts"
     )
@@ -23,6 +26,10 @@ class TrainingFilmsConfig:
         ("abnormal",),
         "columns of the labels (1, 0, or empty where it is unknown), such as Edema,Fracture; what "
         "a table has no column for is unknown of its films",
+    )
+    across_stores: bool = field(
+        False,
+        "compare films of different stores with one another, too; hospitals are easy to tell apart",
     )
     workers: int = field(0, "threads that read films; 0: one for each processor")
 
@@ -55,6 +62,17 @@ class AugmentationConfig:
 @dataclasses.dataclass(frozen=True)
 class PretrainingConfig:
     objective: str = field("supcon", "supcon, the supervised contrastive loss; or cross_entropy")
+    first_stage: int | None = field(
+        None,
+        "first stage that is trained, 1 to 7, or 8 for the head alone; layers before it and all "
+        "statistics of BatchNorm stay those of the first weights. 0 trains all. Default: 5 where "
+        "the first weights are a bundle, 0 where they are random",
+    )
+    first_share: float | None = field(
+        None,
+        "share of the first weights in the result, which averages them with the trained ones; "
+        "default: 0.3 where they are a bundle, 0 where they are random",
+    )
     temperature: float = field(0.1, "temperature of the contrastive loss")
     batch_size: int = field(256, "films in a step, over all devices; two views of each")
     micro_batch: int = field(

@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 
 import flax.linen as nn
 import jax
@@ -15,15 +16,18 @@ from cxr_embeddings.configs.schema_pretraining import PretrainingConfig
 
 from . import augment, supcon
 
+HEAD_STAGE = 8
 PROJECTION_HIDDEN, PROJECTION_WIDTH = 2048, 128  # arXiv 2004.11362: ReLU between, no BatchNorm
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe(PretrainingConfig):
-    """The settings of a training; `micro_batch` is given, and divides `batch_size`."""
+    """The settings of a training, each of them given; `micro_batch` divides `batch_size`."""
 
+    first_stage: int = 0
+    first_share: float = 0.0
     seed: int = 0  # of the views and of the projection's first weights
-    findings: tuple[str, ...] = ("abnormal",)  # the columns of the labels
+    columns: int = 1  # of the labels
 
 
 class Projection(nn.Module):
@@ -85,6 +89,8 @@ def check(recipe: Recipe, rows_on: int) -> None:
     for name, fine, expected in (
         ("objective", recipe.objective in OBJECTIVES, f"one of {', '.join(OBJECTIVES)}"),
         ("optimizer", recipe.optimizer in OPTIMIZERS, f"one of {', '.join(OPTIMIZERS)}"),
+        ("first_stage", recipe.first_stage in range(HEAD_STAGE + 1), f"0 to {HEAD_STAGE}"),
+        ("first_share", 0 <= recipe.first_share < 1, "at least 0 and below 1"),
         ("temperature", 1e-3 <= recipe.temperature <= 10, "0.001 to 10"),
         ("batch_size", recipe.batch_size > 1, "2 or more"),
         (
@@ -115,7 +121,26 @@ def learning_rate(recipe: Recipe) -> optax.Schedule:
     return optax.warmup_cosine_decay_schedule(peak / warmup, peak, warmup - 1, recipe.steps)
 
 
+def stage_of(layer: str) -> int:
+    """Where a layer of the encoder stands: stem 0, stages 1 to 7, behind them `HEAD_STAGE`."""
+    found = re.match(r"stem|stage(\d)", layer)
+    return int(found[1] or 0) if found else HEAD_STAGE
+
+
+def is_trained(recipe: Recipe, params: Mapping[str, Mapping]) -> PyTree[bool]:
+    """Of the parameters of "encoder" and "head", which a step changes."""
+
+    def mark(path: tuple[jax.tree_util.DictKey, ...], _: Array) -> bool:
+        part, layer = path[0].key, path[1].key
+        return part == "head" or stage_of(layer) >= recipe.first_stage
+
+    return jax.tree_util.tree_map_with_path(mark, params)
+
+
 def optimizer(recipe: Recipe) -> optax.GradientTransformation:
-    """The recipe's optimiser, at its rate of each step."""
+    """The recipe's optimiser, at its rate of each step, for the parameters that are trained."""
     made = OPTIMIZERS[recipe.optimizer]
-    return made(learning_rate(recipe), weight_decay=recipe.weight_decay)
+    optimize = made(learning_rate(recipe), weight_decay=recipe.weight_decay)
+    if not recipe.first_stage:
+        return optimize
+    return optax.masked(optimize, functools.partial(is_trained, recipe))

@@ -9,6 +9,7 @@ micro-batch, over all devices, so `micro_batch` is part of what is trained, devi
 """
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, cast
@@ -22,7 +23,7 @@ from jaxtyping import Array, Float32, Int32, PyTree
 
 from . import augment, sharding, supcon
 from .efficientnet import EfficientNet
-from .recipe import OBJECTIVES, Recipe, learning_rate, optimizer
+from .recipe import OBJECTIVES, Recipe, is_trained, learning_rate, optimizer
 from .weights import Variables
 
 VIEWS = 2  # of each film
@@ -54,7 +55,7 @@ def start(recipe: Recipe, variables: Variables, width: int) -> State:
     key = jax.random.key(recipe.seed)
     params = {
         "encoder": variables["params"],
-        "head": make_head(len(recipe.findings)).init(key, jnp.zeros((1, width)))["params"],
+        "head": make_head(recipe.columns).init(key, jnp.zeros((1, width)))["params"],
     }
     moments = optimizer(recipe).init(params)
     average = jax.tree.map(jnp.copy, dict(variables))
@@ -89,7 +90,7 @@ def make_gradient(
         statistics, and the embeddings of all views in the order of the films.
     """
     make_head, loss_of = OBJECTIVES[recipe.objective]
-    head = make_head(len(recipe.findings))
+    head = make_head(recipe.columns)
     parts = recipe.batch_size // recipe.micro_batch
     centre, scale = (jnp.asarray(v, jnp.float32)[None, None, None] for v in (mean, std))
     rows = sharding.batch_sharding(mesh)
@@ -100,9 +101,15 @@ def make_gradient(
     ) -> tuple[Array, tuple[Tree, Array]]:
         """What the loss takes from a micro-batch; new statistics, and the embeddings."""
         images = jax.lax.with_sharding_constraint(views(recipe, step, films, row), rows)
+        params = jax.tree.map(
+            lambda leaf, trained: leaf if trained else jax.lax.stop_gradient(leaf),
+            params,
+            is_trained(recipe, params),
+        )
         variables = {"params": params["encoder"], "batch_stats": batch_stats}
+        train = not recipe.first_stage
         (embedding, _), updates = model.apply(
-            variables, (images - centre) / scale, train=True, mutable=["batch_stats"]
+            variables, (images - centre) / scale, train=train, mutable=["batch_stats"]
         )
         outputs = cast(Array, head.apply({"params": params["head"]}, embedding))
         return outputs, (updates["batch_stats"], jax.lax.stop_gradient(embedding))
@@ -214,6 +221,25 @@ def make_step(
         out_shardings=(placed, everywhere),
         donate_argnums=0,
     )
+
+
+def make_result(
+    recipe: Recipe, first: Variables, shardings: PyTree[NamedSharding]
+) -> Callable[[Tree], Tree]:
+    """Gives a function from a state's average to the encoder's variables that a training leaves.
+
+    They are the average with `first_share` of the first variables, which keeps what those know
+    beside what was learned (Wortsman et al., arXiv 2109.01903).
+    """
+    share = recipe.first_share
+    if not share:
+        return lambda average: average
+
+    def mixed(first: Tree, average: Tree) -> Tree:
+        return jax.tree.map(lambda old, new: share * old + (1 - share) * new, first, average)
+
+    placed = jax.jit(dict, out_shardings=shardings)(first)
+    return functools.partial(jax.jit(mixed, out_shardings=shardings), placed)
 
 
 def train(

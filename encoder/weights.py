@@ -116,15 +116,26 @@ def merge(found: Mapping[str, HasShape], expected: Variables, origin: str) -> Va
     return unflatten_dict({path: found[path] for path in wanted}, sep="/")
 
 
-def graft(found: Variables, variables: Variables) -> tuple[Variables, list[str]]:
+def graft(found: Variables, variables: Variables) -> tuple[Variables, dict[str, int]]:
     """Puts leaves that were found in the place of those of the same path and shape, in float32.
 
-    Also gives the layers that keep what they had.
+    Where all that differs is the number of channels, and fewer were found, they stand first.
+
+    Returns:
+        The variables; and of each layer that keeps numbers of its own, from which channel on.
     """
     leaves, new = flatten_dict(variables), flatten_dict(found)
-    fits = {path for path in leaves if path in new and new[path].shape == leaves[path].shape}
-    leaves |= {path: np.asarray(new[path], np.float32) for path in fits}
-    return unflatten_dict(leaves), sorted({path[1] for path in leaves if path not in fits})
+    kept: dict[str, int] = {}
+    for path, leaf in leaves.items():
+        theirs = np.asarray(new[path], np.float32) if path in new else np.zeros((0,))
+        channels = theirs.shape[-1]
+        if theirs.shape[:-1] != leaf.shape[:-1] or channels > leaf.shape[-1]:
+            channels = 0
+        else:
+            leaves[path] = np.concatenate([theirs, leaf[..., channels:]], axis=-1)
+        if channels < leaf.shape[-1]:
+            kept[path[1]] = channels
+    return unflatten_dict(leaves), kept
 
 
 def save_bundle(path: str | os.PathLike, variables: Variables, card: Card) -> Card:

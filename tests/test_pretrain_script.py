@@ -315,12 +315,20 @@ def test_it_starts_from_a_bundle(whole, tmp_path, capsys):
     other = weights.save_bundle(tmp_path / "headless", variables, other)
     network = NetworkConfig(weights=str(tmp_path / "headless"))
     store = {"preset": "native", "size": SIZE}
-    made, _, first = first_weights.load(first_weights.resolved(network), 0, store, print)
-    assert "from random numbers: head_bn, head_conv" in capsys.readouterr().out
+    made, _, first, random = first_weights.load(first_weights.resolved(network), 0, store, print)
+    assert random == {"head_bn": 0, "head_conv": 0}
+    assert "from random numbers: head_bn from channel 0 on, head_conv" in capsys.readouterr().out
     assert made.digest == other.digest and made.embeddings["head"] == 4096
     stem = first["params"]["stem_conv"]["kernel"]
     np.testing.assert_array_equal(stem, variables["params"]["stem_conv"]["kernel"])
-    assert np.ptp(first["params"]["head_conv"]["kernel"]) > 0
+    kernel = first["params"]["head_conv"]["kernel"]
+    assert np.ptp(kernel) > 0
+    maps = np.random.default_rng(0).normal(2, 3, (400, kernel.shape[2])).astype(np.float32)
+    statistics = first_weights.calibrated(first, 9, maps)["batch_stats"]["head_bn"]
+    channels = maps @ kernel[0, 0]
+    np.testing.assert_allclose(statistics["mean"][9:], channels.mean(0)[9:], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(statistics["var"][9:], channels.var(0)[9:], rtol=1e-4)
+    assert (statistics["mean"][:9] == 0).all() and (statistics["var"][:9] == 1).all()
     network = NetworkConfig(weights=str(tmp_path / "headless"), variant="b0")
     with pytest.raises(ValueError, match=r"network.variant is 'b0', but the card .* says 'tiny'"):
         first_weights.load(first_weights.resolved(network), 0, store, print)

@@ -52,8 +52,10 @@ def two_stores(tmp_path, monkeypatch):
     return tuple(str(tmp_path / f"{name}.csv") for name in tables)
 
 
-def read(labels, *findings, more=()):
-    config = TrainingFilmsConfig(stores=("/one", "/two"), labels=labels, findings=findings)
+def read(labels, *findings, more=(), **changes):
+    config = TrainingFilmsConfig(
+        stores=("/one", "/two"), labels=labels, findings=findings, **changes
+    )
     said = []
     return training_films.read(config, more, said.append), said
 
@@ -68,6 +70,20 @@ def test_findings_that_a_table_lacks_are_unknown_of_its_films(two_stores):
     # c has an answer and no finding: it is not trained on
     assert films.rows("train").tolist() == [0, 1, 4, 5] and films.rows("tune").tolist() == [3, 6, 7]
     assert "train        4 films; Edema 1, not 1; Pneumonia 1, not 2" in said
+
+
+def test_stores_are_compared_apart_and_taken_as_often_as_is_said(two_stores):
+    films, _ = read(two_stores, "Edema", "Pneumonia", repeat=(1, 3))
+    apart = films.by_store()
+    np.testing.assert_array_equal(
+        apart[:4], np.pad(films.label[:4], ((0, 0), (0, 2)), constant_values=-1)
+    )
+    np.testing.assert_array_equal(
+        apart[4:], np.pad(films.label[4:], ((0, 0), (2, 0)), constant_values=-1)
+    )
+    assert films.epoch().tolist() == [0, 1, *3 * [4], *3 * [5]]
+    with pytest.raises(ValueError, match=r"input.repeat is \(2,\); expected a number of 1 or more"):
+        read(two_stores, "Pneumonia", repeat=(2,))
 
 
 @pytest.mark.parametrize(

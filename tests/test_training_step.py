@@ -86,6 +86,30 @@ def largest_difference(a, b):
     return max(float(np.abs(np.asarray(x) - np.asarray(y)).max()) for x, y in pairs)
 
 
+def test_frozen_layers_and_all_statistics_stay():
+    how = recipe(first_stage=8)  # the head alone
+    _, first, last, _ = run(how, one_device(), 3)
+    began = first_variables()
+    for name, layer in last.params["encoder"].items():
+        moved = largest_difference(layer, began["params"][name])
+        assert (moved > 1e-4) == name.startswith("head_"), (name, moved)
+    assert largest_difference(last.batch_stats, began["batch_stats"]) == 0
+    assert largest_difference(first.params["head"], last.params["head"]) > 1e-4
+
+
+def test_what_is_left_holds_the_first_weights_share():
+    _, _, last, _ = on_one_device()
+    how, began = recipe(first_share=0.25), first_variables()
+    placed = sharding.variable_shardings(one_device(), last.average)
+    left = training_step.make_result(how, began, placed)(last.average)
+    kernel = ("params", "head_conv", "kernel")
+    old, new, found = (
+        np.asarray(tree[a][b][c]) for a, b, c in [kernel] for tree in (began, last.average, left)
+    )
+    np.testing.assert_allclose(found, 0.25 * old + 0.75 * new, rtol=1e-6)
+    assert training_step.make_result(recipe(), began, placed)(last.average) is last.average
+
+
 @pytest.mark.slow
 def test_micro_batches_give_the_gradient_of_the_whole_batch():
     """Against one program that holds all of it: groups for BatchNorm, one loss over all views."""

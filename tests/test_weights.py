@@ -197,6 +197,18 @@ def test_merge_names_everything_that_does_not_fit(variables):
     ]
 
 
+def test_a_narrower_head_gives_the_first_channels(variables):
+    found = {name: {**tree} for name, tree in variables.items()}
+    head = found["params"]["head_conv"]["kernel"]
+    found["params"]["head_conv"] = {"kernel": np.full_like(head[..., :5], 7)}
+    del found["params"]["head_bn"]
+    grafted, kept = weights.graft(found, variables)
+    kernel = grafted["params"]["head_conv"]["kernel"]
+    assert (kernel[..., :5] == 7).all()
+    np.testing.assert_array_equal(kernel[..., 5:], head[..., 5:])
+    assert kept == {"head_conv": 5, "head_bn": 0}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

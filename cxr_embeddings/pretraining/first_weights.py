@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
+from jaxtyping import Float32
 
 from cxr_embeddings.card_check import bundle_of
 from cxr_embeddings.configs.schema_pretraining import NetworkConfig
@@ -25,12 +27,14 @@ def resolved(config: NetworkConfig) -> NetworkConfig:
 
 def load(
     config: NetworkConfig, seed: int, store: Mapping[str, Any], say: Callable[[str], object]
-) -> tuple[Card, EfficientNet, Variables]:
+) -> tuple[Card, EfficientNet, Variables, dict[str, int]]:
     """The card of what is to be trained, the network, and its first variables in float32.
 
+    Last, of each layer that starts from random numbers, from which channel on it does.
+
     Digest, source, terms and `trained` of the card are those of the bundle that it starts from. The
-    embedding is this project's own, of 4,096 numbers; where a bundle has no such layer, the layer
-    starts from random numbers. Preset and size are of the store, by its identity.
+    embedding is this project's own, of 4,096 numbers; a bundle's narrower head gives the first of
+    them, the others start from random numbers. Preset and size are of the store, by its identity.
 
     Raises:
         ValueError: the options contradict the bundle.
@@ -53,10 +57,27 @@ def load(
     card = random_weights.random_card(variant, size, preset, rule.mean, rule.std, version)
     model = weights.model_for(card, config.dtype or "float32").clone(remat=config.remat)
     variables = random_weights.random_variables(model, seed)
+    random = {layer: 0 for layer in variables["params"]}
     if origin:
         found = weights.load_variables(path, origin)
         variables, random = weights.graft(found, variables)
-        say(f"starts from {path}; from random numbers: {', '.join(random) or 'nothing'}")
+        parts = (f"{layer} from channel {first} on" for layer, first in sorted(random.items()))
+        say(f"starts from {path}; from random numbers: {', '.join(parts) or 'nothing'}")
         kept = ("digest", "source", "licence", "terms_of_use", "training_data", "trained")
         card = dataclasses.replace(card, **{name: getattr(origin, name) for name in kept})
-    return card, model, variables
+    return card, model, variables, random
+
+
+def calibrated(
+    variables: Variables, first: int, maps: Float32[np.ndarray, "position channel"]
+) -> Variables:
+    """With the statistics of the head's channels from `first` on that films have.
+
+    Args:
+        maps: positions of feature maps of films.
+    """
+    kernel = np.asarray(variables["params"]["head_conv"]["kernel"])[0, 0, :, first:]
+    found = {"mean": (maps @ kernel).mean(0), "var": (maps @ kernel).var(0)}
+    kept = variables["batch_stats"]["head_bn"]
+    joined = {name: np.concatenate([kept[name][:first], found[name]]) for name in kept}
+    return {**variables, "batch_stats": {**variables["batch_stats"], "head_bn": joined}}

@@ -38,6 +38,10 @@ STUCK = (
 )
 
 
+OF_BUNDLE = {"first_stage": 5, "first_share": 0.3}  # where the first weights are one
+CALIBRATED = 64  # films, for the statistics of new channels
+
+
 class Kept(NamedTuple):
     """What a checkpoint holds."""
 
@@ -52,6 +56,7 @@ class Training(NamedTuple):
     mesh: jax.sharding.Mesh
     recipe: Recipe
     films: training_films.TrainingFilms
+    label: Int32[np.ndarray, "film column"]  # what the loss compares
     schedule: Callable[[int], Int64[np.ndarray, " batch"]]  # of a step, rows of the train split
     card: Card  # of what it starts from
     model: EfficientNet
@@ -69,18 +74,18 @@ def pretrain(config: PretrainConfig, hosts: Hosts) -> None:
     say = (lambda *_: None) if hosts.index else functools.partial(print, flush=True)
     folder = paths.typed_local(config.output.path, "output.path")
     mesh = sharding.make_mesh(config.network.model_parallel)
-    recipe = Recipe(**vars(config.training), seed=config.seed, findings=config.input.findings)
-    recipe = dataclasses.replace(recipe, micro_batch=recipe.micro_batch or recipe.batch_size)
+    recipe = _recipe(config)
     check(recipe, mesh.shape["data"])
     films = training_films.read(config.input, config.watch.questions, say)
-    label = films.label[films.rows("train")]
-    schedule = random_access.make_schedule(label, recipe.batch_size, config.seed)
+    label = films.label if config.input.across_stores else films.by_store()
+    recipe = dataclasses.replace(recipe, columns=label.shape[1])
+    schedule = random_access.make_schedule(label[films.epoch()], recipe.batch_size, config.seed)
     network = first_weights.resolved(config.network)
     config = dataclasses.replace(config, network=network)
     made = films.stores[0].identity
-    card, model, variables = first_weights.load(network, config.seed, made, say)
+    card, model, variables, random = first_weights.load(network, config.seed, made, say)
     workers = config.input.workers or machine.processors()
-    training = Training(hosts, mesh, recipe, films, schedule, card, model, workers)
+    training = Training(hosts, mesh, recipe, films, label, schedule, card, model, workers)
     identity = _identity(training, config)
     rules = sharding.FULLY_SHARDED if network.fully_sharded else sharding.MODEL_PARALLEL
 
@@ -101,6 +106,9 @@ def pretrain(config: PretrainConfig, hosts: Hosts) -> None:
         manager = stack.enter_context(checkpoints.open_checkpoints(folder / "checkpoints"))
         first = training_folder.agreed(hosts, folder, manager.latest_step() or 0)
         stack.enter_context(training_step.memory_explained())
+        if recipe.first_stage and "head_conv" in random:
+            variables = _calibrated(training, variables, random["head_conv"])
+        result = training_step.make_result(recipe, variables, placed.state.average)
         if first:
             kept = checkpoints.restore(manager, first, shapes, placed, identity)
         else:
@@ -115,7 +123,14 @@ def pretrain(config: PretrainConfig, hosts: Hosts) -> None:
         save = functools.partial(checkpoints.save, manager, identity=identity)
         update = best_look.make_update(hosts, placed.best)
         best = _watched(
-            training, config.watch, step, (first, kept), log=log, save=save, update=update
+            training,
+            config.watch,
+            step,
+            (first, kept),
+            log=log,
+            save=save,
+            update=update,
+            result=result,
         )
         number, score = int(best.step), float(best.score)
         if score != best_look.NO_SCORE:
@@ -138,16 +153,36 @@ def _check(config: PretrainConfig) -> None:
         raise ValueError(f"input.workers is {config.input.workers}; expected 0 or more")
 
 
+def _recipe(config: PretrainConfig) -> Recipe:
+    """The recipe, with what follows from other settings where nothing is given."""
+    given = config.training
+    settings = {**vars(given), "micro_batch": given.micro_batch or given.batch_size}
+    for name, of_bundle in OF_BUNDLE.items():
+        if settings[name] is None:
+            settings[name] = 0 if config.network.weights == "random" else of_bundle
+    return Recipe(**settings, seed=config.seed)
+
+
+def _calibrated(training: Training, variables: Variables, first: int) -> Variables:
+    """With statistics of films of train for the random channels of the head, from `first` on."""
+    embed = tune_look.make_embed(training, "feature_map")
+    maps = embed(variables, tune_look.sample(training.films.rows("train"), CALIBRATED))
+    return first_weights.calibrated(
+        variables, first, maps.reshape(-1, training.card.embeddings["feature_map"])
+    )
+
+
 def _identity(training: Training, config: PretrainConfig) -> dict[str, str]:
     """What makes a run this one and no other."""
     card, films, recipe = training.card, training.films, training.recipe
     watch = config.watch
-    rows = films.rows("train")
+    rows = films.epoch()
     text = "\n".join(f"{films.places.image_id[i]} {films.label[i].tolist()}" for i in rows)
     digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
     return {
         **{name: str(value) for name, value in vars(recipe).items()},
         "findings": ", ".join(films.findings),
+        "repeat": ", ".join(map(str, films.repeat)),
         "variant": card.variant,
         "dtype": str(config.network.dtype),
         "first_weights": card.digest or f"random, seed {recipe.seed}",
@@ -164,7 +199,7 @@ def _batches(
 ) -> Iterator[tuple[Float32[np.ndarray, "local h w 1"], Int32[np.ndarray, "local finding"]]]:
     """This host's films and labels of each step after the first `first` ones."""
     films, recipe, hosts = training.films, training.recipe, training.hosts
-    rows = films.rows("train")
+    rows = films.epoch()
     each = recipe.batch_size // hosts.count
     mine = slice(hosts.index * each, (hosts.index + 1) * each)
 
@@ -174,7 +209,7 @@ def _batches(
     batches = random_access.batches(
         films.stores, films.places, rows_of_step, first, recipe.steps, training.workers
     )
-    return ((images, films.label[rows_of_step(number)]) for number, images in batches)
+    return ((images, training.label[rows_of_step(number)]) for number, images in batches)
 
 
 def _watched(
@@ -186,6 +221,7 @@ def _watched(
     log: Callable[[Mapping[str, float]], None],
     save: Callable[[int, Kept], None],
     update: Callable[[Best, int, Mapping[str, float], PyTree], Best],
+    result: Callable[[PyTree], PyTree],
 ) -> Best:
     """Takes all steps; writes the log and checkpoints, looks at tune, and shows the progress.
 
@@ -193,6 +229,7 @@ def _watched(
         start: number of steps that are done already, and what is kept after them.
         save: takes the number of a step and what is kept.
         update: of `best_look.make_update`.
+        result: of `training_step.make_result`.
 
     Returns:
         The best look.
@@ -210,6 +247,7 @@ def _watched(
 
     def looked(row: dict[str, float], average: PyTree) -> Best:
         """Adds the numbers of a look to the row."""
+        average = result(average)
         row |= look(average)
         say(training_log.line(row))
         found = update(best, int(row["step"]), row, average)

@@ -28,15 +28,31 @@ class TrainingFilms(NamedTuple):
     questions: tuple[str, ...]  # that the watch asks: the findings, and more
     answers: Int32[np.ndarray, "film question"]  # 1, 0, or -1 where it is unknown
     split: Shaped[np.ndarray, " film"]  # train, tune or test; "" for films that are not used
+    repeat: Int64[np.ndarray, " store"]  # how often an epoch takes each film of train
 
     @property
     def label(self) -> Int32[np.ndarray, "film finding"]:
         """1, 0, or -1 where it is unknown."""
         return self.answers[:, : len(self.findings)]
 
+    def by_store(self) -> Int32[np.ndarray, "film column"]:
+        """`label` with columns of its own for each store, which are unknown of the others' films.
+
+        So nothing is known of two films of different stores alike.
+        """
+        label = self.label
+        apart = np.full((len(label), len(self.stores), len(self.findings)), -1, np.int32)
+        apart[np.arange(len(label)), self.places.store] = label
+        return apart.reshape(len(label), -1)
+
     def rows(self, split: str) -> Int64[np.ndarray, " row"]:
         """Indices of the films of a split with at least one known finding."""
         return np.flatnonzero((self.split == split) & (self.label >= 0).any(axis=1))
+
+    def epoch(self) -> Int64[np.ndarray, " row"]:
+        """Those of train, each as often as an epoch takes it."""
+        rows = self.rows("train")
+        return np.repeat(rows, self.repeat[self.places.store[rows]])
 
 
 def read(
@@ -60,6 +76,12 @@ def read(
         raise ValueError(f"input.findings is {findings}; expected one or more, each once")
     questions = tuple(dict.fromkeys((*findings, *more)))
     splits = config.splits or ("",) * len(config.stores)
+    repeat = config.repeat or (1,) * len(config.stores)
+    if len(repeat) != len(config.stores) or min(repeat) < 1:
+        raise ValueError(
+            f"input.repeat is {repeat}; expected a number of 1 or more for each of the "
+            f"{len(config.stores)} stores"
+        )
     for name, given in (("labels", config.labels), ("splits", splits)):
         if len(given) != len(config.stores):
             raise ValueError(
@@ -85,7 +107,9 @@ def read(
         say(f"{len(mine)} films in {opened.folder}, {known} of them with label and split")
         for note in found.notes:
             say(f"  {note['count']:8} {note['what']}")
-    films = TrainingFilms(stores, places, findings, questions, answers, split)
+    films = TrainingFilms(
+        stores, places, findings, questions, answers, split, np.array(repeat, np.int64)
+    )
     used = (films.label >= 0).any(axis=1)
     try:
         check_patients(patient[used], study[used], split[used])

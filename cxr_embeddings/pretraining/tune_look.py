@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -139,25 +139,25 @@ def _views(
     return jax.vmap(lambda i, film: augment.view(jax.random.fold_in(key, i), film, how))(row, films)
 
 
-def make_look(training: Training, most: int) -> Callable[[Variables], dict[str, float]]:
-    """Gives a function from the encoder's variables to numbers, the same on every host.
+class Embed(Protocol):
+    """Embeds films of a training, or a random view of each."""
 
-    They are those of `measure` and `tune_alignment`, of two views of at most `ALIGNED` films. It
-    looks at `most` films of train, and of tune. Without films of tune there are none.
-    """
+    def __call__(
+        self, variables: Variables, rows: Int64[np.ndarray, " row"], view: int | None = None
+    ) -> Float32[np.ndarray, "row dim"]: ...
+
+
+def make_embed(training: Training, layer: str) -> Embed:
+    """Gives a function from the encoder's variables to the embeddings of films, on every host."""
     films, mesh, hosts = training.films, training.mesh, training.hosts
     card, batch_size = training.card, training.recipe.micro_batch
     shapes = weights.abstract_variables(training.model)
-    forward = inference.make_forward(training.model, shapes, mesh, "head", card.mean, card.std)
-    move = sharding.mover(sharding.variable_shardings(mesh, shapes))
+    forward = inference.make_forward(training.model, shapes, mesh, layer, card.mean, card.std)
     each = batch_size // hosts.count
-    train, tune = (sample(films.rows(name), most) for name in ("train", "tune"))
-    answers = films.answers[train], films.answers[tune]
 
-    def embed_rows(
+    def embed(
         variables: Variables, rows: Int64[np.ndarray, " row"], view: int | None = None
     ) -> Float32[np.ndarray, "row dim"]:
-        """Of the films, or of a random view of each of them."""
         steps = math.ceil(len(rows) / batch_size)
         padded = np.resize(rows, steps * batch_size).reshape(steps, hosts.count, each)
         batches = random_access.batches(
@@ -172,13 +172,28 @@ def make_look(training: Training, most: int) -> Callable[[Variables], dict[str, 
         every = hosts.gather(mine.ravel()).reshape(hosts.count, *mine.shape).swapaxes(0, 1)
         return every.reshape(-1, mine.shape[-1])[: len(rows)]
 
+    return embed
+
+
+def make_look(training: Training, most: int) -> Callable[[Variables], dict[str, float]]:
+    """Gives a function from the encoder's variables to numbers, the same on every host.
+
+    They are those of `measure` and `tune_alignment`, of two views of at most `ALIGNED` films. It
+    looks at `most` films of train, and of tune. Without films of tune there are none.
+    """
+    films, embed = training.films, make_embed(training, "head")
+    shapes = weights.abstract_variables(training.model)
+    move = sharding.mover(sharding.variable_shardings(training.mesh, shapes))
+    train, tune = (sample(films.rows(name), most) for name in ("train", "tune"))
+    answers = films.answers[train], films.answers[tune]
+
     def look(variables: Variables) -> dict[str, float]:
         if not len(tune):
             return {}
         variables = move(variables)
-        embeddings = embed_rows(variables, train), embed_rows(variables, tune)
+        embeddings = embed(variables, train), embed(variables, tune)
         some = tune[:: -(-len(tune) // ALIGNED)]
-        views = (supcon.normalise(jnp.asarray(embed_rows(variables, some, i))) for i in (0, 1))
+        views = (supcon.normalise(jnp.asarray(embed(variables, some, i))) for i in (0, 1))
         alignment = {"tune_alignment": float(supcon.alignment(*views))}
         return alignment | measure(embeddings, answers, films.questions)
 
