@@ -16,6 +16,7 @@ class TrainingFilmsConfig:
     splits: tuple[str, ...] = field(
         (), "CSV of splits for each store; default: the column `split` of the labels"
     )
+    not_mentioned: str = field("ignore", "what an empty cell means: ignore (unknown), negative")
     repeat: tuple[int, ...] = field(
         (), "how often an epoch takes each film of each store, such as 1,4; default: once"
     )
@@ -83,8 +84,10 @@ class PretrainingConfig:
     )
     steps: int = field(10_000, "steps in all")
     optimizer: str = field("adamw", "adamw or lars")
-    learning_rate: float = field(
-        1e-3, "highest learning rate; for lars about 0.3 for each 256 films"
+    learning_rate: float | None = field(
+        None,
+        "highest learning rate; default: 3e-4 where the first weights are a bundle, 1e-3 where "
+        "they are random; for lars about 0.3 for each 256 films",
     )
     warmup_steps: int = field(500, "steps in which the rate rises; then it falls to 0, as a cosine")
     weight_decay: float = field(0.05, "of kernels, not of biases or BatchNorm; for lars about 1e-6")

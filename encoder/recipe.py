@@ -26,6 +26,7 @@ class Recipe(PretrainingConfig):
 
     first_stage: int = 0
     first_share: float = 0.0
+    learning_rate: float = 1e-3
     seed: int = 0  # of the views and of the projection's first weights
     columns: int = 1  # of the labels
 

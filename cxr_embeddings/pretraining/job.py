@@ -38,7 +38,8 @@ STUCK = (
 )
 
 
-OF_BUNDLE = {"first_stage": 5, "first_share": 0.3}  # where the first weights are one
+# Where nothing is given: with a bundle of first weights, and with random ones
+DEFAULTS = {"first_stage": (5, 0), "first_share": (0.3, 0.0), "learning_rate": (3e-4, 1e-3)}
 CALIBRATED = 64  # films, for the statistics of new channels
 
 
@@ -157,9 +158,9 @@ def _recipe(config: PretrainConfig) -> Recipe:
     """The recipe, with what follows from other settings where nothing is given."""
     given = config.training
     settings = {**vars(given), "micro_batch": given.micro_batch or given.batch_size}
-    for name, of_bundle in OF_BUNDLE.items():
+    for name, values in DEFAULTS.items():
         if settings[name] is None:
-            settings[name] = 0 if config.network.weights == "random" else of_bundle
+            settings[name] = values[config.network.weights == "random"]
     return Recipe(**settings, seed=config.seed)
 
 

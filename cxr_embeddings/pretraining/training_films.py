@@ -98,7 +98,13 @@ def read(
     ):
         mine = np.flatnonzero(places.store == i)
         names = tuple(questions[j] for j in asked[i])
-        labels = LabelsConfig(table, names, split_path=split_path, name_parts=config.name_parts)
+        labels = LabelsConfig(
+            table,
+            names,
+            not_mentioned=config.not_mentioned,
+            split_path=split_path,
+            name_parts=config.name_parts,
+        )
         found = join(places.image_id[mine], read_labels(labels))
         rows = mine[found.row]
         answers[np.ix_(rows, asked[i])] = np.where(found.mask, found.label, -1)
