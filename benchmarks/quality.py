@@ -14,114 +14,27 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-import pandas as pd
-from jaxtyping import Bool, Float, Float32, Int
+from jaxtyping import Float, Float32, Int
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 
 import cxr_embeddings as cxr
 from benchmarks import quality_page
-from benchmarks.folds import FOLDS, TABLES
+from benchmarks.folds import FOLDS
+from benchmarks.quality_films import DRAWN, VIEWS, Films, adults, children, drawn, pixels
 from cxr_embeddings.configs.schema import TrainingConfig
 from cxr_embeddings.heads import data_efficiency, features, logistic
 from cxr_embeddings.heads.statistics import auroc_interval, bootstrap, discrimination
 from cxr_embeddings.heads.statistics.bootstrap import Draws, Measured
-from cxr_embeddings.input_pipeline.films import decode
-from cxr_embeddings.input_pipeline.films.listing import list_inputs
-from cxr_embeddings.input_pipeline.synthetic import mimic_folder
-from cxr_embeddings.input_pipeline.synthetic.report_text import LABELS
 
 PIXELS, COMPONENTS = "pixels", 256
 PENALTIES = sorted(TrainingConfig().weight_decays, reverse=True)
 FEW_PENALTY = 0.1  # with few labels nothing is left to choose a penalty by
 SIZES = (8, 16, 32, 64, 128, 256)
 MOST = 0.55  # of the films of a fold that are labelled in a draw: the others are tested
-LEAST_POSITIVES = 50  # of a finding that is measured
-DRAWN = {"drawn400": (400, 22), "drawn1200": (1200, 23)}  # films and seed
-VIEWS = ["AP", "PA"]
 
 Part = tuple[Int[np.ndarray, " test"], Float[np.ndarray, " test"]]  # rows of films, and scores
 Rows = dict[str, Measured]
-
-
-class Films(NamedTuple):
-    """Labelled films; those of real patients have five folds, drawn ones 0: test, 1: tune."""
-
-    name: str
-    folder: pathlib.Path
-    stem: Sequence[str]  # names of the files, without suffix
-    patient: np.ndarray
-    fold: Int[np.ndarray, " film"]
-    new: Bool[np.ndarray, " film"]  # the first demo weights were not trained on it
-    questions: list[str]
-    label: Float32[np.ndarray, "film question"]  # NaN: unknown
-
-    @property
-    def real(self) -> bool:
-        return self.name not in DRAWN
-
-
-def films_of(
-    name: str, folder: pathlib.Path, table: pd.DataFrame, questions: dict[str, pd.Series]
-) -> Films:
-    stem = [pathlib.PurePath(one).stem for one in table.image_id]
-    label = np.stack([*questions.values()], 1).astype(np.float32)
-    fold, patient = table.fold.to_numpy(), table.patient_id.to_numpy(str)
-    new = (table.old_split != "train").to_numpy()
-    return Films(name, folder, stem, patient, fold, new, [*questions], label)
-
-
-def children(folder: pathlib.Path) -> Films:
-    """Kermany's films."""
-    table = _with_folds("kermany", folder)
-    return films_of("kermany", folder / "images", table, {"pneumonia": table.pneumonia})
-
-
-def adults(folder: pathlib.Path) -> Films:
-    """Those of ChestX-ray14; the questions from the second on, without the last three: findings."""
-    table = _with_folds("nih", folder)
-    counts = table.loc[:, "Atelectasis":"Hernia"].sum()
-    questions = {"abnormal": 1 - table.no_finding}
-    questions |= {name: table[name] for name in counts.index[counts >= LEAST_POSITIVES]}
-    questions |= {"sex": table.sex == "M", "view": table["view"] == "AP", "age": table.age > 60}
-    return films_of("nih", folder / "images", table, questions)
-
-
-def _with_folds(name: str, folder: pathlib.Path) -> pd.DataFrame:
-    labels = pd.read_csv(folder / "labels.csv").drop(columns="patient_id", errors="ignore")
-    labels["image_id"] = labels.file.str.removeprefix("images/")
-    table = pd.read_csv(TABLES / f"{name}.csv", dtype={"patient_id": str})
-    return table.merge(labels, on="image_id", validate="1:1")
-
-
-def drawn(name: str, work: pathlib.Path) -> Films:
-    """Films of the generator, labelled and split as in the demo."""
-    folder, (films, seed) = work / name, DRAWN[name]
-    mimic_folder.write_mimic(folder, films=films, seed=seed)
-    tables = (
-        pd.read_csv(folder / f"mimic-cxr-2.0.0-{one}.csv.gz") for one in ("split", "chexpert")
-    )
-    table = functools.reduce(lambda a, b: a.merge(b, on=["subject_id", "study_id"]), tables)
-    table = table[table.dicom_id.isin([*pixels(folder / "files", work / f"{name}.npz")])]
-    fold = table.split.map({"test": 0, "validate": 1, "train": 2})
-    table = table.assign(image_id=table.dicom_id, patient_id=table.subject_id, fold=fold)
-    labels = {one: table[one].fillna(0).replace(-1, np.nan) for one in LABELS}
-    return films_of(name, folder / "files", table.assign(old_split=""), labels)
-
-
-@functools.cache
-def pixels(folder: pathlib.Path, cache: pathlib.Path) -> dict[str, np.ndarray]:
-    """The films that can be read, averaged to 56 x 56 pixels, by their names without suffix."""
-    if not cache.exists():
-        read = {}
-        for film in list_inputs(str(folder)).files:
-            found = decode.load(film.path, "native", 224, tuple(VIEWS))
-            if isinstance(found, decode.Prepared):
-                image = found.image.reshape(56, 4, 56, 4).mean((1, 3))
-                read[pathlib.PurePath(film.path).stem] = image.ravel()
-        np.savez(cache, **read)
-    with np.load(cache) as saved:
-        return dict(saved)
 
 
 @functools.cache
@@ -188,12 +101,11 @@ def sources(encoders: str, work: pathlib.Path) -> list[Source]:
     """The encoders that the command line names."""
     named = [one.partition("=")[::2] for one in encoders.split(",")]
     like = named[0][1].format(fold=0)
-    return [
-        Source(
-            name, [path.format(fold=k) for k in range(FOLDS if "{fold}" in path else 1)], like, work
-        )
+    paths = {
+        name: [path.format(fold=k) for k in range(FOLDS if "{fold}" in path else 1)]
         for name, path in named
-    ]
+    }
+    return [Source(name, bundles, like, work) for name, bundles in paths.items()]
 
 
 def probe(
@@ -291,51 +203,50 @@ def effective_rank(x: Float[np.ndarray, "film dim"]) -> float:
 def measure(source: Source, sets: Sequence[Films], resamples: int, draws: int) -> Rows:
     """All rows of the page for one encoder: what is drawn is the same for all encoders."""
     rows: Rows = {}
-    real = sets[:2]
+    young, grown, *made = sets
     resampled = {one.name: bootstrap.draw(one.patient, resamples, 0) for one in sets}
 
-    def add(name: str, films: Films, parts: Sequence[Part], j: int, few: bool = False) -> Measured:
+    def add(name: str, films: Films, parts: Sequence[Part], j: int = 0, few: bool = False) -> None:
         chance = np.random.default_rng(0) if few else None
         rows[name] = pooled(parts, films.label[:, j], resampled[films.name], chance)
-        return rows[name]
 
-    for films, other in (real, real[::-1]):
+    for films, other in ((young, grown), (grown, young)):
+        first = films.questions[0]
         own, foreign, few, ranks = [], [], {}, []
+        pools = {first: np.ones(len(films.fold), bool), f"{first} new": films.new}
+        most = {name: MOST * np.bincount(films.fold[pool]).min() for name, pool in pools.items()}
         for k in range(FOLDS):
             x, y = source.arrays(k, films, other)
             tests = [np.flatnonzero(one.fold == k) for one in (films, other)]
             a, b = probe(x, films, k, [x[tests[0]], y[tests[1]]])
             own.append((tests[0], a))
             foreign.append((tests[1], b[:, 0]))
-            ranks.append((effective_rank(x), effective_rank(x[tests[0]])))
-            for seen, pool in (("", tests[0]), (" new", tests[0][films.new[tests[0]]])):
+            for name in pools.keys() & quality_page.CURVES.keys():
+                pool = np.flatnonzero(pools[name] & (films.fold == k))
                 for size in SIZES:
-                    if size <= MOST * len(pool):
-                        parts = few.setdefault(f"{films.questions[0]}{seen} {size}", [])
-                        parts += few_labels(x, films, pool, size, draws)
-        measured = [
+                    if size <= most[name]:
+                        parts = few_labels(x, films, pool, size, draws)
+                        few.setdefault(f"{name} {size}", []).extend(parts)
+            if films is grown:
+                ranks.append((effective_rank(x), effective_rank(x[tests[0]])))
+        for j, name in enumerate(films.questions):
             add(name, films, [(at, logit[:, j]) for at, logit in own], j)
-            for j, name in enumerate(films.questions)
-        ]
-        fresh = [(at[films.new[at]], logit[films.new[at], 0]) for at, logit in own]
-        add(f"{films.questions[0]} new", films, fresh, 0)
-        add(f"{other.questions[0]} by {films.questions[0]}", other, foreign, 0)
-        for name, parts in few.items():
-            add(name, films, parts, 0, few=True)
-        if len(measured) > 1:
-            rows["findings"] = bootstrap.mean(measured[1:-3])
-            for name, values in zip(("rank", "rank of a fold"), np.mean(ranks, 0), strict=True):
-                rows[name] = Measured(float(values), np.empty(0), (None, None))
-    for films in sets[2:]:
-        test, all_parts = np.flatnonzero(films.fold == 0), []
-        for k in range(len(source.bundles)):
-            (x,) = source.arrays(k, films)
-            all_parts.append(probe(x, films, 0, [x[test]])[0])
-        measured = [
-            add(f"{films.name} {name}", films, [(test, one[:, j]) for one in all_parts], j)
-            for j, name in enumerate(films.questions)
-        ]
-        rows[films.name] = bootstrap.mean(measured)
+        new = [(at[films.new[at]], logit[films.new[at], 0]) for at, logit in own]
+        add(f"{first} new", films, new)
+        add(f"{other.questions[0]} by {first}", other, foreign)
+        for name in sorted(few, key=lambda name: int(name.rpartition(" ")[2])):
+            add(name, films, few[name], few=True)
+    rows["findings"] = bootstrap.mean([rows[name] for name in grown.questions[1:-3]])
+    for name, value in zip(quality_page.RANKS, np.mean(ranks, 0), strict=True):
+        rows[name] = Measured(float(value), np.empty(0))
+    for films in made:
+        test = np.flatnonzero(films.fold == 0)
+        arrays = [source.arrays(k, films)[0] for k in range(len(source.bundles))]
+        logits = [probe(x, films, 0, [x[test]])[0] for x in arrays]
+        names = [f"{films.name} {name}" for name in films.questions]
+        for j, name in enumerate(names):
+            add(name, films, [(test, one[:, j]) for one in logits], j)
+        rows[films.name] = bootstrap.mean([rows[name] for name in names])
     return rows
 
 
@@ -363,7 +274,9 @@ def run(
         for source in compared:
             start = time.monotonic()
             found[source.name] = measure(source, sets, resamples, draws)
-            print(f"{source.name}: {time.monotonic() - start:.0f} s", flush=True)
+            print(f"\n{source.name}, {time.monotonic() - start:.0f} s", flush=True)
+            for row, one in found[source.name].items():
+                print(f"{row:32}{quality_page.cell(one)}", flush=True)
     young, grown = sets[:2]
     facts = {
         "encoders": "\n".join(source.described() for source in compared),

@@ -13,7 +13,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from benchmarks import folds, quality, quality_page
-from benchmarks.quality import Films
+from benchmarks.quality_films import Films
 from cxr_embeddings.heads.statistics import bootstrap
 from cxr_embeddings.heads.statistics.bootstrap import Measured
 
