@@ -62,6 +62,6 @@ def draw(path: pathlib.Path, rows: Sequence[Mapping[str, str]], probe: str) -> F
             ax.xaxis.set_major_locator(MaxNLocator(4))
             ax.yaxis.set_major_locator(MaxNLocator(5))
             if "effective_rank" in curves:
-                ax.set_ylim(bottom=0)
+                ax.set_ylim(0, 1.08 * ax.get_ylim()[1])
         figure.savefig(path, dpi=DPI, metadata={"Software": None})
     return figure
