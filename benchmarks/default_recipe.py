@@ -43,6 +43,8 @@ def run(weights: str, work: str, films: int = 2000, steps: int = 200) -> None:
     )
     with (output / "metrics.csv").open(newline="") as stream:
         looks = [row for row in csv.DictReader(stream) if row["score"]]
+    if not looks:
+        sys.exit(f"no finding has enough films among {films}: draw more")
     first, best = looks[0], max(looks, key=lambda row: float(row["score"]))
     lost = []
     for name in (name for name in first if name.startswith("probe_") and first[name]):
