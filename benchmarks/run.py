@@ -20,7 +20,6 @@ SUBJECTS = {
     "folds": "tables of splits without one of the five folds of weights/splits",
     "coverage": "how often confidence intervals hold the truth, on simulated films",
     "out_of_distribution": "which films heads flag: laterals, turned films, a leg, noise",
-    "pydicom_files": "pydicom's own test files: are the pixels equal to pydicom's?",
     "mutated_films": "damaged films: is each a film or a rejection with a reason?",
 }
 

@@ -1,5 +1,6 @@
 """Intensity and resize rules against independent implementations: pydicom, TensorFlow, JAX."""
 
+import contextlib
 import hashlib
 import io
 import pathlib
@@ -330,6 +331,22 @@ def test_pydicoms_own_films_are_rendered_as_by_pydicom():
         assert_dicom(data)
         assert_toolkit(data)
     assert len(films) >= 17
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_all_of_pydicoms_own_files_have_its_pixels():
+    """Those that both read: pydicom decodes by the plug-ins that are here."""
+    equal = 0
+    for path in pathlib.Path(pydicom.data.__file__).with_name("test_files").rglob("*"):
+        film = read(path.read_bytes()) if path.is_file() else None
+        if isinstance(film, Film):
+            with contextlib.suppress(RuntimeError, NotImplementedError):
+                pixels = pydicom.dcmread(path, force=True).pixel_array
+                grey = pixels[..., 0] if pixels.ndim == 3 else pixels
+                np.testing.assert_array_equal(film.pixels, grey, path.name)
+                equal += 1
+    assert equal >= 44
 
 
 @pytest.mark.parametrize("shape", ["", "IDENTITY", "INVERSE"])
