@@ -3,6 +3,8 @@
 import dataclasses
 import os
 
+import numpy as np
+
 from cxr_embeddings.configs.schema import LabelsConfig
 from cxr_embeddings.heads.labels import join as joining
 from cxr_embeddings.heads.labels import label_table
@@ -16,6 +18,10 @@ def join(names, found, *, seed=0, **options):
     texts = {k: os.fspath(v) if isinstance(v, os.PathLike) else v for k, v in options.items()}
     config = dataclasses.replace(found.config, **texts)
     return joining.join(names, dataclasses.replace(found, config=config), seed)
+
+
+def ids(*names):
+    return np.array(names, object)
 
 
 def said(found, *names):

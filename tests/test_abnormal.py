@@ -144,7 +144,6 @@ def test_tables_of_real_films(shared_data, name, dataset, column, normal):
             r"nearest to mimic_cxr's, but has no column Atelectasis\. There are: subject_id, ",
         ),
         ("Image Index,Finding Labels\na.png,Edema\n", "but has no column Patient ID"),
-        (mimic_table(), r"has no rows; expected a header and at least one row"),
         (mimic_table({"Edema": "2"}), r"found '2' in row 2 of .*, column 'Edema'; expected 1, 0"),
         (mimic_table({}, {"Edema": "yes"}), r"found 'yes' in row 3 of"),
         (mimic_table({}, {"study_id": ""}), r"row 3 of .* lacks an id \(study_id, subject_id\)"),
@@ -152,8 +151,6 @@ def test_tables_of_real_films(shared_data, name, dataset, column, normal):
             mimic_table({}, {"study_id": "1", "subject_id": "101", "Edema": "1"}),
             r"row 3 of .* is the second of 1 and 101; expected one row for each study_id and subj",
         ),
-        (mimic_table({}) + "102,2\n", r"row 3 of .* has 2 values, its header 16; expected as many"),
-        (mimic_table({}) + '"102', r"is not a whole CSV file \(unexpected end of data\)"),
         (
             "Image Index,Finding Labels,Patient ID\na.png,Edema|Effusoin,1\n",
             r"found 'Effusoin' in row 2 of .*, column 'Finding Labels'; expected Atelectasis, Card",
@@ -164,12 +161,3 @@ def test_tables_that_are_refused(tmp_path, text, message):
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(ValueError, match=message):
         read_labels(str(tmp_path / "t.csv"))
-
-
-@pytest.mark.parametrize("harm", [lambda data: data[:-20], lambda data: b"study_id," + data])
-def test_damaged_files_are_refused(tmp_path, harm):
-    (tmp_path / "t.csv.gz").write_bytes(harm(gzip.compress(mimic_table({}).encode())))
-    with pytest.raises(ValueError, match="is not a whole CSV file"):
-        read_labels(str(tmp_path / "t.csv.gz"))
-    with pytest.raises(FileNotFoundError):
-        read_labels(str(tmp_path / "other.csv"))

@@ -24,20 +24,7 @@ CHESTS = (
 
 def test_no_chest_film_counts_by_its_spelling():
     assert [said for said in CHESTS if other_than_chest("DX", said)] == []
-    for modality in (
-        "",
-        "CR",
-        "DX",
-        "DR",
-        "RG",
-        "RF",
-        "XA",
-        "OT",
-        "SC",
-        "HC",
-        "CT CHEST",
-        "M\ufffd",
-    ):
+    for modality in ("", *"CR DX DR RG RF XA OT SC HC".split(), "CT CHEST", "M\ufffd"):
         assert other_than_chest(modality, "CHEST") is None
 
 

@@ -170,41 +170,32 @@ def test_a_projection_is_marked_untrained_wherever_it_goes(projected):
     assert identity["shape"] == (1280,) and identity["projection"] is None
 
 
-def damaged(published: pathlib.Path, folder: pathlib.Path, how: str) -> pathlib.Path:
-    """The published file, spoilt."""
-    path = folder / NAME
-    if how == "cut off":
-        path.write_bytes(published.read_bytes()[:10_000])
-        return path
-    tensors = load_file(published)
-    if how == "not finite":
-        tensors["bn2.weight"][3] = np.nan
-    save_file(tensors, path)
-    return path
-
-
 @pytest.mark.parametrize(
-    ("how", "options", "message"),
+    ("options", "message"),
     [
-        ("cut off", [], r"cannot be read .*: expected safetensors; fetch it again"),
-        ("not finite", [], "its network gives numbers that are not finite"),
-        ("whole", ["--variant=l2"], "asked for variant l2, but it is b0"),
-        ("whole", ["--projection=gaussian"], "expected orthonormal:SEED"),
-        ("whole", ["--output="], "--output is missing"),
-        ("whole", ["--output=", "--from=orbax", "--dtype=bfloat16"], "--output is missing"),
-        ("whole", ["--output=.."], "exists already: remove it or choose another name"),
-        ("whole", ["--from=tf"], "expected a Noisy Student checkpoint"),
-        ("whole", ["--from=keras"], "cannot be read as an EfficientNet of Keras 3"),
-        ("whole", ["--from=orbax"], "expected a weights bundle, a folder with card.json"),
-        ("whole", ["--from=onnx"], "expected one of timm, keras, tf, elixr_c, .*orbax and a path"),
-        ("whole", ["--from=timm", "--input=/nowhere"], "is /nowhere; expected a file or a folder"),
-        ("whole", ["--dtype=float16"], "float16"),
+        (["--input=nan"], "its network gives numbers that are not finite"),
+        (["--variant=l2"], "asked for variant l2, but it is b0"),
+        (["--projection=gaussian"], "expected orthonormal:SEED"),
+        (["--output="], "--output is missing"),
+        (["--output=", "--from=orbax", "--dtype=bfloat16"], "--output is missing"),
+        (["--output=.."], "exists already: remove it or choose another name"),
+        (["--from=keras"], "cannot be read as an EfficientNet of Keras 3"),
+        (["--from=orbax"], "expected a weights bundle, a folder with card.json"),
+        (["--from=onnx"], "expected one of timm, keras, tf, elixr_c, .*orbax and a path"),
+        (["--from=timm", "--input=/nowhere"], "is /nowhere; expected a file or a folder"),
+        (["--dtype=float16"], "float16"),
     ],
 )
-def test_what_is_wrong_is_said_and_nothing_is_left(published, tmp_path, how, options, message):
-    (tmp_path / "in").mkdir()
-    path = damaged(published, tmp_path / "in", how)
-    given = {"--from": "timm", "--input": path, "--output": tmp_path / "out" / "bundle"}
+def test_what_is_wrong_is_said_and_nothing_is_left(
+    published, tmp_path, monkeypatch, options, message
+):
+    monkeypatch.chdir(tmp_path)
+    if "--input=nan" in options:
+        tensors = load_file(published)
+        tensors["bn2.weight"][3] = np.nan
+        options = [f"--input={NAME}"]
+        save_file(tensors, NAME)
+    given = {"--from": "timm", "--input": published, "--output": tmp_path / "out" / "bundle"}
     given |= dict(one.split("=") for one in options)
     result = call(*(f"{name}={value}" for name, value in given.items()))
     assert result.returncode == 1, result.stdout
@@ -222,7 +213,6 @@ def test_a_bundle_that_was_changed_or_is_newer_is_refused(bundle, tmp_path):
         ({"digest": "0" * 64}, r"has digest [0-9a-f]{64}, but its card says 0000"),
         ({"dtype": "bfloat16"}, "holds float32, but its card says bfloat16"),
         ({"embeddings": offered}, "card: embeddings are .*pooled_map.* offers"),
-        ({"format_version": 2}, "format_version 2, this program reads up to 1: update"),
     ):
         (copy / "card.json").write_text(json.dumps(card | changes))
         result = call("--from=orbax", f"--input={copy}")

@@ -62,14 +62,6 @@ def test_delong_where_there_is_no_variance():
     assert delong(np.array([1.0, 3, 2]), np.array([0, 0, 1])) == (None, None)
 
 
-def test_why_undefined():
-    why = discrimination.why_undefined
-    assert why("test", np.zeros(120)) == "test has 0 positives among 120 films"
-    assert why("test", np.ones(1)) == "test has 0 negatives among 1 film"
-    assert why("tune", np.zeros(0)) == "tune has no film with a known label"
-    assert why("tune", np.arange(2)) is None
-
-
 def compare(label, a, b, mask=None, patient=None):
     mask = np.ones(label.shape, bool) if mask is None else mask
     names = [f"finding {j}" for j in range(label.shape[1])]

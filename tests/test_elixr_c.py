@@ -306,8 +306,7 @@ STYLES = {
 
 
 @pytest.mark.parametrize(
-    "style",
-    [s if s == "TensorFlow 2" else pytest.param(s, marks=pytest.mark.slow) for s in STYLES],
+    "style", [s if s == "TensorFlow 2" else pytest.param(s, marks=pytest.mark.slow) for s in STYLES]
 )
 def test_every_leaf_is_found_and_the_features_are_the_same(
     case, style, tmp_path, request, monkeypatch
@@ -356,10 +355,7 @@ def defun_swish(x: Any) -> Any:
 
 @pytest.mark.parametrize(
     "style",
-    [
-        Style(fused=False, explicit_padding="EXPLICIT", loop=False),
-        Style(swish=defun_swish),
-    ],
+    [Style(fused=False, explicit_padding="EXPLICIT", loop=False), Style(swish=defun_swish)],
     ids=["unfused", "Defun"],
 )
 def test_other_ways_to_write_it(style):

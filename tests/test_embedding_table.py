@@ -409,14 +409,11 @@ def test_damaged_files_are_left_out_with_their_reasons(tmp_path):
     npz, parquet = (
         FORMATS[f].encode([EmbeddingRecord("x", vector(0))]) for f in ("npz", "parquet")
     )
-    flipped = bytearray(framed(example(embedding=vector(0))))
-    flipped[30] ^= 1
     damaged = {
         "empty.npz": (b"", "not a zip file"),
         "cut.npz": (npz[:-9], "not a zip file"),
         "cut.parquet": (parquet[:-9], "Parquet magic bytes not found"),
         "cut.tfrecord": (framed(example(embedding=vector(0)))[:-1], "records from byte 0 on"),
-        "flipped.tfrecord": (bytes(flipped), "records from byte 0 on"),
         "short.tfrecord": (b"1234", "records from byte 0 on are lost: a damaged length"),
         "long.tfrecord": (framed(bytes(1))[:12] + b"x", "records from byte 0 on"),
         "other.tfrecord": (framed(b"\x07"), "the record at byte 0: no tf.train.Example"),

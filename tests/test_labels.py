@@ -5,20 +5,15 @@ import gzip
 import numpy as np
 import pandas as pd
 import pytest
-from label_tables import counts, join, read_labels, said, the_note
+from label_tables import counts, ids, join, read_labels, said, the_note
 
 from cxr_embeddings.heads.labels.columns import read_table
 from cxr_embeddings.heads.labels.findings import CHEXPERT, NIH
 from cxr_embeddings.heads.labels.matching import clean
 
-FRACTIONS = (0.6, 0.2, 0.2)
 FOUR = (
     "image_id,patient_id,split,x; a.png,1,train,1; b.png,2,train,0; c.png,3,tune,1; d.png,4,tune,"
 )
-
-
-def ids(*names):
-    return np.array(names, object)
 
 
 def values_of(found, finding=0):

@@ -5,7 +5,6 @@ import fcntl
 import json
 import shutil
 
-import fsspec
 import numpy as np
 import pytest
 from running import is_intact, tree
@@ -292,16 +291,6 @@ def test_a_full_disk_stops_the_run_and_what_is_there_stays_whole(tmp_path, monke
     again = run(tmp_path)
     assert (again.done, again.damaged) == (3, 0)
     assert len(list(tmp_path.rglob("*.tfrecord"))) == 8 and is_intact(tmp_path)
-
-
-def test_remote_folders():
-    run_remote = lambda **options: run("memory://out", **options)  # noqa: E731
-    run_remote(stop_after=6)
-    assert run_remote().done == 4
-    fs = fsspec.filesystem("memory")
-    assert json.loads(fs.cat_file("/out/manifest.json"))["embedded"] == 8
-    assert fs.exists("/out/p0/00.tfrecord")
-    fs.rm("/out", recursive=True)
 
 
 @pytest.mark.parametrize(

@@ -128,8 +128,6 @@ def test_stopped_in_the_middle_it_goes_on(large, whole, tmp_path, stop):
         (["--config.output.path=/proc/out"], 1, "No such file or directory: /proc/out"),
         (["--direct_num_wrkers=2"], 1, "--direct_num_wrkers; did you mean --direct_num_workers?"),
         (["--runner=NoRunner"], 1, "Beam's runner NoRunner is not available"),
-        (["--config.inputs.path=x"], 1, "did you mean --config.input.path?"),
-        (["--config=configs/head.py:mlp"], 1, "is not a configuration of this command"),
         (["--help"], 0, "--config.output.name=mimic_cxr"),
     ],
 )

@@ -263,11 +263,6 @@ def test_what_is_wrong_is_said(data, tmp_path, changes, message):
     assert not (tmp_path / "run").exists()
 
 
-def test_what_is_missing_is_said():
-    said = running.call("pretrain", "--input=x", "--output=y")
-    assert said.returncode == 2 and "options:\n  --labels: " in said.stderr
-
-
 def test_findings_with_films_of_both_classes_are_trained_on(data, tmp_path):
     table = pandas.read_csv(data / "abnormal.csv", dtype=str)
     table.assign(abnormal="1").to_csv(tmp_path / "ones.csv", index=False)

@@ -122,10 +122,7 @@ def test_only_some_reports_are_in_memory(tmp_path, monkeypatch):
     assert len(read) == len(done) == 60 and 2 < max(most) <= 2 * 4
 
 
-HALF_READ = {
-    "50000001": ("normal", "normal_statement"),
-    "50000002": ("unknown", "unreadable"),
-}
+HALF_READ = {"50000001": ("normal", "normal_statement"), "50000002": ("unknown", "unreadable")}
 
 
 def test_a_damaged_member_of_an_archive_is_unreadable(tmp_path):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from label_tables import counts, join, read_labels, said, the_note
+from label_tables import counts, ids, join, read_labels, said, the_note
 
 from cxr_embeddings.heads.labels.join import group_values
 from cxr_embeddings.heads.labels.splits import (
@@ -14,10 +14,6 @@ from cxr_embeddings.heads.labels.splits import (
 
 FRACTIONS = (0.7, 0.1, 0.2)
 TWO = "image_id,x; a,1; b,0"
-
-
-def ids(*names):
-    return np.array(names, object)
 
 
 # ---- splits by name

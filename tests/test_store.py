@@ -445,16 +445,6 @@ def test_a_shard_in_the_place_of_another_is_noticed(copied):
         all_batches(opened)
 
 
-def test_options_that_beam_would_ignore_are_refused():
-    from apache_beam.options.pipeline_options import PipelineOptions
-
-    from cxr_embeddings.input_pipeline.store import beam_job
-
-    with pytest.raises(ValueError, match="Beam knows no option --direct_num_wrkers"):
-        beam_job.parse_options(["--runner=FnApiRunner", "--direct_num_wrkers=2"])
-    assert isinstance(beam_job.parse_options(["--direct_num_workers=2"]), PipelineOptions)
-
-
 def test_a_store_in_another_file_system(mimic, whole, monkeypatch):
     """Written through fsspec, from films of a file system that fails at random."""
     fs = fsspec.filesystem("memory")

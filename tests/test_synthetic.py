@@ -111,16 +111,6 @@ def test_tables_and_files_name_each_other(mimic, tables):
     assert set(map(tuple, of_patient)) == {("train",), ("validate",), ("test",)}
 
 
-def test_headers_agree_with_the_tables(tables, headers):
-    rows = tables["mimic-cxr-2.0.0-metadata"].set_index("dicom_id")
-    for dicom_id, header in headers.items():
-        row = rows.loc[dicom_id]
-        for name in ("Rows", "Columns", "ViewPosition", "StudyDate"):
-            assert str(header[name].value or "") == row[name]
-        assert header.PatientID == row["subject_id"] and header.StudyID == row["study_id"]
-        assert header.StudyDate > "2109"
-
-
 def test_labels_follow_the_conventions(tables):
     labels = tables["mimic-cxr-2.0.0-chexpert"][LABELS]
     for name in LABELS:
@@ -129,18 +119,6 @@ def test_labels_follow_the_conventions(tables):
     assert {*labels["No Finding"]} == {"1.0", ""} and 0.3 < normal.mean() < 0.5
     findings = labels[normal].drop(columns=["No Finding", "Support Devices"])
     assert findings.isin(["0.0", ""]).all(axis=None)
-
-
-def test_reports_say_what_the_labels_say():
-    rng = np.random.default_rng(0)
-    labels = {"Edema": 0, "Pleural Effusion": 1, "Pneumonia": -1}
-    text = report_text.report_text(rng, labels, "left", "CHEST (PORTABLE AP)", earlier=False)
-    findings, impression = " ".join(text.split()).split("FINDINGS:")[1].split("IMPRESSION:")
-    assert impression.strip() == "Left pleural effusion. Possible left pneumonia."
-    assert "no pulmonary edema" in findings.lower() or "no evidence of pulm" in findings.lower()
-    normal = report_text.report_text(rng, {"No Finding": 1}, "left", "CHEST", earlier=True)
-    assert "No acute cardiopulmonary process." in normal
-    assert text.splitlines()[0].strip() == "FINAL REPORT"
 
 
 def test_every_kind_of_header_occurs(headers):
@@ -182,15 +160,6 @@ def test_films_are_stored_and_shown_as_drawn(technique):
         shown = 1 - shown
     assert np.corrcoef(film.ravel(), shown.ravel())[0, 1] > 0.97  # and not a negative
     assert shown[60:80, 58:66].mean() > 0.7  # the heart is bright
-
-
-def test_damaged_files_are_damaged(tables, headers):
-    cut = 0
-    for header in headers.values():
-        if not header.file_meta.TransferSyntaxUID.is_compressed:
-            size = header.Rows * header.Columns * header.BitsAllocated / 8
-            cut += len(header.PixelData) < size
-    assert cut == 1 == len(tables["cxr-record-list"]) - len(headers)
 
 
 @pytest.mark.parametrize("finding", sorted(set(report_text.LABELS) - {"No Finding"}))

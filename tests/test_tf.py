@@ -112,8 +112,8 @@ def trained() -> Iterator[weights.Variables]:
         yield with_statistics(random_variables(EfficientNet("tiny", 48)))
 
 
-def read(path: pathlib.Path, **asked) -> tuple[Card, weights.Variables]:
-    return convert.read(tf.read(path), **asked)
+def read(path: pathlib.Path) -> tuple[Card, weights.Variables]:
+    return convert.read(tf.read(path))
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["folder", "tarball"])
@@ -169,20 +169,13 @@ def test_names_of_the_facts(monkeypatch):
 def test_the_475_pixels_of_the_second_l2_are_in_its_name(tmp_path, trained):
     write(tmp_path / "noisy_student_efficientnet-l2_475" / "model.ckpt", stored(trained, "tiny"))
     assert read(tmp_path)[0].resolution == 475
-    with pytest.raises(ValueError, match="asked for resolution 800, but it is 475"):
-        read(tmp_path, resolution=800)
 
 
 def test_what_does_not_fit_is_named(tmp_path, trained):
-    arrays = stored(trained, "tiny")
-    lost = arrays.pop("efficientnet-tiny/blocks_3/se/conv2d/bias")
-    arrays["efficientnet-tiny/blocks_3/se/conv2d_2/bias"] = lost
-    write(tmp_path / FOLDER / "model.ckpt", arrays)
-    with pytest.raises(ValueError) as error:
+    other = {"efficientnet-tiny/blocks_3/se/conv2d_2/bias": np.zeros(2, np.float32)}
+    write(tmp_path / FOLDER / "model.ckpt", stored(trained, "tiny") | other)
+    with pytest.raises(ValueError, match=f"1 of .*\n +not expected: {next(iter(other))}"):
         read(tmp_path)
-    assert "2 of" in str(error.value)
-    assert re.search(r"missing: params/stage2_block2/squeeze_excite/reduce/bias", str(error.value))
-    assert "not expected: efficientnet-tiny/blocks_3/se/conv2d_2/bias" in str(error.value)
 
 
 def test_other_checkpoints_of_the_same_names_are_refused(tmp_path, trained):

@@ -364,21 +364,9 @@ def test_broken_safetensors_are_refused(tmp_path):
 
 
 def test_what_does_not_fit_is_named(tensors, tmp_path):
-    tensors = dict(tensors)
-    del tensors["blocks.3.1.bn2.bias"]
-    tensors["blocks.3.1.conv_rep.weight"] = np.ones((1, 2, 3, 4), np.float32)
-    tensors["bn1.weight"] = np.ones(31, np.float32)
-    with pytest.raises(ValueError, match="3 of 309 leaves") as error:
-        converted(write(tmp_path, tensors=tensors))
-    for problem in (
-        "missing: params/stage4_block2/depthwise_bn/bias",
-        "not expected: blocks.3.1.conv_rep.weight",
-        "shape: params/stem_bn/scale is (31,), expected (32,) (there: bn1.weight)",
-    ):
-        assert problem in str(error.value)
-    resnet = {"conv1.weight": np.ones((64, 3, 7, 7), np.float32)}
-    with pytest.raises(ValueError, match="none of the EfficientNets"):
-        converted(write(tmp_path, tensors=resnet))
+    other = {"blocks.3.1.conv_rep.weight": np.ones((1, 2, 3, 4), np.float32)}
+    with pytest.raises(ValueError, match=f"1 of 309 leaves.*\n +not expected: {next(iter(other))}"):
+        converted(write(tmp_path, tensors=tensors | other))
     with pytest.raises(ValueError, match=r"bn1.weight is I8, expected one of F32, F16"):
         timm.read(write(tmp_path, tensors={"bn1.weight": np.ones(32, np.int8)}))
     with pytest.raises(ValueError, match=r"expected one of .safetensors, .pth, .pt, .bin"):

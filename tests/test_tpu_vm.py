@@ -10,8 +10,8 @@ import sys
 import time
 
 import pytest
+from conftest import REPOSITORY
 
-REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 WHERE = ("--name=films", "--zone=us-west4-a")
 NEW = (*WHERE, "--type=v5litepod-16")
 LABELS = "created-by=cxr-embeddings"

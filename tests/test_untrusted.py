@@ -3,7 +3,6 @@
 import gzip
 import json
 import math
-import pathlib
 import random
 import re
 import resource
@@ -11,6 +10,7 @@ import resource
 import h5py
 import numpy as np
 import pytest
+from conftest import REPOSITORY
 from orbax import checkpoint
 
 from cxr_embeddings import conversion
@@ -26,8 +26,7 @@ from cxr_embeddings.input_pipeline.reports import abnormal
 from cxr_embeddings.input_pipeline.store import shards
 from cxr_embeddings.scripts import convert_weights
 
-ROOT = pathlib.Path(__file__).parents[1]
-DEMO = ROOT / "weights/demo"
+DEMO = REPOSITORY / "weights/demo"
 
 BOUNDS = {"MAX_TABLE_BYTES": 100_000, "MAX_ROWS": 1000, "MAX_COLUMNS": 50, "MAX_CELLS": 5000}
 READERS = {
