@@ -32,10 +32,7 @@ BARE, WHOLE = "bare forward pass", "end to end"
 @contextlib.contextmanager
 def opened_run(planned: Sequence[output_plan.Output]) -> Iterator[writer.Run]:
     """A run into a folder that goes when it ends."""
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        writer.open_run(folder, planned, {}, {}) as run,
-    ):
+    with tempfile.TemporaryDirectory() as folder, writer.open_run(folder, planned, {}, {}) as run:
         yield run
 
 

@@ -20,8 +20,7 @@ class Wanted:
     """What a bundle is to be; None, as the checkpoint says."""
 
     variant: str | None = field(
-        None,
-        "the network that is expected, b0 to b7, l2, lite0 to lite4; another one is an error",
+        None, "the network that is expected, b0 to b7, l2, lite0 to lite4; another one is an error"
     )
     resolution: int | None = field(
         None, "side of the network's input in pixels, where the checkpoint does not say it"

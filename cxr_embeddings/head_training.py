@@ -106,8 +106,7 @@ def train_head(
     names = [findings] if isinstance(findings, str) else findings
     given: dict[str, object] = {"path": os.fspath(labels), "findings": names, **options}
     config = HeadConfig(
-        labels=_taken(LabelsConfig(), given),
-        training=_taken(presets.PRESETS[preset], given),
+        labels=_taken(LabelsConfig(), given), training=_taken(presets.PRESETS[preset], given)
     )
     config = _taken(config, given)
     if given:

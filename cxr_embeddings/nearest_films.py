@@ -83,14 +83,7 @@ def compare_neighbours(
     neighbour, cosine = near.nearest(table.embedding[rows], patient, NEIGHBOURS)
     alone = [name for name in findings if plain(name) == plain(NO_FINDING)]
     found, whole = near.sharing(
-        neighbour,
-        patient,
-        findings,
-        label,
-        mask,
-        permutations=PERMUTATIONS,
-        seed=SEED,
-        alone=alone,
+        neighbour, patient, findings, label, mask, permutations=PERMUTATIONS, seed=SEED, alone=alone
     )
     if not found:
         raise ValueError(f"{labels} gives no film a finding; expected at least one")

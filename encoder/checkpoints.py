@@ -36,11 +36,7 @@ def save(manager: ocp.CheckpointManager, step: int, state: PyTree, identity: Fac
 
 
 def restore(
-    manager: ocp.CheckpointManager,
-    step: int,
-    state: PyTree,
-    shardings: PyTree,
-    identity: Facts,
+    manager: ocp.CheckpointManager, step: int, state: PyTree, shardings: PyTree, identity: Facts
 ) -> PyTree:
     """The state of a checkpoint; all hosts have to ask for the same one.
 

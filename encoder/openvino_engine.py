@@ -66,11 +66,7 @@ def _in_films(x: Tensor, films: int) -> Tensor:
 
 
 def _conv_bias(
-    x: Tensor,
-    kernel: np.ndarray,
-    bias: np.ndarray,
-    activation: Activation,
-    stride: int = 1,
+    x: Tensor, kernel: np.ndarray, bias: np.ndarray, activation: Activation, stride: int = 1
 ) -> Tensor:
     """A convolution, bias and activation; for 1x1 kernels films with small maps are joined to one.
 
@@ -119,12 +115,7 @@ def _stem(grey: Tensor, card: Card, params: Tree, stats: Tree) -> Tensor:
 
 
 def _conv_bn(
-    x: Tensor,
-    params: Tree,
-    stats: Tree,
-    name: str,
-    activation: Activation,
-    stride: int = 1,
+    x: Tensor, params: Tree, stats: Tree, name: str, activation: Activation, stride: int = 1
 ) -> Tensor:
     """As `efficientnet.conv_bn`."""
     return _conv_bias(x, *_folded(params, stats, name), activation, stride)

@@ -13,9 +13,7 @@ def normalise(x: Float[Array, "n dim"]) -> Float32[Array, "n dim"]:
     return x * jax.lax.rsqrt(jnp.maximum((x * x).sum(-1, keepdims=True), 1e-12))
 
 
-def agreement(
-    label: Int32[Array, "n finding"],
-) -> tuple[Float32[Array, "n n"], Bool[Array, "n n"]]:
+def agreement(label: Int32[Array, "n finding"]) -> tuple[Float32[Array, "n n"], Bool[Array, "n n"]]:
     """How far the findings of each two rows agree, in [0, 1]; and whether they can be compared.
 
     Only the findings that are known of both count. The agreement is the Jaccard index of the two

@@ -29,9 +29,7 @@ class Sharing(NamedTuple):
 
 
 def nearest(
-    embedding: Float[np.ndarray, "n dim"],
-    patient: Int64[np.ndarray, " n"],
-    k: int,
+    embedding: Float[np.ndarray, "n dim"], patient: Int64[np.ndarray, " n"], k: int
 ) -> tuple[Int64[np.ndarray, "n k"], Float32[np.ndarray, "n k"]]:
     """The k films of other patients whose embeddings have the largest cosine with each film's.
 

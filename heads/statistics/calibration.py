@@ -64,9 +64,7 @@ def columns(
     return np.column_stack([np.ones(len(label)), np.square(probability - label), excess])
 
 
-def expected_error(
-    sums: Float64[np.ndarray, "resample 17"],
-) -> Float64[np.ndarray, " resample"]:
+def expected_error(sums: Float64[np.ndarray, "resample 17"]) -> Float64[np.ndarray, " resample"]:
     """The expected calibration error (ECE) from sums of `columns`.
 
     It is the mean over films of |mean probability - share of positives| of their bin. Chance alone

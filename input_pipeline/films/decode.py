@@ -183,11 +183,7 @@ class Decoder:
 
 @contextlib.contextmanager
 def decoders(
-    preset: str,
-    size: int,
-    views: tuple[str, ...] | None,
-    count: int,
-    chest_only: bool = False,
+    preset: str, size: int, views: tuple[str, ...] | None, count: int, chest_only: bool = False
 ) -> Iterator[Sequence[Decoder]]:
     """So many processes that decode films as `load` does, for `workers.in_order`."""
     with contextlib.ExitStack() as stack:

@@ -116,7 +116,7 @@ FINDINGS: dict[str, str] = {
 # Traces of operations that are named no closer. Coders of real reports are divided over them, so
 # that alone they leave a report undecided.
 DIVIDED: dict[str, str] = {
-    "operation": r"post-? ?(?:surg\w+|op\w*)|prosthe\w+|\w{4,}ostom(?:y|ies)",
+    "operation": r"post-? ?(?:surg\w+|op\w*)|prosthe\w+|\w{4,}ostom(?:y|ies)"
 }
 
 # Rules whose findings may be of another part, where a report reads films of several.
