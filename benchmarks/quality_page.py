@@ -35,6 +35,7 @@ ROWS = {
     "pneumonia new 8": "8 labels: pneumonia, films new to `{saw}`",
     "abnormal 8": "8 labels: abnormal",
 }
+SUMMARY = ("pneumonia", "abnormal", "findings", "pneumonia 8")
 RANKS = {
     "rank": "effective rank, all adults",
     "rank of a fold": "effective rank, adults of one fold",
@@ -105,23 +106,6 @@ def claim(found: Found, questions: Mapping[str, str], sizes: Mapping[str, Sequen
         ]
         said = verdict([sign(one) for one in differences])
         lines.append(f"- {title}: the claim **{said}**. By number of labels, {'; '.join(parts)}.")
-    return "\n".join(lines)
-
-
-def summary(found: Found, rows: Mapping[str, str]) -> str:
-    """What the first encoder reaches, and how it compares with each other one."""
-    (reference, ours), *others = found.items()
-    shown = ("pneumonia", "abnormal", "findings", "pneumonia 8")
-    lines = [f"`{reference}` on films that its training did not see, AUROC:", ""]
-    lines += [f"- {rows[row]}: {cell(ours[row])}" for row in shown]
-    for name, theirs in others:
-        signs = {row: sign(minus(ours[row], theirs[row])) for row in rows}
-        parts = []
-        for word, wanted in (("better", 1), ("worse", -1)):
-            of_word = [rows[row] for row, one in signs.items() if one == wanted]
-            parts.append(f"{word} in {len(of_word)} rows ({'; '.join(of_word) or 'none'})")
-        alike = [*signs.values()].count(0)
-        lines.append(f"- against `{name}`: {', '.join(parts)}, not told apart in {alike}")
     return "\n".join(lines)
 
 
@@ -210,7 +194,7 @@ def write(found: Found, facts: Mapping[str, str], page: pathlib.Path, saw: str) 
     text = template.substitute(
         facts,
         reference=reference,
-        summary=summary(found, rows),
+        summary="\n".join(f"- {rows[row]}: {cell(ours[row])}" for row in SUMMARY),
         table=table(["", *found], measured),
         differences=table(["", *(f"minus {name}" for name in others)], differences),
         curves="\n\n".join(curves),
