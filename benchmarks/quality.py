@@ -238,7 +238,7 @@ def measure(source: Source, sets: Sequence[Films], resamples: int, draws: int) -
             add(name, films, few[name], few=True)
     rows["findings"] = bootstrap.mean([rows[name] for name in grown.questions[1:-3]])
     for name, value in zip(quality_page.RANKS, np.mean(ranks, 0), strict=True):
-        rows[name] = Measured(float(value), np.empty(0))
+        rows[name] = Measured(float(value), np.empty(0), (None, None))
     for films in made:
         test = np.flatnonzero(films.fold == 0)
         arrays = [source.arrays(k, films)[0] for k in range(len(source.bundles))]

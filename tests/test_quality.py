@@ -188,6 +188,7 @@ class Planted:
         return x
 
 
+@pytest.mark.slow
 def test_from_encoders_to_the_page(films, tmp_path, monkeypatch):
     films, _ = films
     random = np.random.default_rng(1)
@@ -210,6 +211,7 @@ def test_from_encoders_to_the_page(films, tmp_path, monkeypatch):
     assert found["new"]["pneumonia"].value > 0.9 > 0.65 > found["old"]["pneumonia"].value
     assert found["new"]["abnormal by pneumonia"].value > 0.9, "both are told by the same numbers"
     assert 10 < found["old"]["rank of a fold"].value < found["old"]["rank"].value < 30
+    assert "[" not in quality_page.cell(found["old"]["rank"]), "a rank has no interval"
     mass, edema = (found["new"][name].value for name in ("Mass", "Edema"))
     assert found["new"]["findings"].value == pytest.approx((mass + edema) / 2)
     facts = ["encoders", "children", "child_patients", "adults", "findings", "draws", "penalty"]
