@@ -8,6 +8,7 @@ compared with each other one.
 
 import functools
 import pathlib
+import re
 import time
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -221,7 +222,7 @@ def measure(source: Source, sets: Sequence[Films], resamples: int, draws: int) -
             a, b = probe(x, films, k, [x[tests[0]], y[tests[1]]])
             own.append((tests[0], a))
             foreign.append((tests[1], b[:, 0]))
-            for name in pools.keys() & quality_page.CURVES.keys():
+            for name in (one for one in pools if one in quality_page.CURVES):
                 pool = np.flatnonzero(pools[name] & (films.fold == k))
                 for size in SIZES:
                     if size <= most[name]:
@@ -286,6 +287,6 @@ def run(
         "findings": ", ".join(grown.questions[1:-3]),
         "draws": str(draws),
         "penalty": str(FEW_PENALTY),
-        "command": encoders,
+        "command": re.sub(r"=/[^,]*?([^/,]+(/[^/,]+)?)(?=,|$)", r"=/data/\1", encoders),
     }
     quality_page.write(found, facts, pathlib.Path(page), saw)

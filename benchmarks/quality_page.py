@@ -1,5 +1,6 @@
 """The page and the picture of `benchmarks/quality.py`, from its rows and `quality_page.md`."""
 
+import itertools
 import pathlib
 import string
 from collections.abc import Mapping, Sequence
@@ -97,7 +98,7 @@ def claim(found: Found, questions: Mapping[str, str], sizes: Mapping[str, Sequen
     if "cross_entropy" not in found:
         return ""
     (reference, ours), theirs = next(iter(found.items())), found["cross_entropy"]
-    lines = [CLAIM.format(reference)]
+    lines = ["", CLAIM.format(reference)]
     for key, title in questions.items():
         rows = [f"{key} {size}" for size in sizes[key]]
         differences = [minus(ours[row], theirs[row]) for row in rows]
@@ -116,23 +117,25 @@ def draw(
     colours = dict(zip(found, COLOURS, strict=False))
     legend = [Line2D([], [], color=colour, marker="o", ms=3, label=name)
               for name, colour in colours.items()]  # fmt: skip
+    points = {
+        (name, key): [bootstrap.defined(found[name][f"{key} {size}"]) for size in sizes[key]]
+        for name in colours
+        for key in questions
+    }
     with rc_context(panels.STYLE):
-        headings = [panels.Heading(title, []) for title in questions.values()]
+        headings = [panels.Heading(title.replace("`", ""), []) for title in questions.values()]
         figure, axes = panels.grid(headings, "Labelled films", "AUROC", legend=legend)
         for ax, key in zip(axes, questions, strict=True):
-            shown = []
             for step, (name, colour) in enumerate(colours.items()):
-                rows = [found[name][f"{key} {size}"] for size in sizes[key]]
-                points = [bootstrap.defined(row) for row in rows]
-                shown += points
                 at = np.array(sizes[key]) * 1.04 ** (step - len(colours) / 2)
                 value, low, high = (
-                    [point[one] for point in points] for one in ("value", "low", "high")
+                    [point[one] for point in points[name, key]] for one in ("value", "low", "high")
                 )
                 ax.plot(at, value, color=colour, marker="o", ms=3)
                 ax.vlines(at, low, high, color=colour, lw=0.8)
-            panels.auroc_axis(ax, "y", shown)
+            panels.auroc_axis(ax, "y", [*itertools.chain(*points.values())])
             ax.set_xscale("log", base=2)
+            ax.set_xlim(6.5, 310)
             ax.set_xticks([8, 32, 128], ["8", "32", "128"])
             ax.xaxis.set_minor_locator(NullLocator())
         figure.savefig(path, dpi=150)
@@ -189,7 +192,7 @@ def write(found: Found, facts: Mapping[str, str], page: pathlib.Path, saw: str) 
         ]
         curves.append(f"{title}:\n\n{table(['Labels', *found], lines)}")
     draw(found, questions, sizes, str(page.with_suffix(".png")))
-    marked = f"† `{saw}` was trained on a part of these films, so that its numbers are too good."
+    marked = f"† `{saw}` was trained on a part of these films, so that its numbers may be too good."
     template = string.Template(pathlib.Path(__file__).with_suffix(".md").read_text("utf-8"))
     text = template.substitute(
         facts,

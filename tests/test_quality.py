@@ -229,3 +229,9 @@ def test_from_encoders_to_the_page(films, tmp_path, monkeypatch):
         if is_table
     ]
     assert len(tables) == 6 and all(len(width) == 1 for width in tables)
+
+
+def test_an_encoder_may_have_a_bundle_for_each_fold(tmp_path):
+    new, old = quality.sources("new=runs/{fold}/weights,old=random", tmp_path)
+    assert new.bundles == [f"runs/{fold}/weights" for fold in range(5)]
+    assert old.bundles == ["random"] and old.like == new.bundles[0]
