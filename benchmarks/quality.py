@@ -27,6 +27,7 @@ from cxr_embeddings.configs.schema import TrainingConfig
 from cxr_embeddings.heads import data_efficiency, features, logistic
 from cxr_embeddings.heads.statistics import auroc_interval, bootstrap, discrimination
 from cxr_embeddings.heads.statistics.bootstrap import Draws, Measured
+from cxr_embeddings.pretraining.tune_look import effective_rank
 
 PIXELS, COMPONENTS = "pixels", 256
 PENALTIES = sorted(TrainingConfig().weight_decays, reverse=True)
@@ -192,13 +193,6 @@ def pooled(
     sums = (np.einsum("bp,pb->b", times, np.stack(one)) for one in (wins, pairs))
     value = float(np.average(values, weights=sizes)) if any(sizes) else None
     return Measured(value, bootstrap.ratio(*sums))
-
-
-def effective_rank(x: Float[np.ndarray, "film dim"]) -> float:
-    """exp of the entropy of the covariance's eigenvalues, scaled to sum 1 (Roy, Vetterli, 2007)."""
-    share = np.square(np.linalg.svd(x - x.mean(0), compute_uv=False).astype(np.float64))
-    share = share[share > 0] / share.sum()
-    return float(np.exp(-(share * np.log(share)).sum()))
 
 
 def measure(source: Source, sets: Sequence[Films], resamples: int, draws: int) -> Rows:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -68,14 +68,15 @@ def predict(
     row = np.arange(len(embedding))
     logit = select.score(saved.trained, embedding, row)
     far = distance.columns(distance.measure(saved.spread, embedding, row))
-    columns: dict[str, Any] = {"image_id": names, **far}
+    columns: dict[str, object] = {"image_id": names, **far}
     for j, finding in enumerate(saved.card["findings"]):
-        columns |= scores(finding, logit[:, j], saved.card["temperatures"][finding])
+        found = scores(finding, logit[:, j], saved.card["temperatures"][finding])
         threshold = next(iter(saved.card["thresholds"][finding].values()))
-        called = [pd.NA] * len(logit)
+        called = pd.array([pd.NA] * len(logit), "Int64")
         if threshold is not None:
-            called = (columns[f"{finding}_probability"] >= threshold).astype(int)
-        columns[f"{finding}_positive"] = pd.array(called, "Int64")
+            reached = found[f"{finding}_probability"] >= threshold
+            called = pd.array(reached.astype(int), "Int64")
+        columns |= {**found, f"{finding}_positive": called}
     return pd.DataFrame(columns)
 
 

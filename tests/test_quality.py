@@ -113,17 +113,6 @@ def test_differences_are_paired(films):
     assert apart < 0, "without pairs it is not"
 
 
-def test_rank_of_a_known_covariance():
-    random = np.random.default_rng(0)
-    basis = random.normal(size=(200, 10))
-    basis, _ = np.linalg.qr(basis - basis.mean(0))
-    assert quality.effective_rank(7 * basis + 3) == pytest.approx(10, rel=1e-3)
-    variance = np.array([0.5, 0.25, 0.25])
-    expected = np.exp(-(variance * np.log(variance)).sum())
-    found = quality.effective_rank(np.sqrt(variance) * basis[:, :3])
-    assert found == pytest.approx(expected, rel=1e-3)
-
-
 def test_nothing_is_chosen_on_the_fold_that_is_tested(films):
     films, x = films
     test = np.flatnonzero(films.fold == 1)
