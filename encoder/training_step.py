@@ -10,7 +10,6 @@ micro-batch, over all devices, so `micro_batch` is part of what is trained, devi
 
 import contextlib
 import functools
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, cast
 
@@ -285,16 +284,6 @@ def memory_explained() -> Iterator[None]:
             "set network.remat=True, or with several devices network.fully_sharded=True "
             f"({str(error)[:200]})"
         ) from error
-
-
-def is_stuck(recipe: Recipe, loss: float) -> bool:
-    """Whether a contrastive loss is that of projections which are all one point.
-
-    Every other view is then as near as a positive: the loss is T log(2 batch_size - 1), and its
-    gradient is 0.
-    """
-    one_point = recipe.temperature * math.log(VIEWS * recipe.batch_size - 1)
-    return recipe.objective == "supcon" and abs(loss - one_point) < 1e-4 * one_point
 
 
 def read(step: int, metrics: dict[str, Array]) -> dict[str, float]:

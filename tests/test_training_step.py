@@ -283,12 +283,3 @@ def test_too_little_memory_names_the_settings():
         training_step.memory_explained(),
     ):
         raise jax.errors.JaxRuntimeError("INTERNAL: of another kind")
-
-
-def test_projections_at_one_point_are_noticed():
-    label = jnp.arange(2 * FILMS, dtype=jnp.int32)[:, None] // 2 % 2
-    point = jnp.ones((2 * FILMS, 8))
-    loss = float(jax.jit(supervised_contrastive_loss, static_argnums=2)(point, label, 0.1))
-    assert training_step.is_stuck(recipe(), loss)
-    assert not training_step.is_stuck(recipe(), 0.999 * loss)
-    assert not training_step.is_stuck(recipe(objective="cross_entropy"), loss)

@@ -32,12 +32,6 @@ from cxr_embeddings.pretraining import (
 )
 from cxr_embeddings.pretraining.best_look import Best
 
-STUCK = (
-    "warning: all projections are one point, from which nothing is learned: start again with a "
-    "higher training.temperature, more training.warmup_steps, or weights to start from"
-)
-
-
 # Where nothing is given: with a bundle of first weights, and with random ones
 DEFAULTS = {"first_stage": (5, 0), "first_share": (0.3, 0.0), "learning_rate": (3e-4, 1e-3)}
 CALIBRATED = 64  # films, for the statistics of new channels
@@ -280,7 +274,6 @@ def _watched(
                     row["films_per_second"] = counted * films / (time.monotonic() - since)
                 if evaluated:
                     best = looked(row, state.average)
-                    say(STUCK if training_step.is_stuck(recipe, numbers["loss"]) else "")
                 log(row)
             if kept:
                 save(number, Kept(state, best))
