@@ -11,7 +11,7 @@ from cxr_embeddings.configs.schema import EmbedConfig, HeadConfig, PreprocessCon
 from cxr_embeddings.configs.schema_pretraining import PretrainConfig
 
 ROOT = pathlib.Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("notebooks/*.py")])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("notebooks/*.ipynb")])
 CONFIGS = (EmbedConfig, PreprocessConfig, HeadConfig, PretrainConfig)
 PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
