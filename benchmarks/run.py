@@ -13,8 +13,6 @@ from collections.abc import Callable
 
 SUBJECTS = {
     "encoder": "the network's forward pass, against timm where it is installed",
-    "pipeline": "films in a store to embedding records, against the forward pass alone",
-    "heads_memory": "training heads on as many films as MIMIC-CXR has: seconds and peak memory",
     "quality": "what embeddings tell of films that no training saw: docs/quality.md",
     "default_recipe": "does the recipe of pretraining keep what it starts from? on drawn films",
     "folds": "tables of splits without one of the five folds of weights/splits",

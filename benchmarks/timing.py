@@ -1,7 +1,6 @@
 """Interleaved timing: candidates take turns, so that a drifting machine slows all of them alike."""
 
 import random
-import statistics
 import time
 from collections.abc import Callable, Mapping
 
@@ -35,14 +34,3 @@ def interleave(
             if round_ >= 0:
                 seconds[name].append(time.perf_counter() - start)
     return seconds
-
-
-def report(seconds: Mapping[str, list[float]], baseline: str) -> str:
-    """A table of median, fastest and slowest time, and the median of the per-round speed-ups."""
-    heads = f"{'candidate':28} {'median ms':>10} {'min':>9} {'max':>9}"
-    lines = [f"{heads}   speed-up over {baseline}"]
-    for name, values in seconds.items():
-        speedup = statistics.median(b / v for b, v in zip(seconds[baseline], values, strict=True))
-        middle, low, high = (1e3 * f(values) for f in (statistics.median, min, max))
-        lines.append(f"{name:28} {middle:10.1f} {low:9.1f} {high:9.1f}   {speedup:.2f}")
-    return "\n".join(lines)

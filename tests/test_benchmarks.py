@@ -5,17 +5,12 @@ import importlib
 import inspect
 import itertools
 import json
-import os
-import re
-import subprocess
-import sys
 
-import jax
 import pytest
 import tiny
 
-from benchmarks import coverage, encoder, gpu, peers, pipeline, run, timing
-from cxr_embeddings.encoder import depthwise_kernel, sharding
+from benchmarks import coverage, encoder, gpu, peers, run, timing
+from cxr_embeddings.encoder import depthwise_kernel
 
 
 @pytest.mark.parametrize("subject", run.SUBJECTS)
@@ -122,33 +117,3 @@ def test_tables_of_simulations(capsys):
     assert "\n1 replications a row" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="found the table 'nope'; expected one of auroc"):
         coverage.run("nope")
-
-
-@pytest.mark.slow
-def test_a_tenth_of_mimic_fits_in_little_memory():
-    """What is held in memory stays bounded."""
-    program = "from benchmarks import heads_memory\nheads_memory.run(36_896)"
-    run = subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True, text=True, env={**os.environ, "XLA_FLAGS": ""},
-    )  # fmt: skip
-    assert run.returncode == 0, run.stderr
-    peaks = [float(peak) for peak in re.findall(r"peak ([\d.]+) GB", run.stdout)]
-    aurocs = [float(auroc) for auroc in re.findall(r"AUROC ([\d.]+)", run.stdout)]
-    assert len(peaks) == 2 and max(peaks) < 2.0, run.stdout  # 0.6 GB are the films in float32
-    assert min(aurocs) > 0.65, run.stdout
-
-
-@pytest.mark.slow
-def test_the_ratio_of_the_whole_pipeline_is_that_of_the_times(monkeypatch, capsys):
-    one_device = sharding.make_mesh(1, jax.devices()[:1])  # compiles in a third of the time
-    monkeypatch.setattr(sharding, "make_mesh", lambda *_: one_device)
-    pipeline.run(1, resolution=32, batch_size=8, films=12)
-    printed = capsys.readouterr().out
-    assert printed.startswith("12 films; b0 at 32 px, head (4,096), float32 by jax"), printed
-    bare, whole = (
-        float(re.search(rf"^{name} +([\d.]+)", printed, re.MULTILINE)[1])
-        for name in (pipeline.BARE, pipeline.WHOLE)
-    )
-    kept = float(re.search(r"end to end: ([\d.]+) of the bare forward pass", printed)[1])
-    assert 0 < kept == pytest.approx(bare / whole, rel=0.02), printed

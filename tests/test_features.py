@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -63,3 +67,32 @@ def test_positions_cover_every_film_and_repeat_the_last(monkeypatch):
     monkeypatch.setattr(features, "BLOCK", 4)
     assert features.positions(3).tolist() == [[0, 1, 2]]
     assert features.positions(6).tolist() == [[0, 1, 2, 3], [4, 5, 5, 5]]
+
+
+TENTH_OF_MIMIC = """
+import re, sys, numpy
+from cxr_embeddings.configs.schema import TrainingConfig
+from cxr_embeddings.heads import select
+shape, random = (40_000, 4096), numpy.random.default_rng(0)
+table = numpy.lib.format.open_memmap(sys.argv[1], "w+", numpy.float16, shape)
+for start in range(0, len(table), 4000):
+    table[start : start + 4000] = random.standard_normal((4000, 4096), numpy.float32)
+label = numpy.float32(table[:, :14] > 0)
+films = select.SplitFilms(numpy.arange(len(table)), label, label >= 0)
+train, tune = (select.SplitFilms(*(part[at] for part in films)) for at in
+               (slice(37_000), slice(37_000, None)))
+for how in ({}, {"hidden": (512, 256), "optimizer": "adamw", "epochs": 1}):
+    trained = select.fit(table, train, tune, TrainingConfig(weight_decays=(1e-2, 1e-1), **how))
+    assert max(one["tune_auroc"] for one in trained.candidates) > 0.65
+print(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])
+"""
+
+
+@pytest.mark.slow
+def test_a_tenth_of_mimic_fits_in_little_memory(tmp_path):
+    """Of 0.33 GB in float16; 0.6 GB are the films of train in float32."""
+    command = [sys.executable, "-c", TENTH_OF_MIMIC, tmp_path / "table.npy"]
+    environment = {**os.environ, "XLA_FLAGS": ""}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 2.0e6
