@@ -28,10 +28,6 @@ class Dataclass(typing.Protocol):
 Config = TypeVar("Config", bound=Dataclass)
 Given = dict[str, list[typing.Any]]  # name of an option -> each value that it is given
 
-OLD_CONFIG = (
-    "it imports `configs`, which is now a part of cxr_embeddings: write `from "
-    "cxr_embeddings.configs.schema import ...` in that file"
-)
 FROZEN = "settings are given when a config is made, as in EncoderConfig(weights=...)"
 _TRUTHS = {**dict.fromkeys(("true", "t", "1"), True), **dict.fromkeys(("false", "f", "0"), False)}
 _READ: dict[type, Callable[[str], object]] = {
@@ -170,10 +166,6 @@ def load_config(file: str, schema: type[Config], variant: str = "") -> Config:
             config_flags.DEFINE_config_file(
                 "config", f"{path}:{asked}" if asked else path, flag_values=loader, sys_argv=[]
             )
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] == "configs":
-            raise Usage(f"{path}: {OLD_CONFIG}") from error
-        raise
     except dataclasses.FrozenInstanceError as error:
         raise Usage(f"{path}: {error}: {FROZEN}") from error
     except (flags.Error, AttributeError) as error:  # flags.Error: with the traceback of the file
@@ -181,8 +173,6 @@ def load_config(file: str, schema: type[Config], variant: str = "") -> Config:
         raise Usage(f"{path} gives no config: {said}") from error
     config = loader["config"].value
     if not isinstance(config, schema):
-        if type(config).__module__.partition(".")[0] == "configs":
-            raise Usage(f"{path}: {OLD_CONFIG}")
         raise Usage(
             f"{path} is not a configuration of this command: its get_config() gives a "
             f"{type(config).__name__}; expected a {schema.__name__}"

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float, Float32, Float64, Shaped
+from jaxtyping import Bool, Float, Float32, Shaped
 from scipy import special
 
 from cxr_embeddings.common import csv_tables, writing
@@ -121,12 +121,12 @@ def compare(
 
     Raises:
         ValueError: the other head is tested on no film or finding of these, trained or chosen on
-            some, has other labels, or no logits.
+            some, or has other labels.
     """
     name, other = against
-    common = [finding for finding in findings if f"{finding}_probability" in other]
+    common = [finding for finding in findings if f"{finding}_logit" in other]
     if not common:
-        raise ValueError(f"{name} has no prediction of {', '.join(findings)}")
+        raise ValueError(f"{name} has no logits of {', '.join(findings)}")
     other = other.reindex(image_id)
     both = other["split"].notna().to_numpy()
     if not both.any():
@@ -147,7 +147,7 @@ def compare(
             f"{differing} labels of {name} differ from this head's: compare heads with one table "
             "of labels and the same policies"
         )
-    theirs = _ranked(other, common, name)
+    theirs = other[[f"{finding}_logit" for finding in common]].to_numpy(np.float64)
     mine, patients = scored.logit[both][:, at].astype(np.float64), scored.patient_id[both]
     number = bootstrap.patients(patients)
     found = discrimination.compare(common, label, mask, mine, theirs, number)
@@ -155,19 +155,3 @@ def compare(
     if (patients == "").any():
         test += ", patients unknown" if (patients == "").all() else ", some patients unknown"
     return {"other": name, "test": test, "n": len(other), "findings": found}
-
-
-def _ranked(
-    other: pd.DataFrame, findings: Sequence[str], name: str
-) -> Float64[np.ndarray, "n finding"]:
-    """Logits; of heads from before there were any, probabilities, unless they have lost ranks."""
-    kinds = ["logit" if f"{f}_logit" in other else "probability" for f in findings]
-    columns = [f"{f}_{kind}" for f, kind in zip(findings, kinds, strict=True)]
-    found = other[columns].to_numpy(np.float64)
-    old = found[:, [kind == "probability" for kind in kinds]]
-    if ((old <= 0) | (old >= 1 - 1e-9)).any():
-        raise ValueError(
-            f"{name} has no logits, and probabilities of 0 or 1, which do not rank films: train "
-            "that head again with this version"
-        )
-    return found

@@ -271,9 +271,8 @@ def test_saturated_heads_are_compared_by_their_logits(tmp_path):
     arguments = ("test", names, ["x"], Scored(logit, label, mask, names))
     found = predictions.compare(other, *arguments)["findings"]["x"]
     assert found["difference"] == 0 and found["auroc"] == pytest.approx(0.75)
-    old = other._replace(predicted=other.predicted.drop(columns="x_logit"))
-    with pytest.raises(ValueError, match="has no logits, and probabilities of 0 or 1"):
-        predictions.compare(old, *arguments)
+    with pytest.raises(ValueError, match="has no logits of y"):
+        predictions.compare(other, "test", names, ["y"], arguments[-1])
 
 
 def test_a_head_chosen_on_our_test_films_is_not_compared(whole, tmp_path):
