@@ -102,13 +102,6 @@ def test_two_conversions_and_the_bundle_itself_check_alike(bundle, published, tm
     assert "verified, nothing written" in verified.stdout
 
 
-@pytest.mark.slow
-def test_a_process_of_its_own_verifies_the_shipped_weights(environment):
-    result = running.run("convert_weights", "--from=orbax", "--input=weights/demo", env=environment)
-    assert result.returncode == 0, result.stderr
-    assert "verified, nothing written" in result.stdout
-
-
 def test_describe_prints_the_card_and_nothing_else(bundle):
     path, first = bundle
     result = call(f"--describe={path}")

@@ -132,12 +132,6 @@ def test_published_tfrecords_with_and_without_an_image_id(tmp_path, more, first)
     assert (table.encoder, table.complete) == (None, None)
 
 
-def test_the_toolkits_npz_without_an_image_id(tmp_path):
-    np.savez(tmp_path / "b.npz", embedding=vector(1))
-    np.savez_compressed(tmp_path / "a.npz", embedding=vector(0)[None])
-    assert_holds(read_table(str(tmp_path)), "ab", [vector(0), vector(1)])
-
-
 def test_records_without_an_image_id_in_one_file_belong_to_nobody(tmp_path):
     np.savez(tmp_path / "a.npz", embedding=np.stack([vector(0), vector(1)]))
     (tmp_path / "b.tfrecord").write_bytes(

@@ -165,13 +165,6 @@ def test_the_shipped_weights_load_from_anywhere(tmp_path, monkeypatch):
     assert repr(encoder).startswith("Encoder(b0 at 224 px, head (4,096), float32 by openvino on 1")
 
 
-def test_nothing_embedded_is_an_empty_table(encoder, tmp_path):
-    (tmp_path / "a.dcm").write_bytes(b"nonsense")
-    table = cxr.embed(tmp_path / "a.dcm", encoder, tmp_path / "out")
-    assert table.embedding.shape == (0, 4096) and table.complete
-    assert [one.reason for one in table.rejected] == ["not_an_image"]
-
-
 def test_decoders_stay_for_the_next_call_and_go_with_the_encoder(encoder, films):
     own = dataclasses.replace(encoder, lock=threading.Lock())
     first = sorted(films.rglob("*.dcm"))[:1]

@@ -444,16 +444,6 @@ def test_a_folder_that_holds_something_else_is_refused(whole, tmp_path):
     assert {p.name for p in tmp_path.iterdir()} == {"card.json", "file"}
 
 
-def test_a_head_is_written_whole_or_not_at_all(whole, tmp_path):
-    _, _, _, head = whole
-    done = head.experiment
-    broken = done._replace(measured=done.measured | {"split": float("nan")})  # is no JSON
-    head = dataclasses.replace(head, experiment=broken)
-    with pytest.raises(cxr.InputError, match="not JSON compliant"):
-        head.report(tmp_path / "out")
-    assert not list(tmp_path.iterdir())
-
-
 def test_the_toolkits_command_line(whole, tmp_path, monkeypatch):
     """As it stands in the toolkit's README, but for the name of the program."""
     kept = whole[2].drop(columns=["patient", "sex", "Mass <b>"])

@@ -14,7 +14,6 @@ import pytest
 from conftest import REPOSITORY
 from running import is_intact
 
-from cxr_embeddings.input_pipeline.store import build as make_store
 from cxr_embeddings.input_pipeline.store import dataset
 from cxr_embeddings.input_pipeline.synthetic.mimic_folder import write_mimic
 
@@ -156,26 +155,6 @@ def test_a_build_that_was_stopped_goes_on(mimic, tmp_path, monkeypatch, built, w
     assert not unfinished.exists()
 
 
-def test_what_is_built_is_not_built_again(copied, monkeypatch):
-    monkeypatch.setattr(make_store, "make_store", None)
-    build(copied / "mimic", copied / "data")
-
-
-def test_preprocess_goes_on_in_a_built_folder(mimic, copied):
-    import tensorflow_datasets as tfds
-
-    folder = copied / "data" / "mimic_cxr" / "tiny" / "1.0.0"
-    before = shards_in(folder)
-    shard = max(before, key=lambda name: len(before[name]))
-    (folder / shard).unlink()
-    outcome = make(mimic, folder)
-    assert outcome.before < sum(outcome.written.values())
-    assert shards_in(folder) == before
-    assert is_intact(folder)
-    loaded = tfds.load("mimic_cxr/tiny", data_dir=copied / "data")
-    assert sum(len(data) for data in loaded.values()) == 12
-
-
 def test_films_that_failed_temporarily_are_told(copied, capsys, without_beam):
     next((copied / "mimic").rglob("*.dcm")).unlink()
     folder = build(copied / "mimic", copied / "other", views=None)
@@ -211,13 +190,6 @@ def test_remote_folders_are_refused(mimic, tmp_path, monkeypatch):
     manager = tfds.download.DownloadManager(download_dir=tmp_path, manual_dir=mimic)
     with pytest.raises(ValueError, match=r"expected a local folder.*scripts/preprocess\.py"):
         builder._download_and_prepare(manager, tfds.download.DownloadConfig())
-
-
-def test_the_configs_are_named_by_what_they_are():
-    made = builder_class()
-    names = [f"{c.preset}_{c.size}_{c.storage}" for c in made.BUILDER_CONFIGS]
-    assert [config.name for config in made.BUILDER_CONFIGS] == names
-    assert (made.name, names[0]) == ("mimic_cxr", "cxr_foundation_1280_png16")
 
 
 # `tfds build` without the rest of `tfds`, which imports mlcroissant and does not bring it.

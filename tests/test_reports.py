@@ -1,12 +1,10 @@
 """Reports to sections and verdicts, on invented ones; `test_report_phrases` has the public ones."""
 
-import numpy as np
 import pytest
 
 from cxr_embeddings.input_pipeline.reports import label as reports
 from cxr_embeddings.input_pipeline.reports import sections
 from cxr_embeddings.input_pipeline.reports.vocabulary import FINDINGS
-from cxr_embeddings.input_pipeline.synthetic import report_text as synthetic
 
 MIMIC = """                                 FINAL REPORT
  EXAMINATION:  CHEST (PA AND LAT)
@@ -308,15 +306,3 @@ def test_no_report_takes_long(unit):
     """A quarter of a second, where the time is linear in the length."""
     text = "IMPRESSION: " + (unit * 50_000)[:50_000]
     assert reports.label_report(text).rule not in ("too_long", "")
-
-
-def test_drawn_reports():
-    """They say what their labels say, in the layout of MIMIC-CXR."""
-    rng = np.random.default_rng(0)
-    for case in synthetic.CASES * 5:
-        labels = synthetic.draw_labels(rng, case)
-        text = synthetic.report_text(rng, labels, "left", "CHEST (PORTABLE AP)", True)
-        found = {label for label, value in labels.items() if value} - {"No Finding"}
-        verdict = reports.label_report(text)
-        assert verdict.label == ("abnormal" if found else "normal"), text
-        assert verdict.rule.startswith("device_") == (found == {"Support Devices"}), text
