@@ -197,16 +197,10 @@ def test_what_is_wrong_is_said_and_nothing_is_left(
     assert not left
 
 
-def test_a_bundle_that_was_changed_or_is_newer_is_refused(bundle, tmp_path):
-    copy = tmp_path / "copy"
-    shutil.copytree(bundle[0], copy)
+def test_a_bundle_of_another_dtype_than_its_card_says_is_refused(bundle, tmp_path):
+    copy = shutil.copytree(bundle[0], tmp_path / "copy")
     card = json.loads((copy / "card.json").read_text())
-    offered = dict(reversed(card["embeddings"].items()))  # another default
-    for changes, message in (
-        ({"digest": "0" * 64}, r"has digest [0-9a-f]{64}, but its card says 0000"),
-        ({"dtype": "bfloat16"}, "holds float32, but its card says bfloat16"),
-        ({"embeddings": offered}, "card: embeddings are .*pooled_map.* offers"),
-    ):
-        (copy / "card.json").write_text(json.dumps(card | changes))
-        result = call("--from=orbax", f"--input={copy}")
-        assert result.returncode == 1 and re.search(message, result.stderr)
+    (copy / "card.json").write_text(json.dumps(card | {"dtype": "bfloat16"}))
+    result = call("--from=orbax", f"--input={copy}")
+    assert result.returncode == 1
+    assert "holds float32, but its card says bfloat16" in result.stderr
