@@ -79,7 +79,7 @@ def read_columns(path: str | os.PathLike[str], wanted: Sequence[str] = ()) -> di
 
 
 def read_records(path: str) -> list[dict[str, str]]:
-    """The rows of a table that this program wrote, by column. Raises as `read_rows`."""
+    """The rows of a table as they stand there, by column. Raises as `read_rows`."""
     rows = read_rows(path, strip=False, errors="surrogateescape")
     _, header = next(rows, (1, []))
     return [dict(zip(header, row, strict=True)) for _, row in rows]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import collections
-import csv
-import io
 import pathlib
 import re
 import textwrap
@@ -134,10 +132,10 @@ def write_contact_sheet(
 
 def _read_labels(path: str) -> dict[str, dict[str, float]]:
     """study_id -> the labels that are present (1) or uncertain (-1)."""
-    from cxr_embeddings.common import files
+    from cxr_embeddings.common import csv_tables
 
     table = {}
-    for row in csv.DictReader(io.StringIO(files.read_table(path).decode())):
+    for row in csv_tables.read_records(path):
         names = [name for name in row if name not in ("subject_id", "study_id")]
         values = {name: float(row[name]) for name in names if row[name]}
         table[row["study_id"]] = {name: value for name, value in values.items() if value}
