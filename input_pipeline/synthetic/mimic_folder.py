@@ -1,10 +1,8 @@
 """Writes the stand-in: folders, reports and tables as MIMIC-CXR has them."""
 
-import csv
 import dataclasses
 import datetime
 import gzip
-import io
 import itertools
 import json
 import os
@@ -13,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from cxr_embeddings.common.writing import whole_folder
+from cxr_embeddings.common.writing import encode_table, whole_folder
 
 from .anatomy import Patient, draw_patient
 from .canvas import SIDES
@@ -271,8 +269,6 @@ def _write_tables(
         "mimic-cxr-2.0.0-negbio": (labels, negbio),
     }
     for name, (columns, rows) in tables.items():
-        text = io.StringIO()
-        writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        (root / f"{name}.csv.gz").write_bytes(gzip.compress(text.getvalue().encode(), mtime=0))
+        values = ([row.get(column) for column in columns] for row in rows)
+        data = encode_table(columns, values)
+        (root / f"{name}.csv.gz").write_bytes(gzip.compress(data, mtime=0))
