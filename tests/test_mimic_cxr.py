@@ -446,6 +446,9 @@ def test_arguments_that_make_no_sense(tmp_path):
         ({"no_view": "guess"}, "no_view is 'guess'; expected one of keep, drop, impute"),
         ({"no_view": "impute"}, r"no table mimic-cxr-2\.\*-metadata\.csv\.gz to take views from"),
         ({"limit": 0}, "limit is 0; expected at least 1"),
+        ({"views": ("ap",)}, r"views are \('ap',\); expected names in capitals"),
+        ({"views": ()}, r"views are \(\)"),
+        ({"views": "AP"}, "views are 'AP'"),
     ):
         with pytest.raises(ValueError, match=message):
             list_films(folder, **options)

@@ -177,6 +177,9 @@ def test_shards_are_cut_by_a_hash_and_evenly(tmp_path):
         ({"name": "Mimic"}, "name is 'Mimic'"),
         ({"name": ""}, "name is ''"),
         ({"films_per_shard": 0}, "films_per_shard is 0; expected 1 to 100000"),
+        ({"preset": "natve"}, "preset 'natve'.*; expected one of cxr_foundation"),
+        ({"size": 4}, "size 4 .*; expected .* 8 to 8192 pixels"),
+        ({"storage": "png"}, "storage 'png'; expected .* one of png16"),
     ],
 )
 def test_settings_that_make_no_sense(mimic, tmp_path, changes, message):

@@ -77,6 +77,10 @@ def list_films(
         raise ValueError(f"no_view is {no_view!r}; expected one of {', '.join(NO_VIEW)}")
     if limit is not None and limit < 1:
         raise ValueError(f"limit is {limit}; expected at least 1")
+    if views is not None and (
+        isinstance(views, str) or not views or any(not v or v != v.strip().upper() for v in views)
+    ):
+        raise ValueError(f"views are {views!r}; expected names in capitals, such as ('AP', 'PA')")
 
     source = paths.typed(path)
     names = names_in(source)

@@ -19,6 +19,7 @@ from cxr_embeddings.common import files, paths, untrusted, writing
 from .. import run_folder, tfrecord
 from ..films.decode import Prepared
 from ..films.film import Rejected, Skipped
+from ..films.presets import PRESETS
 from ..mimic.selection import FilmRecord
 from .codecs import STORAGES
 
@@ -52,6 +53,12 @@ class Settings:
             )
         if not 1 <= self.films_per_shard <= 100_000:
             raise ValueError(f"films_per_shard is {self.films_per_shard}; expected 1 to 100000")
+        if self.preset not in PRESETS or self.storage not in STORAGES or not 8 <= self.size <= 8192:
+            raise ValueError(
+                f"found the preset {self.preset!r}, size {self.size} and storage {self.storage!r}; "
+                f"expected one of {', '.join(PRESETS)}, 8 to 8192 pixels, and one of "
+                f"{', '.join(STORAGES)}"
+            )
 
 
 class Shard(NamedTuple):
