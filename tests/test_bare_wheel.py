@@ -105,16 +105,6 @@ def test_nothing_else_is_there(bare):
     assert "site-packages" in place and others == ["None"] * 4
 
 
-def test_python_and_the_command_embed_the_same(bare, embeddings):
-    program = """if True:
-        import cxr_embeddings as cxr
-        table = cxr.read_embeddings("embeddings")
-        again = cxr.load_encoder("demo").embed(list(table.image_id[:2]))
-        print(abs(again.embedding - table.embedding[:2]).max() < 1e-3 * abs(table.embedding).max())
-    """
-    assert bare("python", "-c", program).splitlines()[-1] == "True"
-
-
 def test_the_demo_needs_no_extra(bare, embeddings, films):
     labels = "--labels=mimic/mimic-cxr-2.0.0-chexpert.csv.gz"
     split = "--config.labels.split_path=mimic/mimic-cxr-2.0.0-split.csv.gz"

@@ -68,17 +68,6 @@ def test_films_of_a_patient_stay_together_and_unknown_patients_are_alone():
     assert draws.count.mean(axis=0) == pytest.approx(np.ones(4), abs=0.2)
 
 
-def test_the_seed_is_all_the_chance_there_is():
-    first, again, other = (bootstrap.draw(ids(50, 20), 30, seed).count for seed in (1, 1, 2))
-    np.testing.assert_array_equal(first, again)
-    assert (first != other).any()
-
-
-def test_no_films_no_patients():
-    draws = bootstrap.draw(np.array([], dtype=str), 5, seed=0)
-    assert draws.count.shape == (5, 0) and draws.patient.shape == (0,)
-
-
 def test_interval():
     of_resamples = np.arange(101.0) / 100
     found = bootstrap.interval(bootstrap.Measured(0.5, of_resamples))

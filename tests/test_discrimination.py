@@ -116,18 +116,6 @@ def test_compare_is_the_paired_test_of_the_structural_components(patients):
     assert other["finding 0"]["z"] == pytest.approx(-found["finding 0"]["z"])
 
 
-def test_copies_of_films_change_nothing_but_their_number():
-    random = np.random.default_rng(3)
-    label = films(90)[1][:, None]
-    a = random.normal(size=(90, 1)) + label
-    b = a + random.normal(size=(90, 1))
-    alone = compare(label, a, b)["finding 0"]
-    copies = (np.repeat(part, 5, axis=0) for part in (label, a, b))
-    copied = compare(*copies, patient=np.repeat(np.arange(90), 5))["finding 0"]
-    for key in ("difference", "low", "high", "p"):
-        assert copied[key] == pytest.approx(alone[key])
-
-
 def test_compare_leaves_masked_films_alone():
     random = np.random.default_rng(0)
     label = (random.random((60, 2)) < 0.4).astype(np.float32)

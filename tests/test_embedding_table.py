@@ -1,16 +1,12 @@
 import errno
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import threading
 import time
 
 import fsspec
 import numpy as np
 import pytest
-from conftest import REPOSITORY
 from published import IDENTITY, IDS, make_source
 from published import vector as vector_of
 
@@ -288,23 +284,6 @@ def test_a_damaged_table_is_made_anew(tmp_path):
     for damaged in (b"", whole[:-1], whole[:50], whole[:-30] + bytes(30), whole[100:]):
         (tmp_path / ".table" / name).write_bytes(damaged)
         assert_holds(read_table(str(tmp_path)), ids, [vector(i) for i in range(5)])
-
-
-def test_a_killed_reader_leaves_no_table(tmp_path):
-    write_some(tmp_path)
-    program = (
-        "import os, sys\n"
-        "from cxr_embeddings.input_pipeline.embeddings import table as embedding_table\n"
-        f"os.fsync = lambda _: os.kill(os.getpid(), {signal.SIGKILL:d})\n"
-        "embedding_table.read_table(sys.argv[1])"
-    )
-    killed = subprocess.run([sys.executable, "-c", program, tmp_path], cwd=REPOSITORY)
-    assert killed.returncode == -signal.SIGKILL
-    (leftover,) = tables(tmp_path / ".table")
-    assert ".partial-" in leftover
-    assert len(read_table(str(tmp_path)).image_id) == 5
-    (name,) = tables(tmp_path / ".table")
-    assert name.endswith(".table")
 
 
 def test_readers_at_once_wait_for_the_first_and_say_so(tmp_path, reads, capsys):

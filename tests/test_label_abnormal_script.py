@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import running
 from label_tables import join, read_labels
-from label_tables import said as columns
 
 import cxr_embeddings as cxr
 from cxr_embeddings.input_pipeline.synthetic.mimic_folder import draw_studies
@@ -132,20 +131,6 @@ def test_heads_read_the_labels_and_take_no_rule_for_a_finding(mimic, tmp_path):
     image_id = np.array([f"{study.folder}/a-{i}.dcm" for i, study in enumerate(studies)], object)
     examples = join(image_id, labels, fractions=(0.6, 0.2, 0.2))
     assert len(examples.row) == sum(kind(study.labels) in known for study in studies)
-
-
-def test_films_and_their_split_are_read_by_heads_too(tmp_path):
-    source, output = tmp_path / "t.csv", tmp_path / "abnormal.csv"
-    source.write_text("file,label,patient_key,split\na/1.png,NORMAL,p,train\nb.png,PNEUMONIA,q,\n")
-    label(output, findings=source)
-    assert output.read_text() == (
-        "image_id,patient_id,split,abnormal,rule\n"
-        "a/1.png,p,train,0,no_finding\n"
-        "b.png,q,,1,pneumonia\n"
-    )
-    labels = read_labels(output)
-    assert labels.findings == ("abnormal",)
-    assert columns(labels, "image", "split") == [["a/1.png", "b.png"], ["train", ""]]
 
 
 @pytest.mark.parametrize(

@@ -294,15 +294,6 @@ def test_films_of_equal_names_in_different_folders_stay_apart(tmp_path):
     assert "1 films have the dicom_id of another one in t.csv." in listed.notes
 
 
-def test_names_that_are_no_utf8(tmp_path):
-    write(tmp_path)
-    (tmp_path / "odd").mkdir()
-    (tmp_path / "odd/caf\udce9.dcm").write_bytes(b"film")
-    split = {"split_path": f"{tmp_path}/{SPLIT}"}
-    (film,) = check(list_films(f"{tmp_path}/odd", **split)).films
-    assert (film.image_id, film.split) == ("caf\udce9.dcm", "unassigned")
-
-
 def test_the_folder_above_is_pointed_out(tmp_path):
     listed = list_films(f"{write(tmp_path)}/files")
     assert f"{tmp_path} has MIMIC-CXR's list of films: name that folder to use it." in listed.notes
@@ -350,19 +341,6 @@ def test_the_limit_comes_before_the_views(tmp_path):
     assert [film.view for film in listed.films] == ["PA", "AP"]
     listed = check(list_films(f"{folder}/files", limit=2))
     assert stems(listed.films) == ["a1", "b2"]
-
-
-def test_tables_as_other_programs_save_them(tmp_path):
-    folder = write(tmp_path)
-    expected = list_films(folder)
-    for name in (RECORDS, METADATA, SPLIT):
-        data = gzip.decompress((tmp_path / name).read_bytes())
-        lines = [line.replace(b",", b" , ") for line in data.splitlines()]
-        (tmp_path / name).unlink()
-        plain = tmp_path / name.removesuffix(".gz").replace("2.0.0", "2.1.0")
-        plain.write_bytes(b"\xef\xbb\xbf" + b"\r\n\r\n".join(lines) + b"\r\n")
-    listed = list_films(folder)
-    assert (listed.films, listed.counts) == (expected.films, expected.counts)
 
 
 @pytest.mark.parametrize(

@@ -169,12 +169,6 @@ def test_a_missing_table_is_an_error_at_once(copied, kind):
         build(copied / "mimic", copied / "other")
 
 
-def test_an_empty_manual_dir_says_what_to_get(tmp_path):
-    (tmp_path / "mimic").mkdir()
-    with pytest.raises(AssertionError, match=r"cxr-record-list\.csv\.gz, and"):
-        build(tmp_path / "mimic", tmp_path / "data")
-
-
 def test_no_film_at_all_is_an_error(copied, without_beam):
     for film in (copied / "mimic").rglob("*.dcm"):
         film.write_bytes(b"no film")

@@ -54,13 +54,6 @@ def test_exactly_ninety_per_cent_is_enough():
     assert points[2]["tune"] == {"sensitivity": 1.0, "specificity": 0.9}
 
 
-def test_no_threshold_in_a_run_of_positives_is_passed_over():
-    probability, label = np.linspace(0.9, 0.1, 20), np.repeat([1, 0], 10)
-    chosen = operating_points.thresholds(probability, label)
-    assert chosen[SENSITIVITY] == probability[8:10].mean()
-    assert chosen[YOUDEN] == chosen[SPECIFICITY] == probability[9:11].mean()
-
-
 def test_equal_sums_are_a_tie_whatever_their_last_bit():
     """0.7 + 1.0 is less than 0.8 + 0.9 in floating point; the highest threshold must win."""
     label = np.array([1] * 7 + [0, 1] + [0] * 9 + [1] * 2)

@@ -8,7 +8,6 @@ import pytest
 from published import IDENTITY, IDS, Stopped, make_source, put, put_bytes, rows, vector
 from running import is_intact, tree
 
-from cxr_embeddings.common import files
 from cxr_embeddings.heads import saved
 from cxr_embeddings.input_pipeline import run_folder
 from cxr_embeddings.input_pipeline.embeddings import relayout
@@ -169,22 +168,6 @@ def test_the_folder_of_something_else_is_refused_and_stays(tmp_path, layout, run
     assert tree(copy) == before
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_embeddings_of_another_program_are_not_mixed_in(tmp_path, layout, run):
-    source, copy = make_source(tmp_path / "source"), tmp_path / "copy"
-    copy.mkdir()
-    for name in ("a.npz", "embeddings.parquet"):
-        (copy / name).write_bytes(b"of somebody")
-        with pytest.raises(ValueError, match=r"copy holds 1 files .* Choose an empty"):
-            run(source, copy, layout)
-        assert tree(copy) == {name: b"of somebody"}
-        (copy / name).unlink()
-    run(source, copy, layout)
-    (copy / "b.npz").write_bytes(b"of somebody")
-    with pytest.raises(ValueError, match="files that this run would not make"):
-        run(source, copy, layout)
-
-
 @pytest.mark.parametrize("root", ["/data/films", "gs://bucket/films"])
 def test_films_with_addresses_are_published_below_their_input(tmp_path, root, run):
     ids = [f"{root}/p10/{i}.dcm" for i in range(4)]
@@ -235,26 +218,6 @@ def test_nothing_is_written_of_what_cannot_be_published(tmp_path, run):
     with pytest.raises(ValueError, match="does not say where to publish it"):
         run(tmp_path / "source", tmp_path / "copy", "per_image")
     assert not (tmp_path / "copy").exists()
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_full_disk_is_told_and_the_next_run_goes_on(tmp_path, layout, monkeypatch, run):
-    source = make_source(tmp_path / "source")
-    run(source, tmp_path / "whole", layout)
-    replace, moved = files.os.replace, []
-
-    def full(old, new):
-        moved.append(new)
-        if len(moved) > 1:
-            raise OSError(28, "No space left on device")
-        replace(old, new)
-
-    monkeypatch.setattr(files.os, "replace", full)
-    with pytest.raises(OSError, match="No space left on device when writing"):
-        run(source, tmp_path / "copy", layout)
-    monkeypatch.undo()
-    assert run(source, tmp_path / "copy", layout) == 0
-    assert tree(tmp_path / "copy") == tree(tmp_path / "whole")
 
 
 def test_remote_folders(tmp_path, run):

@@ -26,18 +26,8 @@ from cxr_embeddings.input_pipeline.films.film import Rejected
 from cxr_embeddings.input_pipeline.mimic import selection
 from cxr_embeddings.input_pipeline.store import build, shards
 from cxr_embeddings.input_pipeline.store import dataset as store
-from cxr_embeddings.input_pipeline.synthetic.mimic_folder import write_mimic
 
-SIZE, FILMS = 24, 28
-
-
-@pytest.fixture(scope="module")
-def mimic(tmp_path_factory):
-    """A stand-in of MIMIC-CXR; two films are damaged, some are laterals, some have no view."""
-    folder = tmp_path_factory.mktemp("mimic")
-    write_mimic(folder, films=FILMS, laterals=4, damaged=2, seed=3, size_range=(48, 64))
-    return folder
-
+SIZE, FILMS = 24, 40  # those of the fixture `mimic`
 
 make = functools.partial(mimic_store.make, size=SIZE, films_per_shard=8)
 
@@ -134,7 +124,7 @@ def test_batches_give_the_films_back(mimic, tmp_path, storage, step, monkeypatch
     wanted = {film for films in opened.shards.values() for film in films}
     left_out = min(wanted, key=lambda film: film.path)
     batches = all_batches(opened, [left_out], size=6)
-    assert [len(batch.films) for batch in batches] == [6] * 4 + [3]
+    assert [len(batch.films) for batch in batches] == [6] * 6 + [3]
     assert {film for batch in batches for film in batch.films} == wanted - {left_out}
     for batch in batches:
         assert (batch.image.shape, batch.image.dtype) == ((6, SIZE, SIZE, 1), np.float32)
