@@ -11,8 +11,6 @@ import os
 import random
 import re
 import shutil
-import threading
-import time
 
 import fsspec
 import mimic_store
@@ -24,8 +22,8 @@ from cxr_embeddings.common import files
 from cxr_embeddings.input_pipeline.films.decode import load
 from cxr_embeddings.input_pipeline.films.film import Rejected
 from cxr_embeddings.input_pipeline.mimic import selection
-from cxr_embeddings.input_pipeline.store import build, shards
 from cxr_embeddings.input_pipeline.store import dataset as store
+from cxr_embeddings.input_pipeline.store import shards
 
 SIZE, FILMS = 24, 40  # those of the fixture `mimic`
 
@@ -402,29 +400,6 @@ def test_names_of_any_characters_from_films_to_embeddings(mimic, tmp_path):
     opened = store.open_store(str(folder))
     (batch,) = all_batches(opened)
     assert {film.path for film in batch.films} == {f"{name}.dcm" for name in names[:-1]}
-
-
-def test_the_progress_bar_survives_a_failing_file_system(mimic, tmp_path, monkeypatch):
-    summarised, failures, shown = shards.summarised, [], []
-
-    def failing(folder):
-        if threading.current_thread() is not threading.main_thread() and len(failures) < 2:
-            failures.append(folder)
-            raise OSError(errno.EIO, "Input/output error")
-        return summarised(folder)
-
-    monkeypatch.setattr(shards, "summarised", failing)
-    with build.watched(str(tmp_path), [], shown.append):
-        pass
-    (tmp_path / ".shards").mkdir()
-    waiting = [shards.Shard("a", "train", range(5)), shards.Shard("b", "train", range(7))]
-    with build.watched(str(tmp_path), waiting, shown.append):
-        (tmp_path / ".shards/a.json").touch()
-        (tmp_path / ".shards/b.json").touch()
-        deadline = time.monotonic() + 30
-        while len(shown) < 2 and time.monotonic() < deadline:
-            time.sleep(0.05)
-    assert (sorted(shown), len(failures)) == ([5, 7], 2)
 
 
 def test_a_shard_in_the_place_of_another_is_noticed(copied):
