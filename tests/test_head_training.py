@@ -9,6 +9,7 @@ import shutil
 
 import numpy as np
 import pandas as pd
+import published
 import pytest
 import running
 from scipy.special import expit, logit
@@ -27,11 +28,7 @@ from cxr_embeddings.scripts import train_head
 
 FILMS, DIM = 180, 24
 FINDINGS = ("Edema", "Mass <b>")
-IDENTITY = {
-    "weights_digest": "abc", "trained": True, "projection": None, "variant": "b0",
-    "embedding": "head", "resolution": 224, "preset": "native", "mean": [0.0], "std": [1.0],
-    "dtype": "float32",
-}  # fmt: skip
+IDENTITY = published.IDENTITY | {"trained": True, "dtype": "float32"}
 MLP = {"preset": "mlp", "hidden": [8], "epochs": 3, "seeds": [0]}
 SPLITS = ["test" if i % 3 == 2 else "tune" if i % 9 < 2 else "train" for i in range(FILMS // 2)]
 

@@ -111,6 +111,10 @@ def test_the_loop_keeps_order_and_prepares_ahead():
     assert first_out == [(0, 2), (1, 3), (2, 4), (3, 5), (4, 5)]
 
 
+def sums(images):
+    return images.sum(axis=(1, 2, 3))[:, None]
+
+
 def too_large_above(films):
     """A forward pass for which the memory is too small with more films; keeps how many it got."""
     tried = []
@@ -119,13 +123,9 @@ def too_large_above(films):
         tried.append(len(images))
         if len(images) > films:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
-        return images.sum(axis=(1, 2, 3))[:, None]
+        return sums(images)
 
     return forward, tried
-
-
-def sums(images):
-    return images.sum(axis=(1, 2, 3))[:, None]
 
 
 @pytest.mark.parametrize(("films", "pieces"), [(12, 1), (6, 2), (5, 3), (1, 12)])
@@ -153,7 +153,7 @@ def test_an_error_when_a_result_is_read_is_the_same(images, monkeypatch):
 
     monkeypatch.setattr(sharding, "local_rows", fails_above_six)
     batches = [(i, np.roll(images[:12], i, axis=0)) for i in range(4)]
-    found = list(inference.embed(lambda _, x: x.sum((1, 2, 3))[:, None], {}, mesh, batches))
+    found = list(inference.embed(lambda _, x: sums(x), {}, mesh, batches))
     for (_, embeddings), (_, batch) in zip(found, batches, strict=True):
         np.testing.assert_allclose(embeddings, sums(batch), rtol=1e-5)
     assert failed == [12, 12], "the two that were under way"
