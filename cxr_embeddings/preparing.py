@@ -40,16 +40,6 @@ def prepare(config: PreprocessConfig, beam_options: Sequence[str] = ()) -> Outco
     views = kept_views(config.input.views)
     paths.bill(config.input.user_project)
     source, folder = paths.typed(config.input.path), paths.typed(config.output.path)
-    listed = selection.list_films(
-        source,
-        metadata_path=config.input.metadata_path,
-        split_path=config.input.split_path,
-        views=views,
-        no_view=config.input.no_view,
-        limit=config.input.limit,
-    )
-    report_list(source, listed)
-
     options = beam_job.parse_options(beam_options)
     settings = shards.Settings(
         folder=folder,
@@ -61,10 +51,21 @@ def prepare(config: PreprocessConfig, beam_options: Sequence[str] = ()) -> Outco
         storage=config.image.storage,
         views=views,
         no_view=config.input.no_view,
-        has_views=listed.has_views,
+        has_views=False,
         user_project=config.input.user_project,
         chest_only=config.input.chest_only,
     )
+    listed = selection.list_films(
+        source,
+        metadata_path=config.input.metadata_path,
+        split_path=config.input.split_path,
+        views=views,
+        no_view=config.input.no_view,
+        limit=config.input.limit,
+    )
+    report_list(source, listed)
+    settings = dataclasses.replace(settings, has_views=listed.has_views)
+
     details = {
         "config": dataclasses.asdict(config),
         "beam": [shown(option) for option in beam_options],
@@ -85,7 +86,6 @@ def image_rule(config: ImageConfig) -> tuple[str, int]:
     """
     from cxr_embeddings.card_check import bundle_of, check_version
     from cxr_embeddings.input_pipeline.films.presets import PRESETS
-    from cxr_embeddings.input_pipeline.store.codecs import STORAGES
 
     preset, size, card = config.preset, config.size, None
     if config.weights:
@@ -106,12 +106,6 @@ def image_rule(config: ImageConfig) -> tuple[str, int]:
         )
     if card:
         check_version(card, print)
-    if not 8 <= size <= 8192:
-        raise ValueError(f"image.size is {size}; expected 8 to 8192 pixels")
-    if config.storage not in STORAGES:
-        raise ValueError(
-            f"image.storage is {config.storage!r}; expected one of {', '.join(STORAGES)}"
-        )
     return preset, size
 
 
