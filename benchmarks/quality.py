@@ -115,7 +115,9 @@ def probe(
 ) -> list[Float[np.ndarray, "test question"]]:
     """Logits of linear probes, tested on fold k: the penalty is chosen on the next fold.
 
-    With it, real films train again with all folds but k; drawn ones keep the demo's three splits.
+    All findings have one penalty, that of the best mean AUROC, as heads of `train_head.py` have;
+    each other question has its own. With the next fold, real films train again with all folds
+    but k; drawn ones keep the demo's three splits.
     """
     tune = films.fold == (k + 1) % FOLDS
     train = (films.fold != k) & ~tune
@@ -133,6 +135,7 @@ def probe(
             best = _best(
                 np.einsum("nd,pqd->pnq", np.asarray(whole.embedding)[tune], kernel),
                 films.label[tune],
+                films.findings,
             )
         chosen = best, np.arange(len(best))
         vector = kernel[chosen].T if turn is None else turn @ kernel[chosen].T
@@ -140,14 +143,17 @@ def probe(
     return logits or []
 
 
-def _best(logits: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """Of each question the position of the best penalty [question]."""
+def _best(logits: np.ndarray, label: np.ndarray, findings: int) -> np.ndarray:
+    """Of each question the position of the best penalty [question]; all findings share it."""
     known = np.isfinite(label)
-    aurocs = [
-        [discrimination.auroc(some[at, j], label[at, j]) for j, at in enumerate(known.T)]
-        for some in logits
-    ]
-    return np.nan_to_num(np.array(aurocs), nan=0).argmax(0)
+    aurocs = np.array(
+        [
+            [discrimination.auroc(some[at, j], label[at, j]) for j, at in enumerate(known.T)]
+            for some in logits
+        ]
+    )
+    aurocs[:, :findings] = np.nanmean(aurocs[:, :findings], 1, keepdims=True)
+    return np.nan_to_num(aurocs, nan=0).argmax(0)
 
 
 def few_labels(
@@ -231,7 +237,7 @@ def measure(source: Source, sets: Sequence[Films], resamples: int, draws: int) -
         add(f"{other.questions[0]} by {first}", other, foreign)
         for name in sorted(few, key=lambda name: int(name.rpartition(" ")[2])):
             add(name, films, few[name], few=True)
-    rows["findings"] = bootstrap.mean([rows[name] for name in grown.questions[1:-3]])
+    rows["findings"] = bootstrap.mean([rows[name] for name in grown.questions[1 : grown.findings]])
     for name, value in zip(quality_page.RANKS, np.mean(ranks, 0), strict=True):
         rows[name] = Measured(float(value), np.empty(0), (None, None))
     for films in made:
@@ -278,7 +284,7 @@ def run(
         "children": f"{len(young.stem):,}",
         "child_patients": f"{len({*young.patient}):,}",
         "adults": f"{len(grown.stem):,}",
-        "findings": ", ".join(grown.questions[1:-3]),
+        "findings": ", ".join(grown.questions[1 : grown.findings]),
         "draws": str(draws),
         "penalty": str(FEW_PENALTY),
         "command": re.sub(r"=/[^,]*?([^/,]+(/[^/,]+)?)(?=,|$)", r"=/data/\1", encoders),

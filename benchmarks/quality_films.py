@@ -2,7 +2,8 @@
 
 import functools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -31,6 +32,7 @@ class Films(NamedTuple):
     new: Bool[np.ndarray, " film"]  # the first demo weights were not trained on it
     questions: list[str]
     label: Float32[np.ndarray, "film question"]  # NaN: unknown
+    findings: int  # so many questions, the first ones, are answered by one head
 
     @property
     def real(self) -> bool:
@@ -38,13 +40,19 @@ class Films(NamedTuple):
 
 
 def films_of(
-    name: str, folder: pathlib.Path, table: pd.DataFrame, questions: dict[str, pd.Series]
+    name: str,
+    folder: pathlib.Path,
+    table: pd.DataFrame,
+    questions: dict[str, pd.Series],
+    others: Mapping[str, pd.Series] = MappingProxyType({}),
 ) -> Films:
+    """The films of a table; `questions` are findings, `others` are not."""
     stem = [pathlib.PurePath(one).stem for one in table.image_id]
-    label = np.stack([*questions.values()], 1).astype(np.float32)
+    answers = {**questions, **others}
+    label = np.stack([*answers.values()], 1).astype(np.float32)
     fold, patient = table.fold.to_numpy(), table.patient_id.to_numpy(str)
     new = (table.old_split != "train").to_numpy()
-    return Films(name, folder, stem, patient, fold, new, [*questions], label)
+    return Films(name, folder, stem, patient, fold, new, [*answers], label, len(questions))
 
 
 def children(folder: pathlib.Path) -> Films:
@@ -54,13 +62,13 @@ def children(folder: pathlib.Path) -> Films:
 
 
 def adults(folder: pathlib.Path) -> Films:
-    """Those of ChestX-ray14; the questions from the second on, without the last three: findings."""
+    """Those of ChestX-ray14: abnormal, findings that are frequent enough, sex, view and age."""
     table = _with_folds("nih", folder)
     counts = table.loc[:, "Atelectasis":"Hernia"].sum()
     questions = {"abnormal": 1 - table.no_finding}
     questions |= {name: table[name] for name in counts.index[counts >= LEAST_POSITIVES]}
-    questions |= {"sex": table.sex == "M", "view": table["view"] == "AP", "age": table.age > 60}
-    return films_of("nih", folder / "images", table, questions)
+    others = {"sex": table.sex == "M", "view": table["view"] == "AP", "age": table.age > 60}
+    return films_of("nih", folder / "images", table, questions, others)
 
 
 def _with_folds(name: str, folder: pathlib.Path) -> pd.DataFrame:

@@ -207,7 +207,7 @@ class TrainingConfig:
     standardise: bool = field(True, "bring each number of the embeddings to mean 0, deviation 1")
     class_weights: str = field("none", "balanced: both classes of a finding weigh the same")
     weight_decays: tuple[float, ...] = field(
-        (1e-4, 1e-3, 1e-2, 1e-1, 1.0),
+        (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0),
         "each is tried, and the best on the tune split is kept; for lbfgs this is the L2 penalty",
     )
     seeds: tuple[int, ...] = field(
