@@ -9,15 +9,13 @@ TABLES = pathlib.Path(__file__).parents[1] / "weights/splits"
 
 
 def split_of(fold: "pd.Series[int]", tested: int) -> "pd.Series[str]":
-    """Train is three folds. A training sees neither the tested fold nor the next one.
-
-    The next one chooses the penalty of the heads. Without a tune split the last weights are kept.
-    """
-    return fold.isin((tested, (tested + 1) % FOLDS)).map({True: "test", False: "train"})
+    """Test is one fold, tune the next one, and train the other three."""
+    named = {tested: "test", (tested + 1) % FOLDS: "tune"}
+    return fold.map(lambda one: named.get(one, "train"))
 
 
 def run(output: str, fold: int = 0) -> None:
-    """Writes OUTPUT/kermany.csv and OUTPUT/nih.csv: train is without this fold and the next one."""
+    """Writes OUTPUT/kermany.csv and OUTPUT/nih.csv: test is this fold, tune is the next one."""
     if fold not in range(FOLDS):
         raise SystemExit(f"error: --fold is {fold}; expected 0 to {FOLDS - 1}")
     folder = pathlib.Path(output)

@@ -45,8 +45,9 @@ def test_no_patient_is_in_two_folds(name):
     assert table.groupby("patient_id").fold.nunique().max() == 1
     for tested in range(folds.FOLDS):
         split = folds.split_of(table.fold, tested)
-        assert set(table.fold[split == "test"]) == {tested, (tested + 1) % folds.FOLDS}
-        assert set(split) == {"train", "test"}
+        assert set(table.fold[split == "test"]) == {tested}
+        assert set(table.fold[split == "tune"]) == {(tested + 1) % folds.FOLDS}
+        assert set(split) == {"train", "tune", "test"}
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -68,7 +69,8 @@ def test_a_table_of_splits_for_each_fold(tmp_path):
     folds.run(str(tmp_path), fold=4)
     table, written = (pd.read_csv(one / "nih.csv") for one in (folds.TABLES, tmp_path))
     assert (table.image_id == written.image_id).all()
-    assert ((written.split == "test") == table.fold.isin((0, 4))).all()
+    assert ((written.split == "test") == (table.fold == 4)).all()
+    assert ((written.split == "tune") == (table.fold == 0)).all()
     with pytest.raises(SystemExit, match="--fold is 5; expected 0 to 4"):
         folds.run(str(tmp_path), fold=5)
 
