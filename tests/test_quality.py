@@ -191,7 +191,9 @@ def test_from_encoders_to_the_page(films, tmp_path, monkeypatch):
         "drawn1200": ["Edema", "No Finding", "a", "b", "c", "d"],
     }
     sets = [
-        films._replace(name=name, questions=questions, label=label)
+        films._replace(
+            name=name, questions=questions, label=label, findings=3 if name == "nih" else 6
+        )
         for name, questions in sets.items()
     ]
     monkeypatch.setattr(quality, "PENALTIES", [0.1, 1.0])

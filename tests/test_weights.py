@@ -152,7 +152,7 @@ def test_the_demos_weights_are_whole_small_and_say_where_they_are_from(monkeypat
     monkeypatch.setattr(efficientnet, "STAGES", STAGES)
     card = load_card(demo.WEIGHTS)
     assert weights.digest(weights.load_variables(demo.WEIGHTS, card)) == card.digest
-    assert card.trained and card.dtype == "bfloat16" and card.licence == "CC BY 4.0"
+    assert card.trained and card.dtype == "bfloat16" and "CC BY 4.0" in card.licence
     assert "Kermany" in card.training_data and "ChestX-ray14" in card.training_data
     assert "nihcc.app.box.com" in card.terms_of_use and card.settings["objective"] == "supcon"
     assert sum(path.stat().st_size for path in demo.WEIGHTS.rglob("*") if path.is_file()) < 15e6
