@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from .errors import InputError as InputError
     from .errors import MissingPackage as MissingPackage
     from .head_training import train_head as train_head
+    from .heat_maps import HeatMap as HeatMap
+    from .heat_maps import explain as explain
     from .input_pipeline.embeddings.table import Embeddings as Embeddings
     from .loading import Encoder as Encoder
     from .loading import load_encoder as load_encoder
@@ -37,9 +39,11 @@ _HOMES = {  # public name -> the module that has it
     "Error": "errors",
     "FileError": "errors",
     "Head": "prediction",
+    "HeatMap": "heat_maps",
     "InputError": "errors",
     "MissingPackage": "errors",
     "embed": "embedding",
+    "explain": "heat_maps",
     "label_reports": "report_labelling",
     "load_encoder": "loading",
     "load_head": "prediction",

@@ -250,6 +250,7 @@ def embed_run(
     import numpy as np
 
     from cxr_embeddings.in_memory import check_finite
+    from cxr_embeddings.input_pipeline.films.decode import Batch
 
     card = encoder.card
     bar = progress.bar(run.done + len(run.todo), run.done, shown=shown)
@@ -259,20 +260,20 @@ def embed_run(
         bar.update()
 
     batches = source.batches(run, card, films, drop)
-    steps: Iterator[tuple[Sequence[InputFile], np.ndarray]]
-    steps = ((batch.films, batch.image) for batch in batches)
+    steps: Iterator[tuple[Batch, np.ndarray]]
+    steps = ((batch, batch.image) for batch in batches)
     if hosts.count > 1:  # then it is a store, whose films all give an image
         here = math.ceil(len(run.todo) / films)
         empty = np.zeros((films, card.resolution, card.resolution, 1), np.float32)
-        padding: tuple[Sequence[InputFile], np.ndarray] = ([], empty)
+        padding = (Batch(empty, [], []), empty)
         most = int(hosts.gather(np.array([here])).max())
         steps = itertools.chain(steps, itertools.repeat(padding, most - here))
     with bar, contextlib.closing(batches):
-        for found, embeddings in encoder.compiled(films)(steps):
-            rows = check_finite(embeddings[: len(found)], found)  # no padded row
-            for film, embedding in zip(found, rows, strict=True):
+        for batch, embeddings in encoder.compiled(films, encoder.layer)(steps):
+            rows = check_finite(embeddings[: len(batch.films)], batch.films)  # no padded row
+            for film, embedding in zip(batch.films, rows, strict=True):
                 run.add(film, embedding)
-            bar.update(len(found))
+            bar.update(len(rows))
 
 
 def report_run(run: Run, counts: Mapping[str, int], seconds: float) -> None:

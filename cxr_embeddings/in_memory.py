@@ -6,7 +6,7 @@ import contextlib
 import io
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import IO, TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +19,7 @@ from cxr_embeddings.input_pipeline.films.film import InputFile, Rejected, Skippe
 from cxr_embeddings.input_pipeline.films.listing import list_inputs
 
 if TYPE_CHECKING:
-    from cxr_embeddings.loading import Encoder
+    from cxr_embeddings.loading import Encoder, Infer
 
     Given = str | os.PathLike | IO[bytes] | bytes | np.ndarray
 
@@ -29,8 +29,10 @@ def embed_films(
     films: Given | Iterable[Given],
     image_ids: Sequence[str] | None,
     shown: bool | None,
+    compiled: Callable[[int, str], Infer] | None = None,
 ) -> Embeddings:
-    """As `Encoder.embed`; `shown` is its `progress`."""
+    """As `Encoder.embed`; `shown` is its `progress`, and `compiled` in place of the encoder's."""
+    compiled = compiled or encoder.compiled
     given: list[Given]
     if isinstance(films, str | os.PathLike):
         given = [file.path for file in list_inputs(os.fspath(films)).files]
@@ -47,16 +49,18 @@ def embed_films(
         rejected.append(LeftOut(film.path, why.reason, why.detail))
         bar.update()
 
-    batch = encoder.films_a_step(1 << (len(given) - 1).bit_length())  # so that few are compiled
+    films_a_step = encoder.films_a_step(
+        1 << (len(given) - 1).bit_length()
+    )  # so that few are compiled
     embedded: list[str] = []
     rows = [np.empty((0, np.prod(encoder.shape)), np.float32)]
-    decoded = workers.in_order(contents, encoder.decoders, ahead=2 * batch)
+    decoded = workers.in_order(contents, encoder.decoders, ahead=2 * films_a_step)
     with bar, encoder.lock, contextlib.closing(decoded):
-        batches = ((b.films, b.image) for b in decode.batches(decoded, batch, drop))
-        for found, embeddings in encoder.compiled(batch)(batches):
-            rows.append(check_finite(embeddings[: len(found)], found))
-            embedded += (film.path for film in found)
-            bar.update(len(found))
+        batches = ((b, b.image) for b in decode.batches(decoded, films_a_step, drop))
+        for done, embeddings in compiled(films_a_step, encoder.layer)(batches):
+            rows.append(check_finite(embeddings[: len(done.films)], done.films))
+            embedded += (film.path for film in done.films)
+            bar.update(len(done.films))
     identity = json.loads(json.dumps({"views": None} | encoder.identity))
     complete = not any(one.reason in run_folder.PASSING for one in rejected)
     return of_arrays(embedded, np.concatenate(rows), identity, complete, rejected)

@@ -11,7 +11,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import IO, TYPE_CHECKING, Protocol, TypeVar
+from typing import IO, TYPE_CHECKING
 
 from cxr_embeddings.card_check import bundle_of, read_card
 from cxr_embeddings.common import machine
@@ -27,17 +27,10 @@ if TYPE_CHECKING:
     from cxr_embeddings.encoder.efficientnet import EfficientNet
     from cxr_embeddings.encoder.weights import Variables
     from cxr_embeddings.input_pipeline.embeddings.table import Embeddings
-    from cxr_embeddings.input_pipeline.films.decode import Decoder
+    from cxr_embeddings.input_pipeline.films.decode import Batch, Decoder
 
-Tag = TypeVar("Tag")
-
-
-class Infer(Protocol):
-    """What takes batches of (tag, images float32 [b h w 1]) to (tag, embeddings [b dim])."""
-
-    def __call__(
-        self, batches: Iterable[tuple[Tag, np.ndarray]]
-    ) -> Iterator[tuple[Tag, np.ndarray]]: ...
+    # What takes batches with their images float32 [b h w 1] to embeddings [b dim], in order
+    Infer = Callable[[Iterable[tuple[Batch, np.ndarray]]], Iterator[tuple[Batch, np.ndarray]]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -50,7 +43,7 @@ class Encoder:
         settings: what was asked for, with the engine and the dtype that were chosen.
         mesh: the devices that share the films.
         batch_size: films a step, over all devices of all hosts; 0: as many as their memory holds.
-        compiled: films of this host in a step -> what computes them.
+        compiled: films of this host in a step, and a layer -> what computes that layer of them.
         lock: held while the decoders are in use.
     """
 
@@ -59,7 +52,7 @@ class Encoder:
     settings: EncoderConfig
     mesh: jax.sharding.Mesh
     batch_size: int
-    compiled: Callable[[int], Infer]
+    compiled: Callable[[int, str], Infer]
     lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
 
     @translated
@@ -246,18 +239,21 @@ def open_encoder(
         model = gpu.for_gpu(model, layers)
     card, variables = _load_variables(config, card, model, mesh)
 
-    def compiled(films: int) -> Infer:
+    def compiled(films: int, layer: str) -> Infer:
         if config.engine == "openvino":
             from cxr_embeddings.encoder import openvino_engine
 
             requests = openvino_engine.compile(card, variables, layer, str(config.dtype), films)
             return functools.partial(openvino_engine.embed, requests)
-        return functools.partial(inference.embed, forward, variables, mesh)
+        return functools.partial(inference.embed, forward(layer), variables, mesh)
 
     if config.engine != "openvino":
         from cxr_embeddings.encoder import inference
 
-        forward = inference.make_forward(model, variables, mesh, layer, card.mean, card.std)
+        @functools.cache
+        def forward(layer: str) -> inference.Forward:
+            return inference.make_forward(model, variables, mesh, layer, card.mean, card.std)
+
     return Encoder(card, layer, config, mesh, batch_size, functools.lru_cache(2)(compiled))
 
 

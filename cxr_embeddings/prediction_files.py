@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import hashlib
 import json
 import math
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from cxr_embeddings.heads.saved import HeadCard
     from cxr_embeddings.input_pipeline.embeddings.output_plan import Output
     from cxr_embeddings.input_pipeline.films.film import InputFile
+    from cxr_embeddings.loading import Encoder
 
 SHARDS = 1000  # for the embeddings of films; a run that is stopped repeats at most one
 UNKNOWN = "NA"  # missing for pandas and R; an empty cell would be 0 for a spreadsheet's formulas
@@ -58,54 +60,68 @@ def predict_embeddings(
     write(predicted, output)
 
 
-def predict_films(head: Head, weights: str, input: str, output: pathlib.Path) -> bool:
+def predict_films(
+    head: Head, weights: str, input: str, output: pathlib.Path, heatmaps: pathlib.Path | None = None
+) -> bool:
     """Embeds films as those that the head was trained on, of the same views, and predicts.
 
     The embeddings lie in a hidden folder beside the output until no film is to be tried again.
+    With `heatmaps`, a folder, the same forward pass gives the films' heat maps.
 
     Returns:
         Whether all went well: whether no film failed that another run may read.
     """
+    from cxr_embeddings import heat_map_files
     from cxr_embeddings.configs.schema import EmbedConfig, EncoderConfig, InputConfig, OutputConfig
 
     card = head.saved.card
     check_unit(card)
-    encoder = card["encoder"]
-    if encoder is None:
+    made_by = card["encoder"]
+    if made_by is None:
         raise ValueError(
             "the head was trained on embeddings without manifest.json, so nothing says which "
             "encoder films must be embedded with; expected --embeddings"
         )
-    if missing := {"views", "embedding", "dtype"} - encoder.keys():
+    if missing := {"views", "embedding", "dtype"} - made_by.keys():
         raise ValueError(
             f"the card of the head does not say {', '.join(sorted(missing))} of its encoder, so "
             "films cannot be embedded for it; expected --embeddings"
         )
-    views, random = encoder["views"], weights == "random"
+    views, random = made_by["views"], weights == "random"
     config = EmbedConfig(
         InputConfig(
             input,
             views=None if views is None else tuple(views),
-            chest_only=bool(encoder.get("chest_only")),
+            chest_only=bool(made_by.get("chest_only")),
         ),
         EncoderConfig(
             weights,
-            embedding=encoder["embedding"],
-            dtype=encoder["dtype"],
-            variant=encoder["variant"] if random else None,
-            resolution=encoder["resolution"] if random else None,
-            preset=encoder["preset"] if random else None,
+            embedding=made_by["embedding"],
+            dtype=made_by["dtype"],
+            variant=made_by["variant"] if random else None,
+            resolution=made_by["resolution"] if random else None,
+            preset=made_by["preset"] if random else None,
         ),
         OutputConfig(str(output.parent), layout="sharded", shards=SHARDS),
     )
 
     def place(identity: Mapping[str, object], planned: Sequence[Output]) -> str:
+        if heatmaps:  # written with the embeddings: those of a run without maps are of no use
+            films = [film for one in planned for film in one.films]
+            heat_map_files.check(heatmaps, films, card["findings"])
+            identity = {**identity, "heat_maps": str(heatmaps)}
         return choose_folder(card, weights, output, identity, planned)
 
-    done, table = run_job(config, place=place), None
+    maps: contextlib.AbstractContextManager[Encoder | None] = contextlib.nullcontext()
+    if heatmaps:
+        maps = heat_map_files.mapping_encoder(config.encoder, head.saved, heatmaps)
+    with maps as encoder:
+        done, table = run_job(config, encoder=encoder, place=place), None
     if done.counts["embedded"]:
         table = read_embeddings(done.folder, dtype=card["embeddings_dtype"], progress=True)
     write(predictions_of(head.saved, table, [done.folder]), output)
+    if heatmaps and done.counts["embedded"]:
+        print(f"heat maps in {heatmaps}")
     if done.counts["retryable"]:
         print(f"the embeddings are kept in {done.folder} for the same command")
     else:

@@ -2,6 +2,9 @@
 
 import math
 
+import numpy as np
+from jaxtyping import Int
+
 from .efficientnet import EMBEDDING_WIDTH, POOLED_MAP_PATCH, STAGES, head_name, stage_widths
 
 
@@ -40,3 +43,19 @@ def embedding_shape(width: int, layer: str, resolution: int) -> tuple[int, ...]:
         if not side:
             raise ValueError(f"pooled_map needs images of 160 px or more, these have {resolution}")
     return (side, side, width) if layer.endswith("_map") else (width,)
+
+
+def map_centres(resolution: int) -> Int[np.ndarray, " side"]:
+    """The pixel of the image, along each side, in the middle of what a number of a map sees.
+
+    For `feature_map` and `head_map`. Output i of a convolution of stride 2, with TensorFlow's SAME
+    padding, has its middle at pixel 2 i of an odd side and at 2 i + 1 of an even one. So the maps
+    of images of 224 px begin at pixel 31 and end at 223, those of 225 px begin at 0 and end at 224.
+    """
+    sides = [resolution]
+    for _ in range(1 + sum(stage[1] == 2 for stage in STAGES)):  # the stem, and those stages
+        sides.append(math.ceil(sides[-1] / 2))
+    centres = np.arange(sides[-1])
+    for side in sides[-2::-1]:
+        centres = 2 * centres + (side % 2 == 0)
+    return centres

@@ -178,14 +178,14 @@ def _build(card: Card, variables: Variables, layer: str, films: int) -> openvino
         for j in range(1, count + 1):
             name = f"stage{i}_block{j}"
             x = _block(x, params[name], stats[name], activation, stage[1] if j == 1 else 1)
+    if card.head_width is not None and layer not in ("pooled", "feature_map", "pooled_map"):
+        x = _conv_bn(x, params, stats, "head", activation)
     if layer == "pooled_map":
         patch = [efficientnet.POOLED_MAP_PATCH] * 2
         x = ops.avg_pool(x, patch, [0, 0], [0, 0], patch, True)
     if layer.endswith("_map"):
         x = ops.transpose(x, ops.constant(np.array([0, 2, 3, 1])))
     else:
-        if card.head_width is not None and layer != "pooled":
-            x = _conv_bn(x, params, stats, "head", activation)
         x = _average(x)
         if layer == "projection":
             x = ops.matmul(x, _constant(params["projection"]["kernel"]), False, False)
@@ -201,7 +201,7 @@ def compile(
 
     Args:
         card, variables: float32, of the network.
-        layer: an embedding that the card offers.
+        layer: an embedding that the card offers, or `head_map`.
         dtype: of the computation, float32 or bfloat16.
         films: of a batch: one alone has all cores, several share them.
     """

@@ -2,7 +2,7 @@
 
 python scripts/predict.py --head heads/heart --embeddings /data/embeddings --output predictions.csv
 python scripts/predict.py --head heads/heart --weights /models/cxr-l2 --input /data/films \\
-    --output predictions.csv
+    --output predictions.csv --heatmaps /data/maps
 
 Writes one row a film: image_id; ood_distance, the distance to the films that the head was trained
 on, and out_of_distribution, 1 where it is above 1: the scores of that film cannot be relied on; for
@@ -10,7 +10,8 @@ each finding NAME_logit (which ranks films), NAME_probability (the same, calibra
 tune split) and NAME_positive (1 where the probability reaches the head's threshold: Youden's J on
 tune); and reason. A film without an embedding has NA in place of numbers, and its reason. The exit
 code is 1 if a film failed temporarily: the same command then continues with the embeddings that it
-has.
+has. --heatmaps adds a folder with where in each film the head sees each finding: NAME.npy on the
+film's pixels, NAME.png over the film, and the places of the maxima in heat_maps.json.
 """
 
 import dataclasses
@@ -32,6 +33,7 @@ class Options:
     )
     weights: str = field("", "weights bundle, to embed the films of --input")
     input: str = field("", "films: a folder, a glob, or a list of files")
+    heatmaps: str = field("", "folder for heat maps of the films of --input")
 
 
 def predict(options: Options) -> int:
@@ -41,10 +43,13 @@ def predict(options: Options) -> int:
         raise ValueError(
             "expected --head, --output, and either --embeddings or --weights with --input"
         )
+    if options.heatmaps and not films:
+        raise ValueError("--heatmaps needs the films: expected --weights with --input")
     file = paths.typed_file(options.output, "--output")
     loaded = prediction.load_head(options.head)
     if films:
-        return 0 if prediction_files.predict_films(loaded, weights, films, file) else 1
+        maps = paths.typed_local(options.heatmaps, "--heatmaps") if options.heatmaps else None
+        return 0 if prediction_files.predict_films(loaded, weights, films, file, maps) else 1
     prediction_files.predict_embeddings(loaded, options.embeddings, file, options.cache)
     return 0
 

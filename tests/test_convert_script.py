@@ -157,7 +157,9 @@ def test_a_projection_is_marked_untrained_wherever_it_goes(projected):
     assert card.projection == "orthonormal:0 of own_head (untrained)" and card.dtype == "bfloat16"
     encoder = cxr.load_encoder(projected)
     assert encoder.layer == "projection" and encoder.identity["projection"] == card.projection
-    ((_, embeddings),) = encoder.compiled(1)([(None, np.zeros((1, 64, 64, 1), np.float32))])
+    ((_, embeddings),) = encoder.compiled(1, encoder.layer)(
+        [(None, np.zeros((1, 64, 64, 1), np.float32))]
+    )
     assert embeddings.shape == (1, 4096)
     identity = cxr.load_encoder(projected, embedding="own_head").identity
     assert identity["shape"] == (1280,) and identity["projection"] is None

@@ -1,5 +1,6 @@
 """The whole way of a user: films to embeddings to a head to predictions, in a stand-in of MIMIC."""
 
+import io
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import running
+from PIL import Image
 
 from cxr_embeddings.input_pipeline.synthetic.mimic_folder import write_mimic
 
@@ -93,6 +95,40 @@ def test_films_and_their_embeddings_give_the_same_predictions(mimic, trained):
     assert "SHA256SUMS" not in of_films.stdout and not list(mimic.glob(".*embeddings*"))
 
 
+def test_heat_maps_come_with_the_predictions(mimic, trained, tmp_path):
+    result = running.call(
+        "predict", f"--head={mimic}/head", "--weights=random", f"--input={mimic}/files",
+        f"--output={tmp_path}/p.csv", f"--heatmaps={tmp_path}/maps",
+    )  # fmt: skip
+    assert result.returncode == 0 and f"heat maps in {tmp_path}/maps" in result.stdout
+    assert {path.name for path in tmp_path.iterdir()} == {"p.csv", "maps"}
+    predicted = pd.read_csv(tmp_path / "p.csv").set_index("image_id")
+    without = predicted.index[predicted.reason.notna()]
+    assert len(without) == 5
+    files = running.tree(tmp_path / "maps")
+    kinds = ("Lung_Opacity.npy", "Lung_Opacity.png", "No_Finding.npy", "No_Finding.png")
+    for image_id, row in predicted.drop(without).iterrows():
+        key = os.path.relpath(image_id, mimic / "files").removesuffix(".dcm")
+        facts = json.loads(files.pop(f"{key}/heat_maps.json"))
+        assert facts["image_id"] == image_id and [*facts["findings"]] == [
+            "No Finding",
+            "Lung Opacity",
+        ]
+        for name, finding in facts["findings"].items():
+            assert finding["probability"] == pytest.approx(row[f"{name}_probability"], abs=1e-5)
+            assert 0 <= finding["maximum"]["x"] < facts["width"]
+        for kind in kinds:
+            content = io.BytesIO(files.pop(f"{key}/{kind}"))
+            if kind.endswith("npy"):
+                on_film = np.load(content)
+                assert on_film.dtype == np.float32
+                assert on_film.shape == (facts["height"], facts["width"])
+            else:
+                with Image.open(content) as picture:
+                    assert picture.size == (facts["width"], facts["height"]) and not picture.info
+    assert not files
+
+
 @pytest.mark.slow
 def test_a_film_that_cannot_be_read_costs_no_other(mimic, trained, tmp_path):
     films = sorted(str(path) for path in mimic.rglob("*.dcm"))[:6]
@@ -142,6 +178,10 @@ def test_other_weights_are_refused_before_anything_is_embedded(mimic, trained, t
         (["--head=x", "--output=p.csv", "--embeddings=y"], "/x; expected a folder of train_head"),
         (["--head=x", "--output=no/p.csv", "--embeddings=y"], "expected a file in a folder that"),
         (["--head=x", "--output=p.csv", "--weights=y"], "error: expected --head"),
+        (
+            ["--head=x", "--output=p.csv", "--embeddings=y", "--heatmaps=z"],
+            "error: --heatmaps needs the films: expected --weights with --input",
+        ),
         (["--head=x", "--head=y"], "error: --head is given 2 times; expected once"),
     ],
 )

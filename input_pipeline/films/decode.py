@@ -24,7 +24,7 @@ from cxr_embeddings.common.files import NotAFile
 
 from .dicom import read_film
 from .film import Film, InputFile, Rejected, Rejection, Skipped, check_size
-from .presets import PRESETS, network_input
+from .presets import PRESETS, Place, network_input, place_in_input
 
 DECODE_SECONDS = 300  # a film takes well under a second; a stalled network file system may not
 DECODERS_A_FILM = 2  # processes that may die on a film before it is said to be the film's fault
@@ -41,6 +41,7 @@ class Prepared:
     view_position: str | None  # what the file says, if it does
     shape: tuple[int, int]  # height and width of the film in its file, in pixels
     not_chest: tuple[str, str] | None = None  # see `chest.other_than_chest`
+    place: Place | None = None  # of the film in the image; None: nobody knows any more
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Batch:
 
     image: Float32[np.ndarray, "batch size size 1"]
     films: Sequence[InputFile]  # of the first rows; the rest is padding, which is 0
+    places: Sequence[Place | None]  # of these films in their images
 
 
 def load(
@@ -89,7 +91,8 @@ def prepare(film: Film, preset: str, size: int) -> Prepared | Rejected:
         image = network_input(film, PRESETS[preset], size)
     except Rejection as rejection:
         return Rejected(*rejection.args)
-    return Prepared(image, film.view_position, film.pixels.shape, film.not_chest)
+    place = place_in_input(film.pixels.shape, film.pixel_aspect, PRESETS[preset], size)
+    return Prepared(image, film.view_position, film.pixels.shape, film.not_chest, place)
 
 
 def serve(connection: Connection, settings: str) -> None:
@@ -178,7 +181,8 @@ class Decoder:
             return Skipped(**facts) if kind == "Skipped" else Rejected(**facts)
         image, side = np.frombuffer(self._connection.recv_bytes(), np.float32), self._settings[1]
         shape, said = (*facts["shape"],), facts["not_chest"] and (*facts["not_chest"],)
-        return Prepared(image.reshape(side, side, 1), facts["view_position"], shape, said)
+        image, place = image.reshape(side, side, 1), Place(*facts["place"])
+        return Prepared(image, facts["view_position"], shape, said, place)
 
 
 @contextlib.contextmanager
@@ -200,16 +204,18 @@ def batches(
 ) -> Iterator[Batch]:
     """Packs images into batches of `batch_size`; gives what is no image to `drop`."""
     films: list[InputFile] = []
+    places: list[Place | None] = []
     rows: list[np.ndarray] = []
     for film, outcome in decoded:
         if not isinstance(outcome, Prepared):
             drop(film, outcome)
             continue
         films.append(film)
+        places.append(outcome.place)
         rows.append(outcome.image)
         if len(rows) == batch_size:
-            yield Batch(np.stack(rows), films)
-            films, rows = [], []
+            yield Batch(np.stack(rows), films, places)
+            films, places, rows = [], [], []
     if rows:
         padding = [np.zeros_like(rows[0])] * (batch_size - len(rows))
-        yield Batch(np.stack(rows + padding), films)
+        yield Batch(np.stack(rows + padding), films, places)

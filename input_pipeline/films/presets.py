@@ -6,9 +6,10 @@ Rules and resizes are plain functions; a preset is a row of a table.
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, Integer, Real, UInt
+from jaxtyping import Float, Float32, Integer, Real, UInt
 from PIL import Image
 
 from .film import Film, reject
@@ -119,11 +120,8 @@ def network_input(film: Film, preset: Preset, size: int) -> Float32[np.ndarray, 
         Rejection: what the preset uses of the header is unusable, or makes one grey of all pixels.
     """
     image = preset.intensity(film)
-    height = width = size
-    if preset.letterbox:
-        sides = image.shape[0] * film.pixel_aspect, image.shape[1]
-        height, width = (max(1, round(side * (size / max(sides)))) for side in sides)
-    resized = preset.resize(image, height, width)
+    place = place_in_input(image.shape, film.pixel_aspect, preset, size)
+    resized = preset.resize(image, place.height, place.width)
     if resized.min() == resized.max() and image.min() < image.max():
         reject("constant", f"what differs in it is lost at {size} pixels")
     if preset.min_max:
@@ -134,6 +132,49 @@ def network_input(film: Film, preset: Preset, size: int) -> Float32[np.ndarray, 
         resized /= np.iinfo(image.dtype).max
         resized.clip(0, 1, out=resized)
     if resized.shape != (size, size):
-        top, left = (size - height) // 2, (size - width) // 2
-        resized = np.pad(resized, ((top, size - height - top), (left, size - width - left)))
+        below, right = size - place.height - place.top, size - place.width - place.left
+        resized = np.pad(resized, ((place.top, below), (place.left, right)))
     return resized[..., None]
+
+
+# The way back
+
+
+class Place(NamedTuple):
+    """Where a film lies in its network input, in pixels."""
+
+    film_height: int
+    film_width: int
+    top: int
+    left: int
+    height: int
+    width: int
+    middle: float  # of a pixel of either, where its corner is 0; legacy_bilinear lays corners
+
+
+def place_in_input(shape: tuple[int, int], pixel_aspect: float, preset: Preset, size: int) -> Place:
+    """Where `network_input` puts a film of that height and width."""
+    height = width = size
+    if preset.letterbox:
+        sides = shape[0] * pixel_aspect, shape[1]
+        height, width = (max(1, round(side * (size / max(sides)))) for side in sides)
+    middle = 0.0 if preset.resize is legacy_bilinear else 0.5
+    return Place(*shape, (size - height) // 2, (size - width) // 2, height, width, middle)
+
+
+def input_positions(
+    place: Place,
+) -> tuple[Float[np.ndarray, " film_height"], Float[np.ndarray, " film_width"]]:
+    """The row of the network input on which each row of the film lies, and so for the columns.
+
+    Row 0.5 lies between the first two rows of pixels.
+    """
+    sides = (
+        (place.film_height, place.top, place.height),
+        (place.film_width, place.left, place.width),
+    )
+    rows, columns = (
+        (np.arange(film) + place.middle) * (length / film) - place.middle + start
+        for film, start, length in sides
+    )
+    return rows, columns
