@@ -3,9 +3,11 @@
 import math
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float
 
 from .efficientnet import EMBEDDING_WIDTH, POOLED_MAP_PATCH, STAGES, head_name, stage_widths
+
+STRIDE = 32  # of a map, in pixels of the image
 
 
 def largest_map(variant: str, resolution: int) -> int:
@@ -37,7 +39,7 @@ def embedding_shape(width: int, layer: str, resolution: int) -> tuple[int, ...]:
     Raises:
         ValueError: the image is too small for a `pooled_map`.
     """
-    side = math.ceil(resolution / 32)
+    side = math.ceil(resolution / STRIDE)
     if layer == "pooled_map":
         side //= POOLED_MAP_PATCH
         if not side:
@@ -45,17 +47,13 @@ def embedding_shape(width: int, layer: str, resolution: int) -> tuple[int, ...]:
     return (side, side, width) if layer.endswith("_map") else (width,)
 
 
-def map_centres(resolution: int) -> Int[np.ndarray, " side"]:
-    """The pixel of the image, along each side, in the middle of what a number of a map sees.
+def map_centres(resolution: int) -> Float[np.ndarray, " side"]:
+    """Where in the image, in pixels along each side, the numbers of a map lie: 0 is the first one.
 
-    For `feature_map` and `head_map`. Output i of a convolution of stride 2, with TensorFlow's SAME
-    padding, has its middle at pixel 2 i of an odd side and at 2 i + 1 of an even one. So the maps
-    of images of 224 px begin at pixel 31 and end at 223, those of 225 px begin at 0 and end at 224.
+    For `feature_map` and `head_map`. They lie evenly about the middle of the image, a stride apart.
+    TensorFlow's SAME padding would have the middle of what each sees lie up to half a stride
+    further on, where the image has an even side. But a network that is trained on mirrored images,
+    too, learns to see alike from both sides.
     """
-    sides = [resolution]
-    for _ in range(1 + sum(stage[1] == 2 for stage in STAGES)):  # the stem, and those stages
-        sides.append(math.ceil(sides[-1] / 2))
-    centres = np.arange(sides[-1])
-    for side in sides[-2::-1]:
-        centres = 2 * centres + (side % 2 == 0)
-    return centres
+    side = math.ceil(resolution / STRIDE)
+    return STRIDE * np.arange(side) + (resolution - 1 - STRIDE * (side - 1)) / 2
