@@ -277,7 +277,7 @@ def run(
             found[source.name] = measure(source, sets, resamples, draws)
             print(f"\n{source.name}, {time.monotonic() - start:.0f} s", flush=True)
             for row, one in found[source.name].items():
-                print(f"{row:32}{quality_page.cell(one)}", flush=True)
+                print(f"{row:33}{quality_page.cell(one)}", flush=True)
     young, grown = sets[:2]
     facts = {
         "encoders": "\n".join(source.described() for source in compared),
@@ -287,6 +287,6 @@ def run(
         "findings": ", ".join(grown.questions[1 : grown.findings]),
         "draws": str(draws),
         "penalty": str(FEW_PENALTY),
-        "command": re.sub(r"=/[^,]*?([^/,]+(/[^/,]+)?)(?=,|$)", r"=/data/\1", encoders),
+        "command": re.sub(r"=/[^,]*?([^/,]*{fold}[^,]*|[^/,]+)(?=,|$)", r"=/data/\1", encoders),
     }
     quality_page.write(found, facts, pathlib.Path(page), saw)

@@ -11,7 +11,16 @@ import numpy as np
 import pytest
 import tiny
 
-from benchmarks import coverage, encoder, gpu, localisation, peers, run, timing
+from benchmarks import (
+    coverage,
+    default_recipe,
+    encoder,
+    gpu,
+    localisation,
+    peers,
+    run,
+    timing,
+)
 from cxr_embeddings.encoder import depthwise_kernel
 
 
@@ -159,3 +168,9 @@ def test_maps_are_scored_by_their_maximum_and_their_overlap(monkeypatch, capsys)
     }
     localisation.show("drawn", found)
     assert "| all | 3 | 0.33 (0.06 to 0.79) | 0.25 | 0.44 |" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_default_recipe_keeps_what_its_start_knew(tmp_path, capfd):
+    default_recipe.run("weights/demo", str(tmp_path), films=400, steps=10, size=64, noise=0.1)
+    assert "Support Devices" in capfd.readouterr().out
