@@ -13,6 +13,7 @@ EXTRA_OF = {
     "tensorboardX": "train",
     "tensorflow": "tensorflow",
     "tensorflow_datasets": "store",
+    "umap": "explore",
 }
 
 

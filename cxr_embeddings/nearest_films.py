@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int64, Shaped
+from jaxtyping import Bool, Float32, Shaped
 
 from cxr_embeddings.common import paths
+from cxr_embeddings.labelled_films import LabelledFilms, read_labelled_films
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -18,21 +18,6 @@ if TYPE_CHECKING:
 
 NEIGHBOURS, ROWS, SIDE = 5, 6, 168
 PERMUTATIONS, SEED = 1000, 0
-
-
-class Labelled(NamedTuple):
-    """The films that have labels."""
-
-    rows: Int64[np.ndarray, " n"]  # of the table of embeddings
-    patient_id: Shaped[np.ndarray, " n"]  # "" where it is unknown
-    label: Shaped[np.ndarray, "n finding"]  # 0 or 1
-    mask: Bool[np.ndarray, "n finding"]  # whether that is known
-    findings: tuple[str, ...]
-
-    @property
-    def has(self) -> Bool[np.ndarray, "n finding"]:
-        """Which films are known to have a finding."""
-        return (self.label > 0) & self.mask
 
 
 def compare_neighbours(
@@ -61,8 +46,11 @@ def compare_neighbours(
     from cxr_embeddings.input_pipeline.embeddings.table import read_table
 
     table = read_table(embeddings)
-    films = _labelled(table.image_id, labels)
-    rows, patient_id, label, mask, findings = films
+    every = read_labelled_films(table.image_id, labels)
+    rows = np.flatnonzero(every.mask.any(axis=1))
+    patient_id, label, mask = (part[rows] for part in every[:3])
+    findings = every.findings
+    films = LabelledFilms(patient_id, label, mask, findings)
     if not len(rows):
         raise ValueError(
             f"{labels} says for none of the films whether it has a finding; expected 0 or 1"
@@ -89,28 +77,10 @@ def compare_neighbours(
         raise ValueError(f"{labels} gives no film a finding; expected at least one")
     _report(found, whole, [name for name in found if name not in alone] or [*found])
     if output:
-        chosen = _choose(films.has, [findings.index(name) for name in found])
+        chosen = _choose(label > 0, [findings.index(name) for name in found])
         shown = [(j, i, *neighbour[i]) for j, i in chosen.items()]
         _draw(shown, _find_films(table.image_id[rows], input), cosine, films).save(picture)
         print(f"{picture}: {len(shown)} films, drawn at random, and their neighbours")
-
-
-def _labelled(image_id: Shaped[np.ndarray, " film"], path: str) -> Labelled:
-    """The films that have labels."""
-    from cxr_embeddings.configs.schema import LabelsConfig
-    from cxr_embeddings.heads.labels import findings, label_table, matching
-    from cxr_embeddings.heads.labels.columns import alike
-
-    config = LabelsConfig(path, ("all",))
-    table = label_table.read_labels(config)
-    if all(alike(name, table.columns) for name in findings.CHEXPERT):  # whose labellers write no 0
-        table = label_table.read_labels(dataclasses.replace(config, not_mentioned="negative"))
-    facts, films = table.facts, matching.film_ids(image_id)
-    position, _ = matching.place(films, facts)
-    patient_id = matching.with_ids(films, facts, position).patient
-    label, mask = table.label[position], table.mask[position]
-    rows = np.flatnonzero((position >= 0) & mask.any(axis=1))
-    return Labelled(rows, patient_id[rows], label[rows], mask[rows], table.findings)
 
 
 def _report(found: dict[str, Sharing], whole: Sharing, pooled: list[str]) -> None:
@@ -167,7 +137,7 @@ def _draw(
     shown: Sequence[tuple[int, ...]],
     paths: Sequence[str],
     cosine: Float32[np.ndarray, "n neighbour"],
-    films: Labelled,
+    films: LabelledFilms,
 ) -> Image.Image:
     """A row for each film shown: itself and its neighbours, framed where they share the finding.
 
@@ -182,7 +152,7 @@ def _draw(
     from cxr_embeddings.input_pipeline.films import dicom
     from cxr_embeddings.input_pipeline.films.film import Rejected
 
-    has, known, findings = films.has, films.mask, films.findings
+    has, known, findings = films.label > 0, films.mask, films.findings
     tiles = []
     for j, *row in shown:
         section = (

@@ -103,6 +103,7 @@ def interval(
     label: Real[np.ndarray, " n"],
     patient: Int64[np.ndarray, " n"],
     confidence: float = CONFIDENCE,
+    inflation: float = 1.0,
 ) -> tuple[float, float] | None:
     """The AUROCs that the measured one does not refute: never without width, within 0 and 1.
 
@@ -112,6 +113,12 @@ def interval(
     the model counts as 5 degrees of freedom, the films as many as patients make up their variance,
     and t has the sum of both (as Smyth moderates variances, Statistical Applications in Genetics
     2004;3:3).
+
+    Args:
+        score, label, patient: of each film.
+        confidence: how often the interval is to hold the true AUROC.
+        inflation: by how much the variance is larger than that of scores which do not depend on
+            one another.
 
     Returns:
         low and high; None with fewer than two patients of a class.
@@ -129,7 +136,9 @@ def interval(
     pairs = 1 + np.count_nonzero(positive) * float(np.count_nonzero(~positive))
     inner = min(max(value, 0.5 / pairs), 1 - 0.5 / pairs)
     factor = moderated(measured / model_variance(inner, alike, groups), patients)
-    factor *= special.stdtrit(_TRUST + patients, (1 + confidence) / 2) ** 2  # of Student's t
+    factor *= (
+        inflation * special.stdtrit(_TRUST + patients, (1 + confidence) / 2) ** 2
+    )  # of Student's t
 
     def refuted(auroc: float) -> float:
         return (value - auroc) ** 2 - factor * model_variance(auroc, alike, groups)
