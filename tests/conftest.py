@@ -20,7 +20,7 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # the workers, and all programs the
 import jaxtyping
 import pytest
 
-SIBLINGS = [f"cxr_embeddings.{name}" for name in ("encoder", "heads", "input_pipeline")]
+SIBLINGS = [f"cxr_embeddings.{name}" for name in ("encoder", "explorer", "heads", "input_pipeline")]
 jaxtyped = jaxtyping.jaxtyped
 
 

@@ -273,8 +273,8 @@ def test_the_part_that_is_set_aside():
     assert (choosing.held_out(image, patient, 0.2, seed=2) != aside).any()
     with pytest.raises(ValueError, match="set nothing aside where films are few"):
         choosing.held_out(image[:1], patient[:1], 0.2)
-    with pytest.raises(ValueError, match="a share of 1"):
-        choosing.held_out(image, patient, 1)
+    with pytest.raises(ValueError, match=r"a share of 1.0"):
+        choosing.held_out(image, patient, 1.0)
 
 
 def test_one_film_and_no_label():

@@ -120,6 +120,8 @@ def test_the_held_out_part_is_test_and_a_given_table_counts(films, tmp_path, mon
 def test_what_cannot_be_taken_home_leaves_nothing(films, tmp_path):
     table, labels = films
     few = LabelFile(tmp_path / "few.csv", table.image_id, ["Edema"])
+    with pytest.raises(cxr.InputError, match="no film is labelled for Edema"):
+        take_home(tmp_path / "home", table, few, ["Edema"], {})
     few.say(table.image_id[0], "Edema", "positive", chosen="random")
     with pytest.raises(cxr.InputError):
         take_home(tmp_path / "home", table, few, ["Edema"], {})

@@ -97,28 +97,17 @@ class LabelFile:
         return State(len(self._log), self._problem)
 
     def add_finding(self, name: str) -> None:
-        """One more finding that can be labelled.
-
-        Raises:
-            ValueError: it cannot have this name, or the file has such a column with other values.
-        """
+        """One more finding that can be labelled. Raises as `label_rows.check_finding`."""
         with self._lock:
             if name not in self.findings:
-                label_rows.check_name(name, self.findings)
-                wrong = [
-                    row[name] for row in self._rows.values() if row.get(name, "") not in VALUES
-                ]
-                if wrong:
-                    raise ValueError(
-                        f"{self.path} has {wrong[0]!r} for {name}; expected 1, 0 or ''"
-                    )
+                label_rows.check_finding(name, self.findings, self._rows.values())
                 self.findings.append(name)
 
     def say(
         self,
         image_id: str,
         finding: str,
-        said: Said,
+        said: str,
         *,
         chosen: str,
         reader: str = "",
@@ -128,7 +117,8 @@ class LabelFile:
         """Labels a film, and saves all labels.
 
         Args:
-            image_id, finding, said: the label; "" takes it back.
+            image_id, finding: what is labelled.
+            said: "positive", "negative", "unknown", or "" to take the label back.
             chosen: how the film was chosen, one of `CHOSEN`.
             reader: who says so.
             based_on: so many changes the tab knows; None: the last one to speak wins.

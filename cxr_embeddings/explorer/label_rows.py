@@ -22,7 +22,7 @@ Said = Literal["positive", "negative", "unknown", ""]  # "": nothing
 Row = dict[str, str]  # by column
 
 CHOSEN = ("random", "diverse", "looked_up", "uncertain", "likely")  # how a film came to be labelled
-CELLS: dict[Said, str] = {"positive": "1", "negative": "0", "unknown": "", "": ""}
+CELLS = {"positive": "1", "negative": "0", "unknown": "", "": ""}
 _SAID: dict[int | None, Said] = {1: "positive", 0: "negative", -1: "unknown", None: ""}
 _IDS, _ABOUT = ("image_id", "patient_id"), ("reader", "time", "chosen", "called_unknown")
 _SEPARATOR = "|"  # between the findings of `called_unknown`
@@ -80,7 +80,7 @@ def said(row: Row | None, finding: str) -> Said:
     return found or ("unknown" if finding in _unknown(row) else "")
 
 
-def changed(row: Row | None, finding: str, now: Said, chosen: str, about: Row) -> Row:
+def changed(row: Row | None, finding: str, now: str, chosen: str, about: Row) -> Row:
     """A new row, in which the film is called so; `about` has ids, reader and time.
 
     A film counts as drawn at random if it was so for all of its findings.
@@ -93,8 +93,8 @@ def changed(row: Row | None, finding: str, now: Said, chosen: str, about: Row) -
     return row | about | cells
 
 
-def check_name(name: str, findings: Sequence[str]) -> None:
-    """Raises ValueError where a finding beside these cannot have this name in a table of labels."""
+def check_finding(name: str, findings: Sequence[str], rows: Collection[Row]) -> None:
+    """Raises ValueError where no further finding can have this name in the table of these rows."""
     if not name or name != name.strip() or _SEPARATOR in name or not name.isprintable():
         raise ValueError(
             f"{name!r} cannot name a finding: expected a text without | and end blanks"
@@ -104,6 +104,9 @@ def check_name(name: str, findings: Sequence[str]) -> None:
         raise ValueError(
             f"the finding {name!r} would be taken for {alike[0]!r}: choose another name"
         )
+    for row in rows:
+        if (value := row.get(name, "")) not in VALUES:
+            raise ValueError(f"the labels have {value!r} for {name}; expected 1, 0 or nothing")
 
 
 def _unknown(row: Row | None) -> list[str]:

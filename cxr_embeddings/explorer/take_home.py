@@ -69,6 +69,8 @@ def take_home(
     check_new(place)
     table = _table(embeddings.image_id, labels, findings)
     known = (table[[*findings]] != "").any(axis=1).to_numpy()
+    if not known.any():
+        raise ValueError(f"no film is labelled for {', '.join(findings)}: label some first")
     aside = np.zeros(len(table), bool) if held_out is None else held_out
     table.insert(2, "split", np.where(aside, "test", ""))
     drawn = known & ~aside
@@ -100,8 +102,8 @@ def split(
 ) -> Shaped[np.ndarray, " row"]:
     """Draws train, tune and test by patient; films of unknown patients one by one.
 
-    It is the first draw, counted from the seed on, that has both labels of every finding in all
-    parts that have a share; else in train and tune; else the first of all.
+    It is the first draw, counted from the seed on, in which all parts that have a share have both
+    labels of every finding; else the first in which train and tune do; else in which train does.
 
     Args:
         table: with the columns image_id, patient_id and those of findings, "1", "0" or "".
@@ -110,20 +112,20 @@ def split(
 
     patient = table["patient_id"].where(table["patient_id"] != "", "\0" + table["image_id"])
     cells = table[[*findings]].to_numpy(str)
-    found: dict[bool, np.ndarray] = {}
+    wanted = ["train", "tune", "test"][: 3 if shares[2] else 2]
 
-    def has_both(names: np.ndarray, part: str) -> bool:
-        inside = cells[names == part]
-        return bool(((inside == "1").any(0) & (inside == "0").any(0)).all())
+    def good(names: np.ndarray) -> int:
+        """The number of parts, from train on, that have both labels of every finding."""
+        inside = (cells[names == part] for part in wanted)
+        lacking = [not all({"0", "1"} <= {*column} for column in part.T) for part in inside]
+        return [*lacking, True].index(True)
 
-    for draw in range(seed, seed + DRAWS):
-        names = random_splits(patient.to_numpy(), shares, draw)
-        if has_both(names, "train") and has_both(names, "tune"):
-            is_whole = not shares[2] or has_both(names, "test")
-            found.setdefault(is_whole, names)
-            if is_whole:
-                break
-    return found.get(True, found.get(False, random_splits(patient.to_numpy(), shares, seed)))
+    best = random_splits(patient.to_numpy(), shares, seed)
+    for draw in range(seed + 1, seed + DRAWS):
+        if good(best) == len(wanted):
+            break
+        best = max(best, random_splits(patient.to_numpy(), shares, draw), key=good)
+    return best
 
 
 def _table(
