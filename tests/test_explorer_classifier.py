@@ -155,6 +155,7 @@ def test_the_interval_holds_chance_where_there_is_no_signal():
 def test_what_is_measured(embedding):
     labels = answers(embedding, np.random.default_rng(2).permutation(FILMS)[:100])
     labels.chosen[:60] = "likely"
+    labels.chosen[10:15] = "diverse"
     patients = np.array([f"p{i // 2}" for i in range(FILMS)], object)
     model = classifier.Classifier(embedding, patients)
     examples = model.examples(labels)
@@ -187,7 +188,9 @@ def test_what_is_measured(embedding):
     picked = validation.rates_at(scored, found["thresholds"]["sensitivity 0.90"])
     assert picked["sensitivity"]["value"] >= 0.9
     [warning] = found["warnings"]
-    assert warning.startswith("60 of 100 films were chosen by the classifier itself")
+    assert warning.startswith(
+        "60 of 100 films were not drawn at random: 55 chosen by the classifier itself, 5 chosen to"
+    )
 
 
 def test_thresholds_of_huge_logits_are_finite():

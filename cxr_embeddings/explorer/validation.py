@@ -22,7 +22,11 @@ FOLDS, FIRST_SIZE, BINS = 10, 8, 20
 # intervals hold the AUROC of the probe in 86 to 94 % of cases without this factor, in 95 to 100 %
 # with it.
 INFLATION = 2.0
-BY_CLASSIFIER = ("uncertain", "likely")
+NOT_RANDOM = {  # how films were chosen whose AUROC is not that of others
+    "chosen by the classifier itself": ("uncertain", "likely"),
+    "chosen to be unlike one another": ("diverse",),
+    "looked up": ("looked_up",),
+}
 
 
 class Scored(NamedTuple):
@@ -217,11 +221,12 @@ def warnings(examples: Examples) -> list[str]:
             f"Only {fewest} films {which} the finding are labelled. With fewer than "
             f"{MIN_OF_A_CLASS} the AUROC may change much with the next labels."
         )
-    if chosen := int(np.isin(examples.chosen, BY_CLASSIFIER).sum()):
+    counts = {how: int(np.isin(examples.chosen, ways).sum()) for how, ways in NOT_RANDOM.items()}
+    if chosen := sum(counts.values()):
+        listed = ", ".join(f"{count} {how}" for how, count in counts.items() if count)
         said.append(
-            f"{chosen} of {labels} films were chosen by the classifier itself. The AUROC is of "
-            "films like these, and does not hold for others: label films drawn at random, or set "
-            "a part aside."
+            f"{chosen} of {labels} films were not drawn at random: {listed}. The AUROC is of films "
+            "like these, and does not hold for others: label films at random, or set a part aside."
         )
     if examples.unknown:
         said.append(
