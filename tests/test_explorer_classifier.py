@@ -107,6 +107,9 @@ def test_the_held_out_part_and_too_many_labels(embedding, monkeypatch):
     assert len(kept.film) == 50 and kept.left_out == 30
     assert {*range(70, 100)} - {*np.flatnonzero(held_out)} <= {*kept.film}, "all of the readers"
     assert kept.film.tolist() == sorted(kept.film), "in the order in which they were given"
+    monkeypatch.setattr(classifier, "MOST", 4)
+    assert model.examples(labels).film.tolist() == [96, 97, 98, 99], "the latest"
+    monkeypatch.setattr(classifier, "MOST", 50)
     assert any("30 labels are left out" in one for one in validation.warnings(kept))
 
 

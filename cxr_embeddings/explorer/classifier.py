@@ -21,7 +21,7 @@ from cxr_embeddings.heads.statistics import bootstrap
 # Of those that `train_head` tries. For three findings of 621 films of ChestX-ray14, ten times
 # more or less changed the AUROC on other films by 0.02 at most, with 20 to 600 labels.
 PENALTY = 1.0
-MOST = 2000  # labels that are trained on: all of readers, and some of the given table beside them
+MOST = 2000  # labels that are trained on: the latest of readers, then some of the given table
 _STEPS, _CLOSE = 100, 1e-6  # Newton's; and the largest change of a logit at which it ends
 
 
@@ -74,7 +74,7 @@ class Classifier:
         """The labels that are trained on, with the products of their films; nothing is trained."""
         free = np.flatnonzero(~self.held_out[labels.film])
         rank = np.random.default_rng(0).permutation(len(free)) + 1
-        rank[labels.chosen[free] != GIVEN] = 0
+        rank = np.where(labels.chosen[free] == GIVEN, rank, -np.arange(len(free)))  # latest first
         kept = np.sort(free[np.argsort(rank, kind="stable")[:MOST]])
         film = labels.film[kept]
         self._add([one for one in film.tolist() if one not in self._place])
