@@ -162,7 +162,7 @@ def test_the_shipped_weights_load_from_anywhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     encoder = cxr.load_encoder()
     assert encoder.card.trained and encoder.shape == (4096,)
-    assert repr(encoder).startswith("Encoder(b0 at 224 px, head (4,096), float32 by openvino on 1")
+    assert repr(encoder).startswith("Encoder(lite0 at 224 px, head (4,096), float32 by openvino")
 
 
 def test_decoders_stay_for_the_next_call_and_go_with_the_encoder(encoder, films):
