@@ -10,7 +10,6 @@ FINDINGS = (
     *("Fracture", "Lung Lesion", "Lung Opacity", "Pleural Effusion", "Pleural Other"),
     *("Pneumonia", "Pneumothorax", "Support Devices"),
 )
-LEAST_RANK = 30.0
 
 
 def command(name: str, *options: str) -> None:
@@ -23,11 +22,12 @@ def run(
     films: int = 2000,
     steps: int = 100,
     size: int = 224,
+    least_rank: float = 30,
     noise: float = 0.02,
 ) -> None:
     """Draws films, trains from a bundle, and compares the first look with the best one.
 
-    It ends with an error where the effective rank is below 30 or a question's AUROC fell by more
+    It ends with an error where the effective rank is below `least_rank` or a question's AUROC fell by more
     than `noise`, which it may by chance. 2,000 films take some 10 minutes on two cores.
     """
     folder = pathlib.Path(work)
@@ -59,5 +59,5 @@ def run(
         lost += [name] * (after < before - noise)
     rank = float(best["effective_rank"])
     print(f"effective rank               {float(first['effective_rank']):.1f} {rank:.1f}")
-    if lost or rank < LEAST_RANK:
+    if lost or rank < least_rank:
         sys.exit(f"worse than the first weights: {', '.join(lost) or 'the effective rank'}")

@@ -172,5 +172,6 @@ def test_maps_are_scored_by_their_maximum_and_their_overlap(monkeypatch, capsys)
 
 @pytest.mark.slow
 def test_the_default_recipe_keeps_what_its_start_knew(tmp_path, capfd):
-    default_recipe.run("weights/demo", str(tmp_path), films=400, steps=10, size=64, noise=0.1)
+    small = {"films": 400, "steps": 10, "size": 64, "least_rank": 15, "noise": 0.1}
+    default_recipe.run("weights/demo", str(tmp_path), **small)
     assert "Support Devices" in capfd.readouterr().out
