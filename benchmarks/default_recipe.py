@@ -27,8 +27,9 @@ def run(
 ) -> None:
     """Draws films, trains from a bundle, and compares the first look with the best one.
 
-    It ends with an error where the effective rank is below `least_rank` or a question's AUROC fell by more
-    than `noise`, which it may by chance. 2,000 films take some 10 minutes on two cores.
+    It ends with an error where the effective rank is below `least_rank`, or a question's AUROC
+    fell by more than `noise`, which it may by chance. 2,000 films take some 10 minutes on two
+    cores.
     """
     folder = pathlib.Path(work)
     mimic, store, output = folder / "mimic", folder / "store", folder / "run"
