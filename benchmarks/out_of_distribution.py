@@ -14,9 +14,9 @@ from scipy import ndimage
 from sklearn.datasets import load_sample_images
 
 import cxr_embeddings as cxr
+from benchmarks.folds import TABLES, split_of
 from cxr_embeddings.input_pipeline.synthetic.mimic_folder import write_mimic
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 CHANGES = {
     "their own, mirrored": np.fliplr,
     "their own, inverted": np.invert,
@@ -30,9 +30,10 @@ def grey(image: Image.Image) -> np.ndarray:
 
 
 def real(data: pathlib.Path, name: str, most: int) -> dict[str, list[pathlib.Path]]:
-    """Films of each split, evenly chosen from all."""
-    rows = pd.read_csv(ROOT / "weights" / "splits" / f"{name}.csv")
-    files = {split: rows.image_id[rows.split == split] for split in ("train", "tune", "test")}
+    """Films of each split, evenly chosen from all; fold 0 is test."""
+    rows = pd.read_csv(TABLES / f"{name}.csv")
+    split_of_film = split_of(rows.fold, tested=0)
+    files = {split: rows.image_id[split_of_film == split] for split in ("train", "tune", "test")}
     return {
         split: [data / name / "images" / one for one in found[:: -(-len(found) // most)]]
         for split, found in files.items()
