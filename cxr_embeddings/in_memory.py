@@ -49,9 +49,8 @@ def embed_films(
         rejected.append(LeftOut(film.path, why.reason, why.detail))
         bar.update()
 
-    films_a_step = encoder.films_a_step(
-        1 << (len(given) - 1).bit_length()
-    )  # so that few are compiled
+    # powers of 2, so that few sizes are compiled
+    films_a_step = encoder.films_a_step(1 << (len(given) - 1).bit_length())
     embedded: list[str] = []
     rows = [np.empty((0, np.prod(encoder.shape)), np.float32)]
     decoded = workers.in_order(contents, encoder.decoders, ahead=2 * films_a_step)

@@ -136,9 +136,8 @@ def interval(
     pairs = 1 + np.count_nonzero(positive) * float(np.count_nonzero(~positive))
     inner = min(max(value, 0.5 / pairs), 1 - 0.5 / pairs)
     factor = moderated(measured / model_variance(inner, alike, groups), patients)
-    factor *= (
-        inflation * special.stdtrit(_TRUST + patients, (1 + confidence) / 2) ** 2
-    )  # of Student's t
+    student = special.stdtrit(_TRUST + patients, (1 + confidence) / 2)  # quantile of Student's t
+    factor *= inflation * student**2
 
     def refuted(auroc: float) -> float:
         return (value - auroc) ** 2 - factor * model_variance(auroc, alike, groups)
