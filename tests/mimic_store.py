@@ -38,4 +38,4 @@ def make(mimic, folder, listed=None, *, write=write_here, **changes):
         "has_views": listed.has_views,
     }
     settings = shards.Settings(**settings | changes)
-    return build.make_store(listed, settings, {}, write, progress())
+    return build.make_store(listed, settings, {}, write, progress)

@@ -1,14 +1,11 @@
-"""Folders of embeddings to be published, and what tests ask of their copies."""
+"""Folders of embeddings, as a run of `scripts/embed.py` leaves them."""
 
 import contextlib
-import hashlib
 import types
 
 import numpy as np
 
 from cxr_embeddings.input_pipeline.embeddings import output_plan, writer
-from cxr_embeddings.input_pipeline.embeddings.formats import FORMATS, EmbeddingRecord
-from cxr_embeddings.input_pipeline.embeddings.table import read_table
 from cxr_embeddings.input_pipeline.films.film import InputFile, Rejected, film_key
 
 IDS = [f"files/p1{i % 3}/p1{i % 3}00000{i}/s5{i}/{i:04x}-{7 * i:04x}.dcm" for i in range(10)]
@@ -40,40 +37,6 @@ def vector(image_id):
     return np.random.default_rng(seed).normal(size=6).astype(np.float32)
 
 
-def put(folder, name, *records):
-    """Writes a file of a source by hand, given as (image id, vector), with its right checksum."""
-    data = FORMATS[name.rpartition(".")[2]].encode([EmbeddingRecord(*r) for r in records])
-    put_bytes(folder, name, data)
-
-
-def put_bytes(folder, name, data):
-    (folder / name).write_bytes(data)
-    sums = folder / "SHA256SUMS.txt"
-    lines = [line for line in sums.read_text().splitlines() if not line.endswith("  " + name)]
-    lines.append(f"{hashlib.sha256(data).hexdigest()}  {name}")
-    sums.write_text("\n".join(lines) + "\n")
-
-
-def rows(folder, cache):
-    """(ids, rows) of a folder, as its readers have them, sorted by id."""
-    table = read_table(str(folder), str(cache))
-    assert table.complete and not table.damaged
-    order = np.argsort(table.image_id.astype(str))
-    return table.image_id[order].tolist(), np.array(table.embedding)[order]
-
-
-class Stopped(Exception):
-    """Stands in for a crash."""
-
-
-def progress(stop_after=None):
-    """A progress bar that is not seen; raises `Stopped` once it is told of so many films."""
-    seen = 0
-
-    def update(films):
-        nonlocal seen
-        seen += films
-        if stop_after is not None and seen >= stop_after:
-            raise Stopped
-
-    return lambda total, done: contextlib.nullcontext(types.SimpleNamespace(update=update))
+def progress(total, done):
+    """A progress bar that is not seen."""
+    return contextlib.nullcontext(types.SimpleNamespace(update=lambda films: None))

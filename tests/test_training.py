@@ -44,7 +44,7 @@ def write_store(folder, ids, storage):
     settings |= {"no_view": "keep", "has_views": True}
 
     write = functools.partial(mimic_store.write_here, load=drawn)
-    build.make_store(listed, shards.Settings(**settings), {}, write, progress())
+    build.make_store(listed, shards.Settings(**settings), {}, write, progress)
     return dataset.open_store(str(folder))
 
 

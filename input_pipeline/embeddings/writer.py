@@ -184,15 +184,12 @@ class Run:
         """Waits for all writes."""
         self._threads.shutdown()
 
-    def finish(
-        self, missing: int = 0, given_up: int = 0, rejected: bytes | None = None
-    ) -> dict[str, int]:
+    def finish(self, missing: int = 0, given_up: int = 0) -> dict[str, int]:
         """Waits for the last write of all hosts; the first then writes tables, manifest, checksums.
 
         Args:
             missing: films that the input lacks because they failed temporarily.
             given_up: films that it lacks because they failed in several runs.
-            rejected: what rejected.csv holds, where another folder's is copied.
 
         Returns:
             Films that are "embedded" now, and had an embedding "before"; with the counts of
@@ -215,8 +212,6 @@ class Run:
         counts["given_up"] += given_up
         before = int(self._hosts.gather(np.array([self.done])).sum())
         if not self._hosts.index:
-            if rejected is not None:
-                tables["rejected.csv"] = rejected
             for name, data in tables.items():
                 self._write(name, data)
             self._write_manifest(complete=not counts["retryable"], **counts)
