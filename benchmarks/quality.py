@@ -1,4 +1,4 @@
-"""How much the embeddings of several encoders tell: measures `docs/quality.md`, and writes it.
+"""How much the embeddings of several encoders tell: the tables of `docs/quality.md`.
 
 An encoder is NAME=BUNDLE, or NAME=PATTERN with {fold} for five bundles that were each trained
 without the fold that is tested. NAME=random has random weights, of the variant and resolution of
@@ -8,23 +8,21 @@ compared with each other one.
 
 import functools
 import pathlib
-import re
 import time
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Float32, Int
 from sklearn.decomposition import PCA
-from sklearn.linear_model import LogisticRegression
 
 import cxr_embeddings as cxr
-from benchmarks import quality_page
+from benchmarks import quality_tables
 from benchmarks.folds import FOLDS
 from benchmarks.quality_films import DRAWN, VIEWS, Films, adults, children, drawn, pixels
 from cxr_embeddings.configs.schema import TrainingConfig
-from cxr_embeddings.heads import data_efficiency, features, logistic
+from cxr_embeddings.heads import data_efficiency, features
+from cxr_embeddings.heads import probe as few_films
 from cxr_embeddings.heads.statistics import auroc_interval, bootstrap, discrimination
 from cxr_embeddings.heads.statistics.bootstrap import Draws, Measured
 from cxr_embeddings.pretraining.tune_look import effective_rank
@@ -89,14 +87,14 @@ class Source(NamedTuple):
         found, table = embedded(weights, self.like, films.folder, self.work, films.name)
         return table[[found[stem] for stem in films.stem]]
 
-    def described(self) -> str:
-        """A line of the page's table."""
+    def described(self) -> list[str]:
+        """Its name, weights and digests."""
         if self.bundles == [PIXELS]:
-            return f"| {self.name} | principal components | |"
+            return [self.name, "principal components", ""]
         cards = [load(weights, self.like).card for weights in self.bundles]
         digests = ", ".join(f"`{card.digest[:16]}`" for card in cards)
         size = f"{cards[0].variant} at {cards[0].resolution} px"
-        return f"| {self.name} | {size}; {cards[0].source} | {digests} |"
+        return [self.name, f"{size}; {cards[0].source}", digests]
 
 
 def sources(encoders: str, work: pathlib.Path) -> list[Source]:
@@ -123,23 +121,13 @@ def probe(
     train = (films.fold != k) & ~tune
     logits, best = None, np.zeros(films.label.shape[1], np.int64)
     for rows in (train, train | tune) if films.real else (train,):
-        mean, scale = features.standardisation(x, np.flatnonzero(rows))
-        whole, turn = features.select(x, np.arange(len(x)), mean, scale), None
-        if len(x) < x.shape[1]:  # the same problem in as many dimensions as films
-            turn, z = np.linalg.qr(np.asarray(whole.embedding).T)
-            whole = whole._replace(embedding=jnp.asarray(z.T))
-        weight = (rows[:, None] & np.isfinite(films.label)).astype(np.float32)
-        found = logistic.fit(whole, np.nan_to_num(films.label), weight, PENALTIES)
-        kernel, bias = np.asarray(found.kernel), np.asarray(found.bias)
+        label = films.label[rows]
+        known = np.isfinite(label).astype(np.float32)
+        found = few_films.fit(x[rows], np.nan_to_num(label), known, PENALTIES)
         if logits is None:
-            best = _best(
-                np.einsum("nd,pqd->pnq", np.asarray(whole.embedding)[tune], kernel),
-                films.label[tune],
-                films.findings,
-            )
-        chosen = best, np.arange(len(best))
-        vector = kernel[chosen].T if turn is None else turn @ kernel[chosen].T
-        logits = [((one - mean) / scale) @ vector + bias[chosen] for one in tested]
+            best = _best(few_films.logits(found, x[tune]), films.label[tune], films.findings)
+        every = (few_films.logits(found, one) for one in tested)
+        logits = [one[best, :, np.arange(len(best))].T for one in every]
     return logits or []
 
 
@@ -160,17 +148,15 @@ def few_labels(
     x: Float32[np.ndarray, "film dim"], films: Films, pool: np.ndarray, size: int, draws: int
 ) -> Iterator[Part]:
     """Probes of the first question with so many labels, tested on the pool's other patients."""
-    label, inside, seed = films.label[:, 0], x[pool], 0
+    label, seed = films.label[:, 0], 0
     while draws:
         chosen = pool[data_efficiency.draw(films.patient[pool], size, (size, seed))]
         seed += 1
         if len(np.unique(label[chosen])) == 2:
-            mean, scale = features.standardisation(x, chosen)
-            turn, z = np.linalg.qr(((x[chosen] - mean) / scale).T)
-            model = LogisticRegression(C=1 / (FEW_PENALTY * size), max_iter=1000)
-            model.fit(z.T, label[chosen])
-            others = ~np.isin(films.patient[pool], films.patient[chosen])
-            yield pool[others], (inside @ (turn @ model.coef_[0] / scale))[others]
+            known = np.ones((size, 1), np.float32)
+            found = few_films.fit(x[chosen], films.label[chosen, :1], known, [FEW_PENALTY])
+            others = pool[~np.isin(films.patient[pool], films.patient[chosen])]
+            yield others, few_films.logits(found, x[others])[0, :, 0]
             draws -= 1
 
 
@@ -222,7 +208,7 @@ def measure(source: Source, sets: Sequence[Films], resamples: int, draws: int) -
             a, b = probe(x, films, k, [x[tests[0]], y[tests[1]]])
             own.append((tests[0], a))
             foreign.append((tests[1], b[:, 0]))
-            for name in (one for one in pools if one in quality_page.CURVES):
+            for name in (one for one in pools if one in quality_tables.CURVES):
                 pool = np.flatnonzero(pools[name] & (films.fold == k))
                 for size in SIZES:
                     if size <= most[name]:
@@ -238,7 +224,7 @@ def measure(source: Source, sets: Sequence[Films], resamples: int, draws: int) -
         for name in sorted(few, key=lambda name: int(name.rpartition(" ")[2])):
             add(name, films, few[name], few=True)
     rows["findings"] = bootstrap.mean([rows[name] for name in grown.questions[1 : grown.findings]])
-    for name, value in zip(quality_page.RANKS, np.mean(ranks, 0), strict=True):
+    for name, value in zip(quality_tables.RANKS, np.mean(ranks, 0), strict=True):
         rows[name] = Measured(float(value), np.empty(0), (None, None))
     for films in made:
         test = np.flatnonzero(films.fold == 0)
@@ -256,15 +242,13 @@ def run(
     kermany: str,
     nih: str,
     work: str = "quality",
-    page: str = "docs/quality.md",
-    saw: str = "old",
     resamples: int = 1000,
     draws: int = 10,
 ) -> None:
     """Measures ENCODERS (NAME=BUNDLE,...) on the folders KERMANY and NIH, and on drawn films.
 
-    Embeddings are kept in `work`. `saw` names the encoder that was trained on films of all folds:
-    those of the column `old_split` in weights/splits that are "train".
+    Embeddings are kept in `work`, and so are tables.md and curves.png, for docs/quality.md.
+    "New" are the films that the first demo weights were not trained on.
     """
     folder = pathlib.Path(work).absolute()
     folder.mkdir(parents=True, exist_ok=True)
@@ -275,18 +259,11 @@ def run(
         for source in compared:
             start = time.monotonic()
             found[source.name] = measure(source, sets, resamples, draws)
-            print(f"\n{source.name}, {time.monotonic() - start:.0f} s", flush=True)
-            for row, one in found[source.name].items():
-                print(f"{row:33}{quality_page.cell(one)}", flush=True)
-    young, grown = sets[:2]
-    facts = {
-        "encoders": "\n".join(source.described() for source in compared),
-        "children": f"{len(young.stem):,}",
-        "child_patients": f"{len({*young.patient}):,}",
-        "adults": f"{len(grown.stem):,}",
-        "findings": ", ".join(grown.questions[1 : grown.findings]),
-        "draws": str(draws),
-        "penalty": str(FEW_PENALTY),
-        "command": re.sub(r"=/[^,]*?([^/,]*{fold}[^,]*|[^/,]+)(?=,|$)", r"=/data/\1", encoders),
-    }
-    quality_page.write(found, facts, pathlib.Path(page), saw)
+            print(f"{source.name}, {time.monotonic() - start:.0f} s", flush=True)
+    described = quality_tables.table(
+        ["Encoder", "Weights", "Digest"], [one.described() for one in compared]
+    )
+    text = f"{described}\n\n{quality_tables.tables(found)}\n"
+    (folder / "tables.md").write_text(text, "utf-8")
+    quality_tables.draw(found, folder / "curves.png")
+    print(text)

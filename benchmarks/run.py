@@ -17,8 +17,6 @@ SUBJECTS = {
     "default_recipe": "does the recipe of pretraining keep what it starts from? on drawn films",
     "folds": "tables of splits without one of the five folds of weights/splits",
     "coverage": "how often confidence intervals hold the truth, on simulated films",
-    "out_of_distribution": "which films heads flag: laterals, turned films, a leg, noise",
-    "localisation": "whether heat maps point at findings: hit rate and mIoU",
     "mutated_films": "damaged films: is each a film or a rejection with a reason?",
 }
 

@@ -3,7 +3,7 @@
 Embeddings are scaled to length 1 (Mueller and Hein, ICML 2025, arXiv:2505.18032). The distance is
 Mahalanobis' with the covariance of probabilistic PCA (Tipping and Bishop, J. R. Stat. Soc. B 1999):
 a variance along each of the first principal axes, and one for all directions beside them.
-`benchmarks/out_of_distribution.py` says which films it flags.
+docs/heads.md says which films it flags.
 """
 
 from typing import NamedTuple

@@ -5,9 +5,7 @@ import importlib
 import inspect
 import itertools
 import json
-from unittest import mock
 
-import numpy as np
 import pytest
 import tiny
 
@@ -16,7 +14,6 @@ from benchmarks import (
     default_recipe,
     encoder,
     gpu,
-    localisation,
     peers,
     run,
     timing,
@@ -128,46 +125,6 @@ def test_tables_of_simulations(capsys):
     assert "\n1 replications a row" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="found the table 'nope'; expected one of auroc"):
         coverage.run("nope")
-
-
-def test_a_map_is_cut_between_its_two_heaps():
-    """Against the threshold of least variance within the two parts, tried one by one."""
-    rng = np.random.default_rng(0)
-    values = np.concatenate([rng.normal(0, 1, 900), rng.normal(5, 0.5, 100)])
-    edges = np.histogram(values, 256)[1][1:-1]
-    within = [
-        sum(part.var() * len(part) for part in (values[values < e], values[values >= e]))
-        for e in edges
-    ]
-    assert localisation.threshold(values) == pytest.approx(edges[np.argmin(within)], abs=0.2)
-
-
-def test_the_place_of_a_drawn_finding_is_where_it_changes_the_film():
-    film, region = localisation.draw(3, ["Pleural Effusion"])
-    assert film.shape == region.shape and film.dtype == np.uint16 and 0.005 < region.mean() < 0.2
-    rows, columns = np.nonzero(region)
-    assert rows.mean() > 0.45 * len(region) and np.ptp(columns) < 0.5 * region.shape[1], (
-        "low, one side"
-    )
-    assert not localisation.draw(3, [])[1].any()
-
-
-def test_maps_are_scored_by_their_maximum_and_their_overlap(monkeypatch, capsys):
-    region = np.zeros((20, 20), bool)
-    region[:10, :10] = True
-    maps = [np.where(np.roll(region, shift, axis=1), 1.0, 0.0) for shift in (0, 5, 10)]
-    heats = [
-        mock.Mock(image_id=str(i), finding="Edema", map=one, maximum=np.argwhere(one)[-1][::-1])
-        for i, one in enumerate(maps)
-    ]
-    monkeypatch.setattr(localisation.cxr, "explain", lambda *_, **__: mock.Mock(maps=heats))
-    placed = [localisation.Placed(np.zeros((20, 20)), "Edema", region)] * 3
-    found = localisation.measure(mock.Mock(), mock.Mock(), placed)
-    assert found == {
-        "Edema": [(True, 1.0, 0.25), (False, pytest.approx(1 / 3), 0.25), (False, 0, 0.25)]
-    }
-    localisation.show("drawn", found)
-    assert "| all | 3 | 0.33 (0.06 to 0.79) | 0.25 | 0.44 |" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -1,6 +1,5 @@
-"""The page on quality: what it computes, on planted numbers, and the folds that it rests on."""
+"""The numbers on quality: what they are on planted numbers, and the folds that they rest on."""
 
-import itertools
 import pathlib
 
 import numpy as np
@@ -12,7 +11,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from benchmarks import folds, quality, quality_page
+from benchmarks import folds, quality, quality_tables
 from benchmarks.quality_films import Films
 from cxr_embeddings.heads.statistics import bootstrap
 
@@ -105,12 +104,12 @@ def test_differences_are_paired(films):
     ]
     ours = quality.pooled(parts, films.label[:, 0], draws, None)
     again = quality.pooled(parts, films.label[:, 0], draws, None)
-    same = bootstrap.defined(quality_page.minus(ours, again))
+    same = bootstrap.defined(quality_tables.minus(ours, again))
     assert same["value"] == same["low"] == same["high"] == 0
     slightly = [(rows, score - 0.5 * films.label[rows, 0]) for rows, score in parts]
     worse = quality.pooled(slightly, films.label[:, 0], draws, None)
-    difference = quality_page.minus(ours, worse)
-    assert quality_page.sign(difference) == 1, "by pairs a small difference is told"
+    difference = quality_tables.minus(ours, worse)
+    assert quality_tables.signed(difference)[:3] == "**+", "by pairs a small difference is told"
     apart = bootstrap.defined(ours)["low"] - bootstrap.defined(worse)["high"]
     assert apart < 0, "without pairs it is not"
 
@@ -149,19 +148,6 @@ def test_patients_with_few_labels_are_not_tested(films):
     assert all((a == b).all() for a, (b, _) in zip(tested, again, strict=True))
 
 
-@pytest.mark.parametrize(
-    ("signs", "said"),
-    [
-        ([1, 1, 0], "holds"),
-        ([1, 1, -1], "is not shown"),
-        ([-1, -1, 0], "is contradicted"),
-        ([1, 0, 0], "is not shown"),
-    ],
-)
-def test_the_claim_is_judged_by_rule(signs, said):
-    assert quality_page.verdict(signs) == said
-
-
 class Planted:
     """Stands for an encoder: so many numbers tell the first label of each set."""
 
@@ -180,7 +166,7 @@ class Planted:
 
 
 @pytest.mark.slow
-def test_from_encoders_to_the_page(films, tmp_path, monkeypatch):
+def test_from_encoders_to_the_tables(films, tmp_path, monkeypatch):
     films, _ = films
     random = np.random.default_rng(1)
     label = random.integers(2, size=(200, 6)).astype(np.float32)
@@ -203,25 +189,18 @@ def test_from_encoders_to_the_page(films, tmp_path, monkeypatch):
     }
     assert found["new"]["pneumonia"].value > 0.9 > 0.65 > found["old"]["pneumonia"].value
     assert found["new"]["abnormal by pneumonia"].value > 0.9, "both are told by the same numbers"
-    assert 10 < found["old"]["rank of a fold"].value < found["old"]["rank"].value < 30
-    assert "[" not in quality_page.cell(found["old"]["rank"]), "a rank has no interval"
+    rank, rank_of_a_fold = (found["old"][name] for name in quality_tables.RANKS)
+    assert 10 < rank_of_a_fold.value < rank.value < 30
+    assert "[" not in quality_tables.cell(rank), "a rank has no interval"
     mass, edema = (found["new"][name].value for name in ("Mass", "Edema"))
     assert found["new"]["findings"].value == pytest.approx((mass + edema) / 2)
-    facts = ["encoders", "children", "child_patients", "adults", "findings", "draws", "penalty"]
-    page = tmp_path / "quality.md"
-    quality_page.write(found, dict.fromkeys([*facts, "command"], "x"), page, "old")
-    text = page.read_text()
-    assert page.with_suffix(".png").stat().st_size > 10_000
+    text = quality_tables.tables(found)
     value = f"{found['new']['pneumonia'].value:.3f}"
-    assert f"| children: pneumonia | {value} [" in text and "] † |" in text
-    assert "| children: pneumonia | **+0." in text
-    assert "- Pneumonia: the claim **holds**" in text
-    tables = [
-        {line.count("|") for line in lines}
-        for is_table, lines in itertools.groupby(text.splitlines(), lambda one: one[:1] == "|")
-        if is_table
-    ]
-    assert len(tables) == 6 and all(len(width) == 1 for width in tables)
+    assert f"| pneumonia | {value} [" in text and "| pneumonia | **+0." in text
+    tables = [one.splitlines() for one in text.split("\n\n")]
+    assert [len({line.count("|") for line in table}) for table in tables] == [1, 1, 1]
+    quality_tables.draw(found, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").stat().st_size > 10_000
 
 
 def test_an_encoder_may_have_a_bundle_for_each_fold(tmp_path):

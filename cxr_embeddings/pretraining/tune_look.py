@@ -17,7 +17,7 @@ from sklearn.metrics import roc_auc_score
 from cxr_embeddings.configs.schema_pretraining import AugmentationConfig
 from cxr_embeddings.encoder import augment, inference, sharding, supcon, weights
 from cxr_embeddings.encoder.weights import Variables
-from cxr_embeddings.heads import features, logistic
+from cxr_embeddings.heads import probe as few_films
 from cxr_embeddings.input_pipeline.store import random_access
 
 if TYPE_CHECKING:
@@ -77,30 +77,14 @@ def probe(
 ) -> list[float]:
     """AUROC on tune of a linear probe for each question, trained on films of train.
 
-    It is that of the best penalty on tune, and so a little too good. Films are described by where
-    they lie in the span of those of train, which changes no solution and takes a fraction of the
-    time.
+    It is that of the best penalty on tune, and so a little too good.
     """
-    mean, scale = features.standardisation(train, np.arange(len(train)))
-    train, tune = (train - mean) / scale, (tune - mean) / scale
-    values, vectors = np.linalg.eigh(train @ train.T)
-    large = values > 1e-6 * values[-1]  # the rest is rounding
-    length, vectors = np.sqrt(values[large]), vectors[:, large]
-    spanned = vectors * length
-    whole = np.zeros(len(length), np.float32), np.ones(len(length), np.float32)
-    fitted = logistic.fit(
-        features.select(spanned, np.arange(len(train)), *whole),
-        (train_answers == 1).astype(np.float32),
-        (train_answers >= 0).astype(np.float32),
-        PENALTIES,
-    )
-    kernels = np.asarray(fitted.kernel).swapaxes(0, 1)  # of each question, one a penalty
-    tune = tune @ (train.T @ (vectors / length))
+    known = (train_answers >= 0).astype(np.float32)
+    probes = few_films.fit(train, (train_answers == 1).astype(np.float32), known, PENALTIES)
     found = []
-    for answer, kernel in zip(tune_answers.T, kernels, strict=True):
+    for answer, logits in zip(tune_answers.T, few_films.logits(probes, tune).T, strict=True):
         known = answer >= 0
-        logits = kernel @ tune[known].T
-        found.append(max(float(roc_auc_score(answer[known], one)) for one in logits))
+        found.append(max(float(roc_auc_score(answer[known], one[known])) for one in logits.T))
     return found
 
 
