@@ -13,7 +13,9 @@ EXTRA_OF = {
     "tensorboardX": "train",
     "tensorflow": "tensorflow",
     "tensorflow_datasets": "store",
+    "starlette": "explore",
     "umap": "explore",
+    "uvicorn": "explore",
 }
 
 

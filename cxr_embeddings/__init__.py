@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from .errors import FileError as FileError
     from .errors import InputError as InputError
     from .errors import MissingPackage as MissingPackage
+    from .exploring import Explorer as Explorer
+    from .exploring import explore as explore
     from .head_training import train_head as train_head
     from .heat_maps import HeatMap as HeatMap
     from .heat_maps import explain as explain
@@ -37,6 +39,7 @@ _HOMES = {  # public name -> the module that has it
     "Embeddings": "input_pipeline.embeddings.table",
     "Encoder": "loading",
     "Error": "errors",
+    "Explorer": "exploring",
     "FileError": "errors",
     "Head": "prediction",
     "HeatMap": "heat_maps",
@@ -44,6 +47,7 @@ _HOMES = {  # public name -> the module that has it
     "MissingPackage": "errors",
     "embed": "embedding",
     "explain": "heat_maps",
+    "explore": "exploring",
     "label_reports": "report_labelling",
     "load_encoder": "loading",
     "load_head": "prediction",

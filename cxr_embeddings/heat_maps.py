@@ -13,6 +13,7 @@ from cxr_embeddings.errors import translated
 if TYPE_CHECKING:
     import numpy as np
 
+    from cxr_embeddings.encoder.card import Card
     from cxr_embeddings.heads.saved import Saved
     from cxr_embeddings.input_pipeline.embeddings.table import LeftOut
     from cxr_embeddings.input_pipeline.films.decode import Batch
@@ -166,7 +167,7 @@ def with_maps(encoder: Encoder, saved: Saved, take: Take) -> Callable[[int, str]
             for batch, rows in infer(_pieces(batches, part)):
                 maps = rows.reshape(-1, *shape)
                 for i, film in enumerate(batch.films):
-                    found = _heat_maps(encoder, saved, film, batch.places[i], maps[i])
+                    found = heat_maps(card, saved, film.path, batch.places[i], maps[i])
                     take(film, found, batch.image[i])
                 yield batch, maps.mean((1, 2))
 
@@ -188,10 +189,10 @@ def _pieces(
             yield piece, piece.image
 
 
-def _heat_maps(
-    encoder: Encoder, saved: Saved, film: InputFile, place: Place | None, features: np.ndarray
+def heat_maps(
+    card: Card, saved: Saved, image_id: str, place: Place | None, features: np.ndarray
 ) -> list[HeatMap]:
-    """The maps of a film, of its `features` [row column channel]."""
+    """The maps of a film, of its `features` [row column channel], which an encoder computed."""
     import numpy as np
     from scipy.special import expit
 
@@ -199,19 +200,20 @@ def _heat_maps(
     from cxr_embeddings.heads.activation_map import activation_map
     from cxr_embeddings.heads.features import on_cpu
     from cxr_embeddings.in_memory import check_finite
+    from cxr_embeddings.input_pipeline.films.film import InputFile
 
     if place is None:
         raise ValueError(
             "a store does not say where a film lies in its image; expected the films themselves"
         )
-    check_finite(features.reshape(1, -1), [film])
+    check_finite(features.reshape(1, -1), [InputFile(image_id, image_id)])
     with on_cpu():
         grids, biases = activation_map(saved, features)
     logits = grids.mean((0, 1), np.float64) + biases
-    centres = map_centres(encoder.card.resolution)
+    centres = map_centres(card.resolution)
     return [
         HeatMap(
-            image_id=film.path,
+            image_id=image_id,
             finding=finding,
             grid=grids[..., j],
             bias=float(biases[j]),

@@ -79,7 +79,7 @@ def compare_neighbours(
     if output:
         chosen = _choose(label > 0, [findings.index(name) for name in found])
         shown = [(j, i, *neighbour[i]) for j, i in chosen.items()]
-        _draw(shown, _find_films(table.image_id[rows], input), cosine, films).save(picture)
+        _draw(shown, find_films(table.image_id[rows], input), cosine, films).save(picture)
         print(f"{picture}: {len(shown)} films, drawn at random, and their neighbours")
 
 
@@ -120,7 +120,7 @@ def _choose(has: Bool[np.ndarray, "n finding"], findings: list[int]) -> dict[int
     return chosen
 
 
-def _find_films(image_id: Shaped[np.ndarray, " n"], path: str) -> list[str]:
+def find_films(image_id: Shaped[np.ndarray, " n"], path: str) -> list[str]:
     """Where each film lies; "" where it is not in the input."""
     from cxr_embeddings.heads.labels import matching
     from cxr_embeddings.input_pipeline.films.listing import list_inputs

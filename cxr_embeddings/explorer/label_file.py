@@ -183,6 +183,10 @@ class LabelFile:
             self._save(keep_other=True)
             return self.state
 
+    def row_of(self, image_id: str) -> int:
+        """Where a film stands among the embeddings."""
+        return self._film[image_id]
+
     def changes(self, since: int) -> list[Change]:
         """The changes after so many: what a tab has missed."""
         return self._log[since:]

@@ -1,10 +1,16 @@
 """Where films lie on the map: PCA at once, UMAP after it, and how far each is from its nearest."""
 
+import contextlib
+import importlib.util
+import os
+import threading
+from multiprocessing.connection import Connection
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Int64
 
+from cxr_embeddings.common import workers
 from cxr_embeddings.errors import translated
 from cxr_embeddings.explorer import standard
 from cxr_embeddings.heads import features
@@ -49,19 +55,49 @@ def pca(embedding: Float[np.ndarray, "film dim"], axes: int = 2, seed: int = 0) 
 def umap(embedding: Float[np.ndarray, "film dim"], seed: int = 0) -> Float32[np.ndarray, "film 2"]:
     """UMAP of the first principal axes, which starts from the map of `pca`. It takes minutes.
 
-    Fewer than five films stay where `pca` has them.
+    It runs in a process of its own, for it holds Python's lock. Fewer than five films stay where
+    `pca` has them.
 
     Raises:
         MissingPackage: umap-learn is not installed.
+        FileError: the process ended without a result.
     """
     described = pca(embedding, BEFORE_UMAP, seed).coordinates
     if len(embedding) < 5:
         return described[:, :2]
+    if importlib.util.find_spec("umap") is None:
+        raise ModuleNotFoundError("umap-learn is not installed", name="umap")
+    process, connection = workers.start(__name__, str(seed))
+    try:
+        connection.send_bytes(described.tobytes())
+        found = connection.recv_bytes()
+    except (EOFError, OSError):
+        raise OSError("UMAP ended without a map: memory may have run out") from None
+    finally:
+        connection.close()
+        process.kill()
+        process.wait()
+    return np.frombuffer(found, np.float32).reshape(-1, 2)
+
+
+def serve(connection: Connection, seed: str) -> None:
+    """The process of `umap`: principal axes in, coordinates out."""
+    described = np.frombuffer(connection.recv_bytes(), np.float32).reshape(-1, BEFORE_UMAP)
+    threading.Thread(target=_end_with_parent, args=(connection,), daemon=True).start()
     from umap import UMAP
 
-    near = min(NEIGHBOURS, len(embedding) - 1)
-    learner = UMAP(n_neighbors=near, init=described[:, :2], random_state=seed, n_jobs=1)
-    return np.asarray(learner.fit_transform(described), np.float32)
+    near = min(NEIGHBOURS, len(described) - 1)
+    start = described[:, :2].copy()
+    learner = UMAP(n_neighbors=near, init=start, random_state=int(seed), n_jobs=1)
+    found = np.asarray(learner.fit_transform(described), np.float32)
+    connection.send_bytes(found.tobytes())
+
+
+def _end_with_parent(connection: Connection) -> None:
+    """Waits for the end of the parent, which sends no more."""
+    with contextlib.suppress(EOFError, OSError):
+        connection.recv_bytes()
+    os._exit(1)
 
 
 def outlyingness(
