@@ -5,7 +5,6 @@ The first engine needs no more than JAX, Flax and NumPy.
 
 import contextlib
 import dataclasses
-import functools
 import importlib.metadata
 import platform
 import statistics
@@ -21,13 +20,12 @@ from benchmarks import peers
 from benchmarks.peers import Make, Run
 from benchmarks.timing import interleave
 from cxr_embeddings.common import machine
-from cxr_embeddings.encoder import depthwise_kernel, embedding_layers, random_weights
+from cxr_embeddings.encoder import embedding_layers, gpu_form, random_weights
 from cxr_embeddings.encoder.efficientnet import VARIANTS, EfficientNet
 from cxr_embeddings.encoder.weights import Variables, cast_kernels
 
 OURS = "this project"
 ENGINE = f"{OURS}, engine=openvino"  # on CPUs
-KERNEL = f"{OURS}, engine=pallas"  # on NVIDIA GPUs
 LIBRARIES = ("jax", "flax", "timm", "torch", "openvino")
 
 
@@ -54,24 +52,18 @@ def parse_case(text: str) -> Case:
     return Case(variant, *numbers)
 
 
-def forms_here(model: EfficientNet) -> dict[str, EfficientNet]:
-    """This project's forms of a network for the device that JAX has, the usual one first."""
-    if jax.default_backend() != "gpu":
-        return {OURS: model}
-    layers = {OURS: depthwise_kernel.by_xla, KERNEL: depthwise_kernel.depthwise_bn_swish}
-    return {name: depthwise_kernel.for_gpu(model, one) for name, one in layers.items()}
+def form_here(model: EfficientNet) -> EfficientNet:
+    """A network as `load_encoder` has it on the device that JAX has."""
+    return gpu_form.for_gpu(model) if jax.default_backend() == "gpu" else model
 
 
 def own_engines() -> dict[str, Make]:
     """This project's engines on the device that JAX has, the usual one first."""
-    names = forms_here(EfficientNet("b0"))
-    found: dict[str, Make] = {name: functools.partial(_by_jax, name) for name in names}
-    return found | ({ENGINE: _by_openvino} if jax.default_backend() == "cpu" else {})
+    return {OURS: _by_jax} | ({ENGINE: _by_openvino} if jax.default_backend() == "cpu" else {})
 
 
-def _by_jax(name: str, variant: str, variables: Variables, images: np.ndarray, dtype: str) -> Run:
-    model = EfficientNet(variant, peers.head_width(variant), dtype=jnp.dtype(dtype))
-    model = forms_here(model)[name]
+def _by_jax(variant: str, variables: Variables, images: np.ndarray, dtype: str) -> Run:
+    model = form_here(EfficientNet(variant, peers.head_width(variant), dtype=jnp.dtype(dtype)))
     arguments = jax.device_put(cast_kernels(variables, dtype)), jnp.asarray(images)
     form = jax.jit(lambda v, x: model.apply(v, x)[0])
     return lambda: np.asarray(form(*arguments))

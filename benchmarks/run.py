@@ -1,7 +1,7 @@
 """Benchmarks, run by hand from a checkout: `python benchmarks/run.py SUBJECT --help`.
 
 Each subject is a file beside this one with a function `run`. What `run` takes are the options: a
-parameter without a default has no dashes, as in `python benchmarks/run.py coverage auroc`.
+parameter without a default has no dashes, as in `python benchmarks/run.py folds splits`.
 """
 
 import argparse
@@ -16,7 +16,6 @@ SUBJECTS = {
     "quality": "what embeddings tell of films that no training saw: docs/quality.md",
     "default_recipe": "does the recipe of pretraining keep what it starts from? on drawn films",
     "folds": "tables of splits without one of the five folds of weights/splits",
-    "coverage": "how often confidence intervals hold the truth, on simulated films",
     "mutated_films": "damaged films: is each a film or a rejection with a reason?",
 }
 

@@ -66,8 +66,7 @@ class EncoderConfig:
     engine: str = field(
         "auto",
         "auto: the fastest that is installed for the device; jax; openvino: for x86 CPUs (pip "
-        "install 'cxr-embeddings[openvino]'), faster still in bfloat16 where the CPU has it; "
-        "pallas: our own kernel for NVIDIA GPUs (not yet timed)",
+        "install 'cxr-embeddings[openvino]'), faster still in bfloat16 where the CPU has it",
     )
     seed: int = field(0, "seed of the random numbers of weights=random")
     model_parallel: int = field(1, "number of devices that share one copy of the weights")
@@ -205,7 +204,6 @@ class TrainingConfig:
     hidden: tuple[int, ...] = field((), "widths of hidden layers: 512,256; none: linear probe")
     dropout: float = field(0.0, "share of hidden units that are left out in a step")
     standardise: bool = field(True, "bring each number of the embeddings to mean 0, deviation 1")
-    class_weights: str = field("none", "balanced: both classes of a finding weigh the same")
     weight_decays: tuple[float, ...] = field(
         (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0),
         "each is tried, and the best on the tune split is kept; for lbfgs this is the L2 penalty",

@@ -1,4 +1,4 @@
-"""What computes the network, and on which devices: JAX, OpenVINO, or JAX with a kernel of ours."""
+"""What computes the network, and on which devices: JAX or OpenVINO."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cxr_embeddings.configs.schema import EncoderConfig
 if TYPE_CHECKING:
     import jax
 
-ENGINES = ("auto", "jax", "openvino", "pallas")
+ENGINES = ("auto", "jax", "openvino")
 
 
 def choose(config: EncoderConfig) -> tuple[EncoderConfig, jax.sharding.Mesh]:
@@ -38,15 +38,6 @@ def choose(config: EncoderConfig) -> tuple[EncoderConfig, jax.sharding.Mesh]:
     if engine == "auto":
         on_x86 = backend == "cpu" and platform.machine().lower() in ("x86_64", "amd64")
         engine = "openvino" if on_x86 and installed and config.model_parallel == 1 else "jax"
-    if engine == "pallas" and backend != "gpu":
-        raise ValueError(
-            f"encoder.engine is 'pallas', which needs an NVIDIA GPU, but JAX runs on {backend}: "
-            "leave the option out"
-        )
-    if engine == "pallas" and config.model_parallel != 1:
-        raise ValueError(
-            f"encoder.model_parallel is {config.model_parallel}; with engine=pallas expected 1"
-        )
     devices = None
     if engine == "openvino":
         hosts = range(jax.process_count())

@@ -53,7 +53,6 @@ class HeadOptions(TypedDict, total=False):
     hidden: Sequence[int]
     dropout: float
     standardise: bool
-    class_weights: str
     weight_decays: Sequence[float]
     seeds: Sequence[int]
     batch_size: int

@@ -178,8 +178,8 @@ def load_encoder(
             "hf:ORG/NAME" or "hf:ORG/NAME/FOLDER" for published ones, which are converted into
             ~/.cache/cxr_embeddings the first time, or found there; "random" for untrained ones,
             whose variant, resolution, preset and seed are given.
-        engine: "jax"; "openvino", the faster one on x86 CPUs; "pallas" on NVIDIA GPUs; "auto": the
-            fastest that is installed for the device.
+        engine: "jax"; "openvino", the faster one on x86 CPUs; "auto": the fastest that is installed
+            for the device.
         dtype: of the arithmetic, "float32" or "bfloat16"; None: float32 on CPUs, else bfloat16.
         embedding: layer to emit, of those that the card offers; None: the first of them.
         batch_size: films a step, over all devices; 0: as many as their memory holds.
@@ -233,10 +233,9 @@ def open_encoder(
     layer = config.embedding or next(iter(card.embeddings))
     model = weights.model_for(card, str(config.dtype))
     if mesh.devices.flat[0].platform == "gpu":
-        from cxr_embeddings.encoder import depthwise_kernel as gpu
+        from cxr_embeddings.encoder import gpu_form
 
-        layers = gpu.depthwise_bn_swish if config.engine == "pallas" else gpu.by_xla
-        model = gpu.for_gpu(model, layers)
+        model = gpu_form.for_gpu(model)
     card, variables = _load_variables(config, card, model, mesh)
 
     def compiled(films: int, layer: str) -> Infer:

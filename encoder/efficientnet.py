@@ -193,7 +193,7 @@ class EfficientNet(nn.Module):
         projection: map the widest vector to `EMBEDDING_WIDTH` channels, without bias.
         dtype: of the computation; variables and embeddings are float32, whatever it is.
         conv_general_dilated: the convolution, by default the fastest form for each backend.
-        block: `MBConv`, or what computes the same: `depthwise_kernel.for_gpu` has another form.
+        block: `MBConv`, or what computes the same: `gpu_form.for_gpu` has another form.
         remat: recompute each block in the backward pass: less memory (not on CPU), more time.
     """
 

@@ -38,7 +38,7 @@ def make_forward(
     Args:
         model: the network.
         variables: its variables, or their shapes.
-        mesh: where to run it; with a Pallas kernel its axis `model` has to be 1.
+        mesh: where to run it.
         layer: an intermediate of the network: head, head_map, pooled, feature_map, ...
         mean, std: of the three channels the network was trained with, for values in [0, 1].
 

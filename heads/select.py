@@ -17,7 +17,6 @@ from .features import select, standardisation
 from .network import HeadNetwork, Variables, logits
 
 OPTIMIZERS = ("lbfgs", *sgd.OPTIMIZERS)
-CLASS_WEIGHTS = ("none", "balanced")
 
 
 class SplitFilms(NamedTuple):
@@ -61,7 +60,6 @@ def check(recipe: TrainingConfig) -> None:
     """Raises ValueError where a recipe cannot be followed."""
     for what, fine, expected in (
         ("optimizer", recipe.optimizer in OPTIMIZERS, f"one of {', '.join(OPTIMIZERS)}"),
-        ("class_weights", recipe.class_weights in CLASS_WEIGHTS, "none or balanced"),
         ("hidden", all(width > 0 for width in recipe.hidden), "positive widths"),
         ("dropout", 0 <= recipe.dropout < 1, "at least 0 and below 1"),
         ("learning_rate", 0 < recipe.learning_rate < np.inf, "a finite positive number"),
@@ -106,7 +104,7 @@ def fit(
         mean, scale = standardisation(embedding, films.row)
     to_train, to_tune = (select(embedding, s.row, mean, scale) for s in (films, tune))
     head = HeadNetwork(findings, recipe.hidden, recipe.dropout)
-    weight = _weights(films, recipe.class_weights)
+    weight = films.mask.astype(np.float32)
 
     def tune_auroc(variables: Variables) -> np.ndarray:
         return sgd.mean_auroc(np.asarray(logits(head, variables, to_tune)), tune.label, tune.mask)
@@ -150,8 +148,6 @@ def fit(
     if len(decays) > 1 and candidates[chosen]["weight_decay"] in (decays[0], decays[-1]):
         notes.append("the weight decay chosen is at the end of training.weight_decays: try more")
     variables = jax.tree.map(lambda leaf: np.array(leaf[chosen]), variables)
-    if recipe.class_weights == "balanced":
-        variables["params"]["logit"]["bias"] -= _shift(films)
     note = "; ".join(notes)
     return Trained(head, variables, mean, scale, candidates, chosen, note)
 
@@ -162,21 +158,3 @@ def score(
     """Logits of films."""
     films = select(embedding, row, trained.mean, trained.scale)
     return np.asarray(logits(trained.head, trained.variables, films))
-
-
-def _shift(films: SplitFilms) -> Float32[np.ndarray, " finding"]:
-    """By how much balanced class weights raise the log odds: the log of negatives by positives."""
-    positives, negatives = films.counts()
-    return np.log(np.maximum(negatives, 1) / np.maximum(positives, 1)).astype(np.float32)
-
-
-def _weights(films: SplitFilms, class_weights: str) -> Float32[np.ndarray, "film finding"]:
-    """The weight of each label in the loss; scikit-learn's "balanced" where asked for."""
-    weight = films.mask.astype(np.float32)
-    if class_weights == "none":
-        return weight
-    known = weight.sum(0)
-    positives = (weight * films.label).sum(0)
-    sizes = np.where(films.label > 0, positives, known - positives)
-    of_class = known / (2 * np.maximum(sizes, 1))
-    return (weight * of_class).astype(np.float32)

@@ -84,7 +84,7 @@ def sharing(
     Films of one patient are alike, so that labels dealt out film by film would differ too little;
     and patients with other numbers of films are not exchangeable: their films weigh differently in
     the share, and a test that cuts and joins labels rejects a true null too often.
-    `benchmarks/coverage.py` measures the size of the test.
+    docs/statistics.md has the size of the test.
 
     Args:
         neighbour: as `nearest` gives them.

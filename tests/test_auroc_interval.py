@@ -66,7 +66,7 @@ def test_the_interval_has_width_at_both_ends_and_mirrors():
 
 @pytest.mark.parametrize(("patients", "most"), [(40, 1), slow(100, 8)])
 def test_the_interval_covers_where_others_do_not(patients, most):
-    """AUROC 0.98: DeLong's limits covered 0.7 to 0.86; benchmarks/coverage.py has all settings."""
+    """AUROC 0.98: DeLong's limits covered 0.7 to 0.86; docs/statistics.md has all settings."""
     random, held = np.random.default_rng(4), []
     while len(held) < 250:
         score, label, patient = films(random, 0.98, patients, most, 0.3)

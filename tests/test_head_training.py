@@ -4,7 +4,6 @@ import csv
 import dataclasses
 import json
 import os
-import pathlib
 import shutil
 
 import numpy as np
@@ -12,7 +11,6 @@ import pandas as pd
 import published
 import pytest
 import running
-from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
@@ -20,11 +18,9 @@ import cxr_embeddings as cxr
 from cxr_embeddings import head_training
 from cxr_embeddings.configs import schema
 from cxr_embeddings.heads import predictions
-from cxr_embeddings.heads.report import summary
 from cxr_embeddings.heads.statistics.metrics import Scored
 from cxr_embeddings.input_pipeline.embeddings.formats import FORMATS, EmbeddingRecord
 from cxr_embeddings.input_pipeline.embeddings.table import LeftOut
-from cxr_embeddings.scripts import train_head
 
 FILMS, DIM = 180, 24
 FINDINGS = ("Edema", "Mass <b>")
@@ -245,16 +241,6 @@ def test_two_heads_are_compared_on_the_same_films(whole):
         assert f"{both}  {interval}" in other.summary
 
 
-@pytest.mark.parametrize("few", [None, "positives", "negatives"])
-def test_few_films_of_a_class_on_tune_are_warned_of(few):
-    many = {"films": 40, "patients": 20, "films_of_unknown_patients": 0}
-    many |= {"positives": {"Edema": 20}, "negatives": {"Edema": 20}}
-    tune = many | ({few: {"Edema": 9}} if few else {})
-    said = "\n".join(summary.of_counts({"train": many, "tune": tune, "test": tune}, []))
-    warning = f"warning: tune has fewer than 10 films of one class for Edema (9 {few}): thresholds"
-    assert said.count("warning") == bool(few) and (warning in said) == bool(few)
-
-
 def test_saturated_heads_are_compared_by_their_logits(tmp_path):
     """Probabilities of 1 are all alike, and would rank the films otherwise than the logits do."""
     names = np.array([f"f{i}" for i in range(8)], object)
@@ -290,18 +276,6 @@ def test_a_candidate_that_diverges_is_named_and_not_chosen(whole):
     assert card["candidates"][0]["tune_auroc"] is None
     with pytest.raises(cxr.InputError, match="all diverged; choose a smaller"):
         train(folder, **MLP, weight_decays=[1e29, 1e30], patience=0)
-
-
-def test_balanced_weights_leave_probabilities_where_they_belong(whole):
-    folder, _, table, _ = whole
-    generator = np.random.default_rng(3)
-    table = table.assign(Edema=np.where(generator.random(FILMS) < 0.75, 0, table["Edema"]))
-    table.to_csv(folder / "rare.csv")
-    for weights in ("none", "balanced"):
-        head = train(folder, "rare.csv", class_weights=weights, weight_decays=[1.0])
-        predicted = head.experiment.predicted.Edema_probability
-        unscaled = expit(logit(predicted) * head.saved.card["temperatures"]["Edema"])
-        assert unscaled.mean() == pytest.approx(table.Edema.mean(), abs=0.03)
 
 
 def test_data_efficiency_ends_at_the_whole_training(whole):
@@ -439,32 +413,3 @@ def test_a_folder_that_holds_something_else_is_refused(whole, tmp_path):
     with pytest.raises(cxr.InputError, match="expected a local path"):
         head.save("gs://bucket/head")
     assert {p.name for p in tmp_path.iterdir()} == {"card.json", "file"}
-
-
-def test_the_toolkits_command_line(whole, tmp_path, monkeypatch):
-    """As it stands in the toolkit's README, but for the name of the program."""
-    kept = whole[2].drop(columns=["patient", "sex", "Mass <b>"])
-    kept.rename(columns={"Edema": "EFFUSION"}).to_csv(tmp_path / "labels.csv")
-    shutil.copytree(whole[0] / "embeddings", tmp_path / "embeddings")
-    monkeypatch.chdir(tmp_path)
-    command = (
-        "--train_split_name train --tune_split_name tune --labels_csv labels.csv "
-        "--head_name EFFUSION --data_dir ./embeddings/ --num_epochs 3"
-    )
-    run = running.call("train_head", *command.split())
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert f"in {tmp_path}/embeddings/model, after" in run.stdout
-    card = json.loads(pathlib.Path("embeddings/model/card.json").read_text())
-    assert card["config"]["training"]["optimizer"] == "lars"
-    assert card["config"]["training"]["epochs"] == card["chosen"]["epoch"] == 3
-    assert card["findings"] == ["EFFUSION"]
-
-
-def test_a_command_line_of_ours_is_left_alone():
-    ours = ["x", "--config=configs/head.py:mlp", "--config.seed=3"]
-    assert train_head.translated(ours) == ours
-    theirs = ["--config=configs/head.py:toolkit", "--findings=A", "--embeddings"]
-    assert train_head.translated(["x", "-head_name=A", "--data_dir", "d"]) == [
-        "x", *theirs, "d", "--output=d/model",
-    ]  # fmt: skip
-    assert train_head.translated(["x", "-head_name=A", "--data_dir"]) == ["x", *theirs]

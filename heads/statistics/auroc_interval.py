@@ -3,8 +3,8 @@
 The variance of an AUROC that is estimated from the films is nothing where the classes are
 separated, and far too small close to it. Here it is modelled as a function of the AUROC, scaled by
 what the films show, and the interval holds those values that the measured AUROC does not refute, as
-Newcombe's method 5 does (Statistics in Medicine 2006;25:559-573). `benchmarks/coverage.py` measures
-how often it covers; docs/statistics.md has the table.
+Newcombe's method 5 does (Statistics in Medicine 2006;25:559-573). docs/statistics.md says
+how often it covers.
 """
 
 from typing import NamedTuple

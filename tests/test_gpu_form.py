@@ -1,7 +1,4 @@
-"""The kernel for NVIDIA GPUs, interpreted on this CPU, against the layers it stands for.
-
-That Triton compiles it, and how fast it is, only a GPU can tell.
-"""
+"""The network's form for NVIDIA GPUs, on this CPU, against its usual form."""
 
 import functools
 
@@ -12,39 +9,10 @@ import pytest
 import tiny
 from parity import TOLERANCE, calibrate, compiled, difference, random_images
 
-from cxr_embeddings.encoder import depthwise_kernel, inference, sharding
+from cxr_embeddings.encoder import gpu_form, inference, sharding
 from cxr_embeddings.encoder.efficientnet import EfficientNet, MBConv
 from cxr_embeddings.encoder.random_weights import random_variables
 from cxr_embeddings.encoder.weights import abstract_variables
-
-# kernel, stride, height, width, channels, dtype: odd and even sizes, channels that fill no block
-CASES = [(3, 1, 5, 6, 104, "bfloat16"), (5, 2, 5, 6, 8, "float32")]
-ROUNDING = {"float32": 1e-6, "bfloat16": 2**-8}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _small_tile():
-    """With its 4 x 4 outputs a thread the interpreter's program takes 10 s to compile."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(depthwise_kernel, "TILE", 2)
-        yield
-
-
-@pytest.mark.parametrize(("size", "strides", "height", "width", "channels", "dtype"), CASES)
-def test_it_gives_what_the_layers_give(size, strides, height, width, channels, dtype):
-    rng = np.random.default_rng(0)
-    images = jnp.asarray(rng.normal(size=(2, height, width, channels)), dtype)
-    kernel = jnp.asarray(rng.normal(size=(size, size, 1, channels)), dtype)
-    scale, bias = jnp.asarray(rng.normal(size=(2, channels)), jnp.float32)
-    wide = (one.astype(jnp.float32) for one in (images, kernel))
-    expected, expected_means = depthwise_kernel.by_xla(*wide, scale, bias, strides)
-    found, means = depthwise_kernel.depthwise_bn_swish(images, kernel, scale, bias, strides, True)
-    tolerance = ROUNDING[dtype]
-    assert found.dtype == dtype and found.shape == expected.shape
-    np.testing.assert_allclose(
-        found.astype(jnp.float32), expected, rtol=tolerance, atol=tolerance * np.abs(expected).max()
-    )
-    np.testing.assert_allclose(means, expected_means, rtol=1e-5, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +22,7 @@ def live():
         tiny.two_stages(patch)
         model = EfficientNet("tiny")
         variables = calibrate(model, random_variables(model), random_images(32, 4, 1))
-        yield model, depthwise_kernel.for_gpu(model, depthwise_kernel.by_xla), variables
+        yield model, gpu_form.for_gpu(model), variables
 
 
 @pytest.mark.parametrize("size", [33, 8])
@@ -86,8 +54,8 @@ def test_each_device_computes_its_own_films(live):
 
 
 def test_a_lite_network_keeps_its_blocks():
-    """They have neither the swish nor the gate that the kernel computes."""
-    model = depthwise_kernel.for_gpu(EfficientNet("lite0"), depthwise_kernel.by_xla)
+    """They have neither the swish nor the gate that is computed otherwise."""
+    model = gpu_form.for_gpu(EfficientNet("lite0"))
     assert model.block is MBConv
 
 
