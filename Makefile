@@ -19,8 +19,6 @@ demo: .venv/ready
 		--config.labels.split_path=$(DEMO)/mimic/mimic-cxr-2.0.0-split.csv.gz \
 		--findings 'No Finding,Lung Opacity' --config.labels.not_mentioned=negative \
 		--output $(DEMO)/head
-	$(BIN)/python scripts/contact_sheet.py --input $(DEMO)/mimic --output $(DEMO)/films.png --limit 66 \
-		--labels $(DEMO)/mimic/mimic-cxr-2.0.0-chexpert.csv.gz
 	$(BIN)/python scripts/neighbours.py --embeddings $(DEMO)/embeddings \
 		--labels $(DEMO)/mimic/mimic-cxr-2.0.0-chexpert.csv.gz \
 		--input $(DEMO)/mimic/files --output $(DEMO)/neighbours.png

@@ -113,11 +113,7 @@ class FilmsConfig:
         None, "keep films of these views, such as AP,PA; all: every view"
     )
     chest_only: bool = field(False, CHEST)
-    no_view: str = field(
-        "keep",
-        "films without a view: keep them (as CXR Foundation did), drop them, or impute the view "
-        "from the codes and procedures of the metadata table",
-    )
+    no_view: str = field("keep", "keep films without a view (as CXR Foundation did), or drop them")
     limit: int | None = field(None, "prepare only this many, from the start of the list")
     user_project: str | None = field(None, USER_PROJECT)
 

@@ -1,13 +1,10 @@
-"""Films as tiles of one picture, with captions; and the sheet of all films of a folder."""
+"""Films as tiles of one picture, with captions."""
 
 from __future__ import annotations
 
-import collections
-import pathlib
-import re
 import textwrap
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple, cast
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -17,10 +14,6 @@ if TYPE_CHECKING:
 BACKGROUND, FRAME, TEXT, DIM = (14, 16, 21), (38, 43, 54), (230, 233, 240), (139, 147, 163)
 GREEN, AMBER, RED = (129, 212, 163), (255, 199, 112), (240, 104, 104)
 GAP, HEADING, TITLE = 12, 34, 76
-LEGEND = "view · photometric · bits · syntax · id; findings from the label table, ? = uncertain"
-SECTIONS = ("Frontal, no finding", "Frontal, findings", "Frontal", "Lateral", "Not readable")
-_SYNTAX = re.compile(rb"\x02\x00\x10\x00UI..([\d.]+)", re.DOTALL)  # Transfer Syntax UID
-_STUDY = re.compile(r"/s(\d{8})/")
 
 Colour = tuple[int, int, int]
 
@@ -100,82 +93,3 @@ def draw_sheet(
         for k, (text, colour) in enumerate(lines):
             pen.text((x, y + side + 4 + k * line), text, colour, small)
     return sheet
-
-
-def write_contact_sheet(
-    input: str, output: str, labels: str, limit: int | None, columns: int, side: int
-) -> str:
-    """Writes one picture of all films of a folder, sorted by finding; returns its title.
-
-    The arguments are the options of `scripts/contact_sheet.py`.
-
-    Raises:
-        ValueError: an argument is out of range, or the films or the table are not what they should
-            be.
-        OSError: a file cannot be read or written.
-    """
-    from cxr_embeddings.input_pipeline.films.listing import list_inputs
-
-    if columns < 1 or side < 64:
-        raise ValueError(f"columns are {columns} and side {side}; expected at least 1 and 64")
-    listing = list_inputs(input, limit)
-    table = _read_labels(labels) if labels else {}
-    tiles = [_make_tile(file.path, table, side) for file in listing.files]
-    tiles.sort(key=lambda one: (SECTIONS.index(one.section), one.findings, one.technique[-1]))
-    unread = sum(tile.picture is None for tile in tiles)
-    title = f"{len(tiles) - unread} films, {unread} not readable"
-    counts = collections.Counter(tile.section for tile in tiles)
-    tiles = [tile._replace(section=f"{tile.section} ({counts[tile.section]})") for tile in tiles]
-    draw_sheet(tiles, title, LEGEND, columns, side).save(output)
-    return title
-
-
-def _read_labels(path: str) -> dict[str, dict[str, float]]:
-    """study_id -> the labels that are present (1) or uncertain (-1)."""
-    from cxr_embeddings.common import csv_tables
-
-    table = {}
-    for row in csv_tables.read_records(path):
-        if "study_id" not in row:
-            raise ValueError(
-                f"{path} has no column study_id, but {', '.join(row)}; expected MIMIC-CXR's table "
-                "of labels, with a row for each study"
-            )
-        names = [name for name in row if name not in ("subject_id", "study_id")]
-        values = {name: float(row[name]) for name in names if row[name]}
-        table[row["study_id"]] = {name: value for name, value in values.items() if value}
-    return table
-
-
-def _make_tile(path: str, labels: Mapping[str, Mapping[str, float]], side: int) -> Tile:
-    """Reads one film."""
-    from cxr_embeddings.common import files
-    from cxr_embeddings.input_pipeline.films import dicom
-    from cxr_embeddings.input_pipeline.films.film import Rejected
-    from cxr_embeddings.input_pipeline.synthetic import dicom_files
-
-    name = pathlib.PurePosixPath(path).stem[:8]
-    with files.open_input(path) as stream:
-        syntax = _SYNTAX.search(stream.read(1024))
-        film = dicom.read_film(stream)
-    picture = draw_film(film, side)
-    if isinstance(picture, Rejected):
-        return Tile("Not readable", picture.reason.replace("_", " "), [name], RED, None)
-    film = cast("Film", film)  # for there is a picture
-
-    syntaxes: dict[str, str] = {uid: name for name, (uid, _) in dicom_files.SYNTAXES.items()}
-    uid = syntax[1].decode() if syntax else ""
-    photometric = film.photometric.replace("MONOCHROME", "MONO")
-    view = film.view_position or "no view"
-    technique = [f"{view} · {photometric} · {film.bits_stored} bit"]
-    technique.append(f"{syntaxes.get(uid, uid.removeprefix('1.2.840.10008.1.2.'))} · {name}")
-
-    study = _STUDY.search(path)
-    present = labels.get(study[1] if study else "", {})
-    findings = ", ".join(name + "?" * (value < 0) for name, value in present.items())
-    normal = "No Finding" in present
-    if film.view_position not in ("AP", "PA", "", None):
-        section = "Lateral"
-    else:
-        section = "Frontal, no finding" if normal else "Frontal" + ", findings" * bool(present)
-    return Tile(section, findings, technique, GREEN if normal else AMBER, picture)

@@ -1,7 +1,6 @@
 """Nearest neighbours in embedding space: how often they share a film's findings, against chance."""
 
 from collections.abc import Collection, Sequence
-from math import lgamma
 from typing import NamedTuple
 
 import numpy as np
@@ -11,21 +10,14 @@ from cxr_embeddings.common import progress
 
 BLOCK_BYTES = 64_000_000  # of cosines that are held at once
 MANY = 20_000  # films that take so long that progress is shown
-MIN_ARRANGEMENTS = 20  # of labels: with fewer no p could be below 0.05
 
 
 class Sharing(NamedTuple):
-    """How often the neighbours of films with a finding have it, too.
-
-    `low`, `high` and `p` are NaN where fewer than `MIN_ARRANGEMENTS` of the labels differ.
-    """
+    """How often the neighbours of films with a finding have it, too."""
 
     films: int  # that have the finding, and a neighbour of which it is known
     share: float  # of their neighbours of which it is known, those that have it; mean over films
     chance: float  # what films of other patients drawn at random would give
-    low: float  # from here to `high` lie 95 % of the shares that permuted labels give
-    high: float
-    p: float  # of a share this high under permuted labels, among those that define a share
 
 
 def nearest(
@@ -73,18 +65,9 @@ def sharing(
     findings: Sequence[str],
     label: Real[np.ndarray, "n finding"],
     mask: Bool[np.ndarray, "n finding"],
-    *,
-    permutations: int,
-    seed: int,
     alone: Collection[str] = (),
 ) -> tuple[dict[str, Sharing], Sharing]:
-    """Measures every finding that some film has, and the findings as one.
-
-    A permutation exchanges all labels of a patient with those of another who has as many films.
-    Films of one patient are alike, so that labels dealt out film by film would differ too little;
-    and patients with other numbers of films are not exchangeable: their films weigh differently in
-    the share, and a test that cuts and joins labels rejects a true null too often.
-    docs/statistics.md has the size of the test.
+    """How often neighbours share a finding, beside what films of other patients would.
 
     Args:
         neighbour: as `nearest` gives them.
@@ -92,7 +75,6 @@ def sharing(
         findings: names of the columns of `label`.
         label: 0 or 1.
         mask: whether the label is known.
-        permutations, seed: number and seed of the permutations.
         alone: findings that are left out of the mean, unless there are no others.
 
     Returns:
@@ -104,54 +86,15 @@ def sharing(
     pairs = np.isfinite(found)
     pooled = pairs & ~np.isin(findings, [*alone])
     pooled = (pooled if pooled.any() else pairs).any(0)
-    random = np.random.default_rng(seed)
-    permuted = np.empty((permutations, len(findings) + 1))
-    strata = _strata(patient)
-    shown = len(patient) >= MANY
-    with progress.bar(permutations, what="permutations", shown=shown) as bar:
-        for row in permuted:
-            order = np.empty(len(patient), np.int64)
-            for films in strata:
-                order[films] = random.permutation(films)  # of rows: whole patients
-            row[:] = _means(_shares(neighbour, positive[order], mask[order]), pooled)
-            bar.update()
-    chance = np.where(np.isnan(found), np.nan, _prevalence_elsewhere(patient, positive, mask))
+    chance = np.where(pairs, _prevalence_elsewhere(patient, positive, mask), np.nan)
     films_of = [*pairs.sum(0), pairs[:, pooled].sum()]
-    state = np.where(mask, positive, -1)
-    told = [_arrangements(state[:, [j]], strata) for j in range(len(findings))]
-    told.append(_arrangements(state[:, pooled], strata))
     means = _means(found, pooled), _means(chance, pooled)
-    measured = []
-    for films, share, expected, others, arrangements in zip(
-        films_of, *means, permuted.T, told, strict=True
-    ):
-        low = high = p = np.nan
-        if films and arrangements >= MIN_ARRANGEMENTS:
-            low, high = np.nanpercentile(others, [2.5, 97.5])
-            p = (1 + np.sum(others >= share - 1e-12)) / (1 + np.isfinite(others).sum())
-        measured.append(Sharing(int(films), *map(float, (share, expected, low, high, p))))
+    measured = [
+        Sharing(int(films), float(share), float(expected))
+        for films, share, expected in zip(films_of, *means, strict=True)
+    ]
     of_findings = dict(zip(findings, measured[:-1], strict=True))
     return {name: one for name, one in of_findings.items() if one.films}, measured[-1]
-
-
-def _strata(patient: np.ndarray) -> list[np.ndarray]:
-    """The films of all patients with as many films, a row a patient, for each such number."""
-    order = np.argsort(patient, kind="stable")
-    films = np.split(order, np.flatnonzero(np.diff(patient[order])) + 1)
-    numbers = np.array([len(some) for some in films])
-    return [
-        np.stack([some for some in films if len(some) == number]) for number in np.unique(numbers)
-    ]
-
-
-def _arrangements(state: np.ndarray, strata: list[np.ndarray]) -> float:
-    """How many different ways there are to give patients each other's labels [film finding]."""
-    logarithm = 0.0
-    for films in strata:
-        labels = state[films].reshape(len(films), -1)
-        alike = np.unique(labels, axis=0, return_counts=True)[1]
-        logarithm += lgamma(len(films) + 1) - sum(lgamma(count + 1) for count in alike)
-    return float(np.exp(min(logarithm, 700.0)))
 
 
 def _shares(neighbour: np.ndarray, positive: np.ndarray, known: np.ndarray) -> np.ndarray:

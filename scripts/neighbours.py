@@ -7,8 +7,7 @@ python scripts/neighbours.py --embeddings demo/embeddings \\
 
 The neighbours of a film are the five films of other patients whose embeddings have the largest
 cosine with its own. The table shows for each finding: among the neighbours of the films that have
-it, the share that has it too. Chance is the share among films drawn at random, with the range of
-95 % of the shares when patients with as many films exchange their labels (nan: too few patients).
+it, the share that has it too. Chance is the share among films of other patients drawn at random.
 
 An empty cell counts as absent in a table of CheXpert or NegBio, and as unknown in other tables. An
 uncertain finding (-1) is unknown, too. A film is left out of a finding that is unknown for it. The

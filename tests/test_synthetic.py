@@ -147,15 +147,6 @@ def test_sides_and_normal_films():
         assert film.min() >= 0 and film.max() <= 1 and film.std() > 0.15
 
 
-def test_bad_arguments_are_named(tmp_path):
-    (tmp_path / "note.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match=r"expected an empty or a new folder"):
-        stand_in.write_mimic(tmp_path)
-    with pytest.raises(ValueError, match=r"found .'films': 3, 'laterals': 9"):
-        stand_in.write_mimic(tmp_path / "new", films=3, laterals=9)
-    assert [p.name for p in tmp_path.iterdir()] == ["note.txt"]
-
-
 def test_the_command_can_be_repeated_but_never_mixes(tmp_path):
     few = f"--output={tmp_path}/mimic --films=2 --laterals=1 --damaged=0 --size_range=64,64".split()
     first = run("synthetic_mimic", *few)
@@ -166,13 +157,3 @@ def test_the_command_can_be_repeated_but_never_mixes(tmp_path):
     other = call("synthetic_mimic", *few, "--seed=1")
     assert other.returncode == 1 and "Choose another folder" in other.stderr
     assert tree(tmp_path) == before
-
-
-def test_the_contact_sheet_shows_every_film(mimic, tmp_path):
-    table = mimic / "mimic-cxr-2.0.0-chexpert.csv.gz"
-    sheet = tmp_path / "sheet.png"
-    done = call("contact_sheet", f"--input={mimic}", f"--labels={table}", f"--output={sheet}")
-    assert done.returncode == 0, done.stderr
-    assert "55 films, 2 not readable" in done.stdout
-    image = np.asarray(Image.open(sheet).convert("L"))
-    assert image.shape[1] == 2172 and image.std() > 40

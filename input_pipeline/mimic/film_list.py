@@ -24,8 +24,8 @@ class FilmRecord(NamedTuple):
     patient_id: str  # MIMIC's subject_id; "" where unknown
     study_id: str  # "" where unknown
     split: str  # one of `SPLITS`, or `UNASSIGNED`
-    # `known_view` of the metadata table's ViewPosition, or imputed from its other columns; "": the
-    # table has none and the film is kept; None: no row of a table, so the file's header decides
+    # `known_view` of the metadata table's ViewPosition; "": the table has none, and it is kept;
+    # None: no row of a table, so the file's header decides
     view: str | None
     size: tuple[int, int] | None  # Rows and Columns in the metadata table; None: not there
 

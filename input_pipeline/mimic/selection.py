@@ -4,7 +4,6 @@ Films and tables are joined by dicom_id, which is a film's file name without suf
 position.
 """
 
-import collections
 import dataclasses
 import posixpath
 from collections.abc import Sequence
@@ -14,18 +13,9 @@ from cxr_embeddings.common import paths
 from ..films.film import Skipped, known_view
 from .counts import by_split, count
 from .film_list import FilmRecord, FoundFilms, dicom_id_of, list_input, names_in
-from .tables import (
-    SPLITS,
-    UNASSIGNED,
-    VIEW_COLUMNS,
-    Table,
-    film_size,
-    find_table,
-    read_table,
-    told_view,
-)
+from .tables import SPLITS, UNASSIGNED, Table, film_size, find_table, read_table
 
-NO_VIEW = ("keep", "drop", "impute")  # what becomes of a film without ViewPosition in the table
+NO_VIEW = ("keep", "drop")  # what becomes of a film without ViewPosition in the table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,9 +24,7 @@ class FilmList:
 
     films: list[FilmRecord]  # the chosen ones
     skipped: list[tuple[str, Skipped]]  # image_id of the others, and why
-    imputed: list[tuple[str, str, str]]  # image_id, view, and the column that it was taken from
-    # Films unless they say otherwise; views as the metadata table has them, before any is imputed
-    counts: dict[str, int]
+    counts: dict[str, int]  # films unless they say otherwise
     notes: list[str]  # where the list is from, and what in it and the tables has no partner
     has_views: bool  # whether there was a metadata table
 
@@ -62,10 +50,8 @@ def list_films(
         metadata_path: MIMIC-CXR-JPG's metadata table; None: the one in the folder, if there is one.
         split_path: MIMIC-CXR-JPG's split table, likewise.
         views: ViewPositions to keep, in capitals; None keeps all.
-        no_view: films whose row has no ViewPosition: "keep", as the CXR Foundation toolkit does;
-            "drop"; or "impute" from ViewCodeSequence_CodeMeaning, else from a description of the
-            procedure that names this view alone, as MIMIC-CXR's authors advise
-            (MIT-LCP/mimic-cxr#15); what is still unknown is dropped.
+        no_view: films whose row has no ViewPosition: "keep", as the CXR Foundation toolkit does, or
+            "drop".
         limit: keep only the first so many films, before views are looked at.
 
     Raises:
@@ -86,38 +72,26 @@ def list_films(
     names = names_in(source)
     metadata_path = find_table(source, names, "metadata", metadata_path)
     split_path = find_table(source, names, "split", split_path)
-    texts = VIEW_COLUMNS if no_view == "impute" else ()
-    metadata = None
-    if metadata_path:
-        metadata = read_table(metadata_path, ("ViewPosition", "Rows", "Columns", *texts))
-    elif no_view == "impute":
-        raise ValueError(
-            f"no_view is 'impute', but {source} has no table mimic-cxr-2.*-metadata.csv.gz to take "
-            "views from: give its path as metadata_path, or choose keep or drop"
-        )
+    columns = ("ViewPosition", "Rows", "Columns")
+    metadata = read_table(metadata_path, columns) if metadata_path else None
 
     listing = list_input(source, names, metadata)
-    listed, rows, notes = _look_up(listing, metadata, split_path, views)
+    listed, notes = _look_up(listing, metadata, split_path, views)
     if limit is not None and limit < len(listed):
         notes.append(f"Of {len(listed):,} films only the first {limit:,} are listed.")
-        listed, rows = listed[:limit], rows[:limit]
+        listed = listed[:limit]
     if nobody := sum(not film.patient_id for film in listed):
         notes.append(f"The patient of {nobody:,} films is not known.")
     assigned = {(f.patient_id, f.split) for f in listed if f.patient_id and f.split != UNASSIGNED}
     if torn := len(assigned) - len({patient for patient, _ in assigned}):
         notes.append(f"{torn:,} patients have films in more than one split.")
 
-    told = [("", "")] * len(listed)
-    if metadata and no_view == "impute":
-        told = [*map(told_view, *(metadata.take(column, rows) for column in VIEW_COLUMNS))]
-    films, skipped, imputed = _choose(listed, told, views, no_view)
+    films, skipped = _choose(listed, views, no_view)
     counts = count(listed, metadata is not None, split_path is not None)
-    for view, number in sorted(collections.Counter(view for _, view, _ in imputed).items()):
-        counts[f"imputed {view}"] = number
     counts |= {"skipped": len(skipped), "chosen": len(films)}
     if split_path:
         counts |= by_split("chosen", [film.split for film in films])
-    return FilmList(films, skipped, imputed, counts, notes, metadata is not None)
+    return FilmList(films, skipped, counts, notes, metadata is not None)
 
 
 def _look_up(
@@ -125,12 +99,12 @@ def _look_up(
     metadata: Table | None,
     split_path: str | None,
     views_asked: Sequence[str] | None,
-) -> tuple[list[FilmRecord], list[int], list[str]]:
-    """The films, sorted; their rows in the metadata table, -1 where there is none; all notes."""
+) -> tuple[list[FilmRecord], list[str]]:
+    """The films, sorted; all notes."""
     root, films, notes = listing
     image_ids, patients, studies = map(list, zip(*sorted(films), strict=True))
     known = {"subject_id": patients, "study_id": studies}
-    dicom_ids, rows = [dicom_id_of(image_id) for image_id in image_ids], [-1] * len(films)
+    dicom_ids = [dicom_id_of(image_id) for image_id in image_ids]
     splits: list[str] = [UNASSIGNED] * len(films)
     views: list[str | None] = [None] * len(films)
     sizes: list[tuple[int, int] | None] = [None] * len(films)
@@ -154,7 +128,7 @@ def _look_up(
         notes.append("No table has the views: they are read from the files' headers.")
     paths = [root + image_id for image_id in image_ids]
     columns = (paths, image_ids, *known.values(), splits, views, sizes)
-    return [*map(FilmRecord._make, zip(*columns, strict=True))], rows, notes
+    return [*map(FilmRecord._make, zip(*columns, strict=True))], notes
 
 
 def _join(
@@ -190,24 +164,15 @@ def _join(
 
 
 def _choose(
-    listed: Sequence[FilmRecord],
-    told: Sequence[tuple[str, str]],
-    views: Sequence[str] | None,
-    no_view: str,
-) -> tuple[list[FilmRecord], list[tuple[str, Skipped]], list[tuple[str, str, str]]]:
-    """The chosen films, the skipped ones and those whose view is imputed.
-
-    The view to impute, and where it is from, is `told`; both are "" where there is none.
-    """
-    films, skipped, imputed = [], [], []
-    for film, (view, column) in zip(listed, told, strict=True):
-        if film.view == "" and view:
-            imputed.append((film.image_id, view, column))
-            film = film._replace(view=view)
+    listed: Sequence[FilmRecord], views: Sequence[str] | None, no_view: str
+) -> tuple[list[FilmRecord], list[tuple[str, Skipped]]]:
+    """The chosen films, and the skipped ones."""
+    films, skipped = [], []
+    for film in listed:
         if film.view == "" and no_view != "keep":
             skipped.append((film.image_id, Skipped("view", "not said")))
         elif film.view and views is not None and film.view not in views:
             skipped.append((film.image_id, Skipped("view", film.view)))
         else:
             films.append(film)
-    return films, skipped, imputed
+    return films, skipped

@@ -12,17 +12,6 @@ from cxr_embeddings.common import csv_tables, paths
 SPLITS = ("train", "validate", "test")
 UNASSIGNED = "unassigned"  # the split of a film for which no table says one
 
-# Code meanings of DICOM PS3.16, CID 4010 (DX View), hyphens as blanks
-_CODED_VIEWS = {
-    "antero posterior": "AP",
-    "postero anterior": "PA",
-    "lateral": "LATERAL",
-    "left lateral": "LATERAL",
-    "right lateral": "LATERAL",
-}
-_NAMED_VIEWS = {"AP": "AP", "PA": "PA", "LAT": "LATERAL", "LATERAL": "LATERAL"}
-_OTHER_VIEWS = re.compile("OBL|DECUB|LORDOTIC")  # CHEST (LAT DECUB ONLY) is no lateral
-
 
 class Table(NamedTuple):
     """Columns of a table, and where it is from."""
@@ -85,38 +74,3 @@ def film_size(rows: str, columns: str) -> tuple[int, int] | None:
     pattern = r"0*([1-9][0-9]{0,5})(?:\.0*)?"
     height, width = re.fullmatch(pattern, rows), re.fullmatch(pattern, columns)
     return (int(height[1]), int(width[1])) if height and width else None
-
-
-def _coded_view(text: str) -> str:
-    return _CODED_VIEWS.get(re.sub(r"[\s-]+", " ", text).lower(), "")
-
-
-def _named_view(text: str) -> str:
-    """The view that a description names if it is the only one: of CHEST (PA AND LAT), none."""
-    words = re.findall("[A-Z]+", text)
-    named = {_NAMED_VIEWS[word] for word in words if word in _NAMED_VIEWS}
-    return named.pop() if len(named) == 1 else ""
-
-
-# Columns that may tell the view, the most trusted first: a code is of the film, both descriptions
-# are of the procedure, which may have been of several films.
-VIEW_COLUMNS = {
-    "ViewCodeSequence_CodeMeaning": _coded_view,
-    "PerformedProcedureStepDescription": _named_view,
-    "ProcedureCodeSequence_CodeMeaning": _named_view,
-}
-
-
-@functools.lru_cache(maxsize=1 << 16)
-def told_view(*texts: str) -> tuple[str, str]:
-    """The view that the `VIEW_COLUMNS` tell, and which of them does; both empty where none does.
-
-    A column that names an oblique, decubitus or lordotic view ends the search: it is none of AP, PA
-    and LATERAL, whatever the next column says.
-    """
-    for (column, read), text in zip(VIEW_COLUMNS.items(), map(str.upper, texts), strict=True):
-        if _OTHER_VIEWS.search(text):
-            break
-        if view := read(text):
-            return view, column
-    return "", ""

@@ -167,7 +167,6 @@ def _conclude(
     encode = writing.encode_table
     tables |= {
         dataset.FILMS: dataset.films_table(summaries),
-        "imputed.csv": encode(["image_id", "view", "from"], listed.imputed),
         "differences.csv": encode(["image_id", "what", "table", "file"], differences),
         "counts.csv": encode(rows[0], rows[1:]),
     }
