@@ -79,13 +79,6 @@ def test_resolution_is_the_checkpoints_else_the_users(checkpoint, there, asked, 
     assert card.resolution == found
 
 
-def test_another_variant_or_resolution_than_asked(checkpoint):
-    with pytest.raises(ValueError, match="somewhere: asked for variant b0, but it is tiny"):
-        convert.read(checkpoint, variant="b0")
-    with pytest.raises(ValueError, match="somewhere: asked for resolution 64, but it is 96"):
-        convert.read(checkpoint._replace(resolution=96), resolution=64)
-
-
 def test_squeeze_and_excite_tells_b0_from_lite0():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(efficientnet, "STAGES", tiny.STAGES)
@@ -98,15 +91,6 @@ def test_untrained_weights_are_refused(checkpoint):
     leaves = as_leaves(random_variables(EfficientNet("tiny", 48)))
     with pytest.raises(ValueError, match=r"somewhere is untrained: .* has weights=random"):
         convert.read(checkpoint._replace(leaves=leaves))
-
-
-def test_another_architecture_is_named_by_its_first_keys(checkpoint):
-    resnet = ["conv1.weight", "bn1.weight", "layer1.0.conv1.weight", "layer1.0.bn1.weight"]
-    leaves = {name: Leaf(name, (3,), lambda: np.zeros(3)) for name in resnet}
-    with pytest.raises(ValueError, match=r"none of the EfficientNets .*l2") as error:
-        convert.read(checkpoint._replace(leaves=leaves))
-    assert "the first of its 4 names are conv1.weight, bn1.weight, layer1" in str(error.value)
-    assert "l2 has [6, 11]" in str(error.value)
 
 
 def test_leaves_that_do_not_fit_are_named_as_the_checkpoint_names_them(checkpoint):
@@ -152,18 +136,6 @@ def test_a_projection_is_untrained_and_comes_first(checkpoint, tmp_path):
     halved = weights.cast_kernels(variables, jnp.bfloat16)["params"]
     assert halved["projection"]["kernel"].dtype == jnp.float32
     assert halved["head_conv"]["kernel"].dtype == jnp.bfloat16
-
-
-@pytest.mark.parametrize("rule", ["orthonormal", "orthonormal:-1", "gaussian:0", "orthonormal:x"])
-def test_other_projections_are_refused(rule):
-    with pytest.raises(ValueError, match="expected orthonormal:SEED, as orthonormal:0"):
-        convert.projection_seed(rule)
-
-
-def test_a_projection_needs_a_reason(checkpoint):
-    card, variables = convert.add_projection(*convert.read(checkpoint), 0)
-    with pytest.raises(ValueError, match=r"gives 4096 numbers already, as projection: leave"):
-        convert.add_projection(card, variables, 0)
 
 
 def test_self_check_is_of_the_weights_and_repeats(checkpoint):

@@ -109,12 +109,6 @@ def test_patches_average_to_the_whole_and_bfloat16_computes_in_bfloat16(two_stag
     assert difference(found, embedding) < 0.05
 
 
-def test_a_pooled_map_needs_room():
-    assert embedding_shape(80, "pooled_map", 160) == (1, 1, 80)
-    with pytest.raises(ValueError, match="pooled_map needs images of 160 px or more, these have"):
-        embedding_shape(80, "pooled_map", 128)
-
-
 def training_step(model: EfficientNet, images: jax.Array) -> Callable:
     """(params, batch_stats) -> gradients and new statistics of a loss that couples two images."""
 

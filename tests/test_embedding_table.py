@@ -1,6 +1,5 @@
 import errno
 import os
-import shutil
 import threading
 import time
 
@@ -10,9 +9,9 @@ import pytest
 from published import IDENTITY, IDS, make_source
 from published import vector as vector_of
 
-from cxr_embeddings.common import files, writing
+from cxr_embeddings.common import files
 from cxr_embeddings.common.identities import UNSAID
-from cxr_embeddings.input_pipeline import run_folder, tfrecord
+from cxr_embeddings.input_pipeline import tfrecord
 from cxr_embeddings.input_pipeline.embeddings import formats
 from cxr_embeddings.input_pipeline.embeddings import reader as embedding_files
 from cxr_embeddings.input_pipeline.embeddings import table as embedding_table
@@ -86,14 +85,6 @@ def test_every_layout_and_format_of_a_run_is_read(tmp_path, made):
     assert table.embedding.dtype == np.float32
     identity = IDENTITY | {"layout": layout, "format": format}
     assert (table.encoder, table.complete, table.rejected) == (identity, True, [])
-
-
-def test_films_that_the_run_rejected_are_named(tmp_path):
-    make_source(tmp_path)
-    rows = [[IDS[0], "truncated", "it was read since"], ["gone", "colour", "RGB"]]
-    (tmp_path / "rejected.csv").write_bytes(writing.encode_table(run_folder.REJECTED[:3], rows))
-    table = read_table(str(tmp_path))
-    assert table.rejected == [("gone", "colour", "RGB")] and not table.damaged
 
 
 def test_half_the_size_in_float16(tmp_path):
@@ -314,36 +305,6 @@ def test_a_link_in_the_place_of_the_table_is_refused(tmp_path):
     assert not tables(tmp_path / "elsewhere")
 
 
-def failing(number):
-    """A function that fails as the system does."""
-
-    def fail(_):
-        raise OSError(number, os.strerror(number))
-
-    return fail
-
-
-def test_a_table_that_cannot_be_written(tmp_path, monkeypatch):
-    write_some(tmp_path)
-    usage = shutil.disk_usage(tmp_path)._replace(free=100)
-    advice = r": pass --config\.embeddings\.cache=FOLDER"
-    for module, name, function, message, number in [
-        (writing, "make_file", failing(errno.EACCES), r"Permission denied\)", errno.EACCES),
-        (os, "fsync", failing(errno.ENOSPC), r"No space left .* when writing\)", errno.ENOSPC),
-        (shutil, "disk_usage", lambda _: usage, r"0\.0 GB are needed, 0\.0 .*\)", errno.ENOSPC),
-    ]:
-        with monkeypatch.context() as patch:
-            patch.setattr(module, name, function)
-            with pytest.raises(OSError, match=r"\.table \(.*" + message + advice) as raised:
-                read_table(str(tmp_path))
-        assert raised.value.errno == number
-        assert tables(tmp_path / ".table") == []
-    (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(OSError, match=advice):
-        read_table(str(tmp_path), cache=str(tmp_path / "file/cache"))
-    assert len(read_table(str(tmp_path), cache=str(tmp_path / "new/cache")).image_id) == 5
-
-
 def test_a_file_that_cannot_be_read_is_no_damaged_file(tmp_path, monkeypatch):
     write_some(tmp_path)
     read_bytes = files.read_bytes
@@ -357,14 +318,6 @@ def test_a_file_that_cannot_be_read_is_no_damaged_file(tmp_path, monkeypatch):
     with pytest.raises(OSError, match=r"Input/output error: '.*/3\.tfrecord'"):
         read_table(str(tmp_path))
     assert tables(tmp_path / ".table") == []
-
-
-def test_mixed_widths_are_named_and_counted(tmp_path):
-    for i, dim in enumerate([6, 6, 4, 6]):
-        write(tmp_path, f"{i}.npz", (str(i), vector(i, dim)))
-    message = r"3 have 6 numbers \(0\.npz\), 1 have 4 numbers \(2\.npz\); expected"
-    with pytest.raises(ValueError, match=message):
-        read_table(str(tmp_path))
 
 
 def test_an_image_id_that_comes_twice_is_an_error(tmp_path):
@@ -427,22 +380,6 @@ def test_embeddings_that_are_not_finite_are_left_out(tmp_path):
     assert table.rejected == [(f"film {i}", "damaged", why) for i in (2, 3, 4)]
 
 
-def test_nothing_usable_is_an_error(tmp_path):
-    with pytest.raises(FileNotFoundError, match="do not exist; expected a folder or a file"):
-        read_table(str(tmp_path / "missing"))
-    with pytest.raises(FileNotFoundError, match=r"no embeddings in .*\*\.tfrecord, \*\.npz"):
-        read_table(str(tmp_path))
-    write(tmp_path, "empty.npz")
-    with pytest.raises(ValueError, match=r"1 embedding files .* hold no embedding .*; 0 files or"):
-        read_table(str(tmp_path))
-    for i in range(3):
-        (tmp_path / f"{i}.npz").write_bytes(b"damaged")
-    message = r"; 3 files or records are damaged, such as 0\.npz: File is not a zip"
-    with pytest.raises(ValueError, match=message):
-        read_table(str(tmp_path))
-    assert tables(tmp_path / ".table") == []
-
-
 def test_a_run_goes_on_in_a_folder_with_a_table(tmp_path):
     for failing, films in ((IDS[3], 9), ("", 10)):
         make_source(tmp_path, failing=failing)
@@ -496,17 +433,6 @@ def test_names_that_are_not_utf8_are_left_out_and_named(tmp_path):
         assert len(table.image_id) == 5
         why = r"the image id '\udcff' is not UTF-8: rename the film"
         assert table.rejected == [(r"\udcff.npz", "damaged", why)]
-
-
-def test_a_reader_that_is_broken_costs_no_file(tmp_path, monkeypatch):
-    write_some(tmp_path, suffix=".parquet")
-
-    def broken(_):
-        raise ImportError("pyarrow is broken")
-
-    monkeypatch.setitem(FORMATS, "parquet", FORMATS["parquet"]._replace(decode=broken))
-    with pytest.raises(ImportError, match="pyarrow is broken"):
-        read_table(str(tmp_path))
 
 
 def two_folders(tmp_path, **other):

@@ -9,7 +9,6 @@ import os
 import subprocess
 import sys
 import threading
-import types
 
 import numpy as np
 import pytest
@@ -17,7 +16,6 @@ from PIL import Image
 
 import cxr_embeddings as cxr
 from cxr_embeddings import engines, errors
-from cxr_embeddings.common import progress
 from cxr_embeddings.configs.schema import EncoderConfig, InputConfig, OutputConfig
 from cxr_embeddings.input_pipeline.synthetic.mimic_folder import write_mimic
 
@@ -175,17 +173,6 @@ def test_decoders_stay_for_the_next_call_and_go_with_the_encoder(encoder, films)
     del own
     gc.collect()
     assert process.returncode is not None
-
-
-def test_progress_is_shown_where_it_is_asked_for_or_looked_at(capsys, monkeypatch):
-    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
-    assert not progress.wanted(None)
-    for shown in (None, True):
-        with progress.bar(3, shown=shown) as bar:
-            bar.update(3)
-        assert ("3/3 films" in capsys.readouterr().err) == bool(shown)
-    monkeypatch.setitem(sys.modules, "ipykernel", types.ModuleType("ipykernel"))
-    assert progress.wanted(None) and not progress.wanted(False)
 
 
 # As a user writes it: nothing guards the main module

@@ -72,26 +72,6 @@ def test_remote_addresses():
     fs.rm("/films", recursive=True)
 
 
-@pytest.mark.parametrize(
-    ("name", "limit", "kind", "message"),
-    [
-        ("nowhere", None, FileNotFoundError, "nowhere does not exist; expected a folder"),
-        ("texts", None, FileNotFoundError, r"no film in .*found 2 \.txt"),
-        ("*.dcm", None, FileNotFoundError, "no film in .*found nothing"),
-        ("t.csv", None, ValueError, "columns subject, label; expected exactly one of path"),
-        ("", -1, ValueError, r"input\.limit is -1; expected at least 1"),
-        ("mixed.txt", None, ValueError, "a list mixes"),
-        ("a", None, ValueError, r"a/1\.dcm and .*a/1\.png would write one output, 1: rename"),
-    ],
-)
-def test_errors_say_what_was_found(tmp_path, name, limit, kind, message):
-    touch(tmp_path, "texts/x.txt", "texts/y.txt", "a/1.dcm", "a/1.png")
-    (tmp_path / "t.csv").write_text("subject,label\n1,2\n")
-    (tmp_path / "mixed.txt").write_text("gs://bucket/a.dcm\n/data/b.dcm\n")
-    with pytest.raises(kind, match=message):
-        list_inputs(f"{tmp_path}/{name}", limit)
-
-
 def test_an_unreadable_folder_is_an_error(tmp_path, monkeypatch):
     touch(tmp_path, "a/1.dcm", "b/2.dcm")
     scandir = os.scandir

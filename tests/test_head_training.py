@@ -155,18 +155,6 @@ def test_a_head_predicts_what_training_gave_also_when_loaded(whole, tmp_path):
         cxr.load_head(folder / "out").report(tmp_path / "other")
 
 
-def test_a_head_saved_without_metrics_still_predicts(whole, tmp_path):
-    folder, *_ = whole
-    shutil.copytree(folder / "out", tmp_path / "head")
-    (tmp_path / "head" / "metrics.json").unlink()
-    loaded = cxr.load_head(tmp_path / "head")
-    assert loaded.metrics is None and "Edema" in loaded.summary
-    assert len(loaded.predict(folder / "embeddings")) == FILMS
-    (tmp_path / "head" / "metrics.json").write_text("{}")
-    with pytest.raises(cxr.InputError, match=r"metrics.json: split is missing"):
-        cxr.load_head(tmp_path / "head")
-
-
 def test_films_without_an_embedding_have_a_reason(whole):
     folder, _, _, head = whole
     table = cxr.read_embeddings(folder / "embeddings")
@@ -329,12 +317,6 @@ def test_studies_of_a_table_become_one_example(whole):
     assert sum(counts[s]["films"] for s in ("train", "tune", "test")) == FILMS // 2
     with pytest.raises(cxr.InputError, match=r"train the head with labels.per_study=none"):
         head.predict(folder / "embeddings")
-
-
-def test_without_a_test_split_the_figures_are_of_tune_and_say_so(whole):
-    folder, *_ = whole
-    head = train(folder, test=["none"])
-    assert "there is no test split" in head.summary and head.metrics["split"] == "tune"
 
 
 @pytest.mark.parametrize(

@@ -249,34 +249,6 @@ def test_layers_are_known_by_their_names(tmp_path, layers):
     assert np.array_equal(kernel[..., 0, :], layers["block1a_dwconv"][0][..., 0])
 
 
-def test_what_is_no_file_of_keras_is_said(tmp_path, layers):
-    path = tmp_path / "x.weights.h5"
-    write(path, layers)
-    whole = path.read_bytes()
-    spoilt = {
-        "cut off": lambda: path.write_bytes(whole[: len(whole) // 2]),
-        "text": lambda: path.write_text("weights"),
-        "empty": lambda: path.write_bytes(b""),
-        "without names, as of old": lambda: write(path, layers, named=False),
-    }
-    for spoil in spoilt.values():
-        spoil()
-        with pytest.raises(
-            ValueError, match=r"cannot be read as an EfficientNet of Keras 3 .* save_weights"
-        ):
-            keras_source.read(path)
-    with pytest.raises(FileNotFoundError):
-        keras_source.read(tmp_path / "none.weights.h5")
-    write(path, {"dense": [np.zeros((2, 3), "f4")], "conv1_conv": layers["stem_conv"]})
-    message = "of Keras 3 .*the layers dense, conv1_conv, and no rescaling or normal"
-    with pytest.raises(ValueError, match=message):
-        keras_source.read(path)
-    with h5py.File(path, "w") as file:
-        file["model_weights/conv/kernel"] = np.zeros(3)
-    with pytest.raises(ValueError, match=r"of Keras 3 .*at its top are model_weights"):
-        keras_source.read(path)
-
-
 @pytest.mark.parametrize("kind", ["link", "group", "storage", "virtual"])
 def test_other_files_are_not_read(tmp_path, layers, kind):
     secret, path = tmp_path / "secret.h5", tmp_path / "x.weights.h5"

@@ -133,28 +133,6 @@ def test_heads_read_the_labels_and_take_no_rule_for_a_finding(mimic, tmp_path):
     assert len(examples.row) == sum(kind(study.labels) in known for study in studies)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ([], "expected either --reports or --findings"),
-        (["--findings=t.csv", "--reports=x"], "expected either --reports or --findings"),
-        (["--findings=t.csv", "--devices=x"], "devices is 'x'; expected unknown, normal, abnormal"),
-        (["--findings=t.csv", "--output=none/a.csv"], "expected a file in a folder that exists"),
-        (["--findings=t.csv", "--output=."], "expected a file in a folder that exists"),
-        (["--findings=t.csv", "--output=t.csv"], "is the input; expected another file as output"),
-        (["--reports=."], "error: no report in "),
-    ],
-)
-def test_flags_that_cannot_work(tmp_path, monkeypatch, options, message):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "t.csv").write_text("file,label,patient_key\na.png,NORMAL,p\n")
-    if not str(options).count("--output"):
-        options = [*options, "--output=abnormal.csv"]
-    result = running.call("label_abnormal", *options)
-    assert result.returncode == 1 and message in result.stderr
-    assert {path.name for path in tmp_path.iterdir()} == {"t.csv"}
-
-
 def test_from_python_there_is_a_table(mimic, tmp_path):
     root, studies = mimic
     table = cxr.label_reports(root, tmp_path / "a.csv", devices="normal", workers=2)

@@ -62,11 +62,6 @@ def write(folder, films=FILMS, records=True, tables=True, suffix=".dcm"):
     return str(folder)
 
 
-def zipped(data):
-    """The same bytes at any time: they name tests, which two processes must name alike."""
-    return gzip.compress(data, mtime=0)
-
-
 def change(folder, name, edit):
     """Changes the text of a table."""
     path = folder / name
@@ -267,16 +262,6 @@ def test_what_has_no_partner_is_noted_and_counted(tmp_path):
     assert not any("more than one split" in note for note in listed.notes)
 
 
-def test_patients_in_two_splits_are_noted(tmp_path):
-    folder = write(tmp_path)
-    assert not any("more than one split" in note for note in list_films(folder).notes)
-    rows = [(*film[:3], "test" if film[0] == "c3" else film[3]) for film in FILMS]
-    write_table(tmp_path / SPLIT, COLUMNS[:4], rows)
-    listed = list_films(folder)
-    assert "1 patients have films in more than one split." in listed.notes
-    assert (listed.counts["patients train"], listed.counts["patients test"]) == (1, 2)
-
-
 def test_the_limit_comes_before_the_views(tmp_path):
     folder = write(tmp_path)
     listed = check(list_films(folder, limit=2))
@@ -333,19 +318,6 @@ def test_a_list_stays_in_its_folder_and_names_its_films(tmp_path, table, old, ne
     change(tmp_path, table, lambda text: text.replace(old, new))
     with pytest.raises(ValueError, match=message):
         list_films(folder)
-
-
-def test_tables_that_are_missing_or_ambiguous(tmp_path):
-    folder = write(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"found no table .*nowhere\.csv; expected a CSV"):
-        list_films(folder, split_path=f"{folder}/nowhere.csv")
-    other = METADATA.replace("2.0.0", "2.1.0")
-    shutil.copy(tmp_path / METADATA, tmp_path / other)
-    with pytest.raises(ValueError, match=r"more than one metadata table, .* as metadata_path"):
-        list_films(folder)
-    assert list_films(folder, metadata_path=f"{folder}/{other}").has_views
-    with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
-        list_films(f"{folder}/nowhere")
 
 
 def test_remote_folders(tmp_path):

@@ -86,14 +86,6 @@ def test_rates_are_scikit_learns():
                 assert point["tune"][rate] == pytest.approx(value)
 
 
-def test_a_rate_without_films_is_none():
-    probability, label = films(50)
-    found = measure(probability, label, dict.fromkeys(operating_points.RULES, 1.0))[0]["test"]
-    assert found["ppv"] is None
-    assert found["sensitivity"]["value"] == 0 and found["specificity"]["value"] == 1
-    assert (found["tp"], found["fp"]) == (0, 0)
-
-
 def test_where_there_is_no_threshold_the_reason_is_given():
     for label in (np.zeros(5), np.ones(5), np.zeros(0)):
         chosen = operating_points.thresholds(np.linspace(0, 1, len(label)), label)

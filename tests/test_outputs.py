@@ -294,25 +294,6 @@ def test_a_full_disk_stops_the_run_and_what_is_there_stays_whole(tmp_path, monke
 
 
 @pytest.mark.parametrize(
-    ("layout", "format", "shards", "message"),
-    [
-        ("flat", "tfrecord", 3, "output.layout is 'flat'; expected one of per_image, sharded"),
-        ("sharded", "csv", 3, "output.format is 'csv'; expected one of tfrecord, npz, parquet"),
-        ("per_image", "parquet", 3, "use layout sharded"),
-        ("sharded", "npz", 0, "output.shards is 0"),
-    ],
-)
-def test_plans_that_make_no_sense(layout, format, shards, message):
-    with pytest.raises(ValueError, match=message):
-        output_plan.plan(FILMS, layout, format, shards)
-
-
-def test_there_are_no_more_shards_than_films():
-    planned = output_plan.plan(FILMS[:2], "sharded", "npz", 32)
-    assert [one.name for one in planned] == [f"embeddings-0000{i}-of-00002.npz" for i in range(2)]
-
-
-@pytest.mark.parametrize(
     ("keys", "why"),
     [("aa", "would write one output, a.npz"), (("a", "a.npz/b"), "needs as a folder")],
 )

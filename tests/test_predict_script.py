@@ -170,21 +170,3 @@ def test_other_weights_are_refused_before_anything_is_embedded(mimic, trained, t
     )
     assert "weights_digest: 'xyz' of the head" in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["head"]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--head=x", "--output=p.csv", "--embeddings=y"], "/x; expected a folder of train_head"),
-        (["--head=x", "--output=no/p.csv", "--embeddings=y"], "expected a file in a folder that"),
-        (["--head=x", "--output=p.csv", "--weights=y"], "error: expected --head"),
-        (
-            ["--head=x", "--output=p.csv", "--embeddings=y", "--heatmaps=z"],
-            "error: --heatmaps needs the films: expected --weights with --input",
-        ),
-        (["--head=x", "--head=y"], "error: --head is given 2 times; expected once"),
-    ],
-)
-def test_command_lines_that_cannot_work(arguments, message):
-    result = running.call("predict", *arguments)
-    assert result.returncode == 1 and message in result.stderr

@@ -11,7 +11,6 @@ import running
 from running import tree
 
 from cxr_embeddings import preparing
-from cxr_embeddings.configs.schema import ImageConfig
 from cxr_embeddings.input_pipeline.synthetic.mimic_folder import write_mimic
 
 LARGE = ("--config.image.size=640", "--config.output.films_per_shard=4")
@@ -115,40 +114,6 @@ def test_stopped_in_the_middle_it_goes_on(large, whole, tmp_path, stop):
     expected, found = tree(whole), tree(folder)
     differing = {name for name in expected | found if found.get(name) != expected.get(name)}
     assert differing <= {"manifest.json", "SHA256SUMS.txt"}, "whose config names the output"
-
-
-@pytest.mark.parametrize(
-    ("more", "code", "message"),
-    [
-        (["--config.output.path="], 2, "--output: folder of the store"),
-        (["--config.input.path=/nowhere"], 1, "/nowhere"),
-        (["--config.image.preset=nice"], 1, "expected one of cxr_foundation, cxr_foundation_8bit"),
-        (["--config.input.no_view=guess"], 1, "keep, drop"),
-        (["--config.output.name=Mimic CXR"], 1, "expected small letters"),
-        (["--config.image.storage=gif"], 1, "storage 'gif'; expected one of"),
-        (["--config.output.path=/proc/out"], 1, "No such file or directory: /proc/out"),
-        (["--direct_num_wrkers=2"], 1, "--direct_num_wrkers; did you mean --direct_num_workers?"),
-        (["--runner=NoRunner"], 1, "Beam's runner NoRunner is not available"),
-        (["--help"], 0, "--config.output.name=mimic_cxr"),
-    ],
-)
-def test_what_is_wrong_is_said(mimic, tmp_path, more, code, message):
-    result = call(mimic, tmp_path / "out", *more)
-    assert message in result.stderr + result.stdout
-    assert result.returncode == code
-    assert not (tmp_path / "out/dataset_info.json").exists()
-
-
-@pytest.mark.parametrize(
-    ("image", "message"),
-    [
-        ({"size": None}, r"image.size None; expected one of .* and pixels, or image.weights"),
-        ({"weights": "/nowhere"}, "the weights /nowhere do not exist"),
-    ],
-)
-def test_images_that_cannot_be_made(image, message):
-    with pytest.raises((ValueError, OSError), match=message):
-        preparing.image_rule(ImageConfig(**{"preset": "native", "size": 64, **image}))
 
 
 def test_passwords_among_beams_options_are_not_written_down():

@@ -207,23 +207,6 @@ def test_what_a_reader_must_know_first_is_in_a_warning(tmp_path, trained, test, 
     assert "not known whether" in written(tmp_path / "report.html", rest, {})
 
 
-def test_unknown_patients_and_notes_of_the_training_are_warnings(tmp_path):
-    _, rest = made_up(("Edema",))
-    rest["provenance"]["note"] = "try more penalties; 1 of 2 candidates diverged"
-    for part in rest["counts"].values():
-        part |= of(None, part["films"])
-    rest["counts"]["train"] |= of(4000, 9)
-    page = written(tmp_path / "report.html", rest, {})
-    assert page.count("<strong>Warning.</strong>") == 3
-    for words in (
-        "on 520 test films, patients unknown.",
-        "The patients of 1,039 of 5,330 films are unknown",
-        "4,000 and, of 9 films, unknown",
-        "Training: try more penalties.",
-    ):
-        assert words in page, words
-
-
 @pytest.fixture(scope="module")
 def evil(tmp_path_factory):
     path = tmp_path_factory.mktemp("evil") / "report.html"
@@ -309,24 +292,3 @@ def test_values_that_are_undefined_say_why(tmp_path):
         "no draw has both classes",
     ):
         assert words in page, words
-
-
-def test_few_and_many_findings_fit_their_pages():
-    draws, _ = made_up(("Edema",), films=60)
-    drawn = figures.draw(**draws)
-    assert "forest" not in drawn
-    assert len(drawn["roc"].axes) == 1
-    assert [len(part) for part in panels.parts(range(43))] == [15, 15, 13]
-    headings = [panels.Heading(EVIL[3], ["AUROC", "of"])] * panels.PANELS
-    figure, axes = panels.grid(headings, "x", "y", foot=EVIL[3] * 9)
-    assert len(axes) == panels.PANELS
-    assert figure.get_size_inches()[1] <= 9.9  # one A4 page with a caption
-
-
-def test_numbers_read_well():
-    assert panels.number(-0.0004) == "0.00"
-    assert panels.number(-1.25, 1) == "−1.2"  # noqa: RUF001
-    assert panels.number(1234.5, 0) == "1,234"
-    assert panels.interval(None) == "–"  # noqa: RUF001
-    assert panels.interval({"value": 0.8, "low": None, "high": None}) == "0.80"
-    assert panels.interval({"value": 0.8, "low": 0.7, "high": 0.9}) == "0.80 [0.70, 0.90]"

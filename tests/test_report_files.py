@@ -185,15 +185,6 @@ def test_what_is_refused(tmp_path, file, contents, message):
         label(tmp_path / file)
 
 
-def test_what_is_not_there(tmp_path):
-    for missing in ("none", "none.zip"):
-        with pytest.raises(FileNotFoundError):
-            label(tmp_path / missing)
-    (tmp_path / "file.txt").write_text("x")
-    with pytest.raises(NotADirectoryError):
-        label(tmp_path / "file.txt")
-
-
 def test_a_process_that_dies_ends_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr(workers, "PROGRAM", "exit(3)")
     monkeypatch.setattr(corpus, "CHUNK", 1)

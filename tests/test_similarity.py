@@ -25,16 +25,6 @@ def test_neighbours_are_the_largest_cosines_of_other_patients(monkeypatch):
     assert 1 not in found[0] and 0 not in found[1]
 
 
-def test_too_few_films_of_others():
-    with pytest.raises(ValueError, match=r"only 2 films of other patients .* at least 3"):
-        similarity.nearest(random(6), np.array([0, 0, 0, 0, 1, 2]), 3)
-
-
-def test_an_embedding_without_direction():
-    with pytest.raises(ValueError, match="1 embeddings are 0"):
-        similarity.nearest(random(6) * (np.arange(6)[:, None] > 0), np.arange(6), 2)
-
-
 def share(neighbour, patient, label, mask=None, alone=()):
     """`sharing` of findings f0, f1, ..."""
     label = np.asarray(label, np.float32)

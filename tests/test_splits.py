@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from label_tables import counts, ids, join, read_labels, said, the_note
+from label_tables import counts, ids, join, read_labels, the_note
 
 from cxr_embeddings.heads.labels.join import group_values
 from cxr_embeddings.heads.labels.splits import (
@@ -98,12 +98,6 @@ def test_a_random_split_is_the_same_in_every_version():
     assert [name[:2] for name in split] == ["tr", "tu", "tr", "te", "tu", "tr", "tr", "te"]
 
 
-@pytest.mark.parametrize("fractions", [(0.7, 0.1, 0.1), (0.9, 0.0, 0.1), (1.2, 0.1, -0.3)])
-def test_fractions_out_of_range_are_refused(fractions):
-    with pytest.raises(ValueError, match=r"sum to 1"):
-        random_splits(ids("a"), fractions, 0)
-
-
 def test_a_random_split_needs_every_patient_and_no_other_split(table):
     found = read_labels(table("image_id,patient_id,x; a,1,1; b,,0; c,,1; d,,1"))
     with pytest.raises(ValueError, match=r"patients of 2 of 3 films are unknown.*patient_column"):
@@ -173,16 +167,6 @@ def test_ages_are_cut_into_bands(column):
     assert group_values(column, ids("", ""), ids("a", "b"))[0].tolist() == ["", ""]
 
 
-def test_other_columns_are_categories():
-    for column in ("stage", "image", "sex", "Package", "group_name"):
-        assert group_values(column, ids("61", ""), ids("a", "b"))[0].tolist() == ["61", ""]
-    names = ids(*(f"f{n}" for n in range(22)))
-    twenty = ids(*map(str, range(20)), "", "")
-    assert group_values("site", twenty, names)[0] is twenty
-    with pytest.raises(ValueError, match=r"'site' has 21 different values; expected 20 or fewer"):
-        group_values("site", ids(*map(str, range(21)), ""), names)
-
-
 def test_subgroups_come_from_the_labels_then_from_the_metadata(table):
     path = table("image_id,patient_id,split,x,Sex; a,1,train,1,F; b,1,train,0,F; c,2,tune,0,M")
     metadata = table("image_id,sex,ViewPosition; c,?,PA; a,?,AP; d,?,AP", "metadata.csv")
@@ -219,11 +203,6 @@ def test_the_finest_ids_of_the_metadata_count(table):
     assert join(ids(*"abc"), found, metadata_path=by_study).groups["g"].tolist() == [*"STU"]
     by_film = table("study_id,dicom_id,g; s,a,A; u,c,C; t,b,B", "film.csv")
     assert join(ids(*"abc"), found, metadata_path=by_film).groups["g"].tolist() == [*"ABC"]
-
-
-def test_a_finding_may_be_a_subgroup_too(table):
-    found = read_labels(table("image_id,x,y; a,1,0; b,0,1"), ("x", "y"), subgroups=("y",))
-    assert found.findings == ("x", "y") and said(found, "y") == [["0", "1"]]
 
 
 # ---- classes
@@ -281,22 +260,3 @@ def test_among_all_findings_those_of_one_class_are_left_out(table):
         strict=True,
     ):
         assert all(word in note for word in words), note
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("image_id,split,x; a,train,1; b,tune,0", "for 1 of 1 findings: x"),
-        ("image_id,split,x,y; a,train,1,1; b,train,0,1; c,tune,,1", "no film in the split 'tune'"),
-    ],
-)
-def test_no_finding_or_no_film_to_tune_on_is_left(table, text, message):
-    examples = join(ids(*"abc"), read_labels(table(text)))
-    with pytest.raises(ValueError, match=message):
-        check_classes(examples, False)
-
-
-def test_no_note_on_a_test_split_that_is_not_there(table):
-    found = read_labels(table("image_id,split,x; a,train,1; b,train,0; c,tune,0; d,tune,1"))
-    examples = check_classes(join(ids(*"abcd"), found), True)
-    assert not any("finding" in what for what in counts(examples))

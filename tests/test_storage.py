@@ -86,15 +86,6 @@ def test_files_are_grey_pictures_that_depend_on_the_film_alone(name):
     assert len(storage.encode(film(400, 300))) < most * 400 * 300, "by differences to the row above"
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 257])
-@pytest.mark.parametrize("name", STORAGES)
-def test_noise_that_cannot_be_compressed_is_stored_too(name, size):
-    noise = np.random.default_rng(0).random((size, size, 1), np.float32)
-    data = STORAGES[name].encode(noise)
-    assert tensorflow(name, data).shape == noise.shape
-    assert len(data) < 1.02 * size * size * np.dtype(STORAGES[name].dtype).itemsize + 1000
-
-
 @pytest.mark.parametrize("name", PNGS)
 def test_our_own_reader_reads_them_back(name):
     data = STORAGES[name].encode(film(64, 64))

@@ -158,24 +158,6 @@ def test_shards_are_cut_by_a_hash_and_evenly(tmp_path):
     assert [shards.read_shard(str(tmp_path), *place) for place in places] == planned
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"name": "mimic-cxr"}, "name is 'mimic-cxr'; expected small letters"),
-        ({"name": "Mimic"}, "name is 'Mimic'"),
-        ({"name": ""}, "name is ''"),
-        ({"films_per_shard": 0}, "films_per_shard is 0; expected 1 to 100000"),
-        ({"preset": "natve"}, "preset 'natve'.*; expected one of cxr_foundation"),
-        ({"size": 4}, "size 4 .*; expected .* 8 to 8192 pixels"),
-        ({"storage": "png"}, "storage 'png'; expected .* one of png16"),
-    ],
-)
-def test_settings_that_make_no_sense(mimic, tmp_path, changes, message):
-    with pytest.raises(ValueError, match=message):
-        make(mimic, tmp_path / "s", **changes)
-    assert not (tmp_path / "s").exists()
-
-
 def test_a_broken_run_goes_on_with_what_is_missing(mimic, whole, tmp_path, monkeypatch):
     expected = tree(whole[0])
     write_shard, written = shards.write_shard, []

@@ -185,17 +185,6 @@ def test_other_checkpoints_of_the_same_names_are_refused(tmp_path, trained):
         read(folder)
 
 
-def test_none_or_several_checkpoints(tmp_path, trained):
-    with pytest.raises(ValueError, match="holds 0 TensorFlow checkpoints"):
-        read(tmp_path)
-    for name in ("a", "b"):
-        write(tmp_path / FOLDER / name, {"x": np.zeros(3, np.float32)})
-    with pytest.raises(ValueError, match="holds 2 TensorFlow checkpoints"):
-        read(tmp_path)
-    with pytest.raises(ValueError, match=r"holds 0 blocks; expected .* l2 17"):
-        read(tmp_path / FOLDER / "a")
-
-
 def test_damaged_checkpoints_are_said(tmp_path, trained):
     prefix = tmp_path / FOLDER / "model.ckpt"
     write(prefix, stored(trained, "tiny"))

@@ -285,28 +285,6 @@ def test_config_says_what_it_is(tmp_path):
         assert "Noisy Student" in checkpoint.training_data
 
 
-def test_a_config_without_tag_lets_the_folder_say_it(tmp_path):
-    config = configuration("tf_efficientnet_b0", "")
-    for folder, expected in (
-        ("tf_efficientnet_b0.ns_jft_in1k", "Noisy Student"),
-        ("0b36ae9", "Not known"),
-    ):
-        file = write(tmp_path / folder, "model.safetensors", config=config)
-        assert expected in timm.read(file).training_data
-
-
-def test_a_folder_of_the_hub(tmp_path):
-    (tmp_path / "pytorch_model.bin").write_bytes(b"none")
-    write(tmp_path, "model.safetensors", config=B0)
-    assert timm.read(tmp_path).origin == "timm tf_efficientnet_b0.in1k, model.safetensors"
-    (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(ValueError, match=r"pytorch_model.bin cannot be read"):
-        timm.read(tmp_path)
-    (tmp_path / "pytorch_model.bin").unlink()
-    with pytest.raises(FileNotFoundError, match=r"neither model.safetensors nor pytorch_model.bin"):
-        timm.read(tmp_path)
-
-
 @pytest.mark.parametrize(
     "name",
     [
@@ -327,12 +305,6 @@ def test_other_efficientnets_are_refused_by_name(tmp_path, name):
         timm.read(write(tmp_path, "model.safetensors", config=config))
     with pytest.raises(ValueError, match="silently give wrong"):  # contradicts its config
         timm.read(write(tmp_path, f"{name}.safetensors", config=B0))
-
-
-@pytest.mark.parametrize("name", ["model.safetensors", "resnet50-0676ba61.safetensors"])
-def test_a_file_of_which_nothing_says_what_it_is_is_refused(tmp_path, name):
-    with pytest.raises(ValueError, match=r"nothing says which network .* name it was published by"):
-        timm.read(write(tmp_path, name))
 
 
 @pytest.mark.parametrize(

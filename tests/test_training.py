@@ -211,12 +211,6 @@ def test_a_step_is_a_function_of_the_seed_and_nothing_else():
     assert label[schedule(389)].sum() in (614, 615)
 
 
-@pytest.mark.parametrize(("films", "batch_size"), [(3, 4), (3, 0), (0, 1)])
-def test_films_that_fill_no_batch_are_refused(films, batch_size):
-    with pytest.raises(ValueError, match=f"a batch of {batch_size} cannot .* {films} films"):
-        random_access.make_schedule(np.zeros((films, 1), np.int32), batch_size, 0)
-
-
 def test_stores_that_do_not_fit_are_refused(stores):
     for changes in ({"preset": "imagenet"}, {"size": SIZE + 8}):
         identity = dict(stores[1].identity) | changes
@@ -260,8 +254,3 @@ def swapped(data):
 def test_damaged_records_are_refused(stores, tmp_path, harm, message):
     with pytest.raises(ValueError, match=message):
         harmed(stores, tmp_path, harm)
-
-
-def test_a_shard_that_is_gone_is_an_error_of_its_own(stores, tmp_path):
-    with pytest.raises(FileNotFoundError, match="00001-of-"):
-        harmed(stores, tmp_path, None)

@@ -84,20 +84,3 @@ def test_stores_are_compared_apart_and_taken_as_often_as_is_said(two_stores):
     assert films.epoch().tolist() == [0, 1, *3 * [4], *3 * [5]]
     with pytest.raises(ValueError, match=r"input.repeat is \(2,\); expected a number of 1 or more"):
         read(two_stores, "Pneumonia", repeat=(2,))
-
-
-@pytest.mark.parametrize(
-    ("findings", "message"),
-    [
-        (("Edema",), "children.csv has none of input.findings, Edema; .* There are: image_id"),
-        (
-            ("Oedema", "Pneumonia"),
-            "children.csv, .*adults.csv has no finding 'Oedema': did you mean",
-        ),
-        (("Pneumonia", "Pneumonia"), "input.findings is .*; expected one or more, each once"),
-        ((), "input.findings is .*; expected one or more, each once"),
-    ],
-)
-def test_findings_that_no_table_has_are_refused(two_stores, findings, message):
-    with pytest.raises(ValueError, match=message):
-        read(two_stores, *findings)

@@ -60,12 +60,6 @@ def test_other_hosts_write_nothing(tmp_path):
     assert not [*tmp_path.iterdir()]
 
 
-def test_the_line_says_what_is_known():
-    assert training_log.line({"step": 10, **ROW}) == "step 10: loss 2.35, films per second 30.12"
-    looked = training_log.line({"step": 10, **ROW, "score": 0.9, "effective_rank": 61.34})
-    assert looked.endswith("score 0.9, effective rank 61.34")
-
-
 def spread(films, values, seed=0):
     """Embeddings whose covariance has about these eigenvalues."""
     generator = np.random.default_rng(seed)
@@ -131,13 +125,6 @@ def test_probes_answer_what_the_embedding_says():
     ]
     best = max(roc_auc_score(tune_answers[seen, 0], one) for one in plain)
     assert found["probe_a"] == pytest.approx(best, abs=2e-3)
-
-
-def test_one_point_is_measured_and_not_asked():
-    answers = np.int32(np.arange(40) % 2)[:, None]
-    point = np.ones((40, 8), np.float32)
-    found = tune_look.measure((point, point), (answers, answers), ("a",))
-    assert found == {"effective_rank": 1, "tune_uniformity": pytest.approx(0, abs=1e-6)}
 
 
 def test_a_question_needs_films_of_both_classes_in_both_splits():

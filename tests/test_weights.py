@@ -237,25 +237,6 @@ def test_cards_are_read_strictly(bundle, changes, message):
         load_card(bundle)
 
 
-def test_a_card_of_whole_numbers_or_without_a_head_is_read(bundle):
-    file = bundle / "card.json"
-    changes = {"mean": [0, 0, 0], "head_width": None, "embeddings": embedding_widths("tiny", None)}
-    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
-    card = load_card(bundle)
-    assert card.mean == (0.0, 0.0, 0.0) and card.head_width is None
-
-
-def test_what_is_no_bundle_is_said(tmp_path, bundle):
-    with pytest.raises(FileNotFoundError, match=r"expected a weights bundle, a folder with card"):
-        load_card(tmp_path)
-    card = load_card(bundle)
-    with pytest.raises(FileNotFoundError, match="not a complete weights bundle"):
-        weights.load_variables(tmp_path, card)
-    (bundle / "card.json").write_text("{")
-    with pytest.raises(ValueError, match=r"card\.json: it is not JSON .*: make or fetch the"):
-        load_card(bundle)
-
-
 def test_changed_weights_are_found_by_their_digest(bundle):
     wrong = dataclasses.replace(load_card(bundle), digest="0" * 64)
     with pytest.raises(ValueError, match=r"has digest .* but its card says 000.* fetch or convert"):
