@@ -121,9 +121,7 @@ def explore(
     found = colourings.of_folders(names)
     if labels is not None:
         table = paths.typed(os.fspath(labels))
-        if (place / LABELS).exists() and pathlib.Path(table).resolve() == (
-            place / LABELS
-        ).resolve():
+        if pathlib.Path(table).resolve() == (place / LABELS).resolve():
             raise ValueError(
                 f"{table} is the file that the page writes, and is gone on with by itself: leave "
                 "out the labels, or choose another output"
@@ -134,8 +132,6 @@ def explore(
     label_file = LabelFile(place / LABELS, names, findings, given)
     aside = choosing.held_out(names, label_file.patient_id, held_out, seed) if held_out else None
     network = _preset(embeddings)
-    listening = _listen(port)
-    token = secrets.token_urlsafe(24)
     session = Session(
         embeddings,
         label_file,
@@ -148,6 +144,7 @@ def explore(
         reader=reader,
         seed=seed,
     )
+    token = secrets.token_urlsafe(24)
     config = uvicorn.Config(
         server.application(session, token),
         log_level="warning",
@@ -155,6 +152,7 @@ def explore(
         server_header=False,
         timeout_graceful_shutdown=2,
     )
+    listening = _listen(port)
     url = f"http://{HOST}:{listening.getsockname()[1]}/{token}/"
     return Explorer(session, uvicorn.Server(config), listening, url)
 
@@ -165,6 +163,7 @@ def _listen(port: int) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((HOST, port))
+        listening.listen(128)  # who asks before the server is ready waits
     except (OSError, OverflowError) as error:
         listening.close()
         raise OSError(
