@@ -38,7 +38,7 @@ def write_store(folder, ids, storage):
     films = [
         selection.FilmRecord(f"/in/{name}", name, name, "s", "train", "PA", None) for name in ids
     ]
-    listed = selection.FilmList(films, [], [], collections.Counter(), [], True)
+    listed = selection.FilmList(films, [], collections.Counter(), [], True)
     settings = {"folder": str(folder), "source": "/in", "name": "films", "films_per_shard": 8}
     settings |= {"preset": "native", "size": SIZE, "storage": storage, "views": ("PA",)}
     settings |= {"no_view": "keep", "has_views": True}
