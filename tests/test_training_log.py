@@ -9,6 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
+from cxr_embeddings.heads import probe as few_films
 from cxr_embeddings.pretraining import training_log, training_picture, tune_look
 
 QUESTIONS = ("Edema", "female")
@@ -125,6 +126,21 @@ def test_probes_answer_what_the_embedding_says():
     ]
     best = max(roc_auc_score(tune_answers[seen, 0], one) for one in plain)
     assert found["probe_a"] == pytest.approx(best, abs=2e-3)
+
+
+@pytest.mark.parametrize("numbers", [150, 300])
+def test_probes_are_logistic_regressions_with_fewer_numbers_than_films_and_with_more(numbers):
+    random = np.random.default_rng(0)
+    label = random.integers(2, size=(160, 1)).astype(np.float32)
+    x = random.normal(size=(160, numbers)).astype(np.float32)
+    x[:, :40] += label
+    found = few_films.logits(
+        few_films.fit(x[:120], label[:120], np.ones((120, 1), np.float32), [0.3]), x
+    )
+    scaled = StandardScaler().fit(x[:120]).transform(x)
+    model = LogisticRegression(C=1 / (0.3 * 120), tol=1e-6).fit(scaled[:120], label[:120, 0])
+    expected = model.decision_function(scaled)
+    assert np.abs(found[0, :, 0] - expected).max() < 0.01 * expected.std()
 
 
 def test_a_question_needs_films_of_both_classes_in_both_splits():
