@@ -13,7 +13,6 @@ from collections.abc import Callable
 
 SUBJECTS = {
     "encoder": "the network's forward pass, against timm where it is installed",
-    "default_recipe": "does the recipe of pretraining keep what it starts from? on drawn films",
     "folds": "tables of splits without one of the five folds of weights/splits",
     "mutated_films": "damaged films: is each a film or a rejection with a reason?",
 }

@@ -51,7 +51,6 @@ def prepare(config: PreprocessConfig, beam_options: Sequence[str] = ()) -> Outco
         storage=config.image.storage,
         views=views,
         no_view=config.input.no_view,
-        has_views=False,
         user_project=config.input.user_project,
         chest_only=config.input.chest_only,
     )
@@ -64,8 +63,6 @@ def prepare(config: PreprocessConfig, beam_options: Sequence[str] = ()) -> Outco
         limit=config.input.limit,
     )
     report_list(source, listed)
-    settings = dataclasses.replace(settings, has_views=listed.has_views)
-
     details = {
         "config": dataclasses.asdict(config),
         "beam": [shown(option) for option in beam_options],

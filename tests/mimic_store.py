@@ -35,7 +35,6 @@ def make(mimic, folder, listed=None, *, write=write_here, **changes):
         "storage": "png16",
         "views": ("AP", "PA"),
         "no_view": "keep",
-        "has_views": listed.has_views,
     }
     settings = shards.Settings(**settings | changes)
     return build.make_store(listed, settings, {}, write, progress)

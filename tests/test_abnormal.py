@@ -80,15 +80,6 @@ def test_a_table_of_mimic_cxr(tmp_path):
     )
 
 
-def test_a_split_is_kept_and_one_study_number_of_two_patients_is_two_studies(tmp_path):
-    columns = ("study_id", "split", "subject_id", *NAMES)
-    text = mimic_table({"split": "validate"}, {"study_id": "1", "split": ""}, columns=columns)
-    (tmp_path / "t.csv").write_text(text)
-    read = read_labels(str(tmp_path / "t.csv"))
-    assert read.columns == ("study_id", "subject_id", "split")
-    assert list(read.rows) == [("1", "101", "validate"), ("1", "102", "")]
-
-
 def test_a_table_of_chestxray14_as_it_is_published(tmp_path):
     (tmp_path / "t.csv").write_text(
         "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age\n"

@@ -102,15 +102,6 @@ def test_two_conversions_and_the_bundle_itself_check_alike(bundle, published, tm
     assert "verified, nothing written" in verified.stdout
 
 
-def test_describe_prints_the_card_and_nothing_else(bundle):
-    path, first = bundle
-    result = call(f"--describe={path}")
-    assert result.returncode == 0 and result.stdout.rstrip() in first.stdout
-    rows = {text[:17].strip(): text[18:] for text in result.stdout.splitlines()}
-    assert rows["embeddings"].startswith("own_head (1,280), pooled (8)")
-    assert rows["licence"].startswith("Apache-2.0") and rows["projection"] == "none"
-
-
 def test_weights_of_the_hub_are_converted_when_they_are_first_loaded(bundle, tmp_path, monkeypatch):
     monkeypatch.setattr(card_check, "CACHE", tmp_path / "cache")
     with Hub() as server:
@@ -123,13 +114,6 @@ def test_weights_of_the_hub_are_converted_when_they_are_first_loaded(bundle, tmp
     again = cxr.load_encoder("hf:org/b0/inside", engine="jax")
     assert first.card == again.card and first.card.digest == load_card(bundle[0]).digest
     assert first.card.source.endswith(f"{NAME}, from hf:org/b0@0123456789ab")
-
-
-def test_everything_is_taken_from_the_card(bundle):
-    identity = cxr.load_encoder(bundle[0]).identity
-    expected = {"variant": "b0", "embedding": "own_head", "shape": (1280,), "resolution": 64}
-    expected |= {"preset": "imagenet", "trained": True, "projection": None}
-    assert {name: identity[name] for name in expected} == expected
 
 
 def test_options_that_contradict_the_card_are_refused_with_both_values(bundle):

@@ -157,28 +157,6 @@ def test_a_bundle_says_how_to_use_it(mimic, save_bundle, tmp_path):
     assert "mean: [0.4, 0.5, 0.6] there, [0.3, 0.5, 0.6] asked for" in result.stderr
 
 
-@pytest.mark.parametrize(
-    ("more", "code", "message"),
-    [
-        (["--input="], 2, "--input: a store"),
-        (["--input=/nowhere"], 1, "/nowhere does not exist"),
-        (["--config.batch_size=many"], 1, "batch_size is 'many'; expected a whole"),
-        (["--config.encoder.engine=tensorrt"], 1, "engine is 'tensorrt'; expected one of auto"),
-        (["--config.batch_size=-1"], 1, "batch_size is -1; expected a positive multiple"),
-        (["--weights=/nowhere"], 1, "the weights /nowhere do not exist"),
-        (["--config.encoder.embedding=tail"], 1, "offers head (4,096), pooled (80)"),
-        (["--config.encoder.preset=nice"], 1, "expected one of cxr_foundation, cxr_foundation_8"),
-        (["--config.input.workers=-1"], 1, "input.workers is -1; expected 0 or more"),
-        (["--config.encoder.dtype=half"], 1, "expected bfloat16 or float32"),
-        (["--output=/proc/out"], 1, "No such file or directory: /proc/out"),
-    ],
-)
-def test_what_is_wrong_is_said(mimic, tmp_path, more, code, message):
-    result = running.call("embed", *options(mimic, tmp_path / "out", *more))
-    assert message in result.stderr + result.stdout
-    assert result.returncode == code
-
-
 def test_a_bundle_with_a_stranger_preset_or_broken_numbers(mimic, tmp_path):
     card = random_weights.random_card("tiny", 32, "native", (0.0,) * 3, (1.0,) * 3)
     variables = random_weights.random_variables(weights.model_for(card), seed=5)

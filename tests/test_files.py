@@ -130,21 +130,3 @@ def test_a_file_being_written_is_not_there_when_it_fails(tmp_path):
             stream.write(b"of it")
         assert fs.cat_file(inner) == b"all of it"
     assert not list(scratch.iterdir())
-
-
-@pytest.mark.parametrize("size", [10, 300_000])
-def test_a_full_disk_is_said_with_the_file_it_is_about(tmp_path, monkeypatch, size):
-    """Small writes fail when they are flushed, and once more when the file is closed."""
-
-    def on_a_full_disk(path):
-        open(path, "x").close()
-        return os.open("/dev/full", os.O_RDWR)
-
-    with pytest.raises(OSError, match=r"^got end of file$"):  # what else fails is not said so
-        with writing.whole_file(tmp_path / "x.bin"):
-            raise OSError("got end of file")
-    monkeypatch.setattr(writing, "make_file", on_a_full_disk)
-    with pytest.raises(OSError, match="No space left on device when writing") as error:
-        files.write_whole(str(tmp_path / "x.bin"), bytes(size), str(tmp_path))
-    assert error.value.filename == str(tmp_path / "x.bin")
-    assert not list(tmp_path.iterdir())

@@ -319,30 +319,6 @@ def test_studies_of_a_table_become_one_example(whole):
         head.predict(folder / "embeddings")
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"findings": "Edma"}, "Edma.*Edema"),
-        ({"labels": "missing.csv"}, "missing.csv"),
-        ({"per_study": "median"}, "per_study is 'median'"),
-        ({"preset": "deep"}, "preset is 'deep'; expected one of linear, mlp, toolkit"),
-        ({"epoch": 3}, "no option epoch: did you mean epochs?"),
-        ({"zzz": 3}, "no option zzz: expected uncertain, not_mentioned"),
-        ({"draws": 0}, "draws is 0; expected 1 or more"),
-        ({"optimizer": "sgd"}, "optimizer is 'sgd'; expected one of lbfgs, adamw, lars"),
-        ({"hidden": [8]}, "lbfgs, which trains linear probes"),
-        ({"weight_decays": [0.0]}, "may have no optimum"),
-        ({"seeds": []}, r"seeds is \(\); expected at least one, each once"),
-        ({"seeds": [1, 1]}, r"seeds is \(1, 1\); expected at least one, each once"),
-        ({"weight_decays": [1.0, float("inf")]}, "expected finite ones"),
-        ({"learning_rate": float("nan")}, "expected a finite positive number"),
-    ],
-)
-def test_wrong_options_are_refused(whole, options, message):
-    with pytest.raises(cxr.Error, match=message):
-        train(whole[0], **options)
-
-
 def test_the_options_of_the_face_are_the_settings_of_the_schema():
     ours = head_training.HeadOptions.__annotations__
     settings = {}

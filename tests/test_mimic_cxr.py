@@ -16,7 +16,6 @@ from cxr_embeddings.input_pipeline.mimic.counts import (
     counts_table,
 )
 from cxr_embeddings.input_pipeline.mimic.selection import FilmRecord, list_films
-from cxr_embeddings.input_pipeline.mimic.tables import film_size
 
 METADATA = "mimic-cxr-2.0.0-metadata.csv.gz"
 SPLIT = "mimic-cxr-2.0.0-split.csv.gz"
@@ -337,22 +336,6 @@ def test_remote_folders(tmp_path):
         assert walked.films[0][1:4] == listed.films[0][1:4]
     finally:
         fs.rm("/mimic", recursive=True)
-
-
-@pytest.mark.parametrize(
-    ("rows", "columns", "size"),
-    [
-        ("3056", "2544", (3056, 2544)),
-        ("03056", "2544.00", (3056, 2544)),
-        ("0", "2544", None),
-        ("2544.5", "1", None),
-        ("\u0663", "1", None),
-        ("1e3", "1000", None),
-        ("99999999999", "1", None),
-    ],
-)
-def test_sizes(rows, columns, size):
-    assert film_size(rows, columns) == size
 
 
 def test_counts_stand_beside_the_published_ones(tmp_path):

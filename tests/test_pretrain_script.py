@@ -244,25 +244,6 @@ def test_two_hosts_that_disagree_end_with_a_sentence(data, tmp_path, environment
     assert "temperature: '0.05' there, '0.15' asked for" in outputs[1][1]
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"input.stores": ("/nowhere",)}, "/nowhere"),
-        ({"input.labels": ("a.csv", "b.csv")}, "input.labels names 2 tables for 1 stores"),
-        ({"watch.log_steps": 0}, "watch.log_steps is 0; expected 1 or more"),
-        ({"input.findings": "Nonsense"}, "Nonsense"),
-        ({"network.weights": "/nowhere"}, "the weights /nowhere do not exist"),
-        ({"network.dtype": "float16"}, "network.dtype is 'float16'"),
-        ({"network.model_parallel": 3}, "model_parallel is 3"),
-        ({"output.path": "gs://bucket/run"}, "output.path is gs://bucket/run; expected a local"),
-        ({"input.workers": -1}, "input.workers is -1; expected 0 or more"),
-    ],
-)
-def test_what_is_wrong_is_said(data, tmp_path, changes, message):
-    assert message in error(data, tmp_path / "run", changes)
-    assert not (tmp_path / "run").exists()
-
-
 def test_findings_with_films_of_both_classes_are_trained_on(data, tmp_path):
     table = pandas.read_csv(data / "abnormal.csv", dtype=str)
     table.assign(abnormal="1").to_csv(tmp_path / "ones.csv", index=False)

@@ -8,7 +8,7 @@ import pydicom
 import pytest
 from PIL import Image
 from pydicom import encaps, pixels, uid
-from running import call, run, tree
+from running import tree
 
 from cxr_embeddings.input_pipeline.synthetic import anatomy, dicom_files, drawing, report_text
 from cxr_embeddings.input_pipeline.synthetic import mimic_folder as stand_in
@@ -145,15 +145,3 @@ def test_sides_and_normal_films():
         film = a_film(view=view, shape=(70, 90))
         assert film.shape == (70, 90) and film.dtype == np.float32
         assert film.min() >= 0 and film.max() <= 1 and film.std() > 0.15
-
-
-def test_the_command_can_be_repeated_but_never_mixes(tmp_path):
-    few = f"--output={tmp_path}/mimic --films=2 --laterals=1 --damaged=0 --size_range=64,64".split()
-    first = run("synthetic_mimic", *few)
-    assert first.returncode == 0 and "2 films, 1 laterals" in first.stdout
-    before = tree(tmp_path)
-    again = call("synthetic_mimic", *few)
-    assert again.returncode == 0 and "already there" in again.stdout
-    other = call("synthetic_mimic", *few, "--seed=1")
-    assert other.returncode == 1 and "Choose another folder" in other.stderr
-    assert tree(tmp_path) == before

@@ -166,11 +166,6 @@ def test_names_of_the_facts(monkeypatch):
         assert tf.our_name(f"efficientnet-l2/{name}", places) == path, name
 
 
-def test_the_475_pixels_of_the_second_l2_are_in_its_name(tmp_path, trained):
-    write(tmp_path / "noisy_student_efficientnet-l2_475" / "model.ckpt", stored(trained, "tiny"))
-    assert read(tmp_path)[0].resolution == 475
-
-
 def test_what_does_not_fit_is_named(tmp_path, trained):
     other = {"efficientnet-tiny/blocks_3/se/conv2d_2/bias": np.zeros(2, np.float32)}
     write(tmp_path / FOLDER / "model.ckpt", stored(trained, "tiny") | other)
@@ -183,16 +178,3 @@ def test_other_checkpoints_of_the_same_names_are_refused(tmp_path, trained):
     write(folder / "model.ckpt", stored(trained, "tiny"))
     with pytest.raises(ValueError, match="expected a Noisy Student checkpoint, with noisy_student"):
         read(folder)
-
-
-def test_damaged_checkpoints_are_said(tmp_path, trained):
-    prefix = tmp_path / FOLDER / "model.ckpt"
-    write(prefix, stored(trained, "tiny"))
-    data = prefix.with_name("model.ckpt.data-00000-of-00001")
-    data.write_bytes(data.read_bytes()[:1000])
-    with pytest.raises(ValueError, match="cannot be read as a TensorFlow checkpoint"):
-        read(tmp_path)
-    index = prefix.with_name("model.ckpt.index")
-    index.write_bytes(index.read_bytes()[:100])
-    with pytest.raises(ValueError, match="damaged, cut off or of another kind; fetch it again"):
-        read(tmp_path)

@@ -41,7 +41,7 @@ def write_store(folder, ids, storage):
     listed = selection.FilmList(films, [], collections.Counter(), [], True)
     settings = {"folder": str(folder), "source": "/in", "name": "films", "films_per_shard": 8}
     settings |= {"preset": "native", "size": SIZE, "storage": storage, "views": ("PA",)}
-    settings |= {"no_view": "keep", "has_views": True}
+    settings["no_view"] = "keep"
 
     write = functools.partial(mimic_store.write_here, load=drawn)
     build.make_store(listed, shards.Settings(**settings), {}, write, progress)

@@ -51,6 +51,7 @@ def make_store(
         OSError: it cannot be written, or another run is writing to it.
     """
     folder = settings.folder
+    settings = dataclasses.replace(settings, has_views=listed.has_views)
     films = [film for film in listed.films if paths.is_text(film.image_id)]
     planned = shards.plan(films, settings.name, settings.films_per_shard)
     plan, places = shards.encode_plan(planned)

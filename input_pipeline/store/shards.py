@@ -41,7 +41,7 @@ class Settings:
     storage: str  # a key of `codecs.STORAGES`
     views: tuple[str, ...] | None  # ViewPositions to keep; None keeps all
     no_view: str  # what to do with films whose view nothing says; see `selection.list_films`
-    has_views: bool  # whether a table told the views, so that films need not
+    has_views: bool = False  # whether a table told the views; `make_store` sets it
     user_project: str | None = None  # see `paths.bill`
     chest_only: bool = False  # see `read_film`
 
