@@ -6,7 +6,7 @@ DEMO := demo
 
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-slow test-all lint types clean
+.PHONY: demo explore test test-slow test-all lint types clean
 
 demo: .venv/ready
 	$(BIN)/python scripts/synthetic_mimic.py --output $(DEMO)/mimic --films 400
@@ -22,6 +22,12 @@ demo: .venv/ready
 	$(BIN)/python scripts/neighbours.py --embeddings $(DEMO)/embeddings \
 		--labels $(DEMO)/mimic/mimic-cxr-2.0.0-chexpert.csv.gz \
 		--input $(DEMO)/mimic/files --output $(DEMO)/neighbours.png
+	@echo
+	@echo "To see these films on a page, label some and train a classifier: make explore"
+
+explore: .venv/ready
+	$(BIN)/python scripts/explore.py --embeddings $(DEMO)/embeddings --films $(DEMO)/mimic/files \
+		--weights demo --findings 'Lung Opacity,Cardiomegaly' --output $(DEMO)/explored
 
 test: .venv/ready
 	$(PYTEST) -m 'not slow'

@@ -49,9 +49,8 @@ def run(folder: str, films: int = 100_000, numbers: int = 1376, labels: int = 50
             page.goto(url)
             page.wait_for_selector("#legend span", timeout=120_000)
             now = time.perf_counter()
-            print(
-                f"first picture: {now - start:.1f} s after the start, {now - opened:.1f} s after opening"
-            )
+            print(f"first picture: {now - start:.1f} s after the start,")
+            print(f"  {now - opened:.1f} s after the page was opened")
             drag(page)
             page.close()
         label(url, films, labels)

@@ -43,6 +43,7 @@ class Explorer:
             target=server.run, kwargs={"sockets": [listening]}, daemon=True, name="explorer"
         )
         self._thread.start()
+        threading.Thread(target=session.prepare, daemon=True).start()
 
     def __repr__(self) -> str:
         return f"<Explorer at {self.url}>"

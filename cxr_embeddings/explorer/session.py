@@ -124,6 +124,12 @@ class Session:
         if head:
             self._add_head(head, "")
 
+    def prepare(self) -> None:
+        """Computes what the page asks for first, so that it finds it there."""
+        self.pca()
+        with self._fitting:
+            self._chooser  # noqa: B018  reads all embeddings once
+
     # The map
 
     def pca(self) -> projection.Projection:

@@ -74,7 +74,8 @@ function took(answer) { // what the server says after a change
 }
 
 function saved(problem) {
-  $("saved").textContent = problem ? "not saved" : `saved in ${state.file}`;
+  $("saved").textContent = problem ? "not saved" : `saved in ${state.file.split("/").slice(-2).join("/")}`;
+  $("saved").title = state.file;
   $("saved").classList.toggle("bad", Boolean(problem));
 }
 

@@ -156,13 +156,12 @@ export function createMap(canvas, marks, { onHover, onPick, onSelect }) {
       move({ x: view.x + dx / view.scale - dx / scale, y: view.y + dy / view.scale - dy / scale, scale });
     },
   });
-  let shown = false;
-  fitted(canvas, () => { if (shown) draw(); else fit(); });
+  fitted(canvas, () => { if (view === home) fit(); else draw(); }); // a view that was chosen stays
   fitted(marks, drawMarks);
 
   return {
     fit,
-    setPoints(coordinates) { at = coordinates; shown = true; fit(); },
+    setPoints(coordinates) { at = coordinates; fit(); },
     // Packed ABGR of each point, and the points from the back to the front.
     setColours(packed, back) { colours = packed; order = back; draw(); },
     setCurrent(i, others = []) { current = i; near = others; drawMarks(); },
