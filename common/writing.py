@@ -92,11 +92,11 @@ def scratch_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
 
 @contextlib.contextmanager
-def by_orbax(path: str | os.PathLike) -> Iterator[None]:
-    """Makes one OSError about `path` of whatever Orbax raises when it cannot write.
+def silent_orbax() -> Iterator[None]:
+    """Orbax and TensorStore are silent for the time of the block, also in threads of their own.
 
-    Orbax logs each failure with its traceback from several threads, and TensorStore prints more
-    through `sys.excepthook`. The error says it all, so they are silent for the time of the block.
+    Where they cannot write, Orbax logs each failure with its traceback from several threads, and
+    TensorStore prints more through `sys.excepthook`. The error that is raised says it all.
     """
     with contextlib.ExitStack() as stack:
         for name in ("excepthook", "unraisablehook"):
@@ -104,6 +104,13 @@ def by_orbax(path: str | os.PathLike) -> Iterator[None]:
             setattr(sys, name, lambda *_: None)
         stack.callback(logging.disable, logging.root.manager.disable)
         logging.disable(logging.CRITICAL)
+        yield
+
+
+@contextlib.contextmanager
+def by_orbax(path: str | os.PathLike) -> Iterator[None]:
+    """Makes one OSError about `path` of whatever Orbax raises when it cannot write."""
+    with silent_orbax():
         try:
             yield
         except OSError:

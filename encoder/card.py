@@ -116,7 +116,8 @@ def load_card(path: str | os.PathLike) -> Card:
     file = pathlib.Path(path) / CARD
     if not file.is_file():
         raise FileNotFoundError(
-            f"{file} not found: expected a weights bundle, a folder with {CARD} and {CHECKPOINT}/"
+            f"{file} not found: expected a weights bundle, a folder with {CARD} and {CHECKPOINT}/, "
+            "as scripts/convert_weights.py makes it of published weights"
         )
     advice = "make or fetch the bundle again"
     version = files.read_json(file, _Versioned, advice).get("format_version", 0)

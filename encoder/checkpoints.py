@@ -2,8 +2,10 @@
 
 import contextlib
 import functools
+import math
 import os
 import pathlib
+import shutil
 from collections.abc import Iterator
 
 import jax
@@ -11,6 +13,7 @@ from jaxtyping import PyTree
 from orbax import checkpoint as ocp
 
 from cxr_embeddings.common.identities import Facts, differences
+from cxr_embeddings.common.writing import by_orbax, silent_orbax
 
 from .damaged import explained
 
@@ -24,15 +27,40 @@ def open_checkpoints(folder: str | os.PathLike) -> Iterator[ocp.CheckpointManage
     Raises:
         OSError: the folder cannot be made or written.
     """
+    folder = pathlib.Path(folder).absolute()
     options = ocp.CheckpointManagerOptions(max_to_keep=KEEP, create=True)
-    with ocp.CheckpointManager(pathlib.Path(folder).absolute(), options=options) as manager:
-        yield manager
+    with silent_orbax():
+        manager = ocp.CheckpointManager(folder, options=options)
+        try:
+            yield manager
+        finally:
+            with by_orbax(folder):
+                manager.close()
+
+
+def check_space(manager: ocp.CheckpointManager, state: PyTree) -> None:
+    """Raises OSError where the disk is too full for the checkpoints of a state, or of its shapes.
+
+    Those are the `KEEP` last ones and the one that is being written.
+    """
+    needed = (KEEP + 1) * sum(math.prod(a.shape) * a.dtype.itemsize for a in jax.tree.leaves(state))
+    folder = pathlib.Path(manager.directory)
+    there = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    if needed > (free := shutil.disk_usage(folder).free + there):
+        raise OSError(
+            f"{folder} needs {needed / 1e9:.2f} GB for {KEEP + 1} checkpoints, its disk has "
+            f"{free / 1e9:.2f} GB for them: make room, or choose another folder for the output"
+        )
 
 
 def save(manager: ocp.CheckpointManager, step: int, state: PyTree, identity: Facts) -> None:
-    """Copies the state and writes it while training goes on. The data position is the step."""
+    """Copies the state and writes it while training goes on. The data position is the step.
+
+    Raises OSError where it, or the one before, cannot be written.
+    """
     arguments = {"state": ocp.args.StandardSave(state), "run": ocp.args.JsonSave(dict(identity))}
-    manager.save(step, args=ocp.args.Composite(**arguments), force=True)
+    with by_orbax(manager.directory):
+        manager.save(step, args=ocp.args.Composite(**arguments), force=True)
 
 
 def restore(

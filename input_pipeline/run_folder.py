@@ -26,6 +26,7 @@ MANIFEST, CHECKSUMS = "manifest.json", "SHA256SUMS.txt"
 MANIFEST_VERSION = 1
 SCRATCH, LOCK = ".partial", ".lock"  # folder of what is being written; who holds the run's folder
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # of file systems without locks
+_NO_RIGHTS = (errno.EACCES, errno.EPERM, errno.EROFS)
 PASSING = ("unreadable", "crashed", "timed_out", "failed")  # reasons that another run may not meet
 TRIES = 3  # runs that end with such a reason, after which the film counts as rejected for good
 OUTAGE = 1000  # films: where more fail so in a run, not they are to blame, and it is no try
@@ -90,7 +91,12 @@ def claim(folder: str) -> Iterator[str]:
     if paths.is_remote(folder):
         yield scratch
         return
-    os.makedirs(folder, exist_ok=True)
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        why = "a file has this name" if os.path.isfile(folder) else error.strerror
+        said = f"the folder {folder} cannot be made ({why}): choose another one for the output"
+        raise OSError(error.errno, said) from error
     refuse_links(folder)
     busy = f"another run is writing to {folder}: wait for it or choose another folder"
     with hold(os.path.join(folder, LOCK), busy):
@@ -112,7 +118,13 @@ def hold(path: str, busy: str, wait: bool = False) -> Iterator[None]:
     """
     while True:
         # For writing, because NFS grants exclusive locks on such files only
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        try:
+            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            if error.errno not in _NO_RIGHTS:
+                raise
+            said = f"{path} cannot be made ({error.strerror}): choose a folder that can be written"
+            raise OSError(error.errno, said) from error
         try:
             _lock(lock, path, busy, wait)
             if _is_at(lock, path):
@@ -178,7 +190,7 @@ def read_manifest(folder: str) -> Manifest | None:
     advice = "this is not a manifest of this program: restore it, or choose another folder"
     try:
         return files.read_json(f"{folder}/{MANIFEST}", Manifest, advice)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
 
 

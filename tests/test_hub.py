@@ -243,7 +243,7 @@ def test_a_repository_that_this_user_may_not_read(server, serve, where, status, 
         hub.download(repository)
 
 
-ELSEWHERE = "by other means and use --from SOURCE --input PATH, SOURCE one of orbax, elixr_c, timm"
+ELSEWHERE = "by other means and convert it by scripts/convert_weights.py --from SOURCE --input PATH"
 
 
 def test_no_hub_at_all(tmp_path):

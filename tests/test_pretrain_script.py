@@ -244,6 +244,30 @@ def test_two_hosts_that_disagree_end_with_a_sentence(data, tmp_path, environment
     assert "temperature: '0.05' there, '0.15' asked for" in outputs[1][1]
 
 
+def test_a_file_in_the_place_of_a_folder_is_named(data, tmp_path):
+    table = str(data / "abnormal.csv")
+    said = error(data, tmp_path / "run", {"input.stores": (table,)})
+    assert f"{table} holds no manifest.json" in said
+    assert f"the folder {table} cannot be made (a file has this name)" in error(data, table)
+
+
+def test_other_films_of_tune_are_another_run(data, copy, tmp_path):
+    """They choose the weights that are kept."""
+    table = pandas.read_csv(data / "mimic/mimic-cxr-2.0.0-split.csv.gz", dtype=str)
+    table = table.drop(table.index[table.split == "validate"][0])
+    table.to_csv(tmp_path / "splits.csv", index=False)
+    said = error(data, copy, {"input.splits": str(tmp_path / "splits.csv")})
+    assert "films, or their splits" in said
+
+
+def test_a_full_disk_is_said_before_the_first_step(data, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    said = error(data, tmp_path / "run")
+    assert re.search("checkpoints needs .* GB for 3 checkpoints, its disk has 0.00 GB", said)
+    assert "Traceback" not in said
+
+
 def test_findings_with_films_of_both_classes_are_trained_on(data, tmp_path):
     table = pandas.read_csv(data / "abnormal.csv", dtype=str)
     table.assign(abnormal="1").to_csv(tmp_path / "ones.csv", index=False)

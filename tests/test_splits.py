@@ -55,7 +55,7 @@ SIX_TWICE = f"image_id,patient_id,split,x; {SIX}; b,q,train,1"
     ("text", "films", "split", "message"),
     [
         (TWO, "a b", None, "no split in .*split_column.*split_path.*fractions"),
-        (TWO, "a b", "image_id,fold; b,train", "no column 'split': There are: image_id, fold"),
+        (TWO, "a b", "image_id,fold; b,train", "no column 'split'; there are: image_id, fold"),
         (TWO, "a b", "film,split; b,train", "no column with ids in .*There are: film, split"),
         (TWO, "a b", "image_id,split; b,train; a,tune; b,test",
          "1 ids of .* in rows of different splits: b; expected"),

@@ -20,7 +20,7 @@ from cxr_embeddings.encoder.efficientnet import EfficientNet
 from cxr_embeddings.encoder.recipe import Recipe, check
 from cxr_embeddings.encoder.training_step import State, Step
 from cxr_embeddings.encoder.weights import Variables
-from cxr_embeddings.input_pipeline.hosts import Hosts
+from cxr_embeddings.input_pipeline.hosts import Hosts, together
 from cxr_embeddings.input_pipeline.store import random_access
 from cxr_embeddings.pretraining import (
     best_look,
@@ -100,6 +100,7 @@ def pretrain(config: PretrainConfig, hosts: Hosts) -> None:
             return
         manager = stack.enter_context(checkpoints.open_checkpoints(folder / "checkpoints"))
         first = training_folder.agreed(hosts, folder, manager.latest_step() or 0)
+        together(hosts, functools.partial(checkpoints.check_space, manager, shapes))
         stack.enter_context(training_step.memory_explained())
         if recipe.first_stage and "head_conv" in random:
             variables = _calibrated(training, variables, random["head_conv"])
@@ -171,8 +172,11 @@ def _identity(training: Training, config: PretrainConfig) -> dict[str, str]:
     """What makes a run this one and no other."""
     card, films, recipe = training.card, training.films, training.recipe
     watch = config.watch
-    rows = films.epoch()
-    text = "\n".join(f"{films.places.image_id[i]} {films.label[i].tolist()}" for i in rows)
+    rows, tune = films.epoch(), films.rows("tune")  # which chooses the weights that are kept
+    text = "\n".join(
+        [f"{films.places.image_id[i]} {films.label[i].tolist()}" for i in rows]
+        + [f"tune {films.places.image_id[i]} {films.answers[i].tolist()}" for i in tune]
+    )
     digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
     return {
         **{name: str(value) for name, value in vars(recipe).items()},

@@ -105,7 +105,13 @@ def read(
             split_path=split_path,
             name_parts=config.name_parts,
         )
-        found = join(places.image_id[mine], read_labels(labels))
+        known_labels = read_labels(labels)
+        if not split_path and "split" not in known_labels.facts.values:
+            raise ValueError(
+                f"found no split in {table}; expected a column `split` that says train or tune: "
+                "add it, or name a table that has one for each store by input.splits"
+            )
+        found = join(places.image_id[mine], known_labels)
         rows = mine[found.row]
         answers[np.ix_(rows, asked[i])] = np.where(found.mask, found.label, -1)
         split[rows], patient[rows], study[rows] = found.split, found.patient_id, found.study_id

@@ -155,5 +155,6 @@ def _explained(repository: str) -> Iterator[None]:
         raise ConnectionError(
             f"hf:{repository} cannot be downloaded ({reason}): check the network and run the same "
             "command again, it keeps the files that are complete; or download it by other means "
-            f"and use --from SOURCE --input PATH, SOURCE one of {', '.join(KINDS)}"
+            "and convert it by scripts/convert_weights.py --from SOURCE --input PATH, "
+            f"SOURCE one of {', '.join(KINDS)}"
         ) from error

@@ -50,8 +50,9 @@ def find(name: str, names: Iterable[str], where: str, what: str = "column") -> s
     by_plain = {plain(other): other for other in names}
     close = difflib.get_close_matches(plain(name), by_plain, 3)
     close += [key for key in by_plain if plain(name) in key and key not in close][:3]
-    hint = f"did you mean {' or '.join(repr(by_plain[key]) for key in close)}? " if close else ""
-    raise ValueError(f"{where} has no {what} {name!r}: {hint}There are: {', '.join(names)}")
+    meant = " or ".join(repr(by_plain[key]) for key in close)
+    hint = f"did you mean {meant}? There" if close else "there"
+    raise ValueError(f"{where} has no {what} {name!r}; {hint} are: {', '.join(names)}")
 
 
 def role_columns(table: pd.DataFrame, path: str, named: Mapping[str, str]) -> dict[str, str]:

@@ -244,7 +244,8 @@ def _no_match(films: FilmIds, facts: Facts) -> str:
     if facts.key == "image":
         return (
             f"{found}; expected the same names, but for suffixes and for folders that one of them "
-            "lacks: name the column that has them with id_column, or take the table of these films"
+            "lacks: call the column that has them image_id (or have train_head.py take it as "
+            "id_column), or take the table of these films"
         )
     return (
         f"{found}; expected ids in folders as MIMIC-CXR has them (p10000032/s50414267), or a table "

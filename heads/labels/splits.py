@@ -91,8 +91,8 @@ def check_patients(
         if number := table["one"][twice].nunique():
             raise ValueError(
                 f"{number} {what} have films in more than one split: {', '.join(spelt[:5])}; "
-                "expected each in one, or results come out too good: correct the split, or draw "
-                "one by patient with fractions"
+                "expected each in one, or results come out too good: correct the split, or have "
+                "train_head.py draw one by patient with fractions"
             )
     what = "films whose patient is unknown, so that no check can tell if one is in two splits"
     return note(what, int(unknown.sum()), used=True)
@@ -110,8 +110,9 @@ def check_used(split: Shaped[np.ndarray, " n"], names: Shaped[np.ndarray, " n"])
             listed = ", ".join(f"{n} {c} films" for n, c in zip(there, counts, strict=True))
             raise ValueError(
                 f"found no film in the split {one!r}; expected some. Films with labels are in: "
-                f"{listed or 'none'}. Give other names than these by labels.train, "
-                "labels.tune and labels.test, or draw splits with labels.fractions"
+                f"{listed or 'none'}. Name the splits train, tune and test in the table. "
+                "train_head.py can also take other names (labels.train, labels.tune, labels.test) "
+                "or draw splits (labels.fractions)"
             )
 
 

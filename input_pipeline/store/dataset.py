@@ -174,12 +174,12 @@ def open_store(folder: str) -> Store:
             and sum(some) + tfrecord.FRAME * len(some) == expected[name]["bytes"]
             for name, some in lengths.items()
         )
-    except (KeyError, ValueError):  # a shard of another store; half a row
+    except (KeyError, ValueError, FileNotFoundError):  # a shard of another store; half a row
         whole = False
     if not whole:
         raise ValueError(
-            f"{folder}/{FILMS} does not list the films that {run_folder.MANIFEST} counts: it was "
-            "changed or cut short. Run scripts/preprocess.py again, with the same options"
+            f"{folder}/{FILMS} does not list the films that {run_folder.MANIFEST} counts: it is "
+            "gone, changed or cut short. Run scripts/preprocess.py again, with the same options"
         )
     ids = (film.path for films in shards.values() for film in films)
     if odd := [(image_id, why) for image_id in ids if (why := paths.why_outside(image_id))]:
