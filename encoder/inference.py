@@ -9,7 +9,7 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Float32
 
 from . import depthwise, efficientnet, embedding_layers, sharding
@@ -57,12 +57,6 @@ def make_forward(
         _, out = model.apply(variables, (images - centre) / scale)
         return out[layer].reshape(images.shape[0], -1).astype(jnp.float32)
 
-    if model.block is not efficientnet.MBConv and mesh.shape["model"] == 1:
-        # XLA cannot split a kernel of ours over devices by itself.
-        parts = PartitionSpec(), PartitionSpec("data")
-        forward = jax.shard_map(
-            forward, mesh=mesh, in_specs=parts, out_specs=parts[1], check_vma=False
-        )
     rows = sharding.batch_sharding(mesh)
     weights = sharding.variable_shardings(mesh, variables)
     return jax.jit(forward, in_shardings=(weights, rows), out_shardings=rows)
