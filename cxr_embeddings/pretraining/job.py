@@ -248,6 +248,7 @@ def _watched(
         """Adds the numbers of a look to the row."""
         average = result(average)
         row |= look(average)
+        bar.unpause()  # the time left is that of the steps
         say(training_log.line(row))
         found = update(best, int(row["step"]), row, average)
         if row["step"] and "effective_rank" in row:
