@@ -15,6 +15,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .connecting import RemoteEncoder as RemoteEncoder
+    from .connecting import connect as connect
     from .embedding import embed as embed
     from .embedding import read_embeddings as read_embeddings
     from .errors import Error as Error
@@ -45,6 +47,8 @@ _HOMES = {  # public name -> the module that has it
     "HeatMap": "heat_maps",
     "InputError": "errors",
     "MissingPackage": "errors",
+    "RemoteEncoder": "connecting",
+    "connect": "connecting",
     "embed": "embedding",
     "explain": "heat_maps",
     "explore": "exploring",

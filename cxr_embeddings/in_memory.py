@@ -33,15 +33,9 @@ def embed_films(
 ) -> Embeddings:
     """As `Encoder.embed`; `shown` is its `progress`, and `compiled` in place of the encoder's."""
     compiled = compiled or encoder.compiled
-    given: list[Given]
-    if isinstance(films, str | os.PathLike):
-        given = [file.path for file in list_inputs(os.fspath(films)).files]
-    elif isinstance(films, bytes | np.ndarray | io.IOBase):
-        given = [films]  # type: ignore[list-item]  # a file is also an iterable of lines
-    else:
-        given = list(films)
-    ids = _image_ids(given, image_ids)
-    contents = ((InputFile(i, i), _content(film)) for i, film in zip(ids, given, strict=True))
+    given = listed(films)
+    ids = image_ids_of(given, image_ids)
+    contents = ((InputFile(i, i), content_of(film)) for i, film in zip(ids, given, strict=True))
     bar = progress.bar(len(given), shown=shown)
     rejected: list[LeftOut] = []
 
@@ -65,6 +59,15 @@ def embed_films(
     return of_arrays(embedded, np.concatenate(rows), identity, complete, rejected)
 
 
+def listed(films: Given | Iterable[Given]) -> list[Given]:
+    """The films one by one."""
+    if isinstance(films, str | os.PathLike):
+        return [file.path for file in list_inputs(os.fspath(films)).files]
+    if isinstance(films, bytes | np.ndarray | io.IOBase):
+        return [films]  # type: ignore[list-item]  # a file is also an iterable of lines
+    return list(films)
+
+
 def check_finite(embeddings: np.ndarray, films: Sequence[InputFile]) -> np.ndarray:
     """The embeddings of films. Raises ValueError where a number is not finite."""
     finite = np.isfinite(embeddings).all(axis=1)
@@ -76,7 +79,7 @@ def check_finite(embeddings: np.ndarray, films: Sequence[InputFile]) -> np.ndarr
     return embeddings
 
 
-def _image_ids(films: Sequence[Given], given: Sequence[str] | None) -> list[str]:
+def image_ids_of(films: Sequence[Given], given: Sequence[str] | None) -> list[str]:
     """What the films are called. Raises ValueError where a film has no name of its own."""
     if not films:
         raise ValueError("no film is given; expected at least one")
@@ -98,7 +101,7 @@ def _names(films: Sequence[Given]) -> Iterator[str]:
             yield str(i)
 
 
-def _content(film: Given) -> decode.Content:
+def content_of(film: Given) -> decode.Content:
     """What a decoder is given. Raises ValueError where it is no film."""
     if isinstance(film, str | os.PathLike):
         return paths.typed(os.fspath(film))

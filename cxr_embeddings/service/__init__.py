@@ -1,0 +1,1 @@
+"""The encoder as a service: what clients send, batches across requests, what they get."""

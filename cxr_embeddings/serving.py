@@ -1,0 +1,116 @@
+"""The encoder as a web service: the job of `scripts/serve.py`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pathlib
+import stat
+from collections.abc import Sequence
+
+from cxr_embeddings.common import machine
+from cxr_embeddings.configs.schema import EncoderConfig
+from cxr_embeddings.heads.saved import check_encoder
+from cxr_embeddings.loading import Encoder, open_encoder
+from cxr_embeddings.prediction import Head, check_unit, load_head
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+SIZES = (1, 2, 4, 8)  # films a batch and device; embed.py takes 8 on a CPU, 1 of a single film
+
+
+def serve(
+    config: EncoderConfig,
+    heads: Sequence[str] = (),
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8080,
+    token_file: str = "",
+    tls_certificate: str = "",
+    tls_key: str = "",
+    allowed: Sequence[str] = (),
+    sizes: Sequence[int] = (),
+    wait: float = 0.01,
+    queue: int = 256,
+    most_instances: int = 128,
+    most_megabytes: int = 64,
+    seconds: float = 60.0,
+) -> None:
+    """Serves until the process is told to end; then it finishes what it has taken.
+
+    The arguments are the options of `scripts/serve.py`.
+
+    Raises:
+        ValueError: the options contradict one another, or a head is of another encoder.
+        OSError: a file cannot be read, or the port is in use.
+    """
+    import uvicorn
+
+    from cxr_embeddings.service import web
+    from cxr_embeddings.service.batching import Batcher
+
+    environment = os.environ.get
+    behind_vertex = "AIP_HTTP_PORT" in os.environ  # whose gateway has the certificate and asks
+    port = int(environment("AIP_HTTP_PORT", port))
+    token = _token(token_file)
+    if host not in LOOPBACK and not behind_vertex and not (token and tls_certificate):
+        raise ValueError(
+            f"the service would answer anybody who reaches {host}: give --token_file, "
+            "--tls_certificate and --tls_key, or keep --host=127.0.0.1 behind a gateway"
+        )
+    if bool(tls_certificate) != bool(tls_key):
+        raise ValueError("expected both --tls_certificate and --tls_key")
+    for place in allowed:
+        if not place.startswith(("gs://", "https://", "http://")):
+            raise ValueError(
+                f"--allow is {place}; expected an address such as https://pacs/dicom-web"
+            )
+    encoder = open_encoder(config, say=lambda text: print(text, flush=True))
+    found = _heads(heads, encoder)
+    sizes = sizes or [size * encoder.mesh.shape["data"] for size in SIZES]
+    batcher = Batcher(encoder, sizes, wait, queue, machine.processors())
+    limits = web.Limits(most_megabytes << 20, most_instances, seconds)
+    service = web.Service(batcher, found, limits, token, allowed)
+    predict = environment("AIP_PREDICT_ROUTE", "/predict")
+    application = web.application(service, predict, environment("AIP_HEALTH_ROUTE", "/health"))
+    print(f"encoder: {encoder.description}")
+    print(f"http{'s' * bool(tls_certificate)}://{host}:{port}{predict}", flush=True)
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    uvicorn.run(
+        application,
+        host=host,
+        port=port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        ssl_certfile=tls_certificate or None,
+        ssl_keyfile=tls_key or None,
+        timeout_graceful_shutdown=round(seconds),
+        backlog=1024,
+    )
+
+
+def _token(file: str) -> str:
+    """The text of a file that others cannot read."""
+    if not file:
+        return ""
+    path = pathlib.Path(file)
+    text = path.read_text().strip()
+    if path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
+        raise ValueError(f"{file} can be read by others on this machine: chmod 600 {file}")
+    if len(text) < 16 or not text.isascii() or not text.isprintable():
+        raise ValueError(f"{file} holds no token; expected at least 16 letters and digits")
+    return text
+
+
+def _heads(folders: Sequence[str], encoder: Encoder) -> dict[str, Head]:
+    """Heads by the names of their folders. Raises ValueError where one is of another encoder."""
+    found: dict[str, Head] = {}
+    for folder in folders:
+        head = load_head(folder)
+        check_unit(head.saved.card)
+        check_encoder(head.saved.card, encoder.identity, head.saved.card["width"])
+        name = pathlib.Path(os.path.abspath(folder)).name
+        if name in found:
+            raise ValueError(f"two heads are called {name}: rename one of their folders")
+        found[name] = head
+    return found
