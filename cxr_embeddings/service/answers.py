@@ -42,7 +42,7 @@ def scores(
         row = predictions.predict(saved, vector[None], np.array(["film"], object)).iloc[0]
     findings = {}
     for name in saved.card["findings"]:
-        (threshold,) = saved.card["thresholds"][name].values()
+        threshold = next(iter(saved.card["thresholds"][name].values()))
         probability = float(row[f"{name}_probability"])
         one: dict[str, object] = {
             "logit": float(row[f"{name}_logit"]),
