@@ -14,6 +14,7 @@ from collections.abc import Callable
 SUBJECTS = {
     "encoder": "the network's forward pass, against timm where it is installed",
     "explorer": "the explorer's page: first picture, frames while dragging, time of a label",
+    "service": "the service: throughput, latency and memory, beside embed.py",
     "folds": "tables of splits without one of the five folds of weights/splits",
     "mutated_films": "damaged films: is each a film or a rejection with a reason?",
 }

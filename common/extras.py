@@ -8,6 +8,7 @@ EXTRA_OF = {
     "h5py": "convert",
     "huggingface_hub": "convert",
     "openvino": "openvino",
+    "orjson": "serve",
     "prometheus_client": "serve",
     "pyarrow": "tables",
     "requests": "serve",

@@ -18,12 +18,11 @@ MOST_TEXT = 1024  # characters of an error, as in the container of CXR Foundatio
 
 def embedding(form: Form, vector: np.ndarray) -> object:
     """The prediction of an instance, `vector` being float32 [dim]."""
-    numbers = vector.tolist()
     if form == "toolkit":
-        return [numbers]  # its client reads predictions[0][0]
+        return [vector]  # its client reads predictions[0][0]
     if form == "medsiglip":
-        return {"embedding": numbers, "input_type": "image"}
-    return {"general_img_emb": numbers}
+        return {"embedding": vector, "input_type": "image"}
+    return {"general_img_emb": vector}
 
 
 def error(form: Form, text: str, code: str) -> object:

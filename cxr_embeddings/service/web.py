@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import jinja2
 import numpy as np
+import orjson
 import prometheus_client
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -276,8 +277,8 @@ async def _predict(service: Service, request: Request) -> Response:
 def _instances(body: bytes, most: int) -> list[object]:
     """The instances of a request. Raises ValueError."""
     try:
-        said = json.loads(body)
-    except (ValueError, RecursionError):
+        said = orjson.loads(body)
+    except orjson.JSONDecodeError:
         raise ValueError("No JSON body.") from None
     given = said.get("instances") if isinstance(said, dict) else None
     if not isinstance(given, list) or not given:
@@ -313,7 +314,7 @@ async def _embed(service: Service, given: Sequence[object]) -> Response:
                 work[1].cancel()
     model = {"deployedModelId": _model(service), "modelVersionId": "1"}
     answer = {"predictions": predictions, **model}
-    body = await run_in_threadpool(json.dumps, answer, allow_nan=False)
+    body = await run_in_threadpool(orjson.dumps, answer, None, orjson.OPT_SERIALIZE_NUMPY)
     return Response(body, media_type="application/json")
 
 
