@@ -3,6 +3,7 @@
 # What is imported -> the smallest extra that installs it
 EXTRA_OF = {
     "apache_beam": "store",
+    "dicomweb_client": "pacs",
     "gcsfs": "gcs",
     "grpc": "store",
     "h5py": "convert",
@@ -11,7 +12,7 @@ EXTRA_OF = {
     "orjson": "serve",
     "prometheus_client": "serve",
     "pyarrow": "tables",
-    "requests": "serve",
+    "requests": "pacs",
     "safetensors": "convert",
     "tensorboardX": "train",
     "tensorflow": "tensorflow",

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from cxr_embeddings.common import paths, untrusted
+from cxr_embeddings.common import dicomweb, paths, untrusted
 from cxr_embeddings.common.writing import whole_file
 
 Result = TypeVar("Result")
@@ -35,6 +35,8 @@ def open_input(path: str) -> io.IOBase:
 
     Raises NotAFile where a reader might wait for ever, and any other OSError.
     """
+    if dicomweb.is_archive(path):
+        return io.BytesIO(dicomweb.read(path))
     if paths.is_remote(path):
         with _as_os_error("opening"):
             fs, inner = paths.file_system(path)

@@ -9,7 +9,7 @@ import posixpath
 import re
 from collections.abc import Iterator, Sequence
 
-from cxr_embeddings.common import csv_tables, files, paths
+from cxr_embeddings.common import csv_tables, dicomweb, files, paths
 from cxr_embeddings.common.paths import is_remote
 
 from .film import IMAGE_SUFFIXES, InputFile, film_key
@@ -41,9 +41,11 @@ def list_inputs(path: str, limit: int | None = None) -> Listing:
             their outputs would overwrite each other.
     """
     path = paths.typed(path)
-    fs, inner = paths.file_system(path)
     if limit is not None and limit < 1:
         raise ValueError(f"input.limit is {limit}; expected at least 1")
+    if dicomweb.is_archive(path):
+        return _archived(path, limit)
+    fs, inner = paths.file_system(path)
     path = fs.unstrip_protocol(inner) if is_remote(path) else path
     ignored: collections.Counter[str] = collections.Counter()
     repeated = 0
@@ -91,6 +93,17 @@ def list_inputs(path: str, limit: int | None = None) -> Listing:
                 "rename or leave out one of them"
             )
     return Listing(films[:limit], dict(ignored), repeated)
+
+
+def _archived(address: str, limit: int | None) -> Listing:
+    """The films of an archive; the key of a film is its UIDs."""
+    found = files.retry(lambda: dicomweb.films(address))
+    if not found:
+        raise FileNotFoundError(f"no film in {address}: no study of the archive fits the filters")
+    root = address.partition("?")[0].rstrip("/")
+    return Listing(
+        [InputFile(one, film_key(one.removeprefix(f"{root}/"))) for one in found[:limit]], {}, 0
+    )
 
 
 def _match(pattern: str) -> tuple[list[str], str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from cxr_embeddings.common import csv_tables, machine, paths, writing
+from cxr_embeddings.common import csv_tables, dicomweb, machine, paths, writing
 
 from .. import run_folder, tfrecord
 from ..films import decode as pipeline
@@ -115,6 +115,8 @@ def unpublish(folder: str) -> None:
 
 def is_store(folder: str) -> bool:
     """Whether a folder is meant to be a store, finished or not."""
+    if dicomweb.is_archive(folder):
+        return False
     fs, root = paths.file_system(folder)
     return fs.exists(f"{root}/dataset_info.json") or fs.exists(f"{root}/.shards")
 

@@ -1,0 +1,191 @@
+"""Films of a DICOMweb archive: `dicomweb+https://pacs/dicom-web?ModalitiesInStudy=DX,CR`.
+
+Behind the address of the archive stand QIDO-RS filters of studies. Each film has the address
+`dicomweb+https://pacs/dicom-web/studies/S/series/S/instances/I`. Credentials come from the variable
+DICOMWEB_TOKEN (a bearer token) or from netrc, as `requests` reads it; never from an address.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import re
+import threading
+import urllib.parse
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import requests
+
+SCHEMES = ("dicomweb+https://", "dicomweb+http://")
+MOST_BYTES = 512 << 20  # of a film
+SECONDS = 60.0  # for the first bytes, and for each further part
+AT_ONCE = 8  # searches
+PAGE = 200  # results of a search that are asked for at once
+_PART = 1 << 20
+_STUDY, _SERIES, _INSTANCE = "0020000D", "0020000E", "00080018"  # tags of the UIDs
+_UID = re.compile(r"[0-9.]{1,64}")
+_sessions = threading.local()
+
+
+def is_archive(path: str) -> bool:
+    """Whether a path is the address of an archive, or of a film of one."""
+    return path.startswith(SCHEMES)
+
+
+def films(address: str) -> list[str]:
+    """The address of every instance of the studies that the filters of an address select.
+
+    A filter with several values, such as ModalitiesInStudy=DX,CR, is asked for one by one. All
+    pages are read.
+
+    Raises:
+        ValueError: the address or a filter is wrong.
+        OSError: the archive does not answer, or refuses.
+    """
+    archive, filters = _split(address)
+    searches: list[dict[str, str]] = [{}]
+    for name, values in filters.items():
+        searches = [one | {name: value} for one in searches for value in values.split(",")]
+    with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as threads:
+        found = threads.map(lambda one: _studies(archive, one), searches)
+        studies = sorted({uid for some in found for uid in some})
+        listed = threads.map(lambda uid: _instances(archive, uid), studies)
+        return [f"dicomweb+{archive}/{one}" for some in listed for one in some]
+
+
+def read(address: str) -> bytes:
+    """The DICOM file of a film, in the transfer syntax in which the archive has it.
+
+    Raises:
+        FileNotFoundError, PermissionError: it is not there, or the archive refuses.
+        OSError: the archive fails, is busy or does not answer: it may later.
+    """
+    token = os.environ.get("DICOMWEB_TOKEN", "")
+    return fetch(address.removeprefix("dicomweb+"), token)
+
+
+def fetch(url: str, token: str = "", most: int = MOST_BYTES) -> bytes:
+    """As `read`, of an instance's URL (WADO-RS). Redirects are not followed."""
+    import requests
+
+    headers = {"Accept": 'multipart/related; type="application/dicom"; transfer-syntax=*'}
+    if token:
+        headers["Authorization"] = f"Bearer {token}"
+    try:
+        with _session().get(
+            url, headers=headers, timeout=SECONDS, stream=True, allow_redirects=False
+        ) as answer:
+            _check(answer.status_code)
+            parts, size = [], 0
+            for part in answer.iter_content(_PART):
+                size += len(part)
+                if size > most:
+                    raise PermissionError(f"the film has more than {most:,} bytes")
+                parts.append(part)
+            return _only_part(b"".join(parts), answer.headers.get("Content-Type", ""))
+    except requests.RequestException as error:
+        raise OSError(f"the archive does not answer ({type(error).__name__})") from error
+
+
+def _check(status: int) -> None:
+    """Raises the OSError that an answer's status means, unless it is 200."""
+    said = f"the archive answered {status}"
+    if status in (401, 403):
+        raise PermissionError(f"{said}: set DICOMWEB_TOKEN, or name it in ~/.netrc")
+    if status in (404, 410) or 300 <= status < 400:
+        raise FileNotFoundError(said)
+    if status != 200:
+        raise OSError(said)
+
+
+def _only_part(data: bytes, kind: str) -> bytes:
+    """The content of a multipart answer with one part (RFC 2046); other answers as they are."""
+    _, found, rest = kind.partition("boundary=")
+    if not found:
+        return data
+    mark = b"--" + rest.split(";")[0].strip().strip('"').encode()
+    begin = data.find(b"\r\n\r\n", data.find(mark))
+    end = data.rfind(b"\r\n" + mark)
+    if begin < 0 or end < begin + 4:
+        raise OSError("the archive's answer holds no film")
+    return data[begin + 4 : end]
+
+
+def _split(address: str) -> tuple[str, dict[str, str]]:
+    """The URL of the archive, and the filters. Raises ValueError."""
+    parts = urllib.parse.urlsplit(address.removeprefix("dicomweb+"))
+    if parts.username or parts.password:
+        raise ValueError(
+            "the address of the archive holds a password: put it into ~/.netrc, or a token into "
+            "the variable DICOMWEB_TOKEN"
+        )
+    try:
+        filters = urllib.parse.parse_qs(parts.query, strict_parsing=bool(parts.query))
+    except ValueError:
+        raise ValueError(
+            f"the filters are {parts.query!r}; expected NAME=VALUE&NAME=VALUE"
+        ) from None
+    if wrong := [name for name in filters if not re.fullmatch(r"[A-Za-z]+|[0-9A-Fa-f]{8}", name)]:
+        raise ValueError(f"{wrong[0]!r} is no attribute of DICOM; expected such as StudyDate")
+    archive = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
+    return archive, {name: values[-1] for name, values in filters.items()}
+
+
+def _studies(archive: str, filters: dict[str, str]) -> list[str]:
+    from dicomweb_client.api import DICOMwebClient
+
+    client = DICOMwebClient(archive, session=_session(), timeout=SECONDS)
+    found = _pages(lambda at: client.search_for_studies(
+        limit=PAGE, offset=at, search_filters=filters))  # fmt: skip
+    return [_uid(one, _STUDY) for one in found]
+
+
+def _instances(archive: str, study: str) -> list[str]:
+    """The instances of a study, each as studies/S/series/S/instances/I."""
+    from dicomweb_client.api import DICOMwebClient
+
+    client = DICOMwebClient(archive, session=_session(), timeout=SECONDS)
+    found = _pages(lambda at: client.search_for_instances(study, limit=PAGE, offset=at))
+    return sorted(
+        f"studies/{study}/series/{_uid(one, _SERIES)}/instances/{_uid(one, _INSTANCE)}"
+        for one in found
+    )
+
+
+def _pages(search: Callable[[int], list[dict]]) -> list[dict]:
+    """All results of a search. An archive that knows no offset gives its first page again."""
+    import requests
+
+    found: dict[str, dict] = {}
+    while True:
+        try:
+            page = search(len(found))
+        except requests.HTTPError as error:
+            _check(error.response.status_code)
+            raise OSError("the archive's answer cannot be read") from error
+        except requests.RequestException as error:
+            raise OSError(f"the archive does not answer ({type(error).__name__})") from error
+        before = len(found)
+        found |= {repr(sorted(one.items(), key=str)): one for one in page}
+        if len(page) < PAGE or len(found) == before:
+            return [*found.values()]
+
+
+def _uid(found: dict, tag: str) -> str:
+    values = found.get(tag, {}).get("Value") or [""]
+    if not _UID.fullmatch(str(values[0])):
+        raise OSError(f"the archive's answer has no UID in {tag}")
+    return str(values[0])
+
+
+def _session() -> requests.Session:
+    """A session of this thread, which keeps its connections."""
+    import requests
+
+    if not hasattr(_sessions, "session"):
+        session = _sessions.session = requests.Session()
+        if token := os.environ.get("DICOMWEB_TOKEN"):
+            session.headers["Authorization"] = f"Bearer {token}"
+    return _sessions.session
