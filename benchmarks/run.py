@@ -15,6 +15,8 @@ SUBJECTS = {
     "encoder": "the network's forward pass, against timm where it is installed",
     "explorer": "the explorer's page: first picture, frames while dragging, time of a label",
     "service": "the service: throughput, latency and memory, beside embed.py",
+    "default_recipe": "does the recipe of pretraining keep what it starts from? on drawn films",
+    "localisation": "heat maps against boxes: hit rate and overlap, as CheXlocalize has them",
     "folds": "tables of splits without one of the five folds of weights/splits",
     "mutated_films": "damaged films: is each a film or a rejection with a reason?",
 }

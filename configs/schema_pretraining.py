@@ -72,7 +72,7 @@ class PretrainingConfig:
     first_share: float | None = field(
         None,
         "share of the first weights in the result, which averages them with the trained ones; "
-        "default: 0.3 where they are a bundle, 0 where they are random",
+        "default: 0.5 where they are a bundle, 0 where they are random",
     )
     temperature: float = field(0.1, "temperature of the contrastive loss")
     batch_size: int = field(256, "films in a step, over all devices; two views of each")

@@ -10,6 +10,7 @@ import pytest
 import tiny
 
 from benchmarks import (
+    default_recipe,
     encoder,
     gpu,
     peers,
@@ -85,3 +86,10 @@ def test_each_result_of_a_gpu_is_written_when_it_is_done(engines, tmp_path, monk
     assert all(row["images/s"] > 0 for row in (*steps["b0"][:2], *steps["larger"]))
     table = (tmp_path / "gpu.md").read_text()
     assert all(f"## {name}\n" in table for name in ("machine", *gpu.STEPS))
+
+
+@pytest.mark.slow
+def test_the_default_recipe_keeps_what_its_start_knew(tmp_path, capfd):
+    small = {"films": 400, "steps": 10, "size": 64, "least_rank": 15, "noise": 0.1}
+    default_recipe.run("weights/demo", str(tmp_path), **small)
+    assert "Support Devices" in capfd.readouterr().out

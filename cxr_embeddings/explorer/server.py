@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import json
 import logging
+import math
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -269,9 +270,12 @@ def _validation(session: Session, query: Query) -> Answer:
 
 def _threshold(query: Query) -> float:
     try:
-        return float(query.get("threshold", ""))
+        found = float(query.get("threshold", ""))
     except ValueError:
-        raise ValueError("the threshold is not a number") from None
+        found = math.nan
+    if not math.isfinite(found):
+        raise ValueError("the threshold is not a number")
+    return found
 
 
 def _rates(session: Session, query: Query) -> Answer:

@@ -33,7 +33,7 @@ from cxr_embeddings.pretraining import (
 from cxr_embeddings.pretraining.best_look import Best
 
 # Where nothing is given: with a bundle of first weights, and with random ones
-DEFAULTS = {"first_stage": (5, 0), "first_share": (0.3, 0.0), "learning_rate": (3e-4, 1e-3)}
+DEFAULTS = {"first_stage": (5, 0), "first_share": (0.5, 0.0), "learning_rate": (3e-4, 1e-3)}
 CALIBRATED = 64  # films, for the statistics of new channels
 
 
