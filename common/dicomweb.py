@@ -89,6 +89,22 @@ def fetch(url: str, token: str = "", most: int = MOST_BYTES) -> bytes:
         raise OSError(f"the archive does not answer ({type(error).__name__})") from error
 
 
+def store(address: str, content: bytes) -> None:
+    """Sends a DICOM file to an archive (STOW-RS). Raises ValueError or OSError as `films`."""
+    import requests
+
+    archive, _ = _split(address)
+    body = b"--b\r\nContent-Type: application/dicom\r\n\r\n" + content + b"\r\n--b--\r\n"
+    kind = {"Content-Type": 'multipart/related; type="application/dicom"; boundary=b'}
+    try:
+        answer = _session().post(
+            f"{archive}/studies", body, headers=kind, timeout=SECONDS, allow_redirects=False
+        )
+    except requests.RequestException as error:
+        raise OSError(f"the archive does not answer ({type(error).__name__})") from error
+    _check(answer.status_code)
+
+
 def _check(status: int) -> None:
     """Raises the OSError that an answer's status means, unless it is 200."""
     said = f"the archive answered {status}"

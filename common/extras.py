@@ -7,6 +7,7 @@ EXTRA_OF = {
     "gcsfs": "gcs",
     "grpc": "store",
     "h5py": "convert",
+    "highdicom": "pacs",
     "huggingface_hub": "convert",
     "openvino": "openvino",
     "orjson": "serve",

@@ -61,12 +61,19 @@ def predict_embeddings(
 
 
 def predict_films(
-    head: Head, weights: str, input: str, output: pathlib.Path, heatmaps: pathlib.Path | None = None
+    head: Head,
+    weights: str,
+    input: str,
+    output: pathlib.Path,
+    heatmaps: pathlib.Path | None = None,
+    reports: pathlib.Path | None = None,
+    archive: str = "",
 ) -> bool:
     """Embeds films as those that the head was trained on, of the same views, and predicts.
 
     The embeddings lie in a hidden folder beside the output until no film is to be tried again.
-    With `heatmaps`, a folder, the same forward pass gives the films' heat maps.
+    With `heatmaps`, a folder, the same forward pass gives the films' heat maps. With `reports`,
+    a folder, each study gets a DICOM Structured Report, which `archive`, an address, is sent.
 
     Returns:
         Whether all went well: whether no film failed that another run may read.
@@ -119,7 +126,10 @@ def predict_films(
         done, table = run_job(config, encoder=encoder, place=place), None
     if done.counts["embedded"]:
         table = read_embeddings(done.folder, dtype=card["embeddings_dtype"], progress=True)
-    write(predictions_of(head.saved, table, [done.folder]), output)
+    predicted = predictions_of(head.saved, table, [done.folder])
+    write(predicted, output)
+    if reports:
+        _report(reports, archive, predicted, card)
     if heatmaps and done.counts["embedded"]:
         print(f"heat maps in {heatmaps}")
     if done.counts["retryable"]:
@@ -128,6 +138,20 @@ def predict_films(
         del table  # else NFS would keep the file that it is mapped from
         shutil.rmtree(done.folder, ignore_errors=True)
     return done.is_success
+
+
+def _report(folder: pathlib.Path, archive: str, predicted: pd.DataFrame, card: HeadCard) -> None:
+    """Writes Structured Reports, and sends them where an archive is given."""
+    from cxr_embeddings import structured_reports
+    from cxr_embeddings.common import dicomweb
+
+    digest = str((card["encoder"] or {}).get("weights_digest"))
+    found = structured_reports.write_reports(folder, predicted, card, digest)
+    for one in found if archive else ():
+        dicomweb.store(archive, one.content)
+    print(
+        f"{len(found)} Structured Reports in {folder}" + (f", sent to {archive}" if archive else "")
+    )
 
 
 def choose_folder(

@@ -11,7 +11,8 @@ tune split) and NAME_positive (1 where the probability reaches the head's thresh
 tune); and reason. A film without an embedding has NA in place of numbers, and its reason. The exit
 code is 1 if a film failed temporarily: the same command then continues with the embeddings that it
 has. --heatmaps adds a folder with where in each film the head sees each finding: NAME.npy on the
-film's pixels, NAME.png over the film, and the places of the maxima in heat_maps.json.
+film's pixels, NAME.png over the film, and the places of the maxima in heat_maps.json. --dicom_sr
+adds a folder with a DICOM Structured Report of each study; --store sends them to an archive.
 """
 
 import dataclasses
@@ -34,6 +35,8 @@ class Options:
     weights: str = field("", "weights bundle, to embed the films of --input")
     input: str = field("", "films: a folder, a glob, or a list of files")
     heatmaps: str = field("", "folder for heat maps of the films of --input")
+    dicom_sr: str = field("", "folder for a DICOM Structured Report of each study of --input")
+    store: str = field("", "archive that gets these reports, dicomweb+https://...")
 
 
 def predict(options: Options) -> int:
@@ -45,11 +48,17 @@ def predict(options: Options) -> int:
         )
     if options.heatmaps and not films:
         raise ValueError("--heatmaps needs the films: expected --weights with --input")
+    if (options.dicom_sr and not films) or (options.store and not options.dicom_sr):
+        raise ValueError("--dicom_sr needs --weights with --input, and --store needs --dicom_sr")
     file = paths.typed_file(options.output, "--output")
     loaded = prediction.load_head(options.head)
     if films:
         maps = paths.typed_local(options.heatmaps, "--heatmaps") if options.heatmaps else None
-        return 0 if prediction_files.predict_films(loaded, weights, films, file, maps) else 1
+        reports = paths.typed_local(options.dicom_sr, "--dicom_sr") if options.dicom_sr else None
+        went_well = prediction_files.predict_films(
+            loaded, weights, films, file, maps, reports, options.store
+        )
+        return 0 if went_well else 1
     prediction_files.predict_embeddings(loaded, options.embeddings, file, options.cache)
     return 0
 

@@ -13,6 +13,7 @@ import time
 import urllib.parse
 
 import numpy as np
+import pandas as pd
 import pydicom
 import pytest
 import requests
@@ -191,3 +192,34 @@ def test_a_real_archive_gives_back_its_films(orthanc, mimic):
         ours, theirs = (pydicom.dcmread(stream) for stream in
                         (stored[one.rpartition("/")[2]], files.open_input(one)))  # fmt: skip
         assert ours.PixelData == theirs.PixelData
+
+
+def test_reports_of_predictions_go_back_to_the_archive(orthanc, mimic, save_bundle, tmp_path):
+    paths = sorted((mimic / "files").rglob("*.dcm"))[:20]
+    encoder = cxr.load_encoder(save_bundle())
+    table = encoder.embed(paths, progress=False)
+    order = [*dict.fromkeys(name.split("/")[-3] for name in table.image_id)]
+    split = [("train", "tune")[order.index(one.split("/")[-3]) % 2] for one in table.image_id]
+    labels = {"image_id": table.image_id, "Edema": np.arange(len(split)) % 2, "split": split}
+    pd.DataFrame(labels).to_csv(tmp_path / "labels.csv", index=False)
+    head = cxr.train_head(table, tmp_path / "labels.csv", findings=["Edema"], progress=False)
+    head.save(tmp_path / "head")
+    (tmp_path / "films.txt").write_text("\n".join(map(str, paths[:4])))
+    run = running.call(
+        "predict", f"--head={tmp_path / 'head'}", f"--weights={save_bundle()}",
+        f"--input={tmp_path / 'films.txt'}", f"--output={tmp_path / 'predictions.csv'}",
+        f"--dicom_sr={tmp_path / 'reports'}", f"--store={orthanc}",
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    written = {path.stem: pydicom.dcmread(path) for path in (tmp_path / "reports").iterdir()}
+    assert {one.split("/")[-5] for one in dicomweb.films(orthanc)} == {*written}
+    predicted = pd.read_csv(tmp_path / "predictions.csv").set_index("image_id")
+    for path in paths[:4]:
+        film = pydicom.dcmread(path, stop_before_pixels=True)
+        report = written[film.StudyInstanceUID]
+        assert (report.Modality, report.PatientID) == ("SR", film.PatientID)
+        texts = report.to_json()
+        assert "Not for clinical use" in texts and film.SOPInstanceUID in texts
+        (value,) = re.findall(r"0040A30A.{0,30}?\[([\d.e-]+)\]", texts)
+        expected = predicted.loc[str(path), "Edema_probability"]
+        assert float(value) == pytest.approx(expected, abs=1e-6)

@@ -1,0 +1,171 @@
+"""Predictions as DICOM Structured Reports, one for each study: `predict.py --dicom_sr`.
+
+A report is a measurement report (TID 1500) by highdicom. It carries the patient and study that the
+films' headers name, as DICOM demands, and goes nowhere but into the file that is asked for.
+"""
+
+from __future__ import annotations
+
+import io
+import pathlib
+import re
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from cxr_embeddings import __version__
+from cxr_embeddings.common import files, writing
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from pydicom.dataset import Dataset
+
+    from cxr_embeddings.heads.saved import HeadCard
+
+WARNING = "Not for clinical use"
+SERIES, SCHEME = 9200, "99CXREMB"  # number of the series; our own coding scheme
+PROCEDURE = "399208008", "SCT", "Plain chest X-ray"
+PRESENT, ABSENT = ("52101004", "SCT", "Present"), ("2667000", "SCT", "Absent")
+_UID = re.compile(r"[0-9.]{1,64}")
+
+
+class Report(NamedTuple):
+    """A report of a study."""
+
+    study: str  # its UID
+    content: bytes  # the DICOM file
+
+
+def write_reports(
+    folder: pathlib.Path, predicted: pd.DataFrame, card: HeadCard, digest: str
+) -> list[Report]:
+    """Writes STUDY_UID.dcm for each study whose films are predicted, and gives the reports.
+
+    Args:
+        folder: is made if it is not there.
+        predicted: of `Head.predict`; image_id is the path or address of a DICOM file.
+        card: of the head.
+        digest: of the weights.
+
+    Raises:
+        ValueError: a film is no DICOM file with the UIDs of a study.
+        OSError: a film cannot be read, or the folder cannot be written.
+    """
+    found = [*make_reports(predicted, card, digest)]
+    for one in found:
+        with writing.whole_file(folder / f"{one.study}.dcm") as stream:
+            stream.write(one.content)
+    return found
+
+
+def make_reports(predicted: pd.DataFrame, card: HeadCard, digest: str) -> Iterator[Report]:
+    """The reports, sorted by study."""
+    films: dict[str, list[tuple[Dataset, pd.Series]]] = {}
+    for _, row in predicted[predicted["reason"] == ""].iterrows():
+        header = _header(row["image_id"])
+        films.setdefault(str(header.StudyInstanceUID), []).append((header, row))
+    for study, some in sorted(films.items()):
+        yield Report(study, _encode(some, card, digest))
+
+
+def _header(path: str) -> Dataset:
+    """A film's header without its pixels."""
+    import pydicom
+
+    with files.open_input(path) as stream:
+        try:
+            header = pydicom.dcmread(stream, stop_before_pixels=True, force=True)
+            uids = (header.StudyInstanceUID, header.SeriesInstanceUID, header.SOPInstanceUID)
+        except (AttributeError, pydicom.errors.InvalidDicomError):
+            uids = ("",)
+    if not all(_UID.fullmatch(str(uid)) for uid in uids):
+        raise ValueError(
+            f"{path} is no DICOM file with the UIDs of study, series and instance, so that no "
+            "Structured Report can refer to it: leave out --dicom_sr, or give DICOM films"
+        )
+    for name in ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber"):
+        if name not in header:  # of type 2: empty where it is unknown
+            setattr(header, name, "")
+    for name in ("StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName"):
+        if name not in header:
+            setattr(header, name, "")
+    return header
+
+
+def _encode(films: Sequence[tuple[Dataset, pd.Series]], card: HeadCard, digest: str) -> bytes:
+    """The DICOM file of a study's report; the same input gives the same UIDs."""
+    from highdicom import sr
+    from pydicom.sr.codedict import codes
+    from pydicom.uid import generate_uid
+
+    headers = [header for header, _ in films]
+    model = sr.AlgorithmIdentification(
+        name="cxr-embeddings", version=__version__, parameters=_parameters(card, digest)
+    )
+    said = [WARNING, digest, *(str(row.to_dict()) for _, row in films)]
+
+    def uid(what: str) -> str:
+        return str(generate_uid(entropy_srcs=[what, str(headers[0].StudyInstanceUID), *said]))
+
+    def concept(finding: str) -> sr.CodedConcept:
+        code = re.sub(r"[^A-Za-z0-9]", "", finding)[:16] or "FINDING"
+        return sr.CodedConcept(code, SCHEME, finding[:64])
+
+    def group(i: int, header: Dataset, row: pd.Series) -> sr.MeasurementsAndQualitativeEvaluations:
+        image = sr.SourceImageForMeasurementGroup(header.SOPClassUID, header.SOPInstanceUID)
+        return sr.MeasurementsAndQualitativeEvaluations(
+            tracking_identifier=sr.TrackingIdentifier(uid=uid(f"film {i}"), identifier=f"film {i}"),
+            algorithm_id=model,
+            source_images=[image],
+            measurements=[
+                sr.Measurement(
+                    name=sr.CodedConcept("PROBABILITY", SCHEME, f"Probability of {name}"[:64]),
+                    value=round(float(row[f"{name}_probability"]), 6),
+                    unit=codes.UCUM.NoUnits,
+                )
+                for name in card["findings"]
+            ],
+            qualitative_evaluations=[
+                sr.QualitativeEvaluation(
+                    name=concept(name),
+                    value=sr.CodedConcept(*(PRESENT if row[f"{name}_positive"] == 1 else ABSENT)),
+                )
+                for name in card["findings"]
+                if row[f"{name}_positive"] in (0, 1)
+            ],
+        )
+
+    device = sr.DeviceObserverIdentifyingAttributes(uid=uid("device"), name="cxr-embeddings")
+    observer = sr.ObserverContext(codes.DCM.Device, device)
+    content = sr.MeasurementReport(
+        observation_context=sr.ObservationContext(observer_device_context=observer),
+        procedure_reported=sr.CodedConcept(*PROCEDURE),
+        imaging_measurements=[group(i, *one) for i, one in enumerate(films, 1)],
+    )
+    report = sr.Comprehensive3DSR(
+        evidence=headers,
+        content=content[0],
+        series_instance_uid=uid("series"),
+        series_number=SERIES,
+        sop_instance_uid=uid("instance"),
+        instance_number=1,
+        is_complete=True,
+        manufacturer="cxr-embeddings",
+        series_description=f"cxr-embeddings: {WARNING.lower()}",
+        software_versions=__version__,
+        device_serial_number=digest[:16],
+        manufacturer_model_name=str((card["encoder"] or {}).get("variant", "head")),
+    )
+    stream = io.BytesIO()
+    report.save_as(stream)
+    return stream.getvalue()
+
+
+def _parameters(card: HeadCard, digest: str) -> list[str]:
+    """What the report says of the model, as texts."""
+    thresholds = {name: next(iter(one.values())) for name, one in card["thresholds"].items()}
+    known = {name: at for name, at in thresholds.items() if at is not None}
+    return [
+        WARNING,
+        f"weights: SHA-256 {digest}",
+        *(f"threshold of {name}: {at:.6f}" for name, at in known.items()),
+    ]
