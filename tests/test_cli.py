@@ -153,7 +153,8 @@ def test_a_command_is_a_page_and_shows_an_example_and_its_options(script):
     said = running.call(script.stem, "--help")
     assert said.returncode == 0 and not said.stderr
     example, _, rest = said.stdout.partition("\n\noptions:\n")
-    assert f"python scripts/{script.name} --" in example and "  --output" in rest
-    wrong = running.call(script.stem, "--outptu=x")
+    typed, meant = ("weigths", "weights") if script.stem == "serve" else ("outptu", "output")
+    assert f"python scripts/{script.name} --" in example and f"  --{meant}" in rest
+    wrong = running.call(script.stem, f"--{typed}=x")
     assert wrong.returncode == 1
-    assert wrong.stderr == "error: there is no option --outptu; did you mean --output?\n"
+    assert wrong.stderr == f"error: there is no option --{typed}; did you mean --{meant}?\n"

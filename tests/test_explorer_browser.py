@@ -135,6 +135,7 @@ def test_forty_labels_by_keyboard_make_the_head_of_train_head(page, explorer, fi
     assert auroc == of_command
 
 
+@pytest.mark.slow
 def test_undo_back_and_other_findings(page, explorer):
     press(page, "ArrowRight")
     first = film_of(page)
@@ -157,6 +158,7 @@ def test_undo_back_and_other_findings(page, explorer):
     assert explorer.session.counts(FINDING)["unknown"] == 1
 
 
+@pytest.mark.slow
 def test_the_heat_map_is_drawn_and_the_film_windowed(page, explorer):
     labels, names = explorer.session.labels, explorer.session.embeddings.image_id
     for i in range(12):
@@ -209,6 +211,7 @@ def test_a_server_that_has_stopped_is_said(page, explorer):
     assert page.get_attribute("#positive", "class") != "said"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
 def test_nothing_is_cut_off_at_three_widths(page, size):
     page.set_viewport_size(dict(zip(("width", "height"), size, strict=True)))
