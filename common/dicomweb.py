@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import requests
+    from dicomweb_client.api import DICOMwebClient
 
 SCHEMES = ("dicomweb+https://", "dicomweb+http://")
 MOST_BYTES = 512 << 20  # of a film
@@ -150,24 +151,28 @@ def _split(address: str) -> tuple[str, dict[str, str]]:
 
 
 def _studies(archive: str, filters: dict[str, str]) -> list[str]:
-    from dicomweb_client.api import DICOMwebClient
-
-    client = DICOMwebClient(archive, session=_session(), timeout=SECONDS)
-    found = _pages(lambda at: client.search_for_studies(
-        limit=PAGE, offset=at, search_filters=filters))  # fmt: skip
+    search = _client(archive).search_for_studies
+    found = _pages(lambda at: search(limit=PAGE, offset=at, search_filters=filters))
     return [_uid(one, _STUDY) for one in found]
 
 
 def _instances(archive: str, study: str) -> list[str]:
     """The instances of a study, each as studies/S/series/S/instances/I."""
-    from dicomweb_client.api import DICOMwebClient
-
-    client = DICOMwebClient(archive, session=_session(), timeout=SECONDS)
-    found = _pages(lambda at: client.search_for_instances(study, limit=PAGE, offset=at))
+    search = _client(archive).search_for_instances
+    found = _pages(lambda at: search(study, limit=PAGE, offset=at))
     return sorted(
         f"studies/{study}/series/{_uid(one, _SERIES)}/instances/{_uid(one, _INSTANCE)}"
         for one in found
     )
+
+
+def _client(archive: str) -> DICOMwebClient:
+    """Asks once: who calls asks again, as for files."""
+    from dicomweb_client.api import DICOMwebClient
+
+    client = DICOMwebClient(archive, session=_session(), timeout=SECONDS)
+    client.set_http_retry_params(retry=False)
+    return client
 
 
 def _pages(search: Callable[[int], list[dict]]) -> list[dict]:

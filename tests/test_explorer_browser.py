@@ -14,6 +14,8 @@ from sklearn.metrics import roc_auc_score
 import cxr_embeddings as cxr
 from cxr_embeddings.input_pipeline.synthetic.mimic_folder import write_mimic
 
+pytestmark = pytest.mark.slow
+
 FINDING, FILMS, LABELLED = "Support Devices", 90, 40
 SIZES = ((1440, 900), (1024, 768), (390, 844))
 OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
@@ -135,7 +137,6 @@ def test_forty_labels_by_keyboard_make_the_head_of_train_head(page, explorer, fi
     assert auroc == of_command
 
 
-@pytest.mark.slow
 def test_undo_back_and_other_findings(page, explorer):
     press(page, "ArrowRight")
     first = film_of(page)
@@ -158,7 +159,6 @@ def test_undo_back_and_other_findings(page, explorer):
     assert explorer.session.counts(FINDING)["unknown"] == 1
 
 
-@pytest.mark.slow
 def test_the_heat_map_is_drawn_and_the_film_windowed(page, explorer):
     labels, names = explorer.session.labels, explorer.session.embeddings.image_id
     for i in range(12):
@@ -211,7 +211,6 @@ def test_a_server_that_has_stopped_is_said(page, explorer):
     assert page.get_attribute("#positive", "class") != "said"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
 def test_nothing_is_cut_off_at_three_widths(page, size):
     page.set_viewport_size(dict(zip(("width", "height"), size, strict=True)))

@@ -194,7 +194,10 @@ def lite_card(monkeypatch):
     return card
 
 
-@pytest.mark.parametrize("size", [64, 65, 97, 100, 190])
+SLOW = [pytest.param(size, marks=pytest.mark.slow) for size in (65, 97, 190)]
+
+
+@pytest.mark.parametrize("size", [64, 100, *SLOW])
 def test_a_number_of_a_map_lies_in_the_middle_of_what_it_looks_at(size, lite_card):
     card = lite_card(size)
     model, variables = weights.model_for(card), jax.device_put(looking_at_middles(card))

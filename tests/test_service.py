@@ -24,6 +24,8 @@ from conftest import REPOSITORY
 import cxr_embeddings as cxr
 from cxr_embeddings.input_pipeline import tfrecord
 
+pytestmark = pytest.mark.slow  # servers are started
+
 FINDING = "Lung Opacity"
 
 
@@ -145,7 +147,6 @@ def test_many_clients_get_what_each_would_alone(service, films):
             assert near(found, films["table"].embedding[i % 20])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("sizes", "films_of_embed_py"), [("4", 20), ("1,4", 1)])
 def test_one_size_gives_the_bits_of_embed_py(
     films, environment, tmp_path, sizes, films_of_embed_py
@@ -260,7 +261,6 @@ class Archive(http.server.BaseHTTPRequestHandler):
         pass
 
 
-@pytest.mark.slow
 def test_films_are_fetched_from_the_list_of_places_alone(films, environment):
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Archive) as archive:
         archive.film = pathlib.Path(films["paths"][2]).read_bytes()
@@ -293,7 +293,6 @@ def test_films_are_fetched_from_the_list_of_places_alone(films, environment):
     assert "plainly" in texts[3] and "plainly" in texts[4] and "not an address" in texts[6]
 
 
-@pytest.mark.slow
 def test_a_full_queue_is_said_and_a_token_is_asked_for(films, environment, tmp_path):
     token = tmp_path / "token"
     token.write_text("a-token-of-some-length\n")
