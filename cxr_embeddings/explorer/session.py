@@ -109,7 +109,8 @@ class Session:
         self.has_encoder = load_encoder is not None and films is not None
         self.jobs: dict[str, Work] = {}
         self._load_encoder, self._seed = load_encoder, seed
-        self._maps: dict[str, projection.Projection | Float32[np.ndarray, "film 2"]] = {}
+        self._pca: projection.Projection | None = None
+        self._umap: Float32[np.ndarray, "film 2"] | None = None
         self._heads: dict[str, tuple[Head, str]] = {}  # title of a colouring -> head and finding
         self._trained: dict[str, Trained] = {}
         self._validated: dict[str, tuple[int, Validation, Scored | None]] = {}
@@ -135,17 +136,17 @@ class Session:
     def pca(self) -> projection.Projection:
         """Films along the first two principal axes."""
         with self._mapping:
-            if "pca" not in self._maps:
-                self._maps["pca"] = projection.pca(self.embeddings.embedding, seed=self._seed)
-            return self._maps["pca"]  # type: ignore[return-value]  # by its name
+            if self._pca is None:
+                self._pca = projection.pca(self.embeddings.embedding, seed=self._seed)
+            return self._pca
 
     def coordinates(self, name: str) -> Float32[np.ndarray, "film 2"]:
         """Where films lie on a map, "pca" or "umap". Raises ValueError where it is not there."""
         if name == "pca":
             return self.pca().coordinates
-        if name not in self._maps:
+        if name != UMAP or self._umap is None:
             raise ValueError(f"there is no map {name}")
-        return self._maps[name]  # type: ignore[return-value]  # all but PCA's
+        return self._umap
 
     def start(self, job: str) -> None:
         """Starts to compute UMAP's map or how far off films lie, if that has not been started.
@@ -153,7 +154,7 @@ class Session:
         Raises:
             ValueError: there is no such job.
         """
-        doing = {UMAP: self._umap, OUTLYING: self._outlyingness}
+        doing = {UMAP: self._find_umap, OUTLYING: self._find_outlyingness}
         if job not in doing:
             raise ValueError(f"there is no job {job}")
         with self._mapping:
@@ -169,10 +170,10 @@ class Session:
         except Exception as error:  # the page says it
             self.jobs[job] = sentence(error)
 
-    def _umap(self) -> None:
-        self._maps[UMAP] = projection.umap(self.embeddings.embedding, self._seed)
+    def _find_umap(self) -> None:
+        self._umap = projection.umap(self.embeddings.embedding, self._seed)
 
-    def _outlyingness(self) -> None:
+    def _find_outlyingness(self) -> None:
         patient = bootstrap.patients(self.labels.patient_id)
         found = projection.outlyingness(self.embeddings.embedding, patient, self._seed)
         self.colourings[OUTLYING] = Colouring(OUTLYING, found)
@@ -383,7 +384,7 @@ class Session:
             raise ValueError("a head is being trained already: wait for it")
         try:
             maps = {"pca": self.coordinates("pca")}
-            maps |= {UMAP: self.coordinates(UMAP)} if UMAP in self._maps else {}
+            maps |= {} if self._umap is None else {UMAP: self._umap}
             taken = take_home(
                 self.output / name,
                 self.embeddings,
