@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from cxr_embeddings.encoder.card import Card
     from cxr_embeddings.heads.saved import Saved
     from cxr_embeddings.input_pipeline.embeddings.table import LeftOut
-    from cxr_embeddings.input_pipeline.films.decode import Batch
+    from cxr_embeddings.input_pipeline.films.decode import Batch, Prepared
     from cxr_embeddings.input_pipeline.films.film import InputFile
     from cxr_embeddings.input_pipeline.films.presets import Place
     from cxr_embeddings.loading import Encoder, Infer
@@ -142,11 +142,7 @@ def with_maps(encoder: Encoder, saved: Saved, take: Take) -> Callable[[int, str]
     from cxr_embeddings.heads.saved import check_encoder
 
     card, layer, shared = encoder.card, encoder.layer, encoder.mesh.shape["data"]
-    if layer not in MAP_OF:
-        raise ValueError(
-            f"the head is on the embedding {layer}, which is not the average of a map; expected a "
-            f"head on {', '.join(MAP_OF)}: train one on embeddings of such a layer"
-        )
+    check_layer(layer)
     check_encoder(saved.card, encoder.identity, math.prod(encoder.shape))
     if saved.card["per_study"] != "none":
         raise ValueError(
@@ -187,6 +183,33 @@ def _pieces(
             few = slice(start, start + part)
             piece = Batch(batch.image[few], batch.films[few], batch.places[few])
             yield piece, piece.image
+
+
+def check_layer(layer: str) -> None:
+    """Raises ValueError where an embedding is not the average of a map."""
+    if layer not in MAP_OF:
+        raise ValueError(
+            f"the embedding {layer} is not the average of a map, so that there are no heat maps; "
+            f"they need one of {', '.join(MAP_OF)}: train a head on embeddings of such a layer"
+        )
+
+
+def film_features(encoder: Encoder, film: Prepared) -> np.ndarray:
+    """The network's map of one film, float32 [row column channel], by a pass of its own."""
+    import numpy as np
+
+    from cxr_embeddings.encoder.embedding_layers import embedding_shape
+    from cxr_embeddings.input_pipeline.films.decode import Batch
+    from cxr_embeddings.input_pipeline.films.film import InputFile
+
+    check_layer(encoder.layer)
+    layer, films = MAP_OF[encoder.layer], encoder.mesh.shape["data"]
+    images = np.concatenate([film.image[None]] * films)
+    batch = Batch(images, [InputFile("film", "film")], [film.place])
+    ((_, rows),) = encoder.compiled(films, layer)([(batch, images)])
+    width = encoder.card.embeddings[encoder.layer]
+    shape = embedding_shape(width, layer, encoder.card.resolution)
+    return np.array(rows[0], np.float32).reshape(shape)
 
 
 def heat_maps(

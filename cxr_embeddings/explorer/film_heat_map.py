@@ -13,7 +13,7 @@ from jaxtyping import Float32
 
 from cxr_embeddings.explorer.classifier import Probe
 from cxr_embeddings.explorer.standard import Standard
-from cxr_embeddings.heat_maps import MAP_OF, HeatMap, heat_maps
+from cxr_embeddings.heat_maps import HeatMap, check_layer, film_features, heat_maps
 
 if TYPE_CHECKING:
     from cxr_embeddings.heads.saved import Saved
@@ -38,11 +38,7 @@ class HeatMaps:
 
     def __init__(self, encoder: Encoder, path: Sequence[str]) -> None:
         """Raises ValueError where the embedding is not the average of a map."""
-        if encoder.layer not in MAP_OF:
-            raise ValueError(
-                f"the embedding {encoder.layer} is not the average of a map, so that there are no "
-                f"heat maps; they need one of {', '.join(MAP_OF)}"
-            )
+        check_layer(encoder.layer)
         self._encoder, self._path = encoder, path
         self._features = functools.lru_cache(FILMS)(self._compute)
 
@@ -70,22 +66,13 @@ class HeatMaps:
 
     def _compute(self, row: int) -> tuple[Prepared, Float32[np.ndarray, "row column channel"]]:
         """The film as network input, and the network's map of it."""
-        from cxr_embeddings.encoder.embedding_layers import embedding_shape
-        from cxr_embeddings.input_pipeline.films.decode import Batch, Prepared
-        from cxr_embeddings.input_pipeline.films.film import InputFile
+        from cxr_embeddings.input_pipeline.films.decode import Prepared
 
-        encoder, path = self._encoder, self._path[row]
-        layer, card = MAP_OF[encoder.layer], encoder.card
-        with encoder.lock:
-            film = encoder.decoders[0](path)
+        with self._encoder.lock:
+            film = self._encoder.decoders[0](self._path[row])
             if not isinstance(film, Prepared):
                 raise ValueError(f"this film cannot be read: {film.reason.replace('_', ' ')}")
-            films = encoder.mesh.shape["data"]
-            images = np.concatenate([film.image[None]] * films)
-            batch = Batch(images, [InputFile(path, path)], [film.place])
-            ((_, rows),) = encoder.compiled(films, layer)([(batch, images)])
-        shape = embedding_shape(card.embeddings[encoder.layer], layer, card.resolution)
-        return film, np.array(rows[0], np.float32).reshape(shape)
+            return film, film_features(self._encoder, film)
 
 
 def _shown(found: HeatMap) -> Shown:

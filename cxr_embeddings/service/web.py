@@ -16,7 +16,6 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, NamedTuple
 
 import jinja2
-import numpy as np
 import orjson
 import prometheus_client
 from starlette.applications import Starlette
@@ -26,7 +25,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from cxr_embeddings import __version__
-from cxr_embeddings.heat_maps import MAP_OF, HeatMap, heat_maps
+from cxr_embeddings.heat_maps import HeatMap, film_features, heat_maps
 from cxr_embeddings.service import answers, instances, openapi, sources
 from cxr_embeddings.service.batching import Batcher, Embedded, Full, Unusable
 from cxr_embeddings.service.instances import BadInstance, Form, Instance
@@ -122,21 +121,12 @@ class Service:
 
     def _maps(self, head: Head, done: Embedded) -> dict[str, HeatMap]:
         """The heat maps of a head, by a second pass of the network over one film."""
-        from cxr_embeddings.encoder.embedding_layers import embedding_shape
-        from cxr_embeddings.input_pipeline.films.decode import Batch
-        from cxr_embeddings.input_pipeline.films.film import InputFile
-
         encoder = self.batcher.encoder
-        if encoder.layer not in MAP_OF:
-            raise Unusable(f"there are no heat maps of the embedding {encoder.layer}")
-        layer, films = MAP_OF[encoder.layer], encoder.mesh.shape["data"]
-        images = np.concatenate([done.film.image[None]] * films)
-        batch = Batch(images, [InputFile("film", "film")], [done.film.place])
         with self._mapping:
-            ((_, rows),) = encoder.compiled(films, layer)([(batch, images)])
-        width = encoder.card.embeddings[encoder.layer]
-        shape = embedding_shape(width, layer, encoder.card.resolution)
-        features = np.array(rows[0], np.float32).reshape(shape)
+            try:
+                features = film_features(encoder, done.film)
+            except ValueError as error:
+                raise Unusable(str(error)) from error
         found = heat_maps(encoder.card, head.saved, "film", done.film.place, features)
         return {one.finding: one for one in found}
 
