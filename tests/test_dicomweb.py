@@ -194,6 +194,7 @@ def test_a_real_archive_gives_back_its_films(orthanc, mimic):
         assert ours.PixelData == theirs.PixelData
 
 
+@pytest.mark.slow
 def test_reports_of_predictions_go_back_to_the_archive(orthanc, mimic, save_bundle, tmp_path):
     paths = sorted((mimic / "files").rglob("*.dcm"))[:20]
     encoder = cxr.load_encoder(save_bundle())

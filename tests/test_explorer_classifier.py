@@ -140,6 +140,7 @@ def test_folds_have_both_labels_and_whole_patients(seed):
     assert np.array_equal(fold, validation.deal(label, patient, folds, seed))
 
 
+@pytest.mark.slow
 def test_the_interval_holds_chance_where_there_is_no_signal():
     """Without the factor it would in 87 %; and scores of small folds are not biased."""
     held, values = 0, []

@@ -53,6 +53,7 @@ def maps(table):
     return {"pca": table.embedding[:, :2], "umap": table.embedding[:, 2:4]}
 
 
+@pytest.mark.slow
 def test_it_is_the_head_of_train_head(folder, films, tmp_path):
     table, labels = films
     taken = take_home(tmp_path / "home", table, labels, ["Edema"], maps(table), seed=3)

@@ -86,6 +86,7 @@ def largest_difference(a, b):
     return max(float(np.abs(np.asarray(x) - np.asarray(y)).max()) for x, y in pairs)
 
 
+@pytest.mark.slow
 def test_frozen_layers_and_all_statistics_stay():
     how = recipe(first_stage=8)  # the head alone
     _, first, last, _ = run(how, one_device(), 3)
