@@ -120,6 +120,7 @@ def training_step(model: EfficientNet, images: jax.Array) -> Callable:
     return jax.jit(jax.grad(loss, has_aux=True))
 
 
+@pytest.mark.slow
 def test_training_and_remat(monkeypatch):
     """Every statistic is updated, every parameter gets a gradient; with remat the same ones."""
     tiny.one_stage(monkeypatch)

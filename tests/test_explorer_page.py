@@ -283,6 +283,7 @@ def test_a_film_that_is_gone_is_said(films, tmp_path):
     page.stop()
 
 
+@pytest.mark.slow
 def test_a_head_that_is_taken_home_is_the_one_of_the_page(page, films):
     taken = say(page, "take_home", name="first", findings=[FINDING])
     assert "AUROC" in taken["summary"] and taken["heads"] == [f"head first: {FINDING}"]

@@ -94,6 +94,7 @@ def test_it_gives_what_the_network_gives(live, size, monkeypatch):
         assert difference(embeddings[:1], embeddings[1:2]) > 0.01, "images are told apart"
 
 
+@pytest.mark.slow
 def test_a_lite_network(images, monkeypatch):
     """Its numbers reach 6, where ReLU6 differs from ReLU."""
     monkeypatch.setitem(VARIANTS, "tiny", Variant(0.25, 0.6, 64, lite=True))

@@ -133,6 +133,7 @@ def copy(whole, tmp_path):
     return pathlib.Path(shutil.copytree(whole[0], tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_a_run_leaves_weights_with_a_card(data, whole):
     folder, result = whole
     card = load_card(folder / "weights")
@@ -153,6 +154,7 @@ def test_a_run_leaves_weights_with_a_card(data, whole):
     assert not [path for path in written if b"/p1000" in path.read_bytes()], "no film is named"
 
 
+@pytest.mark.slow
 def test_curves_are_written(whole):
     folder, _ = whole
     with (folder / "metrics.csv").open(newline="") as stream:
@@ -196,6 +198,7 @@ def test_killed_it_goes_on_with_the_same_losses(data, whole, tmp_path):
     assert again.returncode == 0 and "this run is finished" in again.stdout
 
 
+@pytest.mark.slow
 def test_it_goes_on_after_the_last_step(data, whole, copy):
     """Ended between the last checkpoint and the bundle: the weights are those that were trained."""
     (copy / "weights").rename(copy / ".weights.partial-1")
@@ -251,6 +254,7 @@ def test_a_file_in_the_place_of_a_folder_is_named(data, tmp_path):
     assert f"the folder {table} cannot be made (a file has this name)" in error(data, table)
 
 
+@pytest.mark.slow
 def test_other_films_of_tune_are_another_run(data, copy, tmp_path):
     """They choose the weights that are kept."""
     table = pandas.read_csv(data / "mimic/mimic-cxr-2.0.0-split.csv.gz", dtype=str)
@@ -275,6 +279,7 @@ def test_findings_with_films_of_both_classes_are_trained_on(data, tmp_path):
     assert "films of train have 'abnormal', 0 have not; expected films of both classes" in said
 
 
+@pytest.mark.slow
 def test_a_folder_of_another_run_is_refused(data, copy):
     changed = {"training.temperature": 0.2}
     assert "temperature: '0.1' there, '0.2' asked for" in error(data, copy, changed)
@@ -290,6 +295,7 @@ def test_a_folder_of_another_run_is_refused(data, copy):
     assert "it is not a run of this command" in error(data, copy, changed)
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_named(data, copy):
     shutil.rmtree(copy / "weights")
     for file in (copy / f"checkpoints/{STEPS}/state").rglob("*"):
@@ -298,11 +304,13 @@ def test_a_damaged_checkpoint_is_named(data, copy):
     assert re.search(f"checkpoints/{STEPS} cannot be read .* move that folder", error(data, copy))
 
 
+@pytest.mark.slow
 def test_a_folder_is_held_by_one_run(data, copy):
     with run_folder.claim(str(copy)):
         assert "another run is writing to" in error(data, copy)
 
 
+@pytest.mark.slow
 def test_it_starts_from_a_bundle(whole, tmp_path, capsys):
     """With another head, which then is made of random numbers."""
     card = load_card(whole[0] / "weights")

@@ -98,6 +98,7 @@ def test_frozen_layers_and_all_statistics_stay():
     assert largest_difference(first.params["head"], last.params["head"]) > 1e-4
 
 
+@pytest.mark.slow
 def test_what_is_left_holds_the_first_weights_share():
     _, _, last, _ = on_one_device()
     how, began = recipe(first_share=0.25), first_variables()
