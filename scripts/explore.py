@@ -60,6 +60,8 @@ def explore(options: Options) -> int:
     sys.stdout.flush()
     try:
         page.wait()
+    except KeyboardInterrupt:
+        print("\nstopped: all labels are saved")
     finally:
         page.stop()
     return 0
