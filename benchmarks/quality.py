@@ -101,6 +101,8 @@ def sources(encoders: str, work: pathlib.Path) -> list[Source]:
     """The encoders that the command line names."""
     named = [one.partition("=")[::2] for one in encoders.split(",")]
     like = named[0][1].format(fold=0)
+    if like in ("random", PIXELS):
+        raise SystemExit(f"the first encoder is {like}; expected a bundle, which the others follow")
     paths = {
         name: [path.format(fold=k) for k in range(FOLDS if "{fold}" in path else 1)]
         for name, path in named
