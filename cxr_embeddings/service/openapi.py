@@ -54,30 +54,11 @@ def describe(predict_route: str, most: int) -> Schema:
 
 
 def _request(most: int) -> Schema:
-    toolkit = {
-        "type": "object",
-        "properties": {"b64": _BYTES},
-        "required": ["b64"],
-        "additionalProperties": False,
-    }
-    plain = {
-        "type": "object",
-        "properties": {**_SOURCES, "bearer_token": {"type": "string"}, "extensions": _EXTENSIONS},
-        "oneOf": _ONE_SOURCE,
-        "additionalProperties": False,
-    }
-    image = {
-        "type": "object",
-        "properties": {**_SOURCES, "access_credential": {"type": "string"}},
-        "oneOf": _ONE_SOURCE,
-        "additionalProperties": False,
-    }
-    medsiglip = {
-        "type": "object",
-        "properties": {"image": image},
-        "required": ["image"],
-        "additionalProperties": False,
-    }
+    toolkit = _object({"b64": _BYTES}, required=["b64"])
+    more: Schema = {"bearer_token": {"type": "string"}, "extensions": _EXTENSIONS}
+    plain = _object({**_SOURCES, **more}, oneOf=_ONE_SOURCE)
+    image = _object({**_SOURCES, "access_credential": {"type": "string"}}, oneOf=_ONE_SOURCE)
+    medsiglip = _object({"image": image}, required=["image"])
     listed = {
         "type": "array",
         "items": {"anyOf": [toolkit, plain, medsiglip]},
@@ -85,6 +66,11 @@ def _request(most: int) -> Schema:
         "maxItems": most,
     }
     return {"type": "object", "properties": {"instances": listed}, "required": ["instances"]}
+
+
+def _object(properties: Schema, **more: object) -> Schema:
+    """An object without other properties."""
+    return {"type": "object", "properties": properties, "additionalProperties": False, **more}
 
 
 _ANSWER: Schema = {

@@ -97,7 +97,7 @@ async function next(skipped = null) {
     const passed = new Set(visited.map((one) => one.row));
     row = [...map.selected].find((one) => !passed.has(one)) ?? null;
   } else row = (await say("next", { finding, how, skipped })).row;
-  if (row === null) return tell(how === "selected" ? "All films of the selection have been shown." : "No film is left to label in this way.");
+  if (row === null) return tell(how === "selected" ? "All films of the selection have been shown." : "No film is left to label in this way. Click a point of the map to see a film, or choose another way.");
   await show(row, { selected: "looked_up", "held out": "random" }[how] ?? how);
 }
 
