@@ -27,6 +27,7 @@ const fail = (error) => tell(error.message);
 async function show(row, chosen, step = true) {
   if (step) { visited = [...visited.slice(0, here + 1), { row, chosen }]; here = visited.length - 1; }
   map.setCurrent(row);
+  if (!state.problem && !lost) tell(""); // a hint has been followed
   film = null;
   describe();
   const [about] = await Promise.all([ask("film", { row }), panel.show(row, finding)]);
