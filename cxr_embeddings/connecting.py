@@ -122,7 +122,7 @@ def _embed(
                     rejected.append(LeftOut(name, "rejected", found["error"]["description"]))
                 else:
                     embedded.append(name)
-                    rows.append(found["general_img_emb"])
+                    rows += found["general_img_emb"]
                 bar.update()
     width = int(np.prod(encoder.identity["shape"]))  # type: ignore[call-overload]  # of JSON
     table = np.array(rows, np.float32).reshape(-1, width)

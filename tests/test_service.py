@@ -2,24 +2,20 @@
 
 import base64
 import concurrent.futures
-import contextlib
 import http.server
 import json
 import os
 import pathlib
 import signal
-import socket
 import subprocess
 import threading
 import time
-import urllib.error
-import urllib.request
 
 import numpy as np
 import pandas as pd
 import pytest
 import running
-from conftest import REPOSITORY
+from services import ask, inline, near, predict, serving
 
 import cxr_embeddings as cxr
 from cxr_embeddings.input_pipeline import tfrecord
@@ -27,50 +23,6 @@ from cxr_embeddings.input_pipeline import tfrecord
 pytestmark = pytest.mark.slow  # servers are started
 
 FINDING = "Lung Opacity"
-
-
-@contextlib.contextmanager
-def serving(*options, environment):
-    """A service on a free port; gives its address and its process."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = running.command("serve", *options, f"--port={port}", "--engine=jax")
-    process = subprocess.Popen(command, env=environment, cwd=REPOSITORY, stderr=subprocess.PIPE)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(600):
-            with contextlib.suppress(OSError):
-                if ask(f"{url}/health")[0] == 200:
-                    break
-            assert process.poll() is None, process.stderr.read().decode()
-            time.sleep(0.1)
-        yield url, process
-    finally:
-        process.terminate()
-        process.communicate(timeout=60)
-
-
-def ask(url, body=None, **headers):
-    """The status, the headers and the body of an answer."""
-    data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, headers)
-    try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return answer.status, answer.headers, answer.read()
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, error.headers, error.read()
-
-
-def predict(url, *instances, path="/predict"):
-    status, _, body = ask(url + path, {"instances": instances})
-    assert status == 200, body
-    return json.loads(body)["predictions"]
-
-
-def inline(path):
-    return {"input_bytes": base64.b64encode(pathlib.Path(path).read_bytes()).decode()}
 
 
 @pytest.fixture(scope="module")
@@ -104,10 +56,6 @@ def service(films, head, environment):
         yield url, process
 
 
-def near(found, expected):
-    return np.abs(np.float32(found) - expected).max() <= 1e-5 * np.abs(expected).max()
-
-
 def test_each_protocol_gets_the_numbers_of_the_encoder(service, films):
     url, path = service[0], films["paths"][0]
     (expected,) = cxr.load_encoder(films["bundle"], engine="jax").embed([path]).embedding
@@ -121,7 +69,7 @@ def test_each_protocol_gets_the_numbers_of_the_encoder(service, films):
             for one in (toolkit, inline(path), {"image": inline(path)})
         )
         assert near(numbers, expected)
-        assert plain == {"general_img_emb": numbers}
+        assert plain == {"general_img_emb": [numbers]}
         assert image == {"embedding": numbers, "input_type": "image"}
 
 
@@ -166,10 +114,10 @@ def test_one_size_gives_the_bits_of_embed_py(
         _,
     ):
         found = predict(url, *map(inline, paths))
-        alone = predict(url, inline(paths[0]))[0]["general_img_emb"]
+        (alone,) = predict(url, inline(paths[0]))[0]["general_img_emb"]
     assert len(expected) == len(paths)
     for path, one in zip(paths, found, strict=True):
-        assert np.array_equal(np.float32(one["general_img_emb"]), expected[path])
+        assert np.array_equal(np.float32(one["general_img_emb"]), [expected[path]])
     assert np.array_equal(np.float32(alone), expected[paths[0]])
 
 
@@ -272,7 +220,8 @@ def test_films_are_fetched_from_the_list_of_places_alone(films, environment):
             f"--allow={place}/moved",
         )
         uid = "studies/1.2/series/1.3/instances/1.4"
-        with serving(*options, environment=environment) as (url, _):
+        own = environment | {"DICOMWEB_TOKEN": "right"}
+        with serving(*options, environment=own) as (url, _):
             found = predict(
                 url,
                 {"dicomweb_uri": f"{place}/good/{uid}", "bearer_token": "right"},
@@ -284,10 +233,15 @@ def test_films_are_fetched_from_the_list_of_places_alone(films, environment):
                 {"dicomweb_uri": f"{place}/goodness/{uid}"},
                 {"dicomweb_uri": "file:///etc/passwd"},
                 {"gcs_uri": "gs://bucket/film.dcm"},
+                *(
+                    {"image": {"dicomweb_uri": f"{place}/good/{uid}", "access_credential": token}}
+                    for token in ("right", "application_default")
+                ),
             )
         archive.shutdown()
     assert near(found[0]["general_img_emb"], films["table"].embedding[2])
-    texts = [one["error"]["description"] for one in found[1:]]
+    assert near([one["embedding"] for one in found[-2:]], films["table"].embedding[2])
+    texts = [one["error"]["description"] for one in found[1:-2]]
     assert "answered 401" in texts[0] and "answered 302" in texts[1]
     assert all("not fetch films from there" in texts[i] for i in (2, 5, 7))
     assert "plainly" in texts[3] and "plainly" in texts[4] and "not an address" in texts[6]

@@ -22,7 +22,7 @@ def embedding(form: Form, vector: np.ndarray) -> object:
         return [vector]  # its client reads predictions[0][0]
     if form == "medsiglip":
         return {"embedding": vector, "input_type": "image"}
-    return {"general_img_emb": vector}
+    return {"general_img_emb": [vector]}  # its schema has rows of numbers
 
 
 def error(form: Form, text: str, code: str) -> object:

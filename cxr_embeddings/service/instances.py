@@ -26,6 +26,7 @@ _SOURCES = ("input_bytes", "gcs_uri", "dicomweb_uri")
 _V2 = {*_SOURCES, "bearer_token", "prompt_query", "extensions"}
 _MEDSIGLIP = {*_SOURCES, "access_credential"}
 _EXTENSIONS = {"heads", "heat_maps"}
+SERVERS_OWN = "application_default"  # MedSigLIP's word for the credentials that the server has
 
 
 class BadInstance(ValueError):
@@ -70,7 +71,8 @@ def read(given: object) -> Instance:
         if "image_url" in image:
             raise BadInstance("image_url is not fetched: send input_bytes")
         _only(image, _MEDSIGLIP)
-        return _of_source("medsiglip", image, image.get("access_credential"))
+        token = image.get("access_credential")
+        return _of_source("medsiglip", image, None if token == SERVERS_OWN else token)
     _only(given, _V2)
     if "bearer_token" in given and "input_bytes" in given:
         raise BadInstance("bearer_token is for an address, not for input_bytes")

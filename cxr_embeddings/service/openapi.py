@@ -19,9 +19,15 @@ _EXTENSIONS: Schema = {
     "properties": {"heads": {"type": "boolean"}, "heat_maps": {"type": "boolean"}},
     "additionalProperties": False,
 }
-_ERROR: Schema = {
+_ERROR: Schema = {  # as Google's APIs have it
     "type": "object",
-    "properties": {"error": {"type": "string"}},
+    "properties": {
+        "error": {
+            "type": "object",
+            "properties": {"code": {"type": "integer"}, "message": {"type": "string"}},
+            "required": ["code", "message"],
+        }
+    },
     "required": ["error"],
 }
 

@@ -144,8 +144,7 @@ def application(service: Service, predict_route: str, health_route: str) -> Star
     def guarded(act: Callable[[Request], object]) -> Callable:
         async def endpoint(request: Request) -> Response:
             if service.token and not _bears(request, service.token):
-                headers = {"WWW-Authenticate": "Bearer"}
-                return JSONResponse({"error": "this needs a bearer token"}, 401, headers)
+                return _refused(401, "This service asks for a bearer token.")
             found = act(request)
             return await found if asyncio.iscoroutine(found) else found  # type: ignore[return-value]
 
@@ -231,8 +230,11 @@ def _model(service: Service) -> str:
 
 
 def _refused(status: int, text: str) -> Response:
+    """An error in the form of Google's APIs: their clients read no other, and ask again by it."""
     headers = {"Retry-After": RETRY_AFTER} if status in (429, 503) else {}
-    return JSONResponse({"error": text}, status, headers)
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return JSONResponse({"error": {"code": status, "message": text}}, status, headers)
 
 
 async def _predict(service: Service, request: Request) -> Response:
