@@ -1,4 +1,4 @@
-"""How fast the service is: throughput with many clients, latency of one film, and memory.
+"""How fast the service is: throughput with many clients, latency alone and under load, and memory.
 
 Beside it `embed.py` on the same films, and the way of the original container, one by one.
 """
@@ -8,6 +8,7 @@ import concurrent.futures
 import glob
 import http.client
 import json
+import math
 import pathlib
 import statistics
 import subprocess
@@ -23,6 +24,7 @@ from cxr_embeddings.input_pipeline.films import decode
 from cxr_embeddings.input_pipeline.films.film import InputFile
 
 PORT = 8377
+LOAD = 0.8  # of the throughput that was just measured
 
 
 def run(
@@ -39,18 +41,31 @@ def run(
     try:
         wait_for_health()
         ways = {
-            f"service, {clients} clients": lambda: ask_many(bodies, clients, requests),
-            "service, 1 client": lambda: ask_many(bodies, 1, requests // 4),
+            f"service, {clients} clients": lambda: ask_many(bodies, clients, requests)[0],
+            "service, 1 client": lambda: ask_many(bodies, 1, requests // 4)[0],
             "embed.py": lambda: embed(weights, paths, requests),
         }
         rates: dict[str, list[float]] = {name: [] for name in ways}
+        tails: dict[str, list[np.ndarray]] = {}
         for _ in range(rounds):
             for name, way in ways.items():
                 rates[name].append(way())
+            many, one = (LOAD * found[-1] for found in list(rates.values())[:2])
+            loads = {
+                "service": (clients, many),
+                "one by one": (1, one),
+                "one by one, the service's load": (1, many),
+            }
+            for name, (callers, rate) in loads.items():
+                _, seconds = ask_many(bodies, callers, requests, rate)
+                tails.setdefault(name, []).append(np.quantile(seconds, (0.5, 0.99)))
         for name, found in rates.items():
             print(f"{name:22} {statistics.median(found):6.1f} films a second")
         whole, alone = (statistics.median(rates[name]) for name in (next(iter(ways)), "embed.py"))
         print(f"service / embed.py {whole / alone:.2f}")
+        for name, found in tails.items():
+            median, last = 1000 * np.median(found, axis=0)
+            print(f"at {LOAD:.0%} load, {name:30} median {median:6.0f} ms, p99 {last:6.0f} ms")
         latency(weights, bodies, paths)
         if soak:
             before = memory(server.pid)
@@ -74,21 +89,33 @@ def wait_for_health() -> None:
     sys.exit("the service does not become ready")
 
 
-def ask_many(bodies: list[bytes], clients: int, requests: int) -> float:
-    """Films a second of so many clients, each with a connection that it keeps."""
+def ask_many(
+    bodies: list[bytes], clients: int, requests: int, rate: float = math.inf
+) -> tuple[float, np.ndarray]:
+    """Films a second, and the seconds from when each film was due until its answer.
 
-    def client(number: int) -> None:
+    Args:
+        bodies: of the requests, in turn.
+        clients: each with a connection that it keeps; a film that is due waits for a free one.
+        requests: in all.
+        rate: films a second that are due, as a Poisson process; infinite: all are due at once.
+    """
+    due = np.cumsum(np.random.default_rng(0).exponential(1 / rate, requests))
+    seconds, turn, start = np.empty(requests), iter(range(requests)), time.perf_counter()
+
+    def client(_: int) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", PORT)
-        for i in range(number, requests, clients):
+        for i in turn:
+            time.sleep(max(0.0, start + due[i] - time.perf_counter()))
             connection.request("POST", "/predict", bodies[i % len(bodies)])
             answer = connection.getresponse()
             data = answer.read()
             assert answer.status == 200, data[:200]
+            seconds[i] = time.perf_counter() - start - due[i]
 
-    start = time.perf_counter()
     with concurrent.futures.ThreadPoolExecutor(clients) as threads:
         list(threads.map(client, range(clients)))
-    return requests / (time.perf_counter() - start)
+    return requests / (time.perf_counter() - start), seconds
 
 
 def embed(weights: str, paths: list[str], films: int) -> float:
