@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import pathlib
 import re
 import threading
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float32
 from typing_extensions import TypedDict
 
 from cxr_embeddings.common import machine
-from cxr_embeddings.errors import sentence
-from cxr_embeddings.explorer import projection, validation
+from cxr_embeddings.explorer import validation
 from cxr_embeddings.explorer.choosing import Chooser
 from cxr_embeddings.explorer.classifier import Classifier, Examples, Probe
 from cxr_embeddings.explorer.colourings import Colouring
 from cxr_embeddings.explorer.film_heat_map import HeatMaps, Shown
 from cxr_embeddings.explorer.label_file import LabelFile
+from cxr_embeddings.explorer.maps import Maps
 from cxr_embeddings.explorer.pictures import Films
 from cxr_embeddings.explorer.take_home import TakenHome, take_home
 from cxr_embeddings.explorer.validation import Measured, Scored, Validation
 from cxr_embeddings.heads import features
-from cxr_embeddings.heads.statistics import bootstrap
 
 if TYPE_CHECKING:
     from cxr_embeddings.heads.statistics.results import Rates
@@ -35,12 +35,9 @@ if TYPE_CHECKING:
 
 NEAREST = 8  # films beside the one that is shown
 LABEL = ("negative", "positive", "unknown")  # what the map's colours of labels stand for
-SCORE, OUTLYING = "score", "distance to the nearest film"
-UMAP = "umap"
+SCORE = "score"
 HELD_OUT = "held out"  # a way to choose: at random, of the films that were set aside
 NAME = re.compile(r"[\w-][\w .-]{0,60}")  # of a folder that is taken home
-
-Work = Literal["working", "ready"] | str  # else: why it failed
 
 
 class Neighbour(TypedDict):
@@ -75,6 +72,8 @@ class Session:
         embeddings, labels, films: as they were given; films is None without a folder of films.
         held_out: films that were set aside; None where none were.
         colourings: by name, of what the map may be coloured by beside labels and scores.
+        maps: where films lie.
+        heads: the colourings that are scores of heads -> the head, and which of its findings.
     """
 
     def __init__(
@@ -94,12 +93,9 @@ class Session:
         """Nothing large is computed yet.
 
         Args:
-            embeddings, labels, held_out: of the same films.
             output: folder in which heads are taken home.
-            films: their pictures.
             load_encoder: loads the encoder of the embeddings, for heat maps.
             head: whose scores and heat maps are shown.
-            colourings: of the map.
             reader: name that the page offers.
             seed: of all that is drawn.
         """
@@ -107,88 +103,37 @@ class Session:
         self.held_out, self.reader, self.output = held_out, reader, output
         self.colourings = {one.title: one for one in colourings}
         self.has_encoder = load_encoder is not None and films is not None
-        self.jobs: dict[str, Work] = {}
+        self.maps = Maps(embeddings.embedding, labels.patient_id, self.colourings, seed)
+        self.heads: dict[str, tuple[Head, str]] = {}
         self._load_encoder, self._seed = load_encoder, seed
-        self._pca: projection.Projection | None = None
-        self._umap: Float32[np.ndarray, "film 2"] | None = None
-        self._heads: dict[str, tuple[Head, str]] = {}  # title of a colouring -> head and finding
         self._trained: dict[str, Trained] = {}
         self._validated: dict[str, tuple[int, Validation, Scored | None]] = {}
         self._skipped: dict[str, set[int]] = {}
         self._fitting, self._validating = threading.RLock(), threading.Lock()
-        self._mapping, self._seeing, self._taking = (threading.Lock() for _ in range(3))
+        self._seeing, self._taking = threading.Lock(), threading.Lock()
         if held_out is not None:
-            parts = ("the others", "set aside")
-            self.colourings["set aside"] = Colouring(
-                "set aside", held_out.astype(np.float32), parts
-            )
+            aside, parts = held_out.astype(np.float32), ("the others", "set aside")
+            self.colourings["set aside"] = Colouring("set aside", aside, parts)
         if head:
             self._add_head(head, "")
 
     def prepare(self) -> None:
         """Computes what the page asks for first, so that it finds it there."""
-        self.pca()
+        self.maps.pca()
         with self._fitting:
             self._chooser  # noqa: B018  reads all embeddings once
 
-    # The map
-
-    def pca(self) -> projection.Projection:
-        """Films along the first two principal axes."""
-        with self._mapping:
-            if self._pca is None:
-                self._pca = projection.pca(self.embeddings.embedding, seed=self._seed)
-            return self._pca
-
-    def coordinates(self, name: str) -> Float32[np.ndarray, "film 2"]:
-        """Where films lie on a map, "pca" or "umap". Raises ValueError where it is not there."""
-        if name == "pca":
-            return self.pca().coordinates
-        if name != UMAP or self._umap is None:
-            raise ValueError(f"there is no map {name}")
-        return self._umap
-
-    def start(self, job: str) -> None:
-        """Starts to compute UMAP's map or how far off films lie, if that has not been started.
-
-        Raises:
-            ValueError: there is no such job.
-        """
-        doing = {UMAP: self._find_umap, OUTLYING: self._find_outlyingness}
-        if job not in doing:
-            raise ValueError(f"there is no job {job}")
-        with self._mapping:
-            if self.jobs.get(job) in ("working", "ready"):
-                return
-            self.jobs[job] = "working"
-        threading.Thread(target=self._do, args=(job, doing[job]), daemon=True).start()
-
-    def _do(self, job: str, work: Callable[[], None]) -> None:
-        try:
-            work()
-            self.jobs[job] = "ready"
-        except Exception as error:  # the page says it
-            self.jobs[job] = sentence(error)
-
-    def _find_umap(self) -> None:
-        self._umap = projection.umap(self.embeddings.embedding, self._seed)
-
-    def _find_outlyingness(self) -> None:
-        patient = bootstrap.patients(self.labels.patient_id)
-        found = projection.outlyingness(self.embeddings.embedding, patient, self._seed)
-        self.colourings[OUTLYING] = Colouring(OUTLYING, found)
+    # Films
 
     def values(self, colouring: str, finding: str) -> Float32[np.ndarray, " film"]:
         """The number of every film in a colouring; of labels the place in `LABEL`.
 
-        Raises:
-            ValueError: there is no such colouring or finding.
+        Raises ValueError where there is no such colouring or finding.
         """
         if colouring == SCORE:
             probe = self.trained(finding).probe
-            return (
-                probe.logit if probe else np.full(len(self.labels.patient_id), np.float32(np.nan))
-            )
+            films = len(self.labels.patient_id)
+            return probe.logit if probe else np.full(films, np.float32(np.nan))
         if colouring == "label":
             return self._said(finding)
         if colouring not in self.colourings:
@@ -201,8 +146,6 @@ class Session:
         values = np.where(labels.said, np.float32(LABEL.index("unknown")), np.float32(np.nan))
         values[labels.film] = labels.label
         return values
-
-    # Films
 
     def nearest(self, row: int) -> list[Neighbour]:
         """The films whose embeddings have the largest cosine, of other patients where known."""
@@ -231,29 +174,26 @@ class Session:
     def search(self, text: str, most: int = 20) -> list[int]:
         """Films whose ids hold a text, in upper or lower case."""
         wanted = text.strip().casefold()
-        found = (i for i, name in enumerate(self._names) if wanted in name)
-        return [i for i, _ in zip(found, range(most), strict=False)] if wanted else []
-
-    @functools.cached_property
-    def _names(self) -> list[str]:
-        return [name.casefold() for name in self.embeddings.image_id]
+        names = enumerate(self.embeddings.image_id)
+        found = (i for i, name in names if wanted in name.casefold())
+        return [*itertools.islice(found, most)] if wanted else []
 
     def heat_map(self, row: int, of: str, finding: str) -> Shown:
         """Where the classifier ("score"), or a head by the name of its colouring, sees a finding.
 
-        Raises:
-            ValueError: there is no encoder, no classifier yet, or no such head.
+        Raises ValueError where there is no encoder, no classifier yet, or no such head.
         """
-        if of != SCORE and of not in self._heads:
-            raise ValueError(f"there is no head called {of}")
-        probe = self.trained(finding).probe if of == SCORE else None
-        if of == SCORE and probe is None:
+        if of != SCORE:
+            if of not in self.heads:
+                raise ValueError(f"there is no head called {of}")
+            head, name = self.heads[of]
+            with self._seeing:
+                return self._heat_maps.of_head(row, head.saved, name)
+        probe = self.trained(finding).probe
+        if probe is None:
             raise ValueError("there is no classifier yet: label films of both kinds")
         with self._seeing:
-            if probe:
-                return self._heat_maps.of_probe(row, probe, self._classifier.standard)
-            head, name = self._heads[of]
-            return self._heat_maps.of_head(row, head.saved, name)
+            return self._heat_maps.of_probe(row, probe, self._classifier.standard)
 
     @functools.cached_property
     def _heat_maps(self) -> HeatMaps:
@@ -267,24 +207,16 @@ class Session:
         """How many films are labelled."""
         said = self._said(finding)
         aside = 0 if self.held_out is None else int((said[self.held_out] < 2).sum())
-        found = {name: int((said == i).sum()) for i, name in enumerate(LABEL)}
-        return Counts(
-            positive=found["positive"],
-            negative=found["negative"],
-            unknown=found["unknown"],
-            held_out=aside,
-        )
+        negative, positive, unknown = (int((said == i).sum()) for i in range(len(LABEL)))
+        return Counts(positive=positive, negative=negative, unknown=unknown, held_out=aside)
 
     def next(self, finding: str, how: str, skipped: int | None = None) -> int | None:
         """The film to label next; None where all are labelled, skipped or set aside.
 
         Args:
             finding: to be labelled.
-            how: as of `Chooser.next`, or `HELD_OUT`.
+            how: as of `Chooser.next`, or `HELD_OUT`; another one raises ValueError.
             skipped: a film that is not to be suggested again for this finding.
-
-        Raises:
-            ValueError: an argument is unknown.
         """
         self._check(finding)
         with self._fitting:
@@ -343,11 +275,9 @@ class Session:
 
     def rates(self, finding: str, threshold: float, held_out: bool) -> Rates | None:
         """What happens at a threshold of the logit; None where nothing can be measured."""
-        if held_out:
-            scored = self._scored_aside(finding)
-            return validation.rates_at(scored, threshold) if scored else None
-        self.validation(finding)
-        scored = self._validated[finding][2]
+        if not held_out:
+            self.validation(finding)
+        scored = self._scored_aside(finding) if held_out else self._validated[finding][2]
         with machine.one_blas_thread():
             return validation.rates_at(scored, threshold) if scored else None
 
@@ -369,10 +299,8 @@ class Session:
     def take_home(self, name: str, findings: Sequence[str]) -> TakenHome:
         """Trains a head on the labels, and writes it with all else to a new folder.
 
-        Raises:
-            ValueError: the name is none for a folder, the labels are too few, or a head is being
-                trained already.
-            OSError: the folder cannot be written.
+        Raises as `take_home.take_home`, and ValueError where the name is none for a folder, or a
+        head is being trained already.
         """
         if not NAME.fullmatch(name) or name.endswith((".", " ")):
             raise ValueError(
@@ -383,17 +311,8 @@ class Session:
         if not self._taking.acquire(blocking=False):
             raise ValueError("a head is being trained already: wait for it")
         try:
-            maps = {"pca": self.coordinates("pca")}
-            maps |= {} if self._umap is None else {UMAP: self._umap}
-            taken = take_home(
-                self.output / name,
-                self.embeddings,
-                self.labels,
-                findings,
-                maps,
-                self.held_out,
-                seed=self._seed,
-            )
+            films = self.embeddings, self.labels, findings, self.maps.coordinates(), self.held_out
+            taken = take_home(self.output / name, *films, seed=self._seed)
             self._add_head(taken.head, name)
             return taken
         finally:
@@ -417,12 +336,7 @@ class Session:
             title = f"head {name}: {finding}" if name else f"head: {finding}"
             values = predicted[f"{finding}_logit"].to_numpy(np.float32)
             self.colourings[title] = Colouring(title, values)
-            self._heads[title] = head, finding
-
-    @property
-    def heads(self) -> list[str]:
-        """The colourings that are scores of heads."""
-        return [*self._heads]
+            self.heads[title] = head, finding
 
     def close(self) -> None:
         """Ends the processes that decode films."""
