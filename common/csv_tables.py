@@ -1,14 +1,17 @@
 """The one reader of CSV tables: whole and bounded, every value as the text that stands there."""
 
 import csv
+import difflib
 import gzip
 import io
 import os
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from cxr_embeddings.common import files, paths
+
+_OTHERS = {";": "semicolons", "\t": "tabs"}  # between values, where commas are expected
 
 
 def read_rows(
@@ -35,8 +38,10 @@ def read_rows(
                 continue
             values = [value.strip() for value in row] if strip or not header else row
             header = header or values
-            if len(header) == 1 and ";" in header[0]:
-                raise ValueError(f"{path} has semicolons between its values: save it with commas")
+            if len(header) == 1 and (mark := next((m for m in _OTHERS if m in header[0]), "")):
+                raise ValueError(
+                    f"{path} has {_OTHERS[mark]} between its values: save it with commas"
+                )
             if len(row) != len(header):
                 raise ValueError(
                     f"row {number} of {path} has {len(row)} values, its header {len(header)}; "
@@ -88,3 +93,29 @@ def read_records(path: str) -> list[dict[str, str]]:
 def plain(name: str) -> str:
     """A name without case, spaces, `_` and `#`: `Patient ID`, `patient_id` and `PatientID`."""
     return re.sub(r"[\s_#]+", "", name).casefold()
+
+
+def alike(name: str, names: Iterable[str]) -> list[str]:
+    """Those of `names` that are `name`: the same text if there is one, else the same but plain."""
+    names = list(names)
+    return [name] if name in names else [other for other in names if plain(other) == plain(name)]
+
+
+def find(name: str, names: Iterable[str], where: str, what: str = "column") -> str:
+    """The one of `names` that is `name`, as `alike` has it; `where` and `what` are for the error.
+
+    Raises:
+        ValueError: there is none, or more than one.
+    """
+    names = list(names)
+    found = alike(name, names)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ValueError(f"{where} has {found} for the {what} {name!r}: write one as it is there")
+    by_plain = {plain(other): other for other in names}
+    close = difflib.get_close_matches(plain(name), by_plain, 3)
+    close += [key for key in by_plain if plain(name) in key and key not in close][:3]
+    meant = " or ".join(repr(by_plain[key]) for key in close)
+    hint = f"did you mean {meant}? There" if close else "there"
+    raise ValueError(f"{where} has no {what} {name!r}; {hint} are: {', '.join(names)}")

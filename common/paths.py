@@ -96,6 +96,14 @@ def bill(project: str | None) -> None:
         fsspec.config.set_conf_env(fsspec.config.conf)
 
 
+def names_in(path: str) -> set[str]:
+    """Names of what lies in a local or remote folder; none where there is no folder."""
+    fs, inner = file_system(path)
+    if not fs.isdir(inner):
+        return set()
+    return {posixpath.basename(name.rstrip("/")) for name in fs.ls(inner, detail=False)}
+
+
 def files_below(folder: str) -> dict[str, Info]:
     """Every file below a folder: its name there -> what its file system says of it, as its `size`.
 

@@ -6,6 +6,7 @@ import re
 import tarfile
 from collections.abc import Iterator
 from typing import Any, TypeVar
+from xml.etree import ElementTree
 
 Checked = TypeVar("Checked")
 Schema = TypeVar("Schema", bound=type)
@@ -103,6 +104,14 @@ def _problem(found: Any) -> str:
     value = found["input"]
     shown = f"a {type(value).__name__}" if isinstance(value, dict | list) else repr(value)[:80]
     return f"{field or 'the whole'} is {shown}, {said}"
+
+
+def read_xml(data: bytes) -> ElementTree.Element | None:
+    """The root of an XML file; None if it is none, or has entities, which may unfold endlessly."""
+    try:
+        return None if b"<!ENTITY" in data else ElementTree.fromstring(data)
+    except (ValueError, ElementTree.ParseError):
+        return None
 
 
 class TarMember(tarfile.TarInfo):

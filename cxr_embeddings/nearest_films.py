@@ -39,8 +39,8 @@ def compare_neighbours(
         raise ValueError("a picture needs both --input and --output; only one of them is given")
     if output and (picture := paths.typed_file(output, "--output")).suffix.lower() != ".png":
         raise ValueError(f"--output is {picture}; expected a file *.png")
+    from cxr_embeddings.common.csv_tables import plain
     from cxr_embeddings.heads import similarity as near
-    from cxr_embeddings.heads.labels.columns import plain
     from cxr_embeddings.heads.labels.findings import NO_FINDING
     from cxr_embeddings.heads.statistics import bootstrap
     from cxr_embeddings.input_pipeline.embeddings.table import read_table

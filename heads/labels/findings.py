@@ -7,10 +7,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float32
 
-from cxr_embeddings.common.csv_tables import plain
+from cxr_embeddings.common.csv_tables import alike, find, plain
 from cxr_embeddings.common.finding_names import CHEXPERT, NIH, NIH_COLUMN, NO_FINDING, VALUES
-
-from .columns import alike, find
 
 TABLES = {"CheXpert or NegBio": CHEXPERT, "ChestX-ray14": NIH}  # known by having all the columns
 

@@ -5,8 +5,9 @@ import re
 import numpy as np
 from jaxtyping import Int64, Shaped
 
+from cxr_embeddings.common.csv_tables import find
+
 from ..statistics.results import Note
-from .columns import find
 from .label_table import Examples, LabelTable, note
 from .matching import KEYS, Facts, film_ids, near_misses, place, read_facts, take, with_ids
 from .splits import SPLITS, check_patients, check_used, named_splits, random_splits

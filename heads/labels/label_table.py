@@ -7,10 +7,11 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float32, Int64, Shaped
 
+from cxr_embeddings.common.csv_tables import alike, find
 from cxr_embeddings.configs.schema import LabelsConfig
 
 from ..statistics.results import Note
-from .columns import alike, find, read_table, role_columns
+from .columns import read_table, role_columns
 from .findings import decide, read_findings, split_finding_labels
 from .matching import Facts, FilmIds
 

@@ -1,19 +1,17 @@
 """Finds the row of a table that is about a film, a study or a patient."""
 
-import collections
-import itertools
 import re
-from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Int64, Shaped
 
-from .columns import as_number, find, read_table, role_columns
+from cxr_embeddings.common.csv_tables import find
+from cxr_embeddings.common.film_names import clean, places, same_films, tail
 
-# Suffixes of images and embeddings only: what follows a dot may be a part of a DICOM UID.
-SUFFIXES = ("dcm", "dicom", "ima", "png", "jpg", "jpeg", "tfrecord", "npz")
+from .columns import as_number, read_table, role_columns
+
 MIMIC_FOLDERS = re.compile(r"(?:^|/)p(\d{8})/s(\d{8})(?:/|$)")
 KEYS = ("image", "study", "patient")  # finest first
 
@@ -98,16 +96,6 @@ def film_ids(image_id: Shaped[np.ndarray, " n"]) -> FilmIds:
     return FilmIds(image_id, image, study, patient)
 
 
-def clean(name: str) -> str:
-    """A name with single `/` between its parts and without `SUFFIXES`."""
-    name = "/".join(filter(None, name.replace("\\", "/").split("/")))
-    stem, _, suffix = name.rpartition(".")
-    while suffix.casefold() in SUFFIXES and stem and not stem.endswith("/"):
-        name = stem
-        stem, _, suffix = name.rpartition(".")
-    return name
-
-
 def place(films: FilmIds, facts: Facts, parts: int = 0) -> tuple[Int64[np.ndarray, " n"], str]:
     """Finds each film in a table.
 
@@ -124,8 +112,8 @@ def place(films: FilmIds, facts: Facts, parts: int = 0) -> tuple[Int64[np.ndarra
         ValueError: no film is there, one fits several rows, or one row several films by name.
     """
     if facts.key == "image":
-        theirs = [_tail(clean(name), parts) for name in facts.ids["image"]]
-        pairs = _by_name([_tail(name, parts) for name in films.image], theirs)
+        theirs = [tail(clean(name), parts) for name in facts.ids["image"]]
+        pairs = same_films([tail(name, parts) for name in films.image], theirs)
         how = f"the last {parts} parts of their names" if parts else "their names with all folders"
     else:
         films_of, theirs, how = _compared(films, facts)
@@ -174,39 +162,8 @@ def _compared(
             np.where((t["patient"] == "") | (t["study"] == ""), "", t["patient"] + "/" + t["study"])
             for t in (ours, theirs)
         )
-        return _places(of_films), of_rows, "patient and study"
-    return _places(ours[how]), theirs[how], how
-
-
-def _places(values: Iterable[str]) -> dict[str, list[int]]:
-    """Where each value stands."""
-    places: dict[str, list[int]] = collections.defaultdict(list)
-    for i, value in enumerate(values):
-        places[value].append(i)
-    return places
-
-
-def _tail(name: str, parts: int) -> str:
-    """The last parts of a name; all for 0."""
-    return "/".join(name.split("/")[-parts:])
-
-
-def _by_name(ours: Sequence[str], theirs: Sequence[str]) -> list[tuple[int, int]]:
-    """Pairs of a film and a row of which one's name is the end of the other's.
-
-    Of names that repeat two are enough to be refused.
-    """
-    films, rows = _places(ours), _places(theirs)
-    pairs: list[tuple[int, int]] = []
-    for folders in {name.count("/") for name in rows}:  # the row's name is the end, or equal
-        for name, some in films.items():
-            if name.count("/") >= folders and (found := rows.get(_tail(name, folders + 1))):
-                pairs += itertools.product(some[:2], found[:2])
-    for folders in {name.count("/") for name in films}:
-        for name, some in rows.items():
-            if name.count("/") > folders and (found := films.get(_tail(name, folders + 1))):
-                pairs += itertools.product(found[:2], some[:2])
-    return pairs
+        return places(of_films), of_rows, "patient and study"
+    return places(ours[how]), theirs[how], how
 
 
 def near_misses(
@@ -220,7 +177,7 @@ def near_misses(
         "as a number (1 for 001 or 1.0): get that table with its ids as text": as_number,
     }
     if facts.key == "image":
-        ours, theirs = ([_tail(clean(name), 1) for name in names] for names in (ours, theirs))
+        ours, theirs = ([tail(clean(name), 1) for name in names] for names in (ours, theirs))
         folder = "in another folder (name_parts=1 compares no folder, 2 the last one, ...)"
         kinds = {folder: str} | kinds
     found, left = [], [i for i in np.flatnonzero(position < 0) if ours[i]]

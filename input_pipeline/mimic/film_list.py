@@ -38,13 +38,6 @@ class FoundFilms(NamedTuple):
     notes: list[str]
 
 
-def names_in(path: str) -> set[str]:
-    fs, inner = paths.file_system(path)
-    if not fs.isdir(inner):
-        return set()
-    return {posixpath.basename(name.rstrip("/")) for name in fs.ls(inner, detail=False)}
-
-
 def list_input(source: str, names: set[str], metadata: Table | None) -> FoundFilms:
     """The films of an input, and notes on where they are from."""
     if lists := [name for name in _RECORD_LISTS if name in names]:
@@ -71,7 +64,7 @@ def list_input(source: str, names: set[str], metadata: Table | None) -> FoundFil
     if listing.repeated:
         notes.append(f"{listing.repeated:,} entries of the list repeat a film.")
     folder = posixpath.dirname(source)
-    if posixpath.basename(source) == "files" and {*_RECORD_LISTS} & names_in(folder):
+    if posixpath.basename(source) == "files" and {*_RECORD_LISTS} & paths.names_in(folder):
         notes.append(f"{folder} has MIMIC-CXR's list of films: name that folder to use it.")
     root = film_key(listing.files[0].path).removesuffix(listing.files[0].key)
     films = []

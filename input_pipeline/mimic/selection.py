@@ -12,7 +12,7 @@ from cxr_embeddings.common import paths
 
 from ..films.film import Skipped, known_view
 from .counts import by_split, count
-from .film_list import FilmRecord, FoundFilms, dicom_id_of, list_input, names_in
+from .film_list import FilmRecord, FoundFilms, dicom_id_of, list_input
 from .tables import SPLITS, UNASSIGNED, Table, film_size, find_table, read_table
 
 NO_VIEW = ("keep", "drop")  # what becomes of a film without ViewPosition in the table
@@ -69,7 +69,7 @@ def list_films(
         raise ValueError(f"views are {views!r}; expected names in capitals, such as ('AP', 'PA')")
 
     source = paths.typed(path)
-    names = names_in(source)
+    names = paths.names_in(source)
     metadata_path = find_table(source, names, "metadata", metadata_path)
     split_path = find_table(source, names, "split", split_path)
     columns = ("ViewPosition", "Rows", "Columns")

@@ -3,22 +3,14 @@
 import collections
 import contextlib
 import dataclasses
-import functools
-import gzip
-import io
 import itertools
 import os
 import re
-import stat
-import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
-from xml.etree import ElementTree
 
-from cxr_embeddings.common import csv_tables, files
-from cxr_embeddings.common.untrusted import TarMember
+from cxr_embeddings.common import archives, csv_tables, untrusted
 
 from . import sections
 from .label import MAX_CHARACTERS, Verdict
@@ -43,7 +35,6 @@ _IDS = {
 
 Ids = tuple[str, ...]
 Report = str | dict[str, str]  # a text, or its sections by name
-Member = tuple[str, Callable[[], bytes]]  # name of a file, and what reads the start of it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,24 +66,14 @@ def open_reports(path: str) -> Iterator[Collection]:
         OSError: it cannot be read.
         ValueError: it is damaged, holds no report or several kinds, or has two reports of one id.
     """
-    name = path.lower()
-    try:
-        if name.endswith((".csv", ".csv.gz")):
-            yield _read_table(path)
-        elif name.endswith(".zip"):
-            with files.open_input(path) as stream, zipfile.ZipFile(stream) as archive:
-                yield _listed(lambda: _zip_members(archive), path)
-        elif name.endswith((".tar", ".tgz", ".tar.gz")):
-            with files.open_input(path) as stream:
-                yield _listed(lambda: _tar_members(stream), path)
-        else:
-            names = list(files.walk(path))
-            yield _listed(lambda: ((one, functools.partial(_start, one)) for one in names), path)
-    except (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ValueError(f"{path} is not a whole archive ({error}): get it again") from error
+    if path.lower().endswith((".csv", ".csv.gz")):
+        yield _read_table(path)
+        return
+    with archives.open_members(path, MOST) as members:
+        yield _listed(members, path)
 
 
-def _listed(members: Callable[[], Iterator[Member]], path: str) -> Collection:
+def _listed(members: archives.Members, path: str) -> Collection:
     names = [name for name, _ in members()]
     columns, chosen = _choose(names, path)
     reports = (_read(chosen[one], read, columns) for one, read in members() if one in chosen)
@@ -136,36 +117,6 @@ def _parted(name: str) -> tuple[str, str]:
     return stem, kind.lower()
 
 
-def _start(name: str) -> bytes:
-    return files.read_with(name, lambda stream: stream.read(MOST))
-
-
-def _zip_members(archive: zipfile.ZipFile) -> Iterator[Member]:
-    for info in archive.infolist():
-        if not info.is_dir() and not stat.S_ISLNK(info.external_attr >> 16):
-            yield info.filename, functools.partial(_unzip, archive, info)
-
-
-def _unzip(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
-    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise NotImplementedError("Python would unpack more of it than it is asked to")
-    with archive.open(info) as member:
-        return member.read(MOST)
-
-
-def _tar_members(stream: io.IOBase) -> Iterator[Member]:
-    """Each plain file, in the order of the archive; to be read before the next one is asked for."""
-    stream.seek(0)
-    packed = stream.read(2) == b"\x1f\x8b"
-    stream.seek(0)
-    mode: Literal["r:gz", "r:"] = "r:gz" if packed else "r:"
-    with tarfile.open(fileobj=stream, mode=mode, tarinfo=TarMember) as archive:
-        while info := archive.next():
-            archive.members = []  # type: ignore[attr-defined]  # which would grow with the archive
-            if info.isreg() and (file := archive.extractfile(info)):
-                yield info.name, functools.partial(file.read, MOST)
-
-
 def _read(ids: Ids, read: Callable[[], bytes], columns: Ids) -> tuple[list[Ids], Report | Verdict]:
     """A report of a file, as `Collection.reports` has it."""
     try:
@@ -176,11 +127,8 @@ def _read(ids: Ids, read: Callable[[], bytes], columns: Ids) -> tuple[list[Ids],
     if columns != _OPENI:
         text = sections.decode(data)
         return [ids], Verdict("unknown", "binary") if text is None else text
-    try:
-        if b"<!ENTITY" in data:  # which may unfold to any size
-            return [ids], UNREADABLE
-        report = ElementTree.fromstring(data)
-    except (ValueError, ElementTree.ParseError):
+    report = untrusted.read_xml(data)
+    if report is None:
         return [ids], UNREADABLE
     films = dict.fromkeys(image.get("id", "") for image in report.iter("parentImage"))
     parts = {part.get("Label", "").lower(): part.text or "" for part in report.iter("AbstractText")}

@@ -1,0 +1,173 @@
+"""What the table of a data set says of findings: lists, columns, readers, and their names."""
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float32
+
+from cxr_embeddings.common.csv_tables import alike, find
+from cxr_embeddings.common.finding_names import NO_FINDING, VALUES
+from cxr_embeddings.configs.schema_data_sets import DataSet
+
+from .data_set_facts import column_text
+
+TEXTS = {1.0: "1", 0.0: "0", -1.0: "-1"}  # a code as it stands in a table; unknown is ""
+_NOTHING = ("", "nan", "none")  # entries of a list that are none
+_ENTRY = r"'[^']*'|\"[^\"]*\"|nan|None"
+_PYTHON_LIST = re.compile(rf"\[\s*(?:(?:{_ENTRY})\s*(?:,\s*(?:{_ENTRY})\s*)*,?\s*)?\]")
+
+
+def entries(text: str, separator: str) -> list[str] | None:
+    """The entries of a list of findings, without blanks; None if it is damaged.
+
+    A Python list as text is taken apart by a pattern; nothing is evaluated.
+    """
+    if separator == "python" and text.casefold() not in _NOTHING:
+        if not _PYTHON_LIST.fullmatch(text):
+            return None
+        found = [one.strip("'\"") for one in re.findall(_ENTRY, text)]
+    else:
+        found = text.split(separator) if separator not in ("", "python") else [text]
+    return [one for one in map(str.strip, found) if one.casefold() not in _NOTHING]
+
+
+def read_list(
+    column: pd.Series, entry: DataSet, path: str
+) -> tuple[pd.DataFrame, Mapping[str, int]]:
+    """Codes of the findings of a column that lists what is positive, by the table's own names.
+
+    A row without any entry, in a data set that has a word for normal films, is unknown for every
+    finding. So is a row with one of `unusable`, but for what it lists.
+
+    Returns:
+        Codes 1, 0 or NaN; and counts of what is unknown.
+
+    Raises:
+        ValueError: a list is damaged, has an entry that is none of `findings` where there may be no
+            others (a misspelt one would make a negative of a positive), or has `normal` beside a
+            finding there.
+    """
+    lists = {text: entries(text, entry.separator) for text in column.unique()}
+    if damaged := [text for text, found in lists.items() if found is None]:
+        rows = column.isin(damaged).to_numpy()
+        raise ValueError(
+            f"{rows.sum()} rows of {path} have no whole list in {column.name!r}, the first is row "
+            f"{rows.argmax() + 2} ({damaged[0][:60]!r}); expected such as ['a', 'b']: correct them"
+        )
+    known = [*entry.findings, *filter(None, [entry.normal])]
+    named: dict[str, str] = {one: "" for one in entry.unusable}
+    for one in sorted({one for found in lists.values() for one in found or ()} - named.keys()):
+        if entry.others and not alike(one, known):
+            known.append(one)
+        where = f"what is known of {column.name!r} ({path})"
+        named[one] = find(one, known, where, "finding")
+    codes = {text: _listed(found or [], named, known, entry) for text, found in lists.items()}
+    table = np.stack([codes[text] for text in column])
+    counts = {}
+    if entry.normal:
+        normal = known.index(entry.normal)
+        rest = [i for i, one in enumerate(known) if i != normal and one not in entry.devices]
+        both = (table[:, normal] == 1) & (table[:, rest] == 1).any(axis=1)
+        if both.any() and not entry.others:
+            raise ValueError(
+                f"{both.sum()} rows of {path} list {entry.normal} beside a finding, the first in "
+                f"row {both.argmax() + 2} ({column.iloc[both.argmax()]}); expected one or the "
+                "other: correct them"
+            )
+        table[both, normal] = np.nan
+        if both.any():
+            what = f"rows that list {entry.normal} beside a finding, {entry.normal} unknown"
+            counts[what] = int(both.sum())
+    return pd.DataFrame(table, column.index, known), counts
+
+
+def _listed(
+    found: Sequence[str], named: Mapping[str, str], known: Sequence[str], entry: DataSet
+) -> Float32[np.ndarray, " finding"]:
+    unusable = any(not named[one] for one in found) or (bool(entry.normal) and not found)
+    absent = np.nan if unusable or entry.absent == "unknown" else 0
+    there = {named[one] for one in found}
+    return np.array([1 if one in there else absent for one in known], np.float32)
+
+
+def read_columns(raw: pd.DataFrame, names: Sequence[str], path: str) -> pd.DataFrame:
+    """Codes 1, 0, -1 and NaN of columns of `VALUES`. Raises ValueError for any other value."""
+    for name in names:
+        wrong = ~raw[name].isin(VALUES).to_numpy()
+        if wrong.any():
+            raise ValueError(
+                f"found {raw[name].iloc[wrong.argmax()]!r} in row {wrong.argmax() + 2}, column "
+                f"{name!r}, of {path}, the first of {wrong.sum()}; expected 1, 0, -1 or nothing: "
+                "correct the table, or leave this column out of findings"
+            )
+    return raw[list(names)].apply(lambda column: column.map(VALUES)).astype(np.float32)
+
+
+def is_standard(columns: Collection[str], entry: DataSet) -> bool:
+    """Whether a table has the columns of findings of this data set, all of them."""
+    wanted = (
+        (entry.columns.findings,) if entry.columns.findings else (*entry.findings, entry.normal)
+    )
+    return all(isinstance(one, str) and alike(one, columns) for one in wanted)
+
+
+def read_findings(
+    raw: pd.DataFrame, entry: DataSet, path: str, facts: Collection[str]
+) -> tuple[pd.DataFrame, Mapping[str, int]]:
+    """Codes of all findings by their common names, and counts of what is unknown.
+
+    Where several of the table's findings have one common name, it is positive if one of them is,
+    else uncertain if one is, else negative if one is.
+
+    Args:
+        raw: the table, as text.
+        entry: of its data set.
+        path: for errors.
+        facts: columns that are about something else.
+
+    Raises:
+        ValueError: there is no finding, or as `read_list` and `read_columns`.
+    """
+    listed = column_text(raw, entry.columns.findings, entry.patterns.findings)
+    counts: Mapping[str, int] = {}
+    if listed is not None:
+        codes, counts = read_list(listed.rename(str(entry.columns.findings)), entry, path)
+    else:
+        wanted = [*entry.findings, *filter(None, [entry.normal])] if entry.findings else None
+        if wanted is None:
+            free = [name for name in raw if name not in facts and not alike(name, entry.devices)]
+            wanted = [n for n in free if raw[n].isin(VALUES).all() and (raw[n] != "").any()]
+        there = [find(name, raw.columns, path) for name in wanted if alike(name, raw.columns)]
+        codes = read_columns(raw, there, path).set_axis(
+            [name for name in wanted if alike(name, raw.columns)], axis=1
+        )
+        if entry.absent == "negative":
+            codes = codes.where(codes.notna() | codes.isna().all(axis=1).to_numpy()[:, None], 0)
+    common = [NO_FINDING if name == entry.normal else entry.names.get(name, name) for name in codes]
+    rank = _rank(codes.set_axis(common, axis=1))
+    return _codes(rank.T.groupby(level=0, sort=False).max().T), counts
+
+
+def _rank(codes: pd.DataFrame) -> pd.DataFrame:
+    """1 over -1 over 0 over NaN."""
+    return codes.replace({1: 3, -1: 2, 0: 1}).fillna(0)
+
+
+def _codes(rank: pd.DataFrame) -> pd.DataFrame:
+    return rank.replace({0: np.nan, 1: 0, 2: -1, 3: 1}).astype(np.float32)
+
+
+def merge_rows(
+    codes: pd.DataFrame, of: pd.Series, how: str
+) -> tuple[pd.DataFrame, Mapping[str, int]]:
+    """The codes of each film, by what `of` says of the rows: "any" of its boxes, or the "majority"
+    of its readers, -1 where as many say 1 as 0; and on how many films readers differ."""
+    if how == "any":
+        return _codes(_rank(codes).groupby(of, sort=False).max()), {}
+    films = codes.replace(-1, 0.5).groupby(of, sort=False)
+    share, differ = films.mean(), int((films.nunique() > 1).any(axis=1).sum())
+    merged = share.mask(share > 0.5, 1).mask(share < 0.5, 0).mask(share == 0.5, -1)
+    counts = {"films on which readers differ, taken as most of them say": differ}
+    return merged.astype(np.float32), counts if differ else {}
