@@ -1,5 +1,6 @@
 """What the table of a data set says of its films besides findings: ids, view, sex, age, date."""
 
+import dataclasses
 import datetime
 import re
 from collections.abc import Callable, Mapping
@@ -74,6 +75,13 @@ _PLAIN: dict[str, tuple[Callable[[str], str], str]] = {
     "date": (iso_date, "date"),
     "time": (iso_time, "time"),
 }
+
+
+def columns_of(entry: DataSet) -> list[str]:
+    """All columns that the entry names as `Columns`."""
+    said = (getattr(entry.columns, field.name) for field in dataclasses.fields(entry.columns))
+    names = [name for one in said for name in ([one] if isinstance(one, str) else one)]
+    return [field for name in names for field in _FIELD.findall(name) or [name]]
 
 
 def column_text(

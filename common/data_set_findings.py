@@ -1,7 +1,7 @@
 """What the table of a data set says of findings: lists, columns, readers, and their names."""
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -11,9 +11,8 @@ from cxr_embeddings.common.csv_tables import alike, find
 from cxr_embeddings.common.finding_names import NO_FINDING, VALUES
 from cxr_embeddings.configs.schema_data_sets import DataSet
 
-from .data_set_facts import column_text
+from .data_set_facts import column_text, columns_of
 
-TEXTS = {1.0: "1", 0.0: "0", -1.0: "-1"}  # a code as it stands in a table; unknown is ""
 _NOTHING = ("", "nan", "none")  # entries of a list that are none
 _ENTRY = r"'[^']*'|\"[^\"]*\"|nan|None"
 _PYTHON_LIST = re.compile(rf"\[\s*(?:(?:{_ENTRY})\s*(?:,\s*(?:{_ENTRY})\s*)*,?\s*)?\]")
@@ -27,7 +26,7 @@ def entries(text: str, separator: str) -> list[str] | None:
     if separator == "python" and text.casefold() not in _NOTHING:
         if not _PYTHON_LIST.fullmatch(text):
             return None
-        found = [one.strip("'\"") for one in re.findall(_ENTRY, text)]
+        found = [one[1:-1] for one in re.findall(_ENTRY, text) if one[0] in "'\""]
     else:
         found = text.split(separator) if separator not in ("", "python") else [text]
     return [one for one in map(str.strip, found) if one.casefold() not in _NOTHING]
@@ -56,7 +55,7 @@ def read_list(
             f"{rows.sum()} rows of {path} have no whole list in {column.name!r}, the first is row "
             f"{rows.argmax() + 2} ({damaged[0][:60]!r}); expected such as ['a', 'b']: correct them"
         )
-    known = [*entry.findings, *filter(None, [entry.normal])]
+    known = named_findings(entry)
     named: dict[str, str] = {one: "" for one in entry.unusable}
     for one in sorted({one for found in lists.values() for one in found or ()} - named.keys()):
         if entry.others and not alike(one, known):
@@ -105,46 +104,39 @@ def read_columns(raw: pd.DataFrame, names: Sequence[str], path: str) -> pd.DataF
     return raw[list(names)].apply(lambda column: column.map(VALUES)).astype(np.float32)
 
 
-def is_standard(columns: Collection[str], entry: DataSet) -> bool:
-    """Whether a table has the columns of findings of this data set, all of them."""
-    wanted = (
-        (entry.columns.findings,) if entry.columns.findings else (*entry.findings, entry.normal)
-    )
-    return all(isinstance(one, str) and alike(one, columns) for one in wanted)
+def named_findings(entry: DataSet) -> list[str]:
+    """The findings that an entry names, with the word for none, as the table writes them."""
+    return list(dict.fromkeys([*entry.findings, *filter(None, [entry.normal])]))
 
 
 def read_findings(
-    raw: pd.DataFrame, entry: DataSet, path: str, facts: Collection[str]
+    raw: pd.DataFrame, entry: DataSet, path: str
 ) -> tuple[pd.DataFrame, Mapping[str, int]]:
     """Codes of all findings by their common names, and counts of what is unknown.
 
     Where several of the table's findings have one common name, it is positive if one of them is,
-    else uncertain if one is, else negative if one is.
+    else uncertain if one is, else negative if one is. There may be none.
 
     Args:
         raw: the table, as text.
         entry: of its data set.
         path: for errors.
-        facts: columns that are about something else.
 
     Raises:
-        ValueError: there is no finding, or as `read_list` and `read_columns`.
+        ValueError: as `read_list` and `read_columns`.
     """
     listed = column_text(raw, entry.columns.findings, entry.patterns.findings)
     counts: Mapping[str, int] = {}
     if listed is not None:
-        codes, counts = read_list(listed.rename(str(entry.columns.findings)), entry, path)
+        codes, counts = read_list(listed, entry, path)
     else:
-        wanted = [*entry.findings, *filter(None, [entry.normal])] if entry.findings else None
-        if wanted is None:
-            free = [name for name in raw if name not in facts and not alike(name, entry.devices)]
-            wanted = [n for n in free if raw[n].isin(VALUES).all() and (raw[n] != "").any()]
-        there = [find(name, raw.columns, path) for name in wanted if alike(name, raw.columns)]
-        codes = read_columns(raw, there, path).set_axis(
-            [name for name in wanted if alike(name, raw.columns)], axis=1
-        )
+        free = raw[[name for name in raw if not alike(name, columns_of(entry))]]
+        there = [name for name in free if free[name].isin(VALUES).all() and any(free[name] != "")]
+        wanted = [name for name in named_findings(entry) if alike(name, raw)] or there
+        found = [find(name, raw, path) for name in wanted]
+        codes = read_columns(raw, found, path).set_axis(wanted, axis=1)
         if entry.absent == "negative":
-            codes = codes.where(codes.notna() | codes.isna().all(axis=1).to_numpy()[:, None], 0)
+            codes[codes.notna().any(axis=1)] = codes.fillna(0)
     common = [NO_FINDING if name == entry.normal else entry.names.get(name, name) for name in codes]
     rank = _rank(codes.set_axis(common, axis=1))
     return _codes(rank.T.groupby(level=0, sort=False).max().T), counts
@@ -171,3 +163,9 @@ def merge_rows(
     merged = share.mask(share > 0.5, 1).mask(share < 0.5, 0).mask(share == 0.5, -1)
     counts = {"films on which readers differ, taken as most of them say": differ}
     return merged.astype(np.float32), counts if differ else {}
+
+
+def texts(codes: pd.DataFrame) -> pd.DataFrame:
+    """Codes as they stand in a table: "1", "0", "-1" and ""."""
+    written = {1.0: "1", 0.0: "0", -1.0: "-1"}
+    return codes.apply(lambda column: column.map(written).fillna("")).astype("str")

@@ -13,14 +13,17 @@ import pandas as pd
 
 from cxr_embeddings import configs
 from cxr_embeddings.common import archives, csv_tables, files, paths, untrusted
+from cxr_embeddings.common.csv_tables import alike
 from cxr_embeddings.common.film_names import clean, same_films
+from cxr_embeddings.common.finding_names import NO_FINDING
 from cxr_embeddings.configs.schema_data_sets import Columns, DataSet
 
-from .data_set_facts import FACTS, IDS, read_facts
-from .data_set_findings import TEXTS, merge_rows, read_findings
+from .data_set_facts import FACTS, IDS, columns_of, read_facts
+from .data_set_findings import merge_rows, named_findings, read_findings, texts
 
 _FOLDER = os.path.join(os.path.dirname(configs.__file__), "data_sets")
 _IMAGES = (".dcm", ".dicom", ".jpeg", ".jpg", ".png")
+_RECOGNISED = ("mimic_cxr", "chestxray14")  # by their findings; CheXpert's are the first's
 _MAX_XML = 1 << 20  # bytes of a report of Open-i; they have 5,000
 
 
@@ -30,7 +33,8 @@ class Published(NamedTuple):
     Attributes:
         rows: texts, "" where unknown: those of the columns of `FACTS` that the table has, its
             findings as 1, 0, -1 and "", and its other columns as they are.
-        findings: the columns of findings, by their common names.
+        findings: the columns of findings, by their common names; No Finding is one of them where
+            the entry has it in `findings`, else it is a column only.
         counts: of what was not taken as it stands there.
     """
 
@@ -72,6 +76,29 @@ def load(name: str | os.PathLike[str]) -> DataSet:
     return dataclasses.replace(entry, name=entry.name or short)
 
 
+def recognise(columns: Collection[str]) -> DataSet | None:
+    """The data set whose findings a table has, all of them, of those that are known by these."""
+    for entry in map(load, _RECOGNISED):
+        listed = entry.columns.findings
+        if (listed and alike(str(listed), columns)) or all(
+            alike(x, columns) for x in entry.findings
+        ):
+            return entry
+    return None
+
+
+def definitions(entry: DataSet, named: bool) -> list[str]:
+    """Sentences on what the labels of a data set mean, for reports.
+
+    `named`: the user named the data set; else the table has its columns, and may be of another.
+    """
+    start = f"{entry.title}: {entry.labels}" if named else f"The table is as {entry.title}'s."
+    common = [f"{ours} is {theirs!r} there" for theirs, ours in entry.names.items() if named]
+    names = f"{'; '.join(common)}." if common else ""
+    caution = entry.caution if named else ""
+    return [one for one in (start, entry.absence, entry.uncertainty, caution, names) if one]
+
+
 def find_tables(entry: DataSet, folder: str) -> list[str]:
     """The published tables in the folder of the data set. Raises OSError if there are none."""
     there = sorted(paths.names_in(folder))
@@ -107,25 +134,23 @@ def read(path: str | os.PathLike[str], entry: DataSet) -> Published:
             f"{path} is no table of {entry.title}: expected the column {wanted}. There are: "
             f"{', '.join(raw.columns)}"
         )
-    codes, more = read_findings(raw, entry, path, list(facts))
+    codes, more = read_findings(raw, entry, path)
     counts = {**counts, **more}
     facts = facts.join(_others(raw, [*facts, *codes], entry))
     if entry.rows != "one":
         codes, more = merge_rows(codes, facts[key], entry.rows)
         facts = facts.groupby(key, sort=False, as_index=False).first().set_index(key, drop=False)
         counts |= more
-    texts = codes.apply(lambda column: column.map(TEXTS).fillna("")).astype("str")
-    rows = facts.join(texts).reset_index(drop=True)
+    rows = facts.join(texts(codes)).reset_index(drop=True)
     rows.attrs |= {"data_set": entry.name, "films_of": entry.films_of}
-    return Published(rows, tuple(codes), counts)
+    healthy = NO_FINDING if entry.normal not in entry.findings else ""
+    return Published(rows, tuple(name for name in codes if name != healthy), counts)
 
 
 def _others(raw: pd.DataFrame, taken: Collection[str], entry: DataSet) -> pd.DataFrame:
     """Columns of the table that are none of `taken`, and no finding."""
-    of_findings = [*entry.findings, entry.normal, *entry.names, *taken]
-    listed = entry.columns.findings
-    of_findings += [listed] if isinstance(listed, str) else listed
-    known = {csv_tables.plain(name) for name in of_findings}
+    of_findings = [*named_findings(entry), *entry.names, *columns_of(entry)]
+    known = {csv_tables.plain(name) for name in [*of_findings, *taken]}
     return raw[[name for name in raw if csv_tables.plain(str(name)) not in known]]
 
 

@@ -19,6 +19,10 @@ def field(default: Value, help: str, short: str = "", **more: bool) -> Value:
 PLACES = "local, gs:// or any other address that fsspec reads"
 VIEWS = "keep films of these views, such as AP,PA, and films without a view; all: keep every view"
 CHEST = "skip films whose header names another body part or modality; else they are only counted"
+DATA_SET = (
+    "whose table this is: brax, chestxray14, chexpert, kermany, mimic_cxr, openi, padchest, "
+    "rsna_pneumonia, vindr_cxr, or a TOML file that describes another"
+)
 USER_PROJECT = "Google Cloud project that pays for reading requester-pays buckets"
 EMBEDDINGS = (
     "folder of embeddings (tfrecord, npz or parquet, in any layout), local or remote; give the "
@@ -163,6 +167,7 @@ class LabelsConfig:
     findings: tuple[str, ...] = field(
         (), "columns of that table, such as Edema,Fracture; all: every finding", "findings"
     )
+    data_set: str = field("", DATA_SET)
     uncertain: str = field(
         "ignore",
         "what -1 means in the train split: ignore (unknown), zeros (negative) or ones (positive); "

@@ -55,7 +55,7 @@ class DataSet:
     absent: Literal["negative", "unknown"] = "unknown"
     separator: str = ""  # of the list; "": no list, one finding; "python": ['a', 'b'] as text
     others: bool = False  # whether the list may hold more than `findings`; else that is an error
-    normal: str = ""  # that there is no finding, as the table writes it
+    normal: str = ""  # that there is no finding; it counts as one itself only if in `findings`
     devices: tuple[str, ...] = ()  # those of `findings` that are no finding of the body
     unusable: tuple[str, ...] = ()  # entries of the list that say that nothing could be told
     names: dict[str, str] = dataclasses.field(default_factory=dict)  # finding -> common finding

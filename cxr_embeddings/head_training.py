@@ -34,6 +34,7 @@ class HeadOptions(TypedDict, total=False):
     What they mean, and what they are where they are not given, stands there.
     """
 
+    data_set: str | os.PathLike[str]
     uncertain: str
     not_mentioned: str
     id_column: str
@@ -82,7 +83,8 @@ def train_head(
     Args:
         embeddings: from `Encoder.embed`, `embed` or `read_embeddings`; or their folder, or several.
         labels: CSV of labels: MIMIC-CXR's chexpert or negbio, ChestX-ray14's, or any other with a
-            column that names films or studies and columns of 1, 0, -1 and empty values.
+            column that names films or studies and columns of 1, 0, -1 and empty values; or what
+            `data_set`, one of `configs/data_sets` or a TOML file, says of it.
         findings: columns of that table, such as ["Edema"]; "all": every finding of it.
         preset: "linear" (a linear probe), "mlp" (two hidden layers) or "toolkit" (as the CXR
             Foundation toolkit trains).
@@ -187,7 +189,7 @@ def train(
     examples = check_classes(examples, explicit=labels.findings != ("all",))
     from_paths = experiment.studies_from_paths(examples)
     embedding, examples = studies.merge(table.embedding, examples, labels.per_study)
-    for line in summary.of_counts(experiment.count(examples), examples.notes):
+    for line in summary.of_counts(experiment.count(examples), examples.notes, examples.definitions):
         say(line)
     with features.on_cpu():
         done = experiment.run(embedding, examples, config, other, shown)
@@ -200,6 +202,7 @@ def train(
         "tables_digests": {
             path: hashlib.sha256(files.read_bytes(paths.typed(path))).hexdigest()
             for path in tables.values()
+            if not os.path.isdir(paths.typed(path))  # of films or reports without a table
         },
         "config": dataclasses.asdict(config),
         "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},

@@ -27,13 +27,14 @@ def read_labelled_films(image_id: Shaped[np.ndarray, " film"], path: str) -> Lab
         ValueError: the table is damaged or says nothing of these films, or ids are ambiguous.
         OSError: it cannot be read.
     """
+    from cxr_embeddings.common import data_sets
     from cxr_embeddings.configs.schema import LabelsConfig
-    from cxr_embeddings.heads.labels import findings, label_table, matching
-    from cxr_embeddings.heads.labels.columns import alike
+    from cxr_embeddings.heads.labels import label_table, matching
 
     config = LabelsConfig(path, ("all",))
     table = label_table.read_labels(config)
-    if all(alike(name, table.columns) for name in findings.CHEXPERT):
+    entry = data_sets.recognise(table.columns)
+    if entry and entry.absent == "unknown":
         table = label_table.read_labels(dataclasses.replace(config, not_mentioned="negative"))
     facts, films = table.facts, matching.film_ids(image_id)
     position, _ = matching.place(films, facts)

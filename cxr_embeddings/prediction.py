@@ -59,7 +59,9 @@ class Head:
 
         if self.metrics is None:
             return f"a head for {', '.join(self.findings)}"
-        lines = summary.of_counts(self.metrics["counts"], self.metrics["notes"])
+        metrics = self.metrics
+        said = metrics.get("definitions", [])
+        lines = summary.of_counts(metrics["counts"], metrics["notes"], said)
         if self.saved.card.keys() >= saved.WholeCard.__annotations__.keys():
             lines += summary.of_choice(cast("WholeCard", self.saved.card))
         return "\n".join([*lines, *summary.of_results(self.metrics)])

@@ -136,6 +136,7 @@ def run(
     measured: Measurements = {
         "split": tested,
         "counts": count(examples),
+        "definitions": examples.definitions,
         "notes": examples.notes,
         "results": metrics.evaluate(
             examples.findings,

@@ -75,7 +75,7 @@ def test_imports_stay_inside_the_house(source):
         settings = {name for name in imports(source) if name.startswith("cxr_embeddings.configs")}
         assert all(name.startswith("cxr_embeddings.configs.schema") for name in settings)
     if room in ("common", "configs"):
-        assert known <= {room}
+        assert known <= {room} | ({"configs"} if room == "common" else set())
     if room != "scripts":
         assert "scripts" not in known
     for library, allowed in ALLOWED.items():

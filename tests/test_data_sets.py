@@ -39,7 +39,7 @@ def test_chexpert_has_its_patients_in_the_path_and_views_in_two_columns(tmp_path
     assert column(found, "view") == ["AP", "PA", "", "LATERAL", "LATERAL", "LATERAL"]
     assert column(found, "sex")[:3] == ["F", "M", ""]
     assert column(found, "age") == ["68", "0", "83", "", "90", "90"]
-    assert found.findings == ("Edema", "Pleural Effusion", "No Finding")
+    assert found.findings == ("Edema", "No Finding", "Pleural Effusion")
     assert column(found, "Edema") == ["", "1", "0", "", "", ""]
     assert column(found, "Pleural Effusion")[1] == "-1"
     assert found.counts == {

@@ -7,10 +7,11 @@ import pandas as pd
 import pytest
 from label_tables import counts, ids, join, read_labels, said, the_note
 
+from cxr_embeddings.common import data_sets
 from cxr_embeddings.heads.labels.columns import read_table
-from cxr_embeddings.heads.labels.findings import CHEXPERT, NIH
 from cxr_embeddings.heads.labels.matching import clean
 
+CHEXPERT, NIH = (data_sets.load(name).findings for name in ("mimic_cxr", "chestxray14"))
 FOUR = (
     "image_id,patient_id,split,x; a.png,1,train,1; b.png,2,train,0; c.png,3,tune,1; d.png,4,tune,"
 )

@@ -9,7 +9,7 @@ import running
 from PIL import Image
 
 from cxr_embeddings import film_sheet, nearest_films
-from cxr_embeddings.heads.labels.findings import CHEXPERT
+from cxr_embeddings.input_pipeline.synthetic.report_text import LABELS as CHEXPERT
 
 COUNT = 16
 

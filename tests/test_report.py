@@ -7,10 +7,10 @@ import matplotlib
 import numpy as np
 import pytest
 
-from cxr_embeddings.common.finding_names import CHEXPERT
 from cxr_embeddings.heads.report import figures, panels
 from cxr_embeddings.heads.report.page import write_report
 from cxr_embeddings.heads.statistics import metrics
+from cxr_embeddings.input_pipeline.synthetic.report_text import LABELS as CHEXPERT
 
 GROUPS = {"sex": ("F", "M"), "age": ("0-39", "40-59", "60-79", "80+"), "view": ("AP", "PA")}
 EVIL = (

@@ -9,8 +9,8 @@ from jaxtyping import Int32, Int64, Shaped
 from cxr_embeddings.common import paths
 from cxr_embeddings.configs.schema import LabelsConfig
 from cxr_embeddings.configs.schema_pretraining import TrainingFilmsConfig
-from cxr_embeddings.heads.labels.columns import alike, find, read_table
-from cxr_embeddings.heads.labels.findings import split_finding_labels
+from cxr_embeddings.heads.labels.columns import alike, find
+from cxr_embeddings.heads.labels.findings import read_recognised
 from cxr_embeddings.heads.labels.join import join
 from cxr_embeddings.heads.labels.label_table import read_labels
 from cxr_embeddings.heads.labels.splits import check_patients
@@ -156,7 +156,7 @@ def _columns_of_tables(
 
     Raises ValueError where a question is in no table, or a table has none of the findings.
     """
-    columns = [list(split_finding_labels(read_table(path), path).columns) for path in paths]
+    columns = [list(read_recognised(path)[0].columns) for path in paths]
     for name in questions:
         if not any(alike(name, some) for some in columns):
             every = dict.fromkeys(column for some in columns for column in some)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from cxr_embeddings.common import csv_tables
+from cxr_embeddings.common import csv_tables, data_sets
 from cxr_embeddings.common.csv_tables import alike, find
 
 # Columns that say which film, study, patient or split a row is about; the first one there counts.
@@ -18,8 +18,13 @@ ROLES = {
 }
 
 
-def read_table(path: str | os.PathLike) -> pd.DataFrame:
-    """A CSV file as text, as `csv_tables.read_columns` has it. Row 0 is the second of the file."""
+def read_table(path: str | os.PathLike, data_set: str = "") -> pd.DataFrame:
+    """A CSV file as text, as `csv_tables.read_columns` has it. Row 0 is the second of the file.
+
+    Of a data set its table in the plain form, as `data_sets.read` has it.
+    """
+    if data_set:
+        return data_sets.read(path, data_sets.load(data_set)).rows
     return pd.DataFrame(csv_tables.read_columns(path), dtype="str")
 
 

@@ -7,10 +7,14 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float32
 
+from cxr_embeddings.common import data_sets
 from cxr_embeddings.common.csv_tables import alike, find, plain
-from cxr_embeddings.common.finding_names import CHEXPERT, NIH, NIH_COLUMN, NO_FINDING, VALUES
+from cxr_embeddings.common.data_set_facts import column_text
+from cxr_embeddings.common.data_set_findings import named_findings, read_columns, read_list, texts
+from cxr_embeddings.common.finding_names import NO_FINDING, VALUES
+from cxr_embeddings.configs.schema_data_sets import DataSet
 
-TABLES = {"CheXpert or NegBio": CHEXPERT, "ChestX-ray14": NIH}  # known by having all the columns
+from .columns import read_table
 
 
 class Findings(NamedTuple):
@@ -22,36 +26,22 @@ class Findings(NamedTuple):
     unlabelled: Bool[np.ndarray, " row"]  # whether it says nothing on any finding of the table
 
 
-def split_finding_labels(table: pd.DataFrame, path: str) -> pd.DataFrame:
-    """Adds a column of 0 and 1 for each finding that ChestX-ray14's `Finding Labels` can list.
+def read_recognised(path: str) -> tuple[pd.DataFrame, DataSet | None]:
+    """A table as text, and the data set whose findings it has, if that is known by its columns.
 
-    Columns that are there stay as they are. Where `Finding Labels` is empty, so are the new ones.
-
-    Raises:
-        ValueError: a label is none of `NIH` or `NO_FINDING` (a misspelt one would make a negative
-            of a positive, so none is taken for a new finding), or No Finding stands beside others.
+    What its list of findings may hold becomes columns of 0 and 1, of which those that are there
+    stay as they are. Where the list is empty, so are the new ones. Raises ValueError as `read_list`
+    and `read_table`.
     """
-    missing = [name for name in (*NIH, NO_FINDING) if not alike(name, table.columns)]
-    if not alike(NIH_COLUMN, table.columns) or not missing:
-        return table
-    column = table[find(NIH_COLUMN, table.columns, path)]
-    listed = column.str.get_dummies("|").astype(bool)
-    known = {name: np.zeros(len(table), bool) for name in (*NIH, NO_FINDING)}
-    for label in map(str, listed):
-        if not label.strip():
-            continue
-        name = find(label.strip(), known, f"what is known of `Finding Labels` ({path})", "finding")
-        known[name] |= listed[label].to_numpy()
-    both = known[NO_FINDING] & np.any([known[name] for name in NIH], axis=0)
-    if both.any():
-        raise ValueError(
-            f"{both.sum()} rows of {path} list No Finding beside a finding, the first in row "
-            f"{both.argmax() + 2} ({column.iloc[both.argmax()]}); expected one or the other: "
-            "correct them"
-        )
-    blank = column.str.strip().to_numpy() == ""
-    new = {name: np.where(blank, "", np.where(known[name], "1", "0")) for name in missing}
-    return pd.concat([table, pd.DataFrame(new, table.index)], axis=1)
+    table = read_table(path)
+    entry = data_sets.recognise(table.columns)
+    if entry is None:
+        return table, None
+    listed = column_text(table, entry.columns.findings)
+    missing = [name for name in named_findings(entry) if not alike(name, table.columns)]
+    if listed is None or not missing:
+        return table, entry
+    return table.join(texts(read_list(listed, entry, path)[0][missing])), entry
 
 
 def read_findings(
@@ -60,17 +50,18 @@ def read_findings(
     findings: tuple[str, ...],
     ids: Collection[str],
     subgroups: Collection[str],
+    known: Collection[str],
 ) -> Findings:
     """Reads the columns of findings of a table of text.
 
-    Columns of ids are no findings; "all" leaves out subgroups too, though a finding may be one.
+    Columns of ids are no findings. "all" are those that the table is `known` to have;
+    without any it leaves out subgroups too, though a finding may be one.
 
     Raises:
         ValueError: a finding is not there, or a value is none of `VALUES`.
     """
     free = [name for name in table.columns if name not in ids]
-    standard = next((t for t in TABLES.values() if all(alike(name, free) for name in t)), ())
-    standard = [find(name, free, path) for name in standard]
+    standard = [find(name, free, path) for name in known]
     if findings == ("all",):
         rest = [name for name in free if name not in subgroups]
         names = standard or [
@@ -85,15 +76,7 @@ def read_findings(
         )
     if len(set(names)) < len(names):
         raise ValueError(f"{findings=} names a column of {path} twice; expected each once")
-    for name in names:
-        wrong = ~table[name].isin(VALUES).to_numpy()
-        if wrong.any():
-            raise ValueError(
-                f"found {table[name].iloc[wrong.argmax()]!r} in row {wrong.argmax() + 2}, column "
-                f"{name!r}, of {path}, the first of {wrong.sum()}; expected 1, 0, -1 or nothing: "
-                "correct the table, or leave this column out of findings"
-            )
-    code = table[names].apply(lambda column: column.map(VALUES)).to_numpy(np.float32)
+    code = read_columns(table, names, path).to_numpy()
     one_sided = np.array([bool(standard) and plain(name) == plain(NO_FINDING) for name in names])
     silent = (table[standard] == "").all(axis=1).to_numpy()
     return Findings(tuple(names), code, one_sided, silent & bool(standard))

@@ -104,6 +104,7 @@ def join(image_id: Shaped[np.ndarray, " embedding"], labels: LabelTable, seed: i
         mask=mask,
         findings=labels.findings,
         groups=groups,
+        definitions=labels.definitions,
         notes=notes,
         unmatched=unmatched,
         embedded=films,
@@ -137,7 +138,7 @@ def _read_tables(labels: LabelTable) -> dict[str, Facts]:
                 f"{', '.join(differ[:5])}; expected one split for each: correct the table"
             )
     if config.metadata_path:
-        tables["metadata"] = read_facts(config.metadata_path, elsewhere)
+        tables["metadata"] = read_facts(config.metadata_path, elsewhere, config.data_set)
     return tables
 
 

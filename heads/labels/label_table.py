@@ -7,12 +7,13 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float32, Int64, Shaped
 
+from cxr_embeddings.common import data_sets
 from cxr_embeddings.common.csv_tables import alike, find
 from cxr_embeddings.configs.schema import LabelsConfig
 
 from ..statistics.results import Note
-from .columns import read_table, role_columns
-from .findings import decide, read_findings, split_finding_labels
+from .columns import role_columns
+from .findings import decide, read_findings, read_recognised
 from .matching import Facts, FilmIds
 
 UNCERTAIN = {"ignore": "unknown", "zeros": "negative", "ones": "positive"}
@@ -39,6 +40,7 @@ class Examples:
     mask: Bool[np.ndarray, "n finding"]  # whether it is known; every film has one that is
     findings: tuple[str, ...]
     groups: dict[str, Shaped[np.ndarray, " n"]]  # by column; ages in bands such as "40-59"
+    definitions: list[str]  # sentences on what the labels mean
     notes: list[Note]
     unmatched: list[tuple[str, str]]  # why, and the id, of all that was left out one by one
     embedded: FilmIds  # all films that have embeddings, of which `row` are some
@@ -55,6 +57,7 @@ class LabelTable:
     uncertain: Bool[np.ndarray, "row finding"]  # whether it is -1 in the table
     findings: tuple[str, ...]
     columns: tuple[str, ...]  # all that the table has
+    definitions: list[str]  # sentences on what the labels mean
     notes: list[Note]
 
 
@@ -63,14 +66,15 @@ def read_labels(config: LabelsConfig) -> LabelTable:
 
     Values are 1, 0, -1 (uncertain) or empty (not mentioned). Neither policy touches the column
     `No Finding` of CheXpert and NegBio, where the labellers write 1 or nothing: empty is negative.
-    A row whose known findings (`TABLES`) are all empty, because its report could not be labelled,
-    is unknown for every finding whatever the policies.
+    A row of a known data set whose findings are all empty, because its report could not be
+    labelled, is unknown for every finding whatever the policies.
 
     Args:
         config: its `path` is a CSV or CSV.gz in UTF-8. `findings` are columns, matched exactly or
-            else without case, spaces and `_`; or ("all",): those of the table in `TABLES`, or of
-            another table every column of 0, 1, -1 and empty values that is not empty in all rows.
-            Rows are about whole studies where no column names a film.
+            else without case, spaces and `_`; or ("all",): those of the data set, which is
+            `data_set` or known by its columns (`data_sets.recognise`), or of another table every
+            column of 0, 1, -1 and empty values that is not empty in all rows. Rows are about whole
+            studies where no column names a film.
 
     Raises:
         ValueError: a column, finding or policy is unknown, a value is none of the above, or rows of
@@ -80,7 +84,11 @@ def read_labels(config: LabelsConfig) -> LabelTable:
     for name, known in (("uncertain", UNCERTAIN), ("not_mentioned", NOT_MENTIONED)):
         if (policy := getattr(config, name)) not in known:
             raise ValueError(f"found {name}={policy!r}; expected one of {', '.join(known)}")
-    table = split_finding_labels(read_table(path), path)
+    table, known, definitions, notes = _read(config)
+    findings = config.findings
+    if config.data_set:
+        names = data_sets.load(config.data_set).names
+        findings = tuple(names.get(name, name) for name in findings)
     named = {
         "image": config.id_column,
         "study": config.study_column,
@@ -100,11 +108,12 @@ def read_labels(config: LabelsConfig) -> LabelTable:
         if alike(name, table.columns)
     }
     subgroup_columns = [str(column.name) for column in groups.values()]
-    found = read_findings(table, path, config.findings, columns.values(), subgroup_columns)
+    found = read_findings(table, path, findings, columns.values(), subgroup_columns, known)
 
     key = ["image"] if "image" in columns else ["study", "patient"]
     said = [ids, *groups.values(), pd.DataFrame(found.code), pd.Series(found.unlabelled)]
-    keep, notes = _one_row_an_id(ids[key], pd.concat(said, axis=1), path)
+    keep, more = _one_row_an_id(ids[key], pd.concat(said, axis=1), path)
+    notes += more
     notes += note(
         "label rows in which every finding is empty: unknown for all, whatever the policy",
         ids[key[0]].to_numpy()[keep & found.unlabelled],
@@ -128,8 +137,23 @@ def read_labels(config: LabelsConfig) -> LabelTable:
         found.code[keep] == -1,
         found.names,
         tuple(table.columns),
+        definitions,
         notes,
     )
+
+
+def _read(config: LabelsConfig) -> tuple[pd.DataFrame, Sequence[str], list[str], list[Note]]:
+    """The table as text, the findings that it is known to have, and definitions and notes."""
+    path = config.path
+    if config.data_set:
+        entry = data_sets.load(config.data_set)
+        rows, known, counts = data_sets.read(path, entry)
+        notes = [one for what, count in counts.items() for one in note(what, count, used=True)]
+        return rows, known, data_sets.definitions(entry, named=True), notes
+    table, recognised = read_recognised(path)
+    if recognised:
+        return table, recognised.findings, data_sets.definitions(recognised, named=False), []
+    return table, (), ["No entry of a data set says what an empty cell or -1 means here."], []
 
 
 def _one_row_an_id(

@@ -45,13 +45,13 @@ class Facts(NamedTuple):
         return next(iter(self.ids))
 
 
-def read_facts(path: str, wanted: list[str]) -> Facts:
-    """Reads some columns of a table that may have several rows an id.
+def read_facts(path: str, wanted: list[str], data_set: str = "") -> Facts:
+    """Reads some columns of a table, which may be a data set's; an id may have several rows.
 
     Raises:
         ValueError: the table has no ids, or lacks a wanted column.
     """
-    table = read_table(path)
+    table = read_table(path, data_set)
     columns = role_columns(table, path, {})
     keys = [key for key in KEYS if key in columns]
     if not keys:

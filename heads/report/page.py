@@ -70,6 +70,7 @@ def write_report(
         title=title,
         provenance=_told({k: v for k, v in provenance.items() if k != "note"}),
         counts=counts,
+        definitions=measured.get("definitions", []),
         notes=measured["notes"],
         results=results,
         efficiency=measured["data_efficiency"],

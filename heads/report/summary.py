@@ -9,9 +9,12 @@ from .panels import patients
 FEW = 10  # films of one class on tune, below which what is chosen on it hangs on single films
 
 
-def of_counts(counts: Mapping[str, SplitCounts], notes: Sequence[Note]) -> list[str]:
-    """What was left out, and how many films each split has; warnings begin with `warning: `."""
-    lines = []
+def of_counts(
+    counts: Mapping[str, SplitCounts], notes: Sequence[Note], definitions: Sequence[str]
+) -> list[str]:
+    """What labels mean, what was left out, and how many films each split has; warnings begin with
+    `warning: `."""
+    lines = [f"labels: {sentence}" for sentence in definitions]
     for note in notes:
         some = ": " + ", ".join(note["examples"][:2]) if note["examples"] else ""
         lines.append(f"  {note['count']:8} {note['what']}{some}")

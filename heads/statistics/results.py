@@ -217,6 +217,7 @@ class Measurements(TypedDict):
 
     split: Literal["tune", "test"]
     counts: dict[str, SplitCounts]
+    definitions: NotRequired[list[str]]  # of the labels; files of earlier versions have none
     notes: list[Note]
     results: Results
     out_of_distribution: dict[str, Flagged]  # by split

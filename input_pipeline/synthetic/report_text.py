@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from cxr_embeddings.common.finding_names import CHEXPERT
+from cxr_embeddings.common import data_sets
 
-LABELS = CHEXPERT
+LABELS = data_sets.load("mimic_cxr").findings
 
 # Dealt to the studies from a shuffled deck, so that every case comes up: two in five are normal.
 CASES = (
