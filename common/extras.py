@@ -3,7 +3,9 @@
 # What is imported -> the smallest extra that installs it
 EXTRA_OF = {
     "apache_beam": "store",
+    "dask": "dask",
     "dicomweb_client": "pacs",
+    "distributed": "dask",
     "gcsfs": "gcs",
     "grpc": "store",
     "h5py": "convert",
@@ -14,6 +16,7 @@ EXTRA_OF = {
     "prometheus_client": "serve",
     "pyarrow": "tables",
     "requests": "pacs",
+    "s3fs": "s3",
     "safetensors": "convert",
     "tensorboardX": "train",
     "tensorflow": "tensorflow",

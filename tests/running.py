@@ -6,10 +6,13 @@ The network `tiny` (one block a stage) is there in all tests, and in commands wh
 import contextlib
 import importlib
 import io
+import os
 import pathlib
+import signal
 import socket
 import subprocess
 import sys
+import time
 
 from conftest import QUICK, REPOSITORY
 
@@ -62,3 +65,34 @@ def tree(folder):
     """Every file below a folder: its name there -> its bytes."""
     paths = (path for path in pathlib.Path(folder).rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+@contextlib.contextmanager
+def background(command, log, **options):
+    """Keeps a program running while the block does, with what it says in a file; gives the process.
+
+    It is ended with all that it has started: it leads a process group of its own.
+    """
+    with open(log, "ab") as stream:
+        both = {"stdout": stream, "stderr": stream, "start_new_session": True} | options
+        process = subprocess.Popen([*map(str, command)], **both)
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def wait_for(condition, seconds=60, process=None):
+    """Waits until `condition()` is true, and gives what it said; fails after so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"nothing within {seconds} s"
+        assert process is None or process.poll() is None, "the program ended"
+        time.sleep(0.02)
+    return found

@@ -6,6 +6,7 @@ clusters are bounded. TFDS' own Beam writer would hold gigabytes in memory.
 
 import contextlib
 import difflib
+import importlib
 import importlib.metadata
 import os
 import shlex
@@ -39,6 +40,7 @@ _LIBRARIES = (
     "pillow",
     "tensorflow-datasets",
 )
+_DASK = "apache_beam.runners.dask.dask_runner.DaskRunner"  # Beam 2.77 has no short name for it
 _AHEAD = 2  # films decoded while one is encoded
 # A worker process of this machine. Why it fails it tells Beam; what it prints besides is noise.
 _WORKER = """
@@ -85,13 +87,18 @@ def parse_options(flags: Sequence[str]) -> PipelineOptions:
 
     Raises ValueError for those that Beam, left to itself, would ignore.
     """
-    defaults = {
+    defaults: dict[str, object] = {
         "--runner": "FnApiRunner",
         "--direct_running_mode": "multi_processing",
         "--direct_num_workers": machine.processors(),
     }
     names = {flag.partition("=")[0] for flag in flags}
-    if "--runner" in names and "--runner=FnApiRunner" not in flags:
+    if "--runner=DaskRunner" in flags:
+        importlib.import_module(_DASK.rpartition(".")[0])  # without it, Beam has no such options
+        flags = [f"--runner={_DASK}" if flag == "--runner=DaskRunner" else flag for flag in flags]
+        # Beam would give 128 shards at once to one worker
+        defaults = {} if "--dask_npartitions" in names else {"--dask_partition_size": 1}
+    elif "--runner" in names and "--runner=FnApiRunner" not in flags:
         defaults = {}
     added = [f"{name}={value}" for name, value in defaults.items() if name not in names]
     options = PipelineOptions([*flags, *added])
@@ -170,9 +177,11 @@ def run(settings: Settings, places: Sequence[tuple[int, int]], options: Pipeline
             f"a Beam worker died ({lost[0]}); with -9, memory may have run out: take fewer by "
             "--direct_num_workers. The same command continues from here"
         ) from None
-    except RuntimeError as error:  # its text is the worker's traceback
+    except OSError:
+        raise
+    except Exception as error:  # RuntimeError whose text is a traceback; KilledWorker of Dask
         why = str(error).strip().splitlines()[-1].partition(" [while running")[0]
-        why = why.removeprefix("RuntimeError: ")
+        why = why.removeprefix("RuntimeError: ").rstrip(".")
         raise OSError(
             f"a Beam worker failed: {why}. The same command continues from here"
         ) from error
