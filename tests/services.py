@@ -18,20 +18,31 @@ from conftest import REPOSITORY
 @contextlib.contextmanager
 def serving(*options, environment):
     """A service on a free port; gives its address and its process."""
+    port = free_port()
+    command = running.command("serve", *options, f"--port={port}", "--engine=jax")
+    url = f"http://127.0.0.1:{port}"
+    with started(command, f"{url}/health", environment) as process:
+        yield url, process
+
+
+def free_port():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = running.command("serve", *options, f"--port={port}", "--engine=jax")
+        return free.getsockname()[1]
+
+
+@contextlib.contextmanager
+def started(command, health, environment):
+    """The process of a service that is healthy; it is ended as systems do it."""
     process = subprocess.Popen(command, env=environment, cwd=REPOSITORY, stderr=subprocess.PIPE)
-    url = f"http://127.0.0.1:{port}"
     try:
         for _ in range(600):
             with contextlib.suppress(OSError):
-                if ask(f"{url}/health")[0] == 200:
+                if ask(health)[0] == 200:
                     break
             assert process.poll() is None, process.stderr.read().decode()
             time.sleep(0.1)
-        yield url, process
+        yield process
     finally:
         process.terminate()
         process.communicate(timeout=60)
