@@ -5,9 +5,11 @@ its writer. The next writer of the same name removes what a killed one left.
 """
 
 import contextlib
+import csv
 import errno
 import fcntl
 import hashlib
+import io
 import logging
 import os
 import pathlib
@@ -166,19 +168,13 @@ def _remove_leftovers(folder: str, path: str) -> None:
 
 
 def encode_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
-    """A CSV file that Python's and pandas' readers give back; names need not be UTF-8.
-
-    A value with CR or LF in it is quoted: `csv.writer` does so only for what ends its own lines.
-    """
+    """A CSV file that Python's and pandas' readers give back; names need not be UTF-8."""
     return b"".join(map(encode_row, (columns, *rows)))
 
 
 def encode_row(row: Sequence[object]) -> bytes:
-    """A line of a CSV file, as `encode_table` writes it."""
-    unknown = (value is None or value != value for value in row)  # NaN is not equal to itself
-    texts = ("" if skip else str(value) for skip, value in zip(unknown, row, strict=True))
-    quoted = (
-        '"' + text.replace('"', '""') + '"' if any(c in text for c in ',"\r\n') else text
-        for text in texts
-    )
-    return ((",".join(quoted) or '""') + "\n").encode("utf-8", "surrogateescape")
+    """A line of a CSV file, as `encode_table` writes it; what is unknown (None, NaN) is empty."""
+    line = io.StringIO()
+    # By default it ends lines with CR and LF, and so quotes values that hold either.
+    csv.writer(line).writerow("" if value is None or value != value else value for value in row)
+    return f"{line.getvalue()[:-2]}\n".encode("utf-8", "surrogateescape")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -12,11 +13,13 @@ from cxr_embeddings.common import paths
 from cxr_embeddings.labelled_films import LabelledFilms, read_labelled_films
 
 if TYPE_CHECKING:
-    from PIL import Image
+    from matplotlib.figure import Figure
 
     from cxr_embeddings.heads.similarity import Sharing
 
 NEIGHBOURS, ROWS, SIDE = 5, 6, 168
+BACKGROUND, LIGHT, DIM = "#0e1015", "#e6e9f0", "#8b93a3"
+SHARED, OTHER, MISSING = "#81d4a3", "#ffc770", "#f06868"
 SEED = 0
 
 
@@ -77,7 +80,7 @@ def compare_neighbours(
     if output:
         chosen = _choose(label > 0, [findings.index(name) for name in found])
         shown = [(j, i, *neighbour[i]) for j, i in chosen.items()]
-        _draw(shown, find_films(table.image_id[rows], input), cosine, films).save(picture)
+        _draw(shown, find_films(table.image_id[rows], input), cosine, films).savefig(picture)
         print(f"{picture}: {len(shown)} films, drawn at random, and their neighbours")
 
 
@@ -126,7 +129,7 @@ def _draw(
     paths: Sequence[str],
     cosine: Float32[np.ndarray, "n neighbour"],
     films: LabelledFilms,
-) -> Image.Image:
+) -> Figure:
     """A row for each film shown: itself and its neighbours, framed where they share the finding.
 
     Args:
@@ -135,33 +138,30 @@ def _draw(
         cosine: of each film with its neighbours.
         films: their labels.
     """
-    from cxr_embeddings import film_sheet
-    from cxr_embeddings.common import files
-    from cxr_embeddings.input_pipeline.films import dicom
-    from cxr_embeddings.input_pipeline.films.film import Rejected
+    from matplotlib.figure import Figure
+
+    from cxr_embeddings.input_pipeline.films import decode
 
     has, known, findings = films.label > 0, films.mask, films.findings
-    tiles = []
-    for j, *row in shown:
-        section = (
-            f"{findings[j]}: shared by {has[row[1:], j].sum()} of {known[row[1:], j].sum()} "
-            "neighbours"
-        )
-        for n, i in enumerate(row):
-            picture = None
-            if paths[i]:
-                with files.open_input(paths[i]) as stream:
-                    drawn = film_sheet.draw_film(dicom.read_film(stream), SIDE)
-                picture = None if isinstance(drawn, Rejected) else drawn
+    size = 2 * NEIGHBOURS + 2, 2.9 * len(shown) + 0.6
+    figure = Figure(size, 84, facecolor=BACKGROUND, layout="constrained")
+    figure.suptitle("Films, each with its nearest; green: shares the row's finding", color=LIGHT)
+    rows = figure.subplots(len(shown), NEIGHBOURS + 1, squeeze=False)
+    for axes, (j, *row) in zip(rows, shown, strict=True):
+        count = f"{has[row[1:], j].sum()} of {known[row[1:], j].sum()} neighbours"
+        axes[0].set_title(f"{findings[j]}: shared by {count}", color=DIM, loc="left", size=10)
+        for n, (ax, i) in enumerate(zip(axes, row, strict=True)):
+            film = decode.load(paths[i], "native", SIDE, None) if paths[i] else None
+            if isinstance(film, decode.Prepared):
+                ax.imshow(film.image[..., 0], "gray", vmin=0, vmax=1)
+            else:
+                ax.plot([0, 1, np.nan, 0, 1], [0, 1, np.nan, 1, 0], color=MISSING)
+                ax.set(facecolor="black", aspect="equal")
             names = ", ".join(name for name, there in zip(findings, has[i], strict=True) if there)
             below = f"cosine {cosine[row[0], n - 1]:.3f}" if n else "the film"
-            frame = film_sheet.GREEN if has[i, j] else film_sheet.FRAME
-            colour = film_sheet.GREEN if n and has[i, j] else film_sheet.AMBER
-            tiles.append(
-                film_sheet.Tile(
-                    section, names, [below], colour, picture, frame if n else film_sheet.TEXT
-                )
-            )
-    return film_sheet.draw_sheet(
-        tiles, "Films and their nearest", "green: shares the row's finding", NEIGHBOURS + 1, SIDE
-    )
+            shares = n and has[i, j]
+            text = textwrap.fill(names, 26, max_lines=2)
+            ax.set_xlabel(f"{text}\n{below}", color=SHARED if shares else OTHER, size=8)
+            ax.set(xticks=[], yticks=[])
+            ax.spines[:].set(color=SHARED if shares else DIM, linewidth=4 if shares else 1)
+    return figure

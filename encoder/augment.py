@@ -5,6 +5,7 @@ No mirroring unless asked for: the heart lies on one side, and so does the stoma
 
 import jax
 import jax.numpy as jnp
+from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Array, Float, Float32, Key
 
 from cxr_embeddings.configs.schema_pretraining import AugmentationConfig
@@ -52,7 +53,7 @@ def view(
     sin, cos = jnp.sin(angle), jnp.cos(angle)
     rows = y[:, None] * cos + x[None] * sin + down * height + (height - 1) / 2
     columns = x[None] * cos - y[:, None] * sin + right * width + (width - 1) / 2
-    image = _bilinear(film[..., 0], rows, columns)
+    image = map_coordinates(film[..., 0], [rows, columns], order=1, mode="constant")
 
     mean = image.mean()
     image = (image - mean) * draw(4, 1 - how.contrast, 1 + how.contrast) + mean
@@ -64,23 +65,6 @@ def view(
         amount = jax.random.uniform(amount, (), jnp.float32, 0, how.noise)
         image = (image + amount * jax.random.normal(noise, image.shape)).clip(0, 1)
     return image[..., None]
-
-
-def _bilinear(
-    image: Float[Array, "h w"], rows: Float[Array, "h w"], columns: Float[Array, "h w"]
-) -> Float[Array, "h w"]:
-    """Values between pixels, 0 beyond the edge."""
-    height, width = image.shape
-    flat = jnp.pad(image, 1).ravel()  # a frame of zeros, so that nothing needs to be masked
-    rows, columns = rows.clip(-1, height) + 1, columns.clip(-1, width) + 1
-    top = jnp.floor(rows).clip(0, height).astype(jnp.int32)
-    left = jnp.floor(columns).clip(0, width).astype(jnp.int32)
-    down, right = rows - top.astype(jnp.float32), columns - left.astype(jnp.float32)
-    first = top * (width + 2) + left
-    upper, lower = (
-        flat[start] * (1 - right) + flat[start + 1] * right for start in (first, first + width + 2)
-    )
-    return upper * (1 - down) + lower * down
 
 
 def _blur(image: Float[Array, "h w"], deviation: Float[Array, ""]) -> Float[Array, "h w"]:

@@ -370,31 +370,11 @@ def test_the_good_records_of_a_damaged_shard_are_kept(tmp_path):
     assert table.rejected == [("x.tfrecord", "damaged", why) for why in (first, second)]
 
 
-def test_embeddings_that_are_not_finite_are_left_out(tmp_path):
-    write_some(tmp_path)
-    for i, value in enumerate([np.nan, np.inf, -np.inf], 2):
-        write(tmp_path, f"{i}.tfrecord", (f"film {i}", [1, 2, value, 4, 5, 6]))
-    table = read_table(str(tmp_path))
-    assert_holds(table, ["film 0", "film 1"], [vector(0), vector(1)])
-    why = "holds NaN or infinity"
-    assert table.rejected == [(f"film {i}", "damaged", why) for i in (2, 3, 4)]
-
-
 def test_a_run_goes_on_in_a_folder_with_a_table(tmp_path):
     for failing, films in ((IDS[3], 9), ("", 10)):
         make_source(tmp_path, failing=failing)
         table = read_table(str(tmp_path))
         assert (len(table.image_id), table.complete) == (films, not failing)
-
-
-@pytest.mark.parametrize("format", ["tfrecord", "npz"])
-def test_a_record_without_an_image_id_is_none_of_a_runs_own(tmp_path, format):
-    make_source(tmp_path, layout="per_image", format=format)
-    name = IDS[0].replace(".dcm", "")
-    write(tmp_path, f"{name}.{format}", ("", vector(0)))
-    assert name in read_table(str(tmp_path)).image_id
-    with pytest.raises(ValueError, match="which this run would not put there"):
-        make_source(tmp_path, layout="per_image", format=format)
 
 
 def test_remote_folders(tmp_path, reads):

@@ -140,9 +140,9 @@ def test_only_so_many_batches_are_read_ahead_and_threads_end(stores):
     assert next(reading)[0] == 0
     assert next(reading)[0] == 1
     assert asked == [0, 1, 2, 3]
-    assert any(thread.name.startswith("reader") for thread in threading.enumerate())
+    assert any(thread.name.startswith("worker") for thread in threading.enumerate())
     reading.close()
-    assert not any(thread.name.startswith("reader") for thread in threading.enumerate())
+    assert not any(thread.name.startswith("worker") for thread in threading.enumerate())
 
 
 LABEL = np.int32(np.random.default_rng(1).random(103) < 0.3)[:, None]

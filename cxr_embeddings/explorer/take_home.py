@@ -53,7 +53,7 @@ def take_home(
 
     Args:
         folder: new or empty. It gets `labels.csv`, `head/` with the head and its report, and
-            `map.parquet` (`map.csv` without pyarrow): where all films lie and their scores.
+            `map.parquet`: where all films lie and their scores.
         embeddings: of the films of the labels, in the same order.
         labels: of the readers and of the given table.
         findings: to be learnt.
@@ -89,12 +89,13 @@ def take_home(
         predicted = head.predict(embeddings).iloc[: len(table)]
         scores = predicted.drop(columns=["image_id", "reason"])
         whole = pd.concat([table, pd.DataFrame(coordinates), scores], axis=1)
-        drawn_map = _write_map(place, whole)
+        with writing.whole_file(place / "map.parquet") as stream:
+            whole.to_parquet(stream, index=False)
     except BaseException:
         shutil.rmtree(place, ignore_errors=True)  # it was empty
         raise
-    written = {"labels": csv, "head": home, "report": home / "report.html", "map": drawn_map}
-    return TakenHome(head, predicted, written)
+    written = {"labels": csv, "head": home, "report": home / "report.html"}
+    return TakenHome(head, predicted, written | {"map": place / "map.parquet"})
 
 
 def split(
@@ -138,16 +139,3 @@ def _table(
         columns[finding] = np.full(len(image_id), "", object)
         columns[finding][found.film] = np.where(found.label > 0, "1", "0")
     return pd.DataFrame(columns, dtype=object)
-
-
-def _write_map(folder: pathlib.Path, table: pd.DataFrame) -> pathlib.Path:
-    try:
-        import pyarrow  # noqa: F401  pandas says less plainly that it is missing
-    except ImportError:
-        from cxr_embeddings.heads import predictions
-
-        files.write_whole(str(folder / "map.csv"), predictions.encode(table))
-        return folder / "map.csv"
-    with writing.whole_file(folder / "map.parquet") as stream:
-        table.to_parquet(stream, index=False)
-    return folder / "map.parquet"

@@ -4,8 +4,7 @@ A position in the data is the number of a step and nothing else, so that a run t
 goes on with exactly the films that it would have seen.
 """
 
-import collections
-import concurrent.futures
+import contextlib
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -16,12 +15,13 @@ import numpy as np
 from jaxtyping import Float32, Int32, Int64, Shaped
 
 from cxr_embeddings.common import files
+from cxr_embeddings.common.workers import in_order
 
 from .. import tfrecord
 from .codecs import STORAGES
 from .dataset import Store
 
-_AHEAD = 3  # batches that are being read, or wait to be used; bounds the memory
+_AHEAD = 2  # batches that are being read, or wait to be used; bounds the memory
 _DECODERS = {"png": imagecodecs.png_decode, "jpeg": imagecodecs.jpeg8_decode}  # as TensorFlow's
 
 
@@ -165,31 +165,25 @@ def batches(
     size = stores[0].identity["size"]
     decoders = [_DECODERS[STORAGES[store.identity["storage"]].format] for store in stores]
 
-    def read(row: int, image: Float32[np.ndarray, "height width"]) -> None:
+    def read(film: tuple[int, np.ndarray]) -> None:
+        row, image = film
         image_id, path, offset, length, index = (column.item(row) for column in places)
         pixels = decoders[index](_read_picture(image_id, path, offset, length))
         np.divide(pixels, np.iinfo(pixels.dtype).max, out=image, dtype=np.float32)
 
-    pending: collections.deque = collections.deque()
-    steps = iter(range(first_step, last_step))
-    with concurrent.futures.ThreadPoolExecutor(workers, "reader") as threads:
-        try:
-            while True:
-                for step in itertools.islice(steps, _AHEAD - len(pending)):
-                    rows = rows_of_step(step)
-                    images = np.empty((len(rows), size, size, 1), np.float32)
-                    targets = zip(rows.tolist(), images[..., 0], strict=True)
-                    films = [threads.submit(read, *target) for target in targets]
-                    pending.append((step, images, films))
-                if not pending:
-                    return
-                step, images, films = pending[0]
-                for film in films:
-                    film.result()
-                pending.popleft()
-                yield step, images
-        finally:
-            threads.shutdown(cancel_futures=True)
+    steps = ((step, rows_of_step(step).tolist()) for step in range(first_step, last_step))
+    first = next(steps, (0, []))
+
+    def films() -> Iterator[tuple[tuple[int, np.ndarray | None], tuple[int, np.ndarray]]]:
+        """Of each film its row and its place; with the last one of a step all of its images."""
+        for step, rows in itertools.chain([first], steps):
+            images = np.empty((len(rows), size, size, 1), np.float32)
+            for i, row in enumerate(rows, 1):
+                yield (step, images if i == len(rows) else None), (row, images[i - 1, ..., 0])
+
+    ahead = _AHEAD * len(first[1])
+    with contextlib.closing(in_order(films(), [read] * workers, ahead)) as done:
+        yield from ((step, images) for (step, images), _ in done if images is not None)
 
 
 def _read_picture(image_id: str, path: str, offset: int, length: int) -> bytes:
