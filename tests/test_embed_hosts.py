@@ -42,9 +42,9 @@ def command(store, output, *options):
 
 
 def call(store, output, *options):
-    """The same in this process, by the engine that starts sooner."""
-    given = command(store, output, "--config.encoder.engine=openvino", *options)
-    return running.call("embed", *given[2:])
+    """The same in this process, by what starts sooner, if `options` do not say otherwise."""
+    quick = "--config.encoder.engine=openvino", "--config.encoder.variant=tiny"
+    return running.call("embed", *command(store, output, *quick, *options)[2:])
 
 
 def start_hosts(store, output, *options, environment, second=()):
@@ -66,6 +66,14 @@ def alone(store, tmp_path_factory):
     result = call(store, folder)
     assert result.returncode == 0, result.stderr
     assert f"embedded     {FILMS:8}" in result.stdout
+    return folder
+
+
+@pytest.fixture(scope="module")
+def of_b0(store, tmp_path_factory):
+    """The same with a network that takes its time, as hosts have it here."""
+    folder = tmp_path_factory.mktemp("b0")
+    assert call(store, folder, "--config.encoder.variant=b0").returncode == 0
     return folder
 
 
@@ -109,7 +117,7 @@ def test_a_store_gives_what_its_films_give_in_shards_like_its_own(mimic, store, 
 
 
 @pytest.mark.slow
-def test_two_hosts_with_split_weights_make_what_one_makes(store, alone, environment, tmp_path):
+def test_two_hosts_with_split_weights_make_what_one_makes(store, of_b0, environment, tmp_path):
     """A mesh of 4 x 2: two devices share the weights. Without, see the next test."""
     options = ("--config.encoder.model_parallel=2",)
     (code, said, errors), other = run_hosts(
@@ -118,12 +126,12 @@ def test_two_hosts_with_split_weights_make_what_one_makes(store, alone, environm
     assert (code, other[0]) == (0, 0), errors + other[2]
     assert f"embedded     {FILMS:8}" in said
     assert "films" not in other[1], "host 0 speaks for all"
-    assert_equal(tmp_path / "out", alone, tmp_path)
+    assert_equal(tmp_path / "out", of_b0, tmp_path)
     assert json.loads((tmp_path / "out/manifest.json").read_text())["runs"][0]["hosts"] == 2
 
 
 @pytest.mark.slow
-def test_a_host_is_killed_and_the_job_is_run_again(store, alone, environment, tmp_path):
+def test_a_host_is_killed_and_the_job_is_run_again(store, of_b0, environment, tmp_path):
     folder = tmp_path / "out"
     processes = start_hosts(store, folder, environment=environment)
     deadline = time.monotonic() + 100
@@ -135,20 +143,20 @@ def test_a_host_is_killed_and_the_job_is_run_again(store, alone, environment, tm
     for process in processes:
         process.communicate(timeout=60)
     before = {name: (folder / name).read_bytes() for name in shards(folder)}
-    assert 3 <= len(before) < len(shards(alone)), "killed too late for this test to mean anything"
+    assert 3 <= len(before) < len(shards(of_b0)), "killed too late for this test to mean anything"
     assert json.loads((folder / "manifest.json").read_text())["complete"] is False
     (code, said, errors), other = run_hosts(store, folder, environment=environment)
     assert (code, other[0]) == (0, 0), errors + other[2]
     assert re.search(r"already done +[1-9]", said)
     assert {name: (folder / name).read_bytes() for name in before} == before
-    assert_equal(folder, alone, tmp_path)
+    assert_equal(folder, of_b0, tmp_path)
 
 
 @pytest.mark.slow
-def test_hosts_that_differ_stop_together(store, alone, environment, tmp_path):
+def test_hosts_that_differ_stop_together(store, of_b0, environment, tmp_path):
     """One host that must not write makes all of them end, none of them waiting."""
     (code, _, errors), other = run_hosts(
-        store, alone, "--config.encoder.seed=1", environment=environment
+        store, of_b0, "--config.encoder.seed=1", environment=environment
     )
     assert (code, other[0]) == (1, 1)
     assert "was made by another run" in errors

@@ -1,4 +1,4 @@
-"""Keras' EfficientNet, saved by Keras, converted by the program, and compared stage by stage."""
+"""Keras' EfficientNet, saved by Keras, read, and compared stage by stage."""
 
 import json
 import pathlib
@@ -10,24 +10,14 @@ from unittest import mock
 import h5py
 import jax
 import numpy as np
+import parity
 import pytest
-import running
 from flax.traverse_util import flatten_dict
-from parity import (
-    TOLERANCE,
-    assert_same_leaves,
-    assert_stages_agree,
-    calibrate,
-    compiled,
-    difference,
-    random_images,
-    swap_two_leaves,
-    with_statistics,
-)
+from parity import TOLERANCE, compiled, difference, random_images
 
 from benchmarks import peers
 from cxr_embeddings.encoder import convert, weights
-from cxr_embeddings.encoder.card import Card, load_card
+from cxr_embeddings.encoder.card import Card
 from cxr_embeddings.encoder.efficientnet import VARIANTS, EfficientNet
 from cxr_embeddings.encoder.random_weights import random_variables
 from cxr_embeddings.encoder.sources import archive
@@ -107,34 +97,27 @@ def read(path: pathlib.Path) -> tuple[Card, weights.Variables]:
 @pytest.mark.slow
 @pytest.mark.parametrize(("variant", "sizes"), [("b0", (96, 97)), ("l2", (64, 65))])
 def test_every_leaf_arrives_and_every_stage_agrees_with_keras(variant, sizes, tmp_path):
-    """Calibrated weights put into Keras, saved by it, converted by the program, and loaded."""
+    """Calibrated weights put into Keras, saved by it, and read."""
     model = EfficientNet(variant, peers.head_width(variant))
     variables = jax.device_put(random_variables(model, seed=0))
     images = random_images(sizes[0], batch=8, seed=1)
-    variables = jax.device_get(calibrate(model, variables, images))
+    variables = jax.device_get(parity.calibrate(model, variables, images))
     network = keras_network(variant)
     assign_keras(network, variables)
-    file, bundle = tmp_path / f"{variant}.weights.h5", tmp_path / "bundle"
+    file = tmp_path / f"{variant}.weights.h5"
     network.save_weights(file)
-    if variant == "b0":  # by the command itself; L2 by what it calls: half a minute less
-        options = "--from=keras", f"--input={file}", f"--output={bundle}"
-        result = running.call("convert_weights", *options)
-        assert result.returncode == 0, result.stderr
-        card = load_card(bundle)
-        converted = weights.load_variables(bundle, card)
-    else:
-        card, converted = read(file)
+    card, converted = read(file)
     assert (card.variant, card.head_width) == (variant, peers.head_width(variant))
-    assert_same_leaves(converted, variables)
+    parity.assert_same_leaves(converted, variables)
 
     forward = compiled(model)
     for size in sizes[variant == "l2" :]:
         images = random_images(size, batch=2, seed=2)
         ours, theirs = forward(converted, images), keras_forward(variant, file, images)
-        assert_stages_agree(ours, theirs)
+        parity.assert_stages_agree(ours, theirs)
         assert difference(ours["pooled"], theirs["stage7"].mean(axis=(1, 2))) < TOLERANCE
         assert difference(ours["own_head"], theirs["head_map"].mean(axis=(1, 2))) < TOLERANCE
-        wrong = forward(swap_two_leaves(converted), images)
+        wrong = forward(parity.swap_two_leaves(converted), images)
         assert difference(wrong["head_map"], theirs["head_map"]) > 1000 * TOLERANCE
 
 
@@ -146,7 +129,7 @@ def as_published(tmp_path: pathlib.Path, monkeypatch) -> tuple[Any, pathlib.Path
     plain = keras_network("b0", **top)
     plain.get_layer(index=2).adapt_mean.assign(IMAGENET_MEAN)
     plain.get_layer(index=2).adapt_variance.assign(IMAGENET_STD)  # sic: Keras' files have it so
-    assign_keras(plain, with_statistics(random_variables(EfficientNet("b0", 1280))))
+    assign_keras(plain, parity.with_statistics(random_variables(EfficientNet("b0", 1280))))
     plain.save_weights(tmp_path / "stored.weights.h5")
     stored = str(tmp_path / "stored.weights.h5")
     monkeypatch.setattr(reference.file_utils, "get_file", lambda *_, **__: stored)

@@ -29,14 +29,14 @@ def options(mimic, output, *more):
     ]
 
 
-def call(*args, workers=ALONE):
+def call(*args):
     """Runs the command in this process."""
-    return running.call("preprocess", *options(*args, "--config.image.size=32", *workers))
+    return running.call("preprocess", *options(*args, "--config.image.size=32", *ALONE))
 
 
 def test_a_run_says_what_it_did_and_may_be_repeated(mimic, tmp_path):
     folder = tmp_path / "store"
-    result = call(mimic, folder, workers=WORKERS)
+    result = call(mimic, folder)
     assert result.returncode == 0, result.stderr
     printed = result.stdout.splitlines()
     assert printed[0].startswith("42 of 46 films in ")
@@ -48,10 +48,10 @@ def test_a_run_says_what_it_did_and_may_be_repeated(mimic, tmp_path):
     assert "Traceback" not in result.stderr and "WARNING" not in result.stderr
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["complete"]
-    assert manifest["runs"][0]["beam"] == ["--runner=FnApiRunner", *WORKERS]
+    assert manifest["runs"][0]["beam"] == ["--runner=FnApiRunner", *ALONE]
     assert manifest["runs"][0]["versions"]["apache-beam"]
     before = tree(folder)
-    assert f"{'already done':13}{40:8}" in call(mimic, folder, workers=WORKERS).stdout
+    assert f"{'already done':13}{40:8}" in call(mimic, folder).stdout
     assert tree(folder) == before
 
 

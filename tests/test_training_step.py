@@ -155,7 +155,6 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch():
 @pytest.mark.parametrize(
     ("micro_batch", "model_parallel", "rules"),
     [
-        pytest.param(FILMS, 1, sharding.MODEL_PARALLEL, marks=pytest.mark.slow),
         (FILMS, 2, sharding.MODEL_PARALLEL),
         pytest.param(8, 1, sharding.FULLY_SHARDED, marks=pytest.mark.slow),
     ],
