@@ -172,7 +172,7 @@ def batches(
         np.divide(pixels, np.iinfo(pixels.dtype).max, out=image, dtype=np.float32)
 
     steps = ((step, rows_of_step(step).tolist()) for step in range(first_step, last_step))
-    first = next(steps, (0, []))
+    first: tuple[int, list[int]] = next(steps, (0, []))
 
     def films() -> Iterator[tuple[tuple[int, np.ndarray | None], tuple[int, np.ndarray]]]:
         """Of each film its row and its place; with the last one of a step all of its images."""
