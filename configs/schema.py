@@ -245,3 +245,28 @@ class HeadConfig:
     compare: str = field("", "folder of another head, to be compared on the same films")
     resamples: int = field(1000, "bootstrap samples of patients, for the intervals")
     seed: int = field(0, "seed of the bootstrap, the draws and a random split")
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationOutputConfig:
+    path: str = field(
+        "", "folder to be made, for report and metrics; none: print only", "output", required=False
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig:
+    """Settings of `scripts/evaluate.py`."""
+
+    head: str = field("", "folder of a head, from train_head.py", "head")
+    embeddings: EmbeddingsConfig = EmbeddingsConfig()
+    labels: LabelsConfig = LabelsConfig(findings=("all",))
+    output: EvaluationOutputConfig = EvaluationOutputConfig()
+    local: float = field(
+        0.2, "share of the patients on whose labels the head is recalibrated; the rest is measured"
+    )
+    compare: str = field(
+        "", "another head for the same films: its folder, or that of its own evaluation of them"
+    )
+    resamples: int = field(1000, "bootstrap samples of patients, for the intervals")
+    seed: int = field(0, "seed of the bootstrap and of the draw of local patients")

@@ -1,12 +1,81 @@
-"""A table of labels, joined to the films that have embeddings, without splits."""
+"""Embeddings and tables of labels as users name them, opened and joined."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+import hashlib
+import importlib.metadata
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float32, Shaped
+
+from cxr_embeddings.common import files, paths
+from cxr_embeddings.configs.schema import EmbeddingsConfig, LabelsConfig
+from cxr_embeddings.embedding import read_embeddings
+
+if TYPE_CHECKING:
+    from cxr_embeddings.input_pipeline.embeddings.table import Embeddings
+
+    Given = Embeddings | str | os.PathLike | Sequence[str | os.PathLike]
+
+LIBRARIES = ("cxr-embeddings", "jax", "flax", "optax", "numpy", "scipy", "scikit-learn", "pandas")
+TABLES = ("path", "split_path", "metadata_path")
+
+
+def open_embeddings(
+    given: Given, config: EmbeddingsConfig, say: Callable[[str], object], shown: bool | None
+) -> tuple[Embeddings, EmbeddingsConfig]:
+    """The embeddings that are given, or (): those that the config names; and where they lie.
+
+    Raises:
+        ValueError, OSError: as `read_embeddings`.
+    """
+    from cxr_embeddings.input_pipeline.embeddings.table import Embeddings
+
+    if isinstance(given, Embeddings):
+        table, dtype = given, given.embedding.dtype.name
+        about = EmbeddingsConfig(tuple(table.folders), dtype=dtype)
+    else:
+        several = [given] if isinstance(given, str | os.PathLike) else given
+        places = tuple(os.fspath(one) for one in several)
+        about = dataclasses.replace(config, path=places or config.path)
+        cache = about.cache or None
+        table = read_embeddings(about.path, cache=cache, dtype=about.dtype, progress=shown)
+    count, width = table.embedding.shape
+    say(f"{count} embeddings of {width:,} numbers in {', '.join(about.path) or 'memory'}")
+    if table.encoder is None:
+        say("warning: no manifest.json says which encoder made these embeddings")
+    elif not table.encoder.get("trained"):
+        say("warning: these are the embeddings of an untrained network")
+    if table.complete is False:
+        say("warning: the run that made them did not finish: some films are missing")
+    if table.damaged:
+        name, _, reason = table.damaged[0]
+        say(f"warning: {len(table.damaged)} left out, such as {name}: {reason}")
+    return table, about
+
+
+def at_home(labels: LabelsConfig) -> LabelsConfig:
+    """The config with `~` of its paths replaced."""
+    return dataclasses.replace(
+        labels, **{name: os.path.expanduser(getattr(labels, name)) for name in TABLES}
+    )
+
+
+def origin(labels: LabelsConfig) -> dict[str, dict[str, str]]:
+    """SHA-256 of the tables of labels, and the versions of the libraries."""
+    tables = [path for name in TABLES if (path := getattr(labels, name))]
+    return {
+        "tables_digests": {
+            path: hashlib.sha256(files.read_bytes(paths.typed(path))).hexdigest()
+            for path in tables
+            if not os.path.isdir(paths.typed(path))  # of films or reports without a table
+        },
+        "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
+    }
 
 
 class LabelledFilms(NamedTuple):
@@ -28,7 +97,6 @@ def read_labelled_films(image_id: Shaped[np.ndarray, " film"], path: str) -> Lab
         OSError: it cannot be read.
     """
     from cxr_embeddings.common import data_sets
-    from cxr_embeddings.configs.schema import LabelsConfig
     from cxr_embeddings.heads.labels import label_table, matching
 
     config = LabelsConfig(path, ("all",))

@@ -12,12 +12,16 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, cast
 
 from cxr_embeddings.common import paths, writing
+from cxr_embeddings.configs.schema import EvaluateConfig, LabelsConfig
 from cxr_embeddings.embedding import read_embeddings
 from cxr_embeddings.errors import translated
+from cxr_embeddings.named_options import LabelOptions, check_all_taken, taken
 
 if TYPE_CHECKING:
     import pandas as pd
+    from typing_extensions import Unpack
 
+    from cxr_embeddings.head_evaluation import Evaluation
     from cxr_embeddings.heads.experiment import Experiment
     from cxr_embeddings.heads.saved import HeadCard, Saved, WholeCard
     from cxr_embeddings.heads.statistics.results import Measurements
@@ -95,6 +99,53 @@ class Head:
         if not isinstance(embeddings, Embeddings):
             embeddings = read_embeddings(embeddings, dtype=self.saved.card["embeddings_dtype"])
         return predictions_of(self.saved, embeddings, embeddings.folders)
+
+    @translated
+    def evaluate(
+        self,
+        embeddings: Embeddings | str | os.PathLike | Sequence[str | os.PathLike],
+        labels: str | os.PathLike,
+        *,
+        findings: str | Sequence[str] = "all",
+        local: float = 0.2,
+        compare: str | os.PathLike = "",
+        resamples: int = 1000,
+        seed: int = 0,
+        progress: bool | None = None,
+        **options: Unpack[LabelOptions],
+    ) -> Evaluation:
+        """Measures the head on labelled films that it was not trained on, such as another place's.
+
+        Args:
+            embeddings, labels: as of `train_head`.
+            findings: of the head, as its own table called them; "all": all of them.
+            local: share of the patients on whose labels it is recalibrated; the rest is measured.
+            compare: folder of another head for the same films, or of its own evaluation of them.
+            resamples, seed, progress: as of `train_head`.
+            **options: fields of `LabelsConfig`, such as subgroups, not_mentioned, and test, the
+                name of the only split that is used.
+
+        Returns:
+            What was measured, in `metrics`; `summary` says it, `report(folder)` writes it.
+
+        Raises:
+            InputError: the embeddings are of another encoder, the labels lack a finding of the
+                head, or the head was trained on some of the films or patients.
+            FileError: there are no embeddings, or no table of labels.
+        """
+        from cxr_embeddings.head_evaluation import evaluate
+
+        names = (findings,) if isinstance(findings, str) else tuple(findings)
+        given: dict[str, object] = {"findings": names, "path": os.fspath(labels), **options}
+        config = EvaluateConfig(
+            labels=taken(LabelsConfig(), given),
+            local=local,
+            compare=os.fspath(compare),
+            resamples=resamples,
+            seed=seed,
+        )
+        check_all_taken("evaluate", given, LabelOptions)
+        return evaluate(self, config, embeddings, shown=progress)
 
     @translated
     def save(self, folder: str | os.PathLike) -> None:

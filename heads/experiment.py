@@ -1,7 +1,7 @@
 """A head from first to last: trained, chosen on tune, measured on test, written as a folder."""
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -20,18 +20,26 @@ from .select import SplitFilms, Trained
 from .statistics import metrics
 from .statistics.results import Measurements, SplitCounts
 
+TRAINING_FILMS = "training_films.csv"  # by which evaluate.py tells films that a head knows
 UNUSED_BY_LBFGS = ("seeds", "batch_size", "epochs", "learning_rate", "patience", "shuffle")
+
+
+class Fitted(NamedTuple):
+    """A head, and what was chosen for it."""
+
+    trained: Trained
+    spread: distance.Spread  # of the films of train
+    chosen: Mapping[str, metrics.Chosen]  # temperature and thresholds of each finding, on tune
 
 
 class Experiment(NamedTuple):
     """What came out."""
 
-    trained: Trained  # the head that was chosen
-    spread: distance.Spread  # of the films of train
+    head: Fitted
     distances: dict[str, np.ndarray]  # of the films of each split that has any
-    chosen: dict[str, metrics.Chosen]  # temperature and thresholds of each finding, on tune
     measured: Measurements  # what metrics.json holds
-    predicted: pd.DataFrame  # a row for each film of tune and test
+    predicted: pd.DataFrame  # a row for each film of tune, or of the local part, and of test
+    films: pd.DataFrame  # ids and splits of all films
     tested: metrics.Scored  # the films that were measured
     left_out: Sequence[tuple[str, str]]  # why, and the id, of everything that was not used
 
@@ -54,7 +62,7 @@ def films_of(examples: Examples) -> dict[str, SplitFilms]:
     """The films of each split."""
     return {
         split: SplitFilms(examples.row[at], examples.label[at], examples.mask[at])
-        for split in SPLITS
+        for split in (SPLITS if "train" in examples.split else ("local", "test"))
         for at in [examples.split == split]
     }
 
@@ -116,52 +124,26 @@ def run(
             bar.update()
 
         trained = select.fit(embedding, films["train"], tune, recipe, after_epoch)
-    scored = {
-        split: metrics.Scored(
-            select.score(trained, embedding, films[split].row),
-            films[split].label,
-            films[split].mask,
-            examples.patient_id[examples.split == split],
-        )
+    scored: dict[str, metrics.Scored] = {
+        split: score(trained, embedding, examples, split)
         for split in dict.fromkeys(("tune", tested))
     }
     chosen = metrics.choose(examples.findings, scored["tune"])
-    spread = distance.fit(embedding, films["train"].row, tune.row, config.seed)
-    distances = {
-        split: distance.measure(spread, embedding, one.row)
-        for split, one in films.items()
-        if len(one.row)
-    }
-    at = examples.split == tested
-    measured: Measurements = {
-        "split": tested,
-        "counts": count(examples),
-        "definitions": examples.definitions,
-        "notes": examples.notes,
-        "results": metrics.evaluate(
-            examples.findings,
-            scored["tune"],
-            scored[tested],
-            chosen,
-            {name: values[at] for name, values in examples.groups.items()},
-            resamples=config.resamples,
-            seed=config.seed,
-        ),
-        "out_of_distribution": {
-            split: {"films": len(far), "flagged": int(distance.is_far(far).sum())}
-            for split, far in distances.items()
-        },
-        "data_efficiency": None,
-        "comparison": None,
-    }
+    head = Fitted(
+        trained, distance.fit(embedding, films["train"].row, tune.row, config.seed), chosen
+    )
+    experiment = measure(
+        embedding, examples, head, scored, tested, scored["tune"], config.resamples, config.seed
+    )
     if other:
-        measured["comparison"] = predictions.compare(
+        at = examples.split == tested
+        experiment.measured["comparison"] = predictions.compare(
             other, tested, examples.image_id[at], examples.findings, scored[tested]
         )
     if sizes:
         trainings = sum(config.draws if size < len(films["train"].row) else 1 for size in sizes)
         with progress.bar(trainings, what="trainings", shown=shown) as bar:
-            measured["data_efficiency"] = data_efficiency.measure(
+            experiment.measured["data_efficiency"] = data_efficiency.measure(
                 embedding,
                 (films["train"], tune, films[tested]),
                 examples.patient_id[examples.split == "train"],
@@ -172,19 +154,72 @@ def run(
                 seed=config.seed,
                 after_draw=bar.update,
             )
+    return experiment
+
+
+def score(
+    trained: Trained, embedding: Float[np.ndarray, "table dim"], examples: Examples, split: str
+) -> metrics.Scored:
+    """The films of a split with their logits."""
+    at = examples.split == split
+    logit = select.score(trained, embedding, examples.row[at])
+    return metrics.Scored(logit, examples.label[at], examples.mask[at], examples.patient_id[at])
+
+
+def measure(
+    embedding: Float[np.ndarray, "table dim"],
+    examples: Examples,
+    head: Fitted,
+    scored: Mapping[str, metrics.Scored],
+    tested: Literal["tune", "test"],
+    tune: metrics.Scored | None,
+    resamples: int,
+    seed: int,
+) -> Experiment:
+    """Measures a head on the films of the split `tested`; `scored` are those of predictions.csv.
+
+    `tune` are the films that it was chosen on, if known. Films of a split "local" recalibrate it.
+    """
+    films, at = films_of(examples), examples.split == tested
+    distances = {
+        split: distance.measure(head.spread, embedding, one.row)
+        for split, one in films.items()
+        if len(one.row)
+    }
+    measured: Measurements = {
+        "split": tested,
+        "counts": count(examples),
+        "definitions": examples.definitions,
+        "notes": examples.notes,
+        "results": metrics.evaluate(
+            examples.findings,
+            tune,
+            scored[tested],
+            head.chosen,
+            {name: values[at] for name, values in examples.groups.items()},
+            local=scored.get("local"),
+            resamples=resamples,
+            seed=seed,
+        ),
+        "out_of_distribution": {
+            split: {"films": len(far), "flagged": int(distance.is_far(far).sum())}
+            for split, far in distances.items()
+        },
+        "data_efficiency": None,
+        "comparison": None,
+    }
     rows = np.concatenate([np.flatnonzero(examples.split == split) for split in scored])
     predicted = predictions.table(
         {name: getattr(examples, name)[rows] for name in predictions.IDS}
         | distance.columns(np.concatenate([distances[split] for split in scored])),
         examples.findings,
         np.concatenate([one.logit for one in scored.values()]),
-        {finding: one.temperature for finding, one in chosen.items()},
+        {finding: one.temperature for finding, one in head.chosen.items()},
         examples.label[rows],
         examples.mask[rows],
     )
-    return Experiment(
-        trained, spread, distances, chosen, measured, predicted, scored[tested], examples.unmatched
-    )
+    ids = pd.DataFrame({name: getattr(examples, name) for name in predictions.IDS})
+    return Experiment(head, distances, measured, predicted, ids, scored[tested], examples.unmatched)
 
 
 def write(partial: pathlib.Path, experiment: Experiment, card: saved.WholeCard) -> None:
@@ -193,9 +228,24 @@ def write(partial: pathlib.Path, experiment: Experiment, card: saved.WholeCard) 
     Raises:
         OSError: it cannot be written, or the disk is full.
     """
-    findings, measured = card["findings"], experiment.measured
-    head = saved.Saved(experiment.trained, experiment.spread, card)
-    saved.save(partial, head, measured)
+    head = saved.Saved(experiment.head.trained, experiment.head.spread, card)
+    saved.save(partial, head, None)
+    known = experiment.films[experiment.films["split"] != "test"]
+    (partial / TRAINING_FILMS).write_bytes(predictions.encode(known))
+    kind = "Head with hidden layers" if card["hidden"] else "Linear probe"
+    write_results(partial, experiment, kind, _shown(card))
+
+
+def write_results(
+    partial: pathlib.Path,
+    experiment: Experiment,
+    what: str,
+    provenance: Mapping[str, object],
+    warnings: Sequence[str] = (),
+) -> None:
+    """Fills a folder with predictions, figures and the report: `what` begins its title."""
+    findings, measured = [*experiment.head.chosen], experiment.measured
+    saved.write_metrics(partial, measured)
     (partial / "predictions.csv").write_bytes(predictions.encode(experiment.predicted))
     left_out = writing.encode_table(("reason", "id"), experiment.left_out)
     (partial / "left_out.csv").write_bytes(left_out)
@@ -207,13 +257,13 @@ def write(partial: pathlib.Path, experiment: Experiment, card: saved.WholeCard) 
         experiment.distances,
     )
     svgs = figures.save(drawn, partial / "figures")
-    kind = "Head with hidden layers" if card["hidden"] else "Linear probe"
     page.write_report(
         partial / "report.html",
-        f"{kind}: {', '.join(findings) if len(findings) < 4 else f'{len(findings)} findings'}",
-        _shown(card),
+        f"{what}: {', '.join(findings) if len(findings) < 4 else f'{len(findings)} findings'}",
+        provenance,
         measured,
         svgs,
+        warnings,
     )
 
 

@@ -131,7 +131,12 @@ def save(folder: pathlib.Path, head: Saved, measured: Measurements | None) -> No
         checkpointer.save(path / CHECKPOINT, numbers)
     (path / CARD).write_text(json.dumps(head.card, indent=2, allow_nan=False) + "\n")
     if measured is not None:
-        (path / METRICS).write_text(json.dumps(measured, indent=2, allow_nan=False))
+        write_metrics(path, measured)
+
+
+def write_metrics(folder: pathlib.Path, measured: Measurements) -> None:
+    """Writes metrics.json. Raises OSError."""
+    (folder / METRICS).write_text(json.dumps(measured, indent=2, allow_nan=False))
 
 
 def read_metrics(folder: str | os.PathLike) -> Measurements | None:

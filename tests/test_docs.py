@@ -7,12 +7,12 @@ import re
 import pytest
 
 import cxr_embeddings
-from cxr_embeddings.configs.schema import EmbedConfig, HeadConfig, PreprocessConfig
+from cxr_embeddings.configs.schema import EmbedConfig, EvaluateConfig, HeadConfig, PreprocessConfig
 from cxr_embeddings.configs.schema_pretraining import PretrainConfig
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("notebooks/*.ipynb")])
-CONFIGS = (EmbedConfig, PreprocessConfig, HeadConfig, PretrainConfig)
+CONFIGS = (EmbedConfig, PreprocessConfig, HeadConfig, EvaluateConfig, PretrainConfig)
 PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 

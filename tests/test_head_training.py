@@ -107,8 +107,8 @@ def test_what_a_report_holds(whole):
     folder, _, table, head = whole
     out = folder / "out"
     assert {p.name for p in out.iterdir()} == {
-        "head", "card.json", "metrics.json", "predictions.csv", "left_out.csv", "report.html",
-        "figures",
+        "head", "card.json", "metrics.json", "predictions.csv", "training_films.csv",
+        "left_out.csv", "report.html", "figures",
     }  # fmt: skip
     assert "&lt;b&gt;" in (out / "report.html").read_text()
     assert json.loads((out / "metrics.json").read_text()) == head.metrics

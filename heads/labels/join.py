@@ -1,6 +1,7 @@
 """Joins labels to embeddings: by the ids of films, studies and patients, never by position."""
 
 import re
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Int64, Shaped
@@ -17,7 +18,12 @@ YEARS = {"": 1.0, "Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}  # DI
 MOST_VALUES = 20  # of a subgroup
 
 
-def join(image_id: Shaped[np.ndarray, " embedding"], labels: LabelTable, seed: int = 0) -> Examples:
+def join(
+    image_id: Shaped[np.ndarray, " embedding"],
+    labels: LabelTable,
+    seed: int = 0,
+    needed: Sequence[str] = ("train", "tune"),
+) -> Examples:
     """Finds the label, the split and the subgroups of each embedding.
 
     A table that names films is compared with `image_id`, folders included as far as both have them
@@ -30,16 +36,21 @@ def join(image_id: Shaped[np.ndarray, " embedding"], labels: LabelTable, seed: i
         labels: the table. The split is its own, that of `config.split_path` or drawn by
             `config.fractions`; subgroups that it lacks are of `config.metadata_path`.
         seed: of the draw.
+        needed: splits that must have films. For ("test",) no split need be there: where `config`
+            names none (`split_path`, `split_column`, `test`), all films are test.
 
     Returns:
         The films in one of the three splits with any known label, in the order of the embeddings.
 
     Raises:
         ValueError: films or rows cannot be told apart, tables disagree on a film, a patient (or,
-            where patients are unknown, a study) is in two splits, nothing matches, or there is no
-            film to train or to tune on.
+            where patients are unknown, a study) is in two splits, nothing matches, or a needed
+            split has no film.
     """
-    config, tables = labels.config, _read_tables(labels)
+    config = labels.config
+    named = config.split_path or config.split_column or config.test or config.fractions
+    whole = "train" not in needed and not named
+    tables = _read_tables(labels, whole)
     films, position = film_ids(image_id), {}
     notes = list(labels.notes)
     unmatched: list[tuple[str, str]] = []
@@ -66,6 +77,8 @@ def join(image_id: Shaped[np.ndarray, " embedding"], labels: LabelTable, seed: i
     mask = labels.mask[position["labels"][row]]
     if config.fractions:
         names = split = random_splits(patient_id[row], config.fractions, seed)
+    elif whole:
+        names = split = np.full(len(row), "test", object)
     else:
         source = "split" if config.split_path else "labels"
         names = take(tables[source].values["split"], position[source][row])
@@ -76,7 +89,7 @@ def join(image_id: Shaped[np.ndarray, " embedding"], labels: LabelTable, seed: i
     notes += note(what, int(guessed.sum()))
     mask = mask & ~guessed
     known = mask.any(axis=1)
-    check_used(split[known], names[known])
+    check_used(split[known], names[known], needed)
     for name in sorted(set(names[split == ""])):
         what = f"films in the split {name!r}, which is not used"
         leave_out(what if name else "films without a split", image_id[row[names == name]])
@@ -111,7 +124,7 @@ def join(image_id: Shaped[np.ndarray, " embedding"], labels: LabelTable, seed: i
     )
 
 
-def _read_tables(labels: LabelTable) -> dict[str, Facts]:
+def _read_tables(labels: LabelTable, whole: bool) -> dict[str, Facts]:
     """Tables by what they are for: "labels", and "split" and "metadata" if given."""
     config, path = labels.config, labels.facts.path
     if config.fractions and config.split_path:
@@ -119,7 +132,8 @@ def _read_tables(labels: LabelTable) -> dict[str, Facts]:
             "found fractions as well as split_path; expected one of them (studies and patients of "
             "films can come from metadata_path too)"
         )
-    if not config.fractions and not config.split_path and "split" not in labels.facts.values:
+    unsplit = not config.fractions and not config.split_path and not whole
+    if unsplit and "split" not in labels.facts.values:
         raise ValueError(
             f"found no split in {path}; expected a column `split`: name it with split_column, give "
             "a table that has one as split_path, or draw one with fractions, such as "

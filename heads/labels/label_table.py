@@ -45,6 +45,13 @@ class Examples:
     unmatched: list[tuple[str, str]]  # why, and the id, of all that was left out one by one
     embedded: FilmIds  # all films that have embeddings, of which `row` are some
 
+    def at(self, keep: Bool[np.ndarray, " n"]) -> "Examples":
+        """Some of the films."""
+        of_films = ("row", "image_id", "patient_id", "study_id", "split", "label", "mask")
+        parts = {name: getattr(self, name)[keep] for name in of_films}
+        groups = {name: values[keep] for name, values in self.groups.items()}
+        return dataclasses.replace(self, **parts, groups=groups)
+
 
 @dataclasses.dataclass(frozen=True)
 class LabelTable:

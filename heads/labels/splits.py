@@ -98,13 +98,17 @@ def check_patients(
     return note(what, int(unknown.sum()), used=True)
 
 
-def check_used(split: Shaped[np.ndarray, " n"], names: Shaped[np.ndarray, " n"]) -> None:
-    """Makes sure that there are films to train and to tune on; `names` are the table's of `split`.
+def check_used(
+    split: Shaped[np.ndarray, " n"],
+    names: Shaped[np.ndarray, " n"],
+    needed: Sequence[str] = ("train", "tune"),
+) -> None:
+    """Makes sure that the `needed` splits have films; `names` are the table's of `split`.
 
     Raises:
-        ValueError: train or tune is empty.
+        ValueError: one is empty.
     """
-    for one in ("train", "tune"):
+    for one in needed:
         if not (split == one).any():
             there, counts = np.unique(names.astype(np.str_), return_counts=True)
             listed = ", ".join(f"{n} {c} films" for n, c in zip(there, counts, strict=True))
@@ -148,22 +152,16 @@ def check_classes(examples: Examples, explicit: bool) -> Examples:
     for split, cannot in CANNOT.items():
         for i in np.flatnonzero(one_class[split] & ~lacks & (examples.split == split).any()):
             notes += note(f"finding whose {cannot}, one class only: {told[i]}", 1)
-    keep = examples.mask[:, ~lacks].any(axis=1)
+    keep = np.asarray(examples.mask[:, ~lacks].any(axis=1))
     what = "films without a known label of the findings that are left"
     gone = examples.image_id[~keep]
-    split = examples.split[keep]
-    check_used(split, split)
+    kept = examples.at(keep)
+    check_used(kept.split, kept.split)
     return dataclasses.replace(
-        examples,
-        row=examples.row[keep],
-        image_id=examples.image_id[keep],
-        patient_id=examples.patient_id[keep],
-        study_id=examples.study_id[keep],
-        split=split,
-        label=examples.label[keep][:, ~lacks],
-        mask=examples.mask[keep][:, ~lacks],
+        kept,
+        label=kept.label[:, ~lacks],
+        mask=kept.mask[:, ~lacks],
         findings=tuple(np.array(examples.findings, object)[~lacks]),
-        groups={name: values[keep] for name, values in examples.groups.items()},
         notes=notes + note(what, gone),
         unmatched=[*examples.unmatched, *((what, one) for one in gone)],
     )

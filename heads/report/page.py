@@ -6,7 +6,7 @@ The page has no script and loads nothing; every string in it is escaped.
 import base64
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jinja2
 
@@ -41,6 +41,7 @@ def write_report(
     provenance: Mapping[str, object],
     measured: Measurements,
     svgs: Mapping[str, bytes],
+    warnings: Sequence[str] = (),
 ) -> None:
     """Writes the page; the same arguments give the same bytes.
 
@@ -52,6 +53,7 @@ def write_report(
             know of the training, sentences with semicolons between them.
         measured: of the head.
         svgs: of `figures.save`.
+        warnings: what else a reader must know first.
     """
     split, counts, results = measured["split"], measured["counts"], measured["results"]
     environment = jinja2.Environment(
@@ -77,7 +79,7 @@ def write_report(
         comparison=measured["comparison"],
         flagged=measured["out_of_distribution"],
         split=split,
-        warnings=_warnings(split, provenance, counts),
+        warnings=[*warnings, *_warnings(split, provenance, counts)],
         pictures=_pictures(svgs, split, results),
     )
     path.write_text(page, encoding="utf-8")

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 from ..saved import WholeCard
-from ..statistics.results import Comparison, Interval, Measurements, Note, SplitCounts
-from .panels import patients
+from ..statistics.results import Comparison, Interval, Measurements, Note, Results, SplitCounts
+from .panels import number, patients
 
 FEW = 10  # films of one class on tune, below which what is chosen on it hangs on single films
 
@@ -27,12 +27,12 @@ def of_counts(
             f"warning: the patients of {unknown} films are unknown: each is counted by itself, and "
             "intervals are too narrow where patients have several films"
         )
-    tune = counts["tune"]
+    tune = counts.get("tune")
     few = [
         f"{name} ({least} {what})"
-        for what, of in (("positives", tune["positives"]), ("negatives", tune["negatives"]))
-        for name, least in of.items()
-        if tune["films"] and least < FEW
+        for what in ("positives", "negatives")
+        for name, least in (tune[what].items() if tune and tune["films"] else ())
+        if least < FEW
     ]
     if few:
         lines.append(
@@ -75,11 +75,36 @@ def of_results(measured: Measurements) -> list[str]:
             low, high = auroc["low"], auroc["high"]
             limits = "too few films" if low is None else f"{low:.3f} to {high:.3f}"
             lines.append(f"  {name:28} {auroc['value']:.3f}  ({limits})")
+    lines += of_recalibration(results)
     flagged = measured["out_of_distribution"].items()
     said = ", ".join(f"{one['flagged']} of {one['films']} {name} films" for name, one in flagged)
     lines.append(f"out of distribution, unlike the training films: {said}")
     if measured["comparison"]:
         lines += of_comparison(split, measured["comparison"])
+    return lines
+
+
+def of_recalibration(results: Results) -> list[str]:
+    """What refitting on local labels does to the calibration on the films that are measured."""
+    lines: list[str] = []
+
+    def shown(one: Interval | None) -> str:
+        return number(one and one["value"])
+
+    for finding, found in results["findings"].items():
+        if "recalibration" not in found:
+            continue
+        local = found["recalibration"]
+        lines = lines or ["calibration as it came, and after recalibration on local films"]
+        if local["undefined"]:
+            lines.append(f"  {finding:28} -      {local['undefined']}")
+            continue
+        came, after = found["calibration"]["after"], local["after"]
+        said = ", ".join(
+            f"{name} {shown(came[name])} to {shown(after[name])}"
+            for name in ("intercept", "slope", "ece")
+        )
+        lines.append(f"  {finding:28} {said} ({local['positives']} of {local['n']} positive)")
     return lines
 
 

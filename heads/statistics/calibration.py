@@ -146,20 +146,12 @@ def line(
         the best) or the fit fails, NaN in resamples where it does.
     """
     found = np.full((len(draws.count), 2), np.nan)
-    undefined = (bootstrap.Measured(None, found[:, 1]), bootstrap.Measured(None, found[:, 0]))
-    if separated(logit, label):
-        return undefined
+    fitted = fit_line(logit, label)
+    if fitted is None:
+        return bootstrap.Measured(None, found[:, 1]), bootstrap.Measured(None, found[:, 0])
     centre, spread = logit.mean(), logit.std()  # logits of any size are then the same to the solver
     x = (logit - centre) / spread
-    model = LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-10)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", ConvergenceWarning)
-            warnings.simplefilter("error", LinAlgWarning)
-            model.fit(x[:, None], label)
-    except (ConvergenceWarning, LinAlgWarning):  # one logit far beyond all others
-        return undefined
-    start = np.array([model.intercept_[0], model.coef_[0, 0]])
+    start = np.array([fitted[0] + fitted[1] * centre, fitted[1] * spread])
     target_columns = np.column_stack([label, label * x])
     first = 0
     for weight in bootstrap.weights(draws, rows):
@@ -172,11 +164,45 @@ def line(
             block[failed] = _newton(np.zeros(2), weight, weight @ target_columns, x)
         first += len(block)
     intercepts, slopes = found.T
-    slope, slopes = start[1] / spread, slopes / spread
+    slopes = slopes / spread
     return (
-        bootstrap.Measured(float(slope), slopes),
-        bootstrap.Measured(float(start[0] - slope * centre), intercepts - slopes * centre),
+        bootstrap.Measured(fitted[1], slopes),
+        bootstrap.Measured(fitted[0], intercepts - slopes * centre),
     )
+
+
+def fit_line(
+    logit: Float[np.ndarray, " n"], label: Real[np.ndarray, " n"]
+) -> tuple[float, float] | None:
+    """Intercept and slope of the logistic regression of the label on the logit, of both classes.
+
+    A head is recalibrated by it: intercept + slope * logit is its new logit (logistic
+    recalibration: Steyerberg et al., Statistics in Medicine 2004;23:2567-2586). None as in `line`.
+    """
+    if separated(logit, label):
+        return None
+    centre, spread = logit.mean(), logit.std()
+    model = LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-10)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", ConvergenceWarning)
+            warnings.simplefilter("error", LinAlgWarning)
+            model.fit(((logit - centre) / spread)[:, None], label)
+    except (ConvergenceWarning, LinAlgWarning):  # one logit far beyond all others
+        return None
+    slope = float(model.coef_[0, 0] / spread)
+    return float(model.intercept_[0] - slope * centre), slope
+
+
+def moved(
+    slope: bootstrap.Measured, intercept: bootstrap.Measured, by: tuple[float, float]
+) -> tuple[bootstrap.Measured, bootstrap.Measured]:
+    """Slope and intercept of `line` for the logits by[0] + by[1] * logit; by[1] is not 0."""
+    slope = slope.times(1 / by[1])
+    if slope.value is None or intercept.value is None:
+        return slope, intercept
+    value = intercept.value - by[0] * slope.value
+    return slope, bootstrap.Measured(value, intercept.of_resamples - by[0] * slope.of_resamples)
 
 
 def separated(logit: Float[np.ndarray, " n"], label: Real[np.ndarray, " n"]) -> bool:

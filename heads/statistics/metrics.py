@@ -12,7 +12,14 @@ from scipy import special
 
 from . import auroc_interval, bootstrap, calibration, discrimination, operating_points, subgroups
 from .discrimination import why_undefined
-from .results import CalibrationMetrics, FindingResult, Interval, Patients, Results
+from .results import (
+    CalibrationMetrics,
+    FindingResult,
+    Interval,
+    Patients,
+    Recalibration,
+    Results,
+)
 
 _INTERVALS = (
     "95 %, {by}. auroc: a score interval, which holds its level near 1; auprc and rates: Wilson's; "
@@ -57,18 +64,21 @@ def choose(findings: Sequence[str], tune: Scored) -> dict[str, Chosen]:
 
 def evaluate(
     findings: Sequence[str],
-    tune: Scored,
+    tune: Scored | None,
     test: Scored,
     chosen: Mapping[str, Chosen],
     groups: Mapping[str, Shaped[np.ndarray, " n"]],
     *,
+    local: Scored | None = None,
     resamples: int = 1000,
     seed: int = 0,
 ) -> Results:
     """Measures a head on test; thresholds that `choose` gave are shown on tune, too.
 
     `groups` are columns of attributes, such as sex, with the value of each film of test, "" where
-    unknown. Resamples and seed are of the bootstrap; all else has no chance in it.
+    unknown. Resamples and seed are of the bootstrap; all else has no chance in it. Tune is None
+    where its films are not known. `local` are films like those of test, of other patients, on which
+    the head is recalibrated.
 
     Raises:
         ValueError: a known logit is not finite.
@@ -77,7 +87,9 @@ def evaluate(
     draws = bootstrap.draw(test.patient_id, resamples, seed)
     results, measured, films = {}, [], {}
     for j, finding in enumerate(findings):
-        results[finding], of_means, films[finding] = _finding(j, tune, test, chosen[finding], draws)
+        results[finding], of_means, films[finding] = _finding(
+            j, tune, test, local, chosen[finding], draws
+        )
         if of_means:
             measured.append(of_means)
     by_column = {
@@ -141,17 +153,43 @@ def _known(split: Scored, finding: int) -> tuple[np.ndarray, np.ndarray, np.ndar
     return rows, logit.astype(np.float64), label.astype(np.int64)
 
 
+def _refitted(local: Scored, finding: int) -> Recalibration:
+    """The line of the local labels of a finding."""
+    rows, logit, label = _known(local, finding)
+    result: Recalibration = {
+        "n": len(rows),
+        "positives": int(label.sum()),
+        **count_patients(local.patient_id[rows]),
+        "undefined": why_undefined("the local part", label),
+    }
+    if result["undefined"]:
+        return result
+    if fitted := calibration.fit_line(logit, label):
+        return {**result, "intercept": fitted[0], "slope": fitted[1]}
+    result["undefined"] = "one threshold separates the local labels, or almost: no line fits best"
+    return result
+
+
 def _finding(
-    finding: int, tune: Scored, test: Scored, chosen: Chosen, draws: bootstrap.Draws
+    finding: int,
+    tune: Scored | None,
+    test: Scored,
+    local: Scored | None,
+    chosen: Chosen,
+    draws: bootstrap.Draws,
 ) -> tuple[FindingResult, dict[str, bootstrap.Measured], subgroups.FindingFilms]:
     """One finding's results, what of it enters the means, and its films for the subgroups."""
-    _, tune_logit, tune_label = _known(tune, finding)
-    tune_undefined = why_undefined("tune", tune_label)
+    tune_logit, tune_label = np.empty(0), np.empty(0, np.int64)
+    tune_undefined = None
+    if tune:
+        _, tune_logit, tune_label = _known(tune, finding)
+        tune_undefined = why_undefined("tune", tune_label)
     scale, limits, kept = chosen
     tune_probability = special.expit(tune_logit / scale)
 
     rows, logit, label = _known(test, finding)
-    before, after = special.expit(logit), special.expit(logit / scale)
+    lines = {"before": (0.0, 1.0), "after": (0.0, 1 / scale)}  # from the logit to another
+    after = special.expit(logit / scale)
     films = subgroups.FindingFilms(rows, logit, label, after, next(iter(limits.values())))
     result: FindingResult = {
         "n": len(rows),
@@ -162,10 +200,12 @@ def _finding(
     if result["undefined"]:
         return result, {}, films
 
-    columns = {
-        "before": calibration.columns(before, label),
-        "after": calibration.columns(after, label),
-    }
+    if local:
+        result["recalibration"] = _refitted(local, finding)
+        if not result["recalibration"]["undefined"]:
+            lines["local"] = result["recalibration"]["intercept"], result["recalibration"]["slope"]
+    probabilities = {time: special.expit(line[0] + line[1] * logit) for time, line in lines.items()}
+    columns = {time: calibration.columns(one, label) for time, one in probabilities.items()}
     sums = bootstrap.replicates(draws, rows, logit, label, columns)
     patient, ranked = draws.patient[rows], auroc_interval.rank(logit, label)
     measured = discrimination.measure(logit, label, patient, sums)
@@ -186,15 +226,18 @@ def _finding(
     slope, intercept = calibration.line(draws, rows, logit, label)
     no_line = "one threshold separates the classes, or almost: no line fits best"
     times: dict[str, CalibrationMetrics] = {}
-    for time, probability, divisor in (("before", before, 1.0), ("after", after, scale)):
-        measured |= calibration.measure(probability, label, sums[time], patient)
-        measured |= {"slope": slope.times(divisor), "intercept": intercept}
+    for time, by in lines.items():
+        found = calibration.measure(probabilities[time], label, sums[time], patient)
+        found["slope"], found["intercept"] = calibration.moved(slope, intercept, by)
         times[time] = {
-            "brier": bootstrap.interval(measured["brier"]),
-            "ece": bootstrap.interval(measured["ece"]),
-            "slope": bootstrap.interval(measured["slope"]),
-            "intercept": bootstrap.interval(measured["intercept"]),
+            "brier": bootstrap.interval(found["brier"]),
+            "ece": bootstrap.interval(found["ece"]),
+            "slope": bootstrap.interval(found["slope"]),
+            "intercept": bootstrap.interval(found["intercept"]),
         }
+        measured |= found if time == "after" else {}
+    if "local" in times:
+        result["recalibration"]["after"] = times["local"]
     result["calibration"] = {
         "undefined": no_line if slope.value is None else None,
         "before": times["before"],

@@ -73,7 +73,7 @@ def measure(
     label: Real[np.ndarray, " n"],
     patient: Int64[np.ndarray, " n"],
 ) -> list[OperatingPoint]:
-    """Each operating point that `thresholds` chose, by rule, on tune and on test."""
+    """Each operating point that `thresholds` chose, by rule, on test and, if known, on tune."""
     points: list[OperatingPoint] = []
     for rule, threshold in chosen.items():
         point: OperatingPoint = {
@@ -88,7 +88,8 @@ def measure(
             point["undefined"] = reason or "no threshold reaches it on tune"
         else:
             tp, fp, tn, fn = cells(tune_probability, tune_label, threshold).sum(axis=0).tolist()
-            point["tune"] = {"sensitivity": tp / (tp + fn), "specificity": tn / (tn + fp)}
+            if tp + fn and tn + fp:
+                point["tune"] = {"sensitivity": tp / (tp + fn), "specificity": tn / (tn + fp)}
             point["test"] = rates(cells(probability, label, threshold), patient)
         points.append(point)
     return points

@@ -77,6 +77,20 @@ class Calibration(TypedDict):
     after: CalibrationMetrics
 
 
+class Recalibration(Patients):
+    """The line refitted on local labels, and calibration after it; `undefined`: why there is none.
+
+    The new logit is intercept + slope * logit. The films are of other patients than those measured.
+    """
+
+    n: int
+    positives: int
+    undefined: str | None
+    intercept: NotRequired[float]
+    slope: NotRequired[float]
+    after: NotRequired[CalibrationMetrics]
+
+
 class TuneFilms(TypedDict):
     n: int
     positives: int
@@ -92,6 +106,7 @@ class FindingResult(Patients):
     auroc: NotRequired[AurocInterval]
     auprc: NotRequired[Interval]
     calibration: NotRequired[Calibration]
+    recalibration: NotRequired[Recalibration]  # where there are local labels
     temperature: NotRequired[float | None]
     temperature_kept: NotRequired[str | None]  # why it is 1, where tune could not tell one
     tune: NotRequired[TuneFilms]
