@@ -93,8 +93,8 @@ def run(
 ) -> Labels:
     """The job of `scripts/label_abnormal.py`: labels of reports, or of a table of findings.
 
-    The options are those of `label_reports`; `findings`, in place of `reports`, is a table of one
-    of `abnormal.DATASETS`; `shown` is its `progress`. Raises ValueError and OSError.
+    The options are those of `label_reports`; `findings`, in place of `reports`, is a table as of
+    `abnormal.read_labels`; `shown` is its `progress`. Raises ValueError and OSError.
     """
     from cxr_embeddings.input_pipeline.reports import abnormal, corpus
 
