@@ -14,6 +14,7 @@ from collections.abc import Callable
 SUBJECTS = {
     "encoder": "the network's forward pass, against timm where it is installed",
     "explorer": "the explorer's page: first picture, frames while dragging, time of a label",
+    "mimic_iv": "films linked to tables of the size of MIMIC-IV: time and memory",
     "quality": "what embeddings tell of films that no training saw: docs/quality.md",
     "service": "the service: throughput, latency and memory, beside embed.py",
     "default_recipe": "does the recipe of pretraining keep what it starts from? on drawn films",

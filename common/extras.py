@@ -6,6 +6,7 @@ EXTRA_OF = {
     "dask": "dask",
     "dicomweb_client": "pacs",
     "distributed": "dask",
+    "duckdb": "mimic-iv",
     "gcsfs": "gcs",
     "grpc": "store",
     "h5py": "convert",

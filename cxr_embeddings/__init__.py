@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .loading import load_encoder as load_encoder
     from .prediction import Head as Head
     from .prediction import load_head as load_head
+    from .record_linking import link_mimic_iv as link_mimic_iv
     from .report_labelling import label_reports as label_reports
 
 __version__ = "0.1.0"
@@ -53,6 +54,7 @@ _HOMES = {  # public name -> the module that has it
     "explain": "heat_maps",
     "explore": "exploring",
     "label_reports": "report_labelling",
+    "link_mimic_iv": "record_linking",
     "load_encoder": "loading",
     "load_head": "prediction",
     "read_embeddings": "embedding",

@@ -24,6 +24,7 @@ class Options:
     size_range: tuple[int, ...] = field(
         (420, 1100), "shortest and longest side of the films in pixels"
     )
+    mimic_iv: bool = field(False, "also draw the patients' record, as tables of MIMIC-IV")
 
 
 def synthetic_mimic(options: Options) -> int:

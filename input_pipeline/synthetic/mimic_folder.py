@@ -17,6 +17,7 @@ from .anatomy import Patient, draw_patient
 from .canvas import SIDES
 from .dicom_files import TECHNIQUES, Technique, dicom_bytes
 from .drawing import draw_film
+from .patient_record import COLUMNS, draw_record
 from .report_text import CASES, LABELS, draw_labels, drawn_findings, report_text
 
 _METADATA = (
@@ -108,6 +109,7 @@ def write_mimic(
     damaged: int = 2,
     seed: int = 0,
     size_range: tuple[int, ...] = (420, 1100),
+    mimic_iv: bool = False,
 ) -> dict[str, int]:
     """Writes a stand-in of MIMIC-CXR: folders of DICOM files, reports, and the gz tables.
 
@@ -122,6 +124,7 @@ def write_mimic(
             Like all others they stand in the tables and have a report.
         seed: of everything drawn.
         size_range: shortest and longest side of a film, in pixels.
+        mimic_iv: also draw the patients' record, as tables of MIMIC-IV in the folder `mimiciv`.
 
     Returns:
         Counts: `patients`, `studies`, `films`, `laterals`, `damaged`, and `bytes` on disk; none if
@@ -138,6 +141,7 @@ def write_mimic(
         "damaged": damaged,
         "seed": seed,
         "size_range": list(size_range),
+        **({"mimic_iv": True} if mimic_iv else {}),
     }
     if (path / STAMP).is_file():
         if (found := json.loads((path / STAMP).read_text())) == parameters:
@@ -170,6 +174,10 @@ def write_mimic(
             damage = next(damages) if is_damaged else None
             records += _write_study(partial, studies[number], views, damage, rng, size_range)
         _write_tables(partial, studies, records, np.random.default_rng([seed, 2]))
+        if mimic_iv:
+            record = draw_record(studies, np.random.default_rng([seed, 3]))
+            for name, columns in COLUMNS.items():
+                _write_table(partial / "mimiciv" / name, columns.split(), record[name])
         (partial / STAMP).write_text(json.dumps(parameters, indent=2) + "\n")
     return {
         "patients": len({study.subject_id for study in studies}),
@@ -269,6 +277,13 @@ def _write_tables(
         "mimic-cxr-2.0.0-negbio": (labels, negbio),
     }
     for name, (columns, rows) in tables.items():
-        values = ([row.get(column) for column in columns] for row in rows)
-        data = encode_table(columns, values)
-        (root / f"{name}.csv.gz").write_bytes(gzip.compress(data, mtime=0))
+        _write_table(root / name, columns, rows)
+
+
+def _write_table(
+    path: pathlib.Path, columns: Sequence[str], rows: Sequence[Mapping[str, object]]
+) -> None:
+    """Writes a table as `path`.csv.gz."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = encode_table(columns, ([row.get(column) for column in columns] for row in rows))
+    path.with_name(f"{path.name}.csv.gz").write_bytes(gzip.compress(data, mtime=0))
