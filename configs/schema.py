@@ -197,6 +197,15 @@ class LabelsConfig:
     metadata_path: str = field("", "another CSV, with the subgroups, such as MIMIC-CXR's metadata")
     subgroups: tuple[str, ...] = field((), "columns to break the results down by: sex,age,view")
     per_study: str = field("none", "mean or max: merge the films of a study into one example")
+    covariates: tuple[str, ...] = field(
+        (), "columns of the patient's record for the head to know beside the film: age,heartrate"
+    )
+    covariates_path: str = field("", "another CSV, with these columns; default: the labels")
+    prior: str = field(
+        "none",
+        "difference or concatenate: the head sees the last earlier study too, by StudyDate and "
+        "StudyTime of metadata_path, else of the labels",
+    )
 
 
 @dataclasses.dataclass(frozen=True)

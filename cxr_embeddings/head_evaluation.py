@@ -11,7 +11,7 @@ from cxr_embeddings import labelled_films
 from cxr_embeddings.common import paths, progress, writing
 from cxr_embeddings.configs.schema import EvaluateConfig
 from cxr_embeddings.errors import translated
-from cxr_embeddings.prediction import Head, check_new, load_head
+from cxr_embeddings.prediction import Head, check_films_suffice, check_new, load_head
 
 if TYPE_CHECKING:
     from cxr_embeddings.heads.evaluation import Past
@@ -76,7 +76,7 @@ def evaluate(
     Raises:
         ValueError, OSError: as the family of `Head.evaluate`.
     """
-    from cxr_embeddings.heads import evaluation, features, predictions, saved
+    from cxr_embeddings.heads import evaluation, features, inputs, predictions, saved
     from cxr_embeddings.heads.labels import studies
     from cxr_embeddings.heads.labels.join import join
     from cxr_embeddings.heads.labels.label_table import read_labels
@@ -94,7 +94,11 @@ def evaluate(
     examples = join(table.image_id, read_labels(labels), config.seed, needed=("test",))
     examples = dataclasses.replace(examples, findings=findings)  # as the head calls them
     name = str(head.folder or "the head in memory")
-    embedding, examples = studies.merge(table.embedding, examples, card["per_study"])
+    labels = inputs.asked_by(card.get("inputs"), labels, card["per_study"])
+    embedding, examples, _ = inputs.for_examples(
+        labels, table.embedding, examples, card.get("inputs")
+    )
+    embedding, examples = studies.merge(embedding, examples, card["per_study"])
     examples = evaluation.with_local(examples, config.local, config.seed)
     evaluation.check_new(examples, past, name)
     with features.on_cpu():
@@ -104,8 +108,10 @@ def evaluate(
             if (place / saved.CARD).is_file():
                 other = load_head(place)
                 saved.check_encoder(other.saved.card, table.encoder, table.embedding.shape[1])
+                check_films_suffice(other.saved.card, "a comparison on the films of another head")
                 evaluation.check_new(examples, _past(other), str(place))
-                against = evaluation.as_other(place.name, other.saved, embedding, examples)
+                film = embedding[:, : card["width"]]
+                against = evaluation.as_other(place.name, other.saved, film, examples)
             else:
                 against = predictions.read(place)
             at = examples.split == "test"

@@ -83,7 +83,7 @@ def train(
     Raises:
         ValueError, OSError: as the family of `train_head`.
     """
-    from cxr_embeddings.heads import experiment, features, saved
+    from cxr_embeddings.heads import experiment, features, inputs, saved
     from cxr_embeddings.heads.labels import studies
     from cxr_embeddings.heads.labels.join import join
     from cxr_embeddings.heads.labels.label_table import read_labels
@@ -96,17 +96,21 @@ def train(
     compare = config.compare and str(paths.typed_local(config.compare, "compare"))
     config = dataclasses.replace(config, compare=compare, labels=labels)
     other = experiment.check(config)
+    inputs.check(labels)
     table, about = labelled_films.open_embeddings(embeddings, config.embeddings, say, shown)
     config = dataclasses.replace(config, embeddings=about)
     examples = join(table.image_id, read_labels(labels), config.seed)
     examples = check_classes(examples, explicit=labels.findings != ("all",))
     from_paths = experiment.studies_from_paths(examples)
-    embedding, examples = studies.merge(table.embedding, examples, labels.per_study)
+    matrix, examples, beside = inputs.for_examples(labels, table.embedding, examples)
+    matrix, examples = studies.merge(matrix, examples, labels.per_study)
     for line in summary.of_counts(experiment.count(examples), examples.notes, examples.definitions):
         say(line)
     with features.on_cpu():
-        done = experiment.run(embedding, examples, config, other, shown)
+        done = experiment.run(matrix, examples, config, other, shown, beside)
     provenance = {
+        "width": table.embedding.shape[1],
+        "inputs": beside,
         "per_study": labels.per_study,
         "studies_from_paths": from_paths,
         "encoder": table.encoder,

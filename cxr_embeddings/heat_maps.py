@@ -140,10 +140,12 @@ def with_maps(encoder: Encoder, saved: Saved, take: Take) -> Callable[[int, str]
     """
     from cxr_embeddings.encoder.embedding_layers import embedding_shape
     from cxr_embeddings.heads.saved import check_encoder
+    from cxr_embeddings.prediction import check_films_suffice
 
     card, layer, shared = encoder.card, encoder.layer, encoder.mesh.shape["data"]
     check_layer(layer)
     check_encoder(saved.card, encoder.identity, math.prod(encoder.shape))
+    check_films_suffice(saved.card, "a heat map, which is of one film,")
     if saved.card["per_study"] != "none":
         raise ValueError(
             "the head scores studies, and heat maps are of films: train a head with "

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     Given = Embeddings | str | os.PathLike | Sequence[str | os.PathLike]
 
 LIBRARIES = ("cxr-embeddings", "jax", "flax", "optax", "numpy", "scipy", "scikit-learn", "pandas")
-TABLES = ("path", "split_path", "metadata_path")
+TABLES = ("path", "split_path", "metadata_path", "covariates_path")
 
 
 def open_embeddings(

@@ -33,6 +33,9 @@ class LabelOptions(TypedDict, total=False):
     metadata_path: str | os.PathLike[str]
     subgroups: Sequence[str]
     per_study: str
+    covariates: Sequence[str]
+    covariates_path: str | os.PathLike[str]
+    prior: str
 
 
 class HeadOptions(LabelOptions, total=False):

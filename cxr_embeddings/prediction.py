@@ -9,7 +9,7 @@ import os
 import pathlib
 import shutil
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from cxr_embeddings.common import paths, writing
 from cxr_embeddings.configs.schema import EvaluateConfig, LabelsConfig
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from cxr_embeddings.head_evaluation import Evaluation
     from cxr_embeddings.heads.experiment import Experiment
     from cxr_embeddings.heads.saved import HeadCard, Saved, WholeCard
-    from cxr_embeddings.heads.statistics.results import Measurements
+    from cxr_embeddings.heads.statistics.results import Measurements, Note
     from cxr_embeddings.input_pipeline.embeddings.table import Embeddings
 
 
@@ -72,13 +72,20 @@ class Head:
 
     @translated
     def predict(
-        self, embeddings: Embeddings | str | os.PathLike | Sequence[str | os.PathLike]
+        self,
+        embeddings: Embeddings | str | os.PathLike | Sequence[str | os.PathLike],
+        *,
+        covariates: str | os.PathLike | None = None,
+        metadata: str | os.PathLike | None = None,
     ) -> pd.DataFrame:
         """Scores films by their embeddings.
 
         Args:
             embeddings: from `Encoder.embed`, `embed` or `read_embeddings`; or their folder, or
                 several.
+            covariates: CSV of the patients' record, for a head that was trained with one.
+            metadata: CSV of dates, times and views, for a head that was trained with a prior; the
+                prior films must be among the embeddings.
 
         Returns:
             One row a film, or a study where the head is of studies, with the columns `image_id`;
@@ -86,11 +93,16 @@ class Head:
             `out_of_distribution`, 1 where that is above 1: 99 % of the tune films are nearer, and
             the scores of the film cannot be relied on; for each finding NAME_logit (float32, which
             ranks films), NAME_probability (float64, 0 to 1, calibrated on the tune split) and
-            NAME_positive (1 where that reaches the head's threshold, else 0); and `reason`. A film
-            without an embedding has NA in place of numbers, and its reason.
+            NAME_positive (1 where that reaches the head's threshold, else 0); for each label of
+            changes the probabilities of its classes and NAME_class (-1, 0, 1); `prior_days` since
+            the prior film, for a head that knows it; and `reason`. Without a prior film labels of
+            changes have no class. A film
+            without an embedding has NA in place of numbers, and its reason. `attrs["notes"]` says
+            what the tables lack of these films.
 
         Raises:
-            InputError: the embeddings are of another encoder than the head was trained on.
+            InputError: the embeddings are of another encoder than the head was trained on, or a
+                table is missing that the head needs, or another.
             FileError: there are none.
         """
         from cxr_embeddings.input_pipeline.embeddings.table import Embeddings
@@ -98,7 +110,8 @@ class Head:
         check_unit(self.saved.card)
         if not isinstance(embeddings, Embeddings):
             embeddings = read_embeddings(embeddings, dtype=self.saved.card["embeddings_dtype"])
-        return predictions_of(self.saved, embeddings, embeddings.folders)
+        beside = Beside(covariates, metadata)
+        return predictions_of(self.saved, embeddings, embeddings.folders, beside)
 
     @translated
     def evaluate(
@@ -234,28 +247,63 @@ def check_unit(card: HeadCard) -> None:
         )
 
 
-def predictions_of(saved: Saved, table: Embeddings | None, folders: Sequence[str]) -> pd.DataFrame:
+class Beside(NamedTuple):
+    """Tables about the films to be scored, for heads that see more than the film."""
+
+    covariates: str | os.PathLike | None = None
+    metadata: str | os.PathLike | None = None
+
+
+FILMS_ALONE = Beside()
+
+
+def check_films_suffice(card: HeadCard, where: str) -> None:
+    """Raises ValueError where a head sees more than the film; `where` is what cannot give it."""
+    from cxr_embeddings.heads import inputs
+
+    if needed := inputs.needs(card.get("inputs")):
+        raise ValueError(
+            f"the head needs {' and '.join(needed)} beside the film, which {where} cannot give it: "
+            "use predict.py with --covariates and --metadata, or train a head without "
+            "labels.covariates and labels.prior"
+        )
+
+
+def predictions_of(
+    saved: Saved, table: Embeddings | None, folders: Sequence[str], beside: Beside = FILMS_ALONE
+) -> pd.DataFrame:
     """The table of `Head.predict`; the `folders` of the runs say which films have no embedding."""
     import numpy as np
     import pandas as pd
 
-    from cxr_embeddings.heads import features, predictions
+    from cxr_embeddings.heads import changes, features, inputs, predictions
     from cxr_embeddings.heads import saved as store
     from cxr_embeddings.heads.labels import studies
 
     card = saved.card
-    names, embedding = np.empty(0, object), np.empty((0, card["width"]), np.float32)
+    width, notes = inputs.width(card.get("inputs"), card["width"]), cast("list[Note]", [])
+    names, embedding = np.empty(0, object), np.empty((0, width), np.float32)
+    days: np.ndarray | None = None
     if table and len(table.image_id):
         store.check_encoder(card, table.encoder, table.embedding.shape[1])
-        names, embedding = table.image_id, table.embedding
+        names = table.image_id
+        embedding, days, notes = inputs.for_prediction(
+            card.get("inputs"), table.embedding, names, card["per_study"], *beside
+        )
         if card["per_study"] != "none":
+            days = None if days is None else studies.first_by_path(days, names)
             embedding, names = studies.merge_by_path(embedding, names, card["per_study"])
     with features.on_cpu():
         found = predictions.predict(saved, embedding, names)
+    if days is not None:
+        found = changes.with_prior(found, card["findings"], days)
     without = without_embedding(table, folders)
     left_out = pd.DataFrame({"image_id": [*without], "reason": [*without.values()]}, dtype=object)
     found["reason"] = ""
-    return pd.concat([found, left_out], ignore_index=True)[found.columns] if without else found
+    if without:
+        found = pd.concat([found, left_out], ignore_index=True)[found.columns]
+    found.attrs["notes"] = notes
+    return found
 
 
 def without_embedding(table: Embeddings | None, folders: Sequence[str]) -> dict[str, str]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from cxr_embeddings.common import writing
 from cxr_embeddings.embedding import read_embeddings, run_job
-from cxr_embeddings.prediction import Head, check_unit, predictions_of
+from cxr_embeddings.prediction import FILMS_ALONE, Beside, Head, check_unit, predictions_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,6 +37,8 @@ def write(predicted: pd.DataFrame, output: pathlib.Path) -> None:
     with writing.whole_file(output) as stream:
         stream.write(predictions.encode(predicted, UNKNOWN))
     without = predicted["reason"][predicted["reason"] != ""]
+    for note in predicted.attrs["notes"]:
+        print(f"  {note['count']:8} {note['what']}")
     print(f"{len(predicted) - len(without)} predictions in {output}")
     if len(without):
         kinds = collections.Counter(why.split()[0].rstrip(",:") for why in without)
@@ -48,13 +50,17 @@ def write(predicted: pd.DataFrame, output: pathlib.Path) -> None:
 
 
 def predict_embeddings(
-    head: Head, embeddings: str | Sequence[str], output: pathlib.Path, cache: str | None
+    head: Head,
+    embeddings: str | Sequence[str],
+    output: pathlib.Path,
+    cache: str | None,
+    beside: Beside = FILMS_ALONE,
 ) -> None:
     """Writes what a head says of folders of embeddings."""
     check_unit(head.saved.card)
     dtype = head.saved.card["embeddings_dtype"]
     table = read_embeddings(embeddings, cache=cache, dtype=dtype, progress=True)
-    predicted = predictions_of(head.saved, table, table.folders)
+    predicted = predictions_of(head.saved, table, table.folders, beside)
     if table.encoder is None:
         print("warning: no manifest.json says which encoder made these embeddings")
     write(predicted, output)
@@ -68,6 +74,7 @@ def predict_films(
     heatmaps: pathlib.Path | None = None,
     reports: pathlib.Path | None = None,
     archive: str = "",
+    beside: Beside = FILMS_ALONE,
 ) -> bool:
     """Embeds films as those that the head was trained on, of the same views, and predicts.
 
@@ -80,9 +87,11 @@ def predict_films(
     """
     from cxr_embeddings import heat_map_files
     from cxr_embeddings.configs.schema import EmbedConfig, EncoderConfig, InputConfig, OutputConfig
+    from cxr_embeddings.heads import inputs
 
     card = head.saved.card
     check_unit(card)
+    inputs.of_card(card.get("inputs"), card["per_study"], *beside)
     made_by = card["encoder"]
     if made_by is None:
         raise ValueError(
@@ -126,7 +135,7 @@ def predict_films(
         done, table = run_job(config, encoder=encoder, place=place), None
     if done.counts["embedded"]:
         table = read_embeddings(done.folder, dtype=card["embeddings_dtype"], progress=True)
-    predicted = predictions_of(head.saved, table, [done.folder])
+    predicted = predictions_of(head.saved, table, [done.folder], beside)
     write(predicted, output)
     if reports:
         _report(reports, archive, predicted, card)

@@ -12,7 +12,7 @@ from cxr_embeddings.common import machine
 from cxr_embeddings.configs.schema import EncoderConfig
 from cxr_embeddings.heads.saved import check_encoder
 from cxr_embeddings.loading import Encoder, open_encoder
-from cxr_embeddings.prediction import Head, check_unit, load_head
+from cxr_embeddings.prediction import Head, check_films_suffice, check_unit, load_head
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 SIZES = (1, 2, 4, 8)  # films a batch and device; embed.py takes 8 on a CPU, 1 of a single film
@@ -108,6 +108,7 @@ def _heads(folders: Sequence[str], encoder: Encoder) -> dict[str, Head]:
     for folder in folders:
         head = load_head(folder)
         check_unit(head.saved.card)
+        check_films_suffice(head.saved.card, "the service")
         check_encoder(head.saved.card, encoder.identity, head.saved.card["width"])
         name = pathlib.Path(os.path.abspath(folder)).name
         if name in found:

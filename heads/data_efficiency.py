@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Float32, Int, Shaped
 
 from cxr_embeddings.configs.schema import TrainingConfig
 
@@ -58,6 +58,7 @@ def score_draw(
     tune: SplitFilms,
     test: SplitFilms,
     recipe: TrainingConfig,
+    gain: Float32[np.ndarray, " dim"] | None = None,
 ) -> tuple[Float[np.ndarray, "test finding"], Int[np.ndarray, " known"]]:
     """Logits of test after training on the `chosen` films, and of which findings they tell.
 
@@ -70,7 +71,7 @@ def score_draw(
     if not (usable & tune.with_both_classes()).any():  # nothing to choose by
         return np.zeros(test.label.shape, np.float32), np.empty(0, np.int64)
     drawn, judge = (part._replace(mask=part.mask & usable) for part in (some, tune))
-    trained = select.fit(embedding, drawn, judge, recipe)
+    trained = select.fit(embedding, drawn, judge, recipe, gain=gain)
     logit = select.score(trained, embedding, test.row)
     return logit, np.flatnonzero(usable & test.with_both_classes())
 
@@ -85,13 +86,14 @@ def measure(
     findings: Sequence[str],
     draws: int,
     seed: int,
+    gain: Float32[np.ndarray, " dim"] | None = None,
     after_draw: Callable[[], object] = lambda: None,
 ) -> DataEfficiency:
     """AUROC on test after training on `sizes` films, for `draws` random draws of patients each.
 
     Each is as of `score_draw`; all films are one draw. An AUROC is the mean of the draws that
     count, with their 2.5 and 97.5 percentiles (None for fewer than five draws). The splits are
-    train, tune and test; the patients are those of train.
+    train, tune and test; the patients are those of train; `gain` is as of `select.fit`.
     """
     films, tune, test = splits
     testable = test.with_both_classes()
@@ -103,7 +105,7 @@ def measure(
         for i in range(number):
             chosen = draw(patient_id, size, (seed, size, i))
             counts.append(metrics.count_patients(patient_id[chosen])["patients"])
-            logit, known = score_draw(embedding, films, chosen, tune, test, recipe)
+            logit, known = score_draw(embedding, films, chosen, tune, test, recipe, gain)
             for j in known:
                 at = test.mask[:, j]
                 values[i, j] = discrimination.auroc(logit[at, j], test.label[at, j])

@@ -11,14 +11,24 @@ from jaxtyping import Float
 from cxr_embeddings.common import progress, writing
 from cxr_embeddings.configs.schema import HeadConfig
 
-from . import data_efficiency, distance, predictions, saved, select, sgd
+from . import (
+    ablation,
+    changes,
+    data_efficiency,
+    distance,
+    inputs,
+    predictions,
+    saved,
+    select,
+    sgd,
+)
 from .labels.label_table import Examples
 from .labels.matching import film_ids
 from .labels.splits import SPLITS
-from .report import figures, page
+from .report import course, figures, page
 from .select import SplitFilms, Trained
 from .statistics import metrics
-from .statistics.results import Measurements, SplitCounts
+from .statistics.results import DataEfficiency, Measurements, SplitCounts
 
 TRAINING_FILMS = "training_films.csv"  # by which evaluate.py tells films that a head knows
 UNUSED_BY_LBFGS = ("seeds", "batch_size", "epochs", "learning_rate", "patience", "shuffle")
@@ -42,6 +52,7 @@ class Experiment(NamedTuple):
     films: pd.DataFrame  # ids and splits of all films
     tested: metrics.Scored  # the films that were measured
     left_out: Sequence[tuple[str, str]]  # why, and the id, of everything that was not used
+    course: pd.DataFrame | None  # of `report.course.longest`, where times are known
 
 
 def check(config: HeadConfig) -> predictions.Other | None:
@@ -92,16 +103,17 @@ def count(examples: Examples) -> dict[str, SplitCounts]:
 
 
 def run(
-    embedding: Float[np.ndarray, "table dim"],
+    matrix: Float[np.ndarray, "table wide"],
     examples: Examples,
     config: HeadConfig,
     other: predictions.Other | None,
     shown: bool,
+    beside: inputs.Inputs | None = None,
 ) -> Experiment:
     """Does the whole: test is looked at once, after everything is chosen.
 
     Without films of test, tune is measured in its place. The examples, films or studies, are rows
-    of `embedding`; `other` is what `check` gave.
+    of `matrix`: the embeddings, and at their right what `beside` says. `other` is of `check`.
 
     Raises:
         ValueError: the sizes make no sense, tune has both classes of no finding, or the other head
@@ -110,7 +122,8 @@ def run(
     films, recipe = films_of(examples), config.training
     tested: Literal["tune", "test"] = "test" if len(films["test"].row) else "tune"
     sizes = data_efficiency.parse_sizes(config.sizes, len(films["train"].row))
-    tune = films["tune"]
+    tune, width = films["tune"], inputs.film_width(beside, matrix.shape[1])
+    gain = inputs.gain(beside, width)
     if np.isnan(sgd.mean_auroc(tune.label, tune.label, tune.mask)):
         raise ValueError(
             "tune has both classes of no finding, so nothing can be chosen on it: give it more "
@@ -123,51 +136,72 @@ def run(
             bar.set_postfix_str(f"tune AUROC {np.fmax.reduce(auroc):.3f}", refresh=False)
             bar.update()
 
-        trained = select.fit(embedding, films["train"], tune, recipe, after_epoch)
+        trained = select.fit(matrix, films["train"], tune, recipe, after_epoch, gain)
     scored: dict[str, metrics.Scored] = {
-        split: score(trained, embedding, examples, split)
-        for split in dict.fromkeys(("tune", tested))
+        split: score(trained, matrix, examples, split) for split in dict.fromkeys(("tune", tested))
     }
     chosen = metrics.choose(examples.findings, scored["tune"])
-    head = Fitted(
-        trained, distance.fit(embedding, films["train"].row, tune.row, config.seed), chosen
-    )
+    spread = distance.fit(matrix[:, :width], films["train"].row, tune.row, config.seed)
+    head = Fitted(trained, spread, chosen)
     experiment = measure(
-        embedding, examples, head, scored, tested, scored["tune"], config.resamples, config.seed
+        matrix, examples, head, scored, tested, scored["tune"], config.resamples, config.seed
     )
+    splits, measured = (films["train"], tune, films[tested]), experiment.measured
+    parts = inputs.parts(beside, width)
+    found = {
+        name: ablation.measure(
+            name,
+            matrix[:, columns],
+            splits,
+            scored[tested],
+            examples.findings,
+            recipe,
+            gain[columns],
+        )
+        for name, columns in parts.items()
+    }
+    if found:
+        measured["parts"] = found
     if other:
         at = examples.split == tested
-        experiment.measured["comparison"] = predictions.compare(
+        measured["comparison"] = predictions.compare(
             other, tested, examples.image_id[at], examples.findings, scored[tested]
         )
     if sizes:
         trainings = sum(config.draws if size < len(films["train"].row) else 1 for size in sizes)
-        with progress.bar(trainings, what="trainings", shown=shown) as bar:
-            experiment.measured["data_efficiency"] = data_efficiency.measure(
-                embedding,
-                (films["train"], tune, films[tested]),
-                examples.patient_id[examples.split == "train"],
-                recipe,
-                sizes,
-                findings=examples.findings,
-                draws=config.draws,
-                seed=config.seed,
-                after_draw=bar.update,
-            )
+        with progress.bar(trainings * (1 + len(parts)), what="trainings", shown=shown) as bar:
+
+            def efficiency(columns: slice) -> DataEfficiency:
+                return data_efficiency.measure(
+                    matrix[:, columns],
+                    splits,
+                    examples.patient_id[examples.split == "train"],
+                    recipe,
+                    sizes,
+                    findings=examples.findings,
+                    draws=config.draws,
+                    seed=config.seed,
+                    gain=gain[columns],
+                    after_draw=bar.update,
+                )
+
+            measured["data_efficiency"] = efficiency(slice(None))
+            for name, columns in parts.items():
+                found[name]["data_efficiency"] = efficiency(columns)
     return experiment
 
 
 def score(
-    trained: Trained, embedding: Float[np.ndarray, "table dim"], examples: Examples, split: str
+    trained: Trained, matrix: Float[np.ndarray, "table wide"], examples: Examples, split: str
 ) -> metrics.Scored:
     """The films of a split with their logits."""
     at = examples.split == split
-    logit = select.score(trained, embedding, examples.row[at])
+    logit = select.score(trained, matrix, examples.row[at])
     return metrics.Scored(logit, examples.label[at], examples.mask[at], examples.patient_id[at])
 
 
 def measure(
-    embedding: Float[np.ndarray, "table dim"],
+    matrix: Float[np.ndarray, "table wide"],
     examples: Examples,
     head: Fitted,
     scored: Mapping[str, metrics.Scored],
@@ -182,7 +216,7 @@ def measure(
     """
     films, at = films_of(examples), examples.split == tested
     distances = {
-        split: distance.measure(head.spread, embedding, one.row)
+        split: distance.measure(head.spread, matrix[:, : len(head.spread.centre)], one.row)
         for split, one in films.items()
         if len(one.row)
     }
@@ -208,6 +242,10 @@ def measure(
         "data_efficiency": None,
         "comparison": None,
     }
+    if of_changes := changes.measure(
+        examples.findings, scored[tested], head.chosen, resamples=resamples, seed=seed
+    ):
+        measured["changes"] = of_changes
     rows = np.concatenate([np.flatnonzero(examples.split == split) for split in scored])
     predicted = predictions.table(
         {name: getattr(examples, name)[rows] for name in predictions.IDS}
@@ -219,7 +257,13 @@ def measure(
         examples.mask[rows],
     )
     ids = pd.DataFrame({name: getattr(examples, name) for name in predictions.IDS})
-    return Experiment(head, distances, measured, predicted, ids, scored[tested], examples.unmatched)
+    timed = None
+    if examples.taken is not None:
+        shown = (predicted["split"] == tested).to_numpy()
+        timed = course.longest(predicted[shown], examples.taken[rows][shown])
+    return Experiment(
+        head, distances, measured, predicted, ids, scored[tested], examples.unmatched, timed
+    )
 
 
 def write(partial: pathlib.Path, experiment: Experiment, card: saved.WholeCard) -> None:
@@ -255,7 +299,10 @@ def write_results(
         measured["results"],
         measured["data_efficiency"],
         experiment.distances,
+        measured.get("parts", {}),
     )
+    if experiment.course is not None:
+        drawn["course"] = figures.course(findings, experiment.course, measured["results"])
     svgs = figures.save(drawn, partial / "figures")
     page.write_report(
         partial / "report.html",

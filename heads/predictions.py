@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -11,9 +11,9 @@ from scipy import special
 
 from cxr_embeddings.common import csv_tables, writing
 
-from . import distance, select
+from . import changes, distance, select
 from .saved import Saved
-from .statistics import bootstrap, discrimination
+from .statistics import discrimination
 from .statistics.metrics import Scored
 from .statistics.results import Comparison
 
@@ -56,28 +56,31 @@ def scores(
 
 
 def predict(
-    saved: Saved, embedding: Float[np.ndarray, "n dim"], names: Shaped[np.ndarray, " n"]
+    saved: Saved, matrix: Float[np.ndarray, "n wide"], names: Shaped[np.ndarray, " n"]
 ) -> pd.DataFrame:
-    """What a head says of films, or of studies.
+    """What a head says of films, or of studies; `matrix` is of `inputs.widen`, or the embeddings.
 
     Returns:
         image_id; ood_distance (float32) and out_of_distribution (0 or 1), of `distance.columns`;
         and for each finding NAME_logit (float32), NAME_probability (float64) and NAME_positive: 1
-        where that reaches the head's threshold, else 0; NA without a threshold.
+        where that reaches the head's threshold, else 0; NA without a threshold. Columns of changes
+        have what `changes.scores` adds.
     """
-    row = np.arange(len(embedding))
-    logit = select.score(saved.trained, embedding, row)
-    far = distance.columns(distance.measure(saved.spread, embedding, row))
-    columns: dict[str, object] = {"image_id": names, **far}
+    row, film = np.arange(len(matrix)), matrix[:, : saved.card["width"]]
+    logit = select.score(saved.trained, matrix, row)
+    far = distance.columns(distance.measure(saved.spread, film, row))
+    columns: dict[str, Any] = {"image_id": names, **far}
+    limits = {}
     for j, finding in enumerate(saved.card["findings"]):
         found = scores(finding, logit[:, j], saved.card["temperatures"][finding])
-        threshold = next(iter(saved.card["thresholds"][finding].values()))
+        threshold = limits[finding] = next(iter(saved.card["thresholds"][finding].values()))
         called = pd.array([pd.NA] * len(logit), "Int64")
         if threshold is not None:
             reached = found[f"{finding}_probability"] >= threshold
             called = pd.array(reached.astype(int), "Int64")
         columns |= {**found, f"{finding}_positive": called}
-    return pd.DataFrame(columns)
+    probability = {name: columns[f"{name}_probability"] for name in limits}
+    return pd.DataFrame(columns | changes.scores([*limits], probability, limits))
 
 
 def encode(predicted: pd.DataFrame, unknown: str = "") -> bytes:
@@ -149,9 +152,4 @@ def compare(
         )
     theirs = other[[f"{finding}_logit" for finding in common]].to_numpy(np.float64)
     mine, patients = scored.logit[both][:, at].astype(np.float64), scored.patient_id[both]
-    number = bootstrap.patients(patients)
-    found = discrimination.compare(common, label, mask, mine, theirs, number)
-    test = "DeLong" if len(np.unique(number)) == len(number) else "DeLong by patient"
-    if (patients == "").any():
-        test += ", patients unknown" if (patients == "").all() else ", some patients unknown"
-    return {"other": name, "test": test, "n": len(other), "findings": found}
+    return discrimination.comparison(name, common, label, mask, mine, theirs, patients)

@@ -7,7 +7,7 @@ import os
 import pathlib
 import typing
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, NotRequired
 
 import jax
 import numpy as np
@@ -17,8 +17,9 @@ from typing_extensions import TypedDict
 from cxr_embeddings.common import files, untrusted, writing
 from cxr_embeddings.common.identities import Facts, differences
 
-from . import distance
+from . import distance, inputs
 from .distance import Spread
+from .inputs import Inputs
 from .network import HeadNetwork
 from .select import Candidate, Trained
 from .statistics.metrics import Chosen
@@ -26,6 +27,7 @@ from .statistics.results import Measurements
 
 CARD, CHECKPOINT, METRICS = "card.json", "head", "metrics.json"
 CARD_VERSION = 2  # 1 had no distance to the training films
+WITH_INPUTS = 3  # of heads that see more than the film, which readers of 2 would give films alone
 
 # What must be equal for two embeddings to come from one encoder: keys of a run's identity
 ENCODER = (
@@ -76,6 +78,7 @@ class HeadCard(TypedDict):
     embeddings_dtype: Literal["float32", "float16"]
     per_study: str
     studies_from_paths: bool
+    inputs: NotRequired[Inputs | None]  # what the head sees beside the embedding
 
 
 class WholeCard(HeadCard):
@@ -101,9 +104,8 @@ def make_card(
 ) -> WholeCard:
     """The card of a head; `provenance` has plain values, and the other fields of `WholeCard`."""
     card = {
-        "card_version": CARD_VERSION,
+        "card_version": WITH_INPUTS if provenance["inputs"] else CARD_VERSION,
         "hidden": trained.head.hidden,
-        "width": len(trained.mean),
         "findings": [*chosen],
         "temperatures": {name: one.temperature for name, one in chosen.items()},
         "thresholds": {name: one.thresholds for name, one in chosen.items()},
@@ -165,15 +167,17 @@ def read_card(folder: str | os.PathLike) -> HeadCard:
     advice = "this is not the card of a head: train the head again, or get it again"
     card = files.read_json(path, HeadCard, advice)
     version, findings = card["card_version"], card["findings"]
-    if version != CARD_VERSION:
+    beside = card.get("inputs")
+    if version != (WITH_INPUTS if beside else CARD_VERSION):
         raise ValueError(
-            f"{path} has version {version}, expected {CARD_VERSION}: another version of this "
-            "program wrote it; train the head again"
+            f"{path} has version {version}, expected {CARD_VERSION}, or {WITH_INPUTS} with inputs: "
+            "another version of this program wrote it; train the head again"
         )
     for name in ("temperatures", "thresholds"):
         if lacking := {*findings} - card[name].keys():
             raise ValueError(f"{path} has no {name} of {min(lacking)[:80]!r}: {advice}")
-    sizes = [distance.axes_of(card["width"]), card["width"], *card["hidden"], len(findings)]
+    width = inputs.width(beside, card["width"])
+    sizes = [distance.axes_of(width), width, *card["hidden"], len(findings)]
     if (numbers := sum(math.prod(pair) for pair in itertools.pairwise(sizes))) > MAX_NUMBERS:
         raise ValueError(
             f"{path} says a head of {numbers:,} numbers; expected at most {MAX_NUMBERS:,}: {advice}"
@@ -192,15 +196,16 @@ def load(folder: str | os.PathLike) -> Saved:
 
     path, card = pathlib.Path(folder).absolute(), read_card(folder)
     findings, hidden, width = card["findings"], tuple(card["hidden"]), card["width"]
-    head = HeadNetwork(len(findings), hidden)
-    shapes = jax.eval_shape(head.init, jax.random.key(0), np.zeros((1, width), np.float32))
+    head, whole = HeadNetwork(len(findings), hidden), inputs.width(card.get("inputs"), width)
+    shapes = jax.eval_shape(head.init, jax.random.key(0), np.zeros((1, whole), np.float32))
     axes = distance.axes_of(width)
-    vector, matrix, scale = (
-        jax.ShapeDtypeStruct(shape, np.float32) for shape in ((width,), (axes, width), (axes + 1,))
+    seen, vector, matrix, scale = (
+        jax.ShapeDtypeStruct(shape, np.float32)
+        for shape in ((whole,), (width,), (axes, width), (axes + 1,))
     )
     expected = {
         **shapes,
-        "embedding": {"mean": vector, "scale": vector},
+        "embedding": {"mean": seen, "scale": seen},
         "spread": Spread(vector, matrix, scale)._asdict(),  # type: ignore[arg-type]  # shapes
     }
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])

@@ -91,17 +91,21 @@ def fit(
     tune: SplitFilms,
     recipe: TrainingConfig,
     after_epoch: Callable[[np.ndarray], object] = lambda auroc: None,
+    gain: Float32[np.ndarray, " dim"] | None = None,
 ) -> Trained:
     """Trains all weight decays and seeds of a recipe at once, and chooses on tune.
 
     Among equally good candidates the one with the largest weight decay and then the first seed is
     taken. A finding without any known label among `films` is not learnt. Stochastic optimisers tell
-    `after_epoch` the AUROCs on tune.
+    `after_epoch` the AUROCs on tune. Each number is multiplied by its `gain` after standardisation:
+    with more of it the penalty holds its weight back less.
     """
     dim, findings = embedding.shape[1], films.label.shape[1]
     mean, scale = np.zeros(dim, np.float32), np.ones(dim, np.float32)
     if recipe.standardise:
         mean, scale = standardisation(embedding, films.row)
+    if gain is not None:
+        scale = scale / gain
     to_train, to_tune = (select(embedding, s.row, mean, scale) for s in (films, tune))
     head = HeadNetwork(findings, recipe.hidden, recipe.dropout)
     weight = films.mask.astype(np.float32)

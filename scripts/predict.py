@@ -13,6 +13,9 @@ code is 1 if a film failed temporarily: the same command then continues with the
 has. --heatmaps adds a folder with where in each film the head sees each finding: NAME.npy on the
 film's pixels, NAME.png over the film, and the places of the maxima in heat_maps.json. --dicom_sr
 adds a folder with a DICOM Structured Report of each study; --store sends them to an archive.
+
+A head that knows the patient's record needs --covariates; one that knows the prior film needs
+--metadata, and the prior films among the films.
 """
 
 import dataclasses
@@ -34,6 +37,10 @@ class Options:
     )
     weights: str = field("", "weights bundle, to embed the films of --input")
     input: str = field("", "films: a folder, a glob, or a list of files")
+    covariates: str = field("", "CSV of the patients' record, for a head that was trained with one")
+    metadata: str = field(
+        "", "CSV of the dates, times and views of films, for a head that was trained with a prior"
+    )
     heatmaps: str = field("", "folder for heat maps of the films of --input")
     dicom_sr: str = field("", "folder for a DICOM Structured Report of each study of --input")
     store: str = field("", "archive that gets these reports, dicomweb+https://...")
@@ -52,14 +59,15 @@ def predict(options: Options) -> int:
         raise ValueError("--dicom_sr needs --weights with --input, and --store needs --dicom_sr")
     file = paths.typed_file(options.output, "--output")
     loaded = prediction.load_head(options.head)
+    beside = prediction.Beside(options.covariates, options.metadata)
     if films:
         maps = paths.typed_local(options.heatmaps, "--heatmaps") if options.heatmaps else None
         reports = paths.typed_local(options.dicom_sr, "--dicom_sr") if options.dicom_sr else None
         went_well = prediction_files.predict_films(
-            loaded, weights, films, file, maps, reports, options.store
+            loaded, weights, films, file, maps, reports, options.store, beside
         )
         return 0 if went_well else 1
-    prediction_files.predict_embeddings(loaded, options.embeddings, file, options.cache)
+    prediction_files.predict_embeddings(loaded, options.embeddings, file, options.cache, beside)
     return 0
 
 

@@ -26,6 +26,7 @@ from cxr_embeddings.explorer.pictures import Films
 from cxr_embeddings.explorer.take_home import TakenHome, take_home
 from cxr_embeddings.explorer.validation import Measured, Scored, Validation
 from cxr_embeddings.heads import features
+from cxr_embeddings.prediction import check_films_suffice
 
 if TYPE_CHECKING:
     from cxr_embeddings.heads.statistics.results import Rates
@@ -331,6 +332,7 @@ class Session:
                 "the head scores studies, and the page shows films: train a head with "
                 "--config.labels.per_study=none"
             )
+        check_films_suffice(head.saved.card, "the page")
         predicted = head.predict(self.embeddings).iloc[: len(self.embeddings.image_id)]
         for finding in head.findings:
             title = f"head {name}: {finding}" if name else f"head: {finding}"

@@ -12,6 +12,7 @@ from cxr_embeddings.common.csv_tables import alike, find
 from cxr_embeddings.configs.schema import LabelsConfig
 
 from ..statistics.results import Note
+from . import changes
 from .columns import role_columns
 from .findings import decide, read_findings, read_recognised
 from .matching import Facts, FilmIds
@@ -44,6 +45,7 @@ class Examples:
     notes: list[Note]
     unmatched: list[tuple[str, str]]  # why, and the id, of all that was left out one by one
     embedded: FilmIds  # all films that have embeddings, of which `row` are some
+    taken: Shaped[np.ndarray, " n"] | None = None  # datetime64[s] of the study, NaT where unknown
 
     def at(self, keep: Bool[np.ndarray, " n"]) -> "Examples":
         """Some of the films."""
@@ -71,8 +73,10 @@ class LabelTable:
 def read_labels(config: LabelsConfig) -> LabelTable:
     """Reads a table of labels: MIMIC-CXR's, ChestX-ray14's, the toolkit's, or any other CSV.
 
-    Values are 1, 0, -1 (uncertain) or empty (not mentioned). Neither policy touches the column
-    `No Finding` of CheXpert and NegBio, where the labellers write 1 or nothing: empty is negative.
+    Values are 1, 0, -1 (uncertain) or empty (not mentioned). In a column `NAME_change` they are -1
+    improved, 0 stable, 1 worse or empty (unknown): it becomes two findings (`changes.split`).
+    Neither policy touches these columns, or the column `No Finding` of CheXpert and NegBio, where
+    the labellers write 1 or nothing: empty is negative.
     A row of a known data set whose findings are all empty, because its report could not be
     labelled, is unknown for every finding whatever the policies.
 
@@ -115,7 +119,10 @@ def read_labels(config: LabelsConfig) -> LabelTable:
         if alike(name, table.columns)
     }
     subgroup_columns = [str(column.name) for column in groups.values()]
-    found = read_findings(table, path, findings, columns.values(), subgroup_columns, known)
+    columns_of = changes.columns_of(findings)
+    found = read_findings(table, path, columns_of, columns.values(), subgroup_columns, known)
+    found, no_change = changes.split(found, findings)
+    definitions = [*definitions, *map(changes.DEFINITION.format, changes.columns(found.names))]
 
     key = ["image"] if "image" in columns else ["study", "patient"]
     said = [ids, *groups.values(), pd.DataFrame(found.code), pd.Series(found.unlabelled)]
@@ -126,6 +133,7 @@ def read_labels(config: LabelsConfig) -> LabelTable:
         ids[key[0]].to_numpy()[keep & found.unlabelled],
     )
     label, mask, not_said = decide(found, config.uncertain, config.not_mentioned)
+    mask, not_said = mask & ~no_change, not_said & ~no_change
     for what, cells, taken in (
         ("-1 (uncertain)", found.code == -1, UNCERTAIN[config.uncertain]),
         ("empty (not mentioned)", not_said, NOT_MENTIONED[config.not_mentioned]),

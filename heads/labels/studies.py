@@ -85,6 +85,7 @@ def merge(
         label=yes.astype(np.float32),
         mask=yes | no,
         groups=groups,
+        taken=None if examples.taken is None else examples.taken[first],
         notes=examples.notes
         + note(f"films merged into studies by their {how}", len(row), used=True),
     )
@@ -97,6 +98,14 @@ def merge_by_path(
     """Embeddings of studies, and their `names_by_path`, which may raise."""
     names, study = np.unique(names_by_path(image_id), return_inverse=True)
     return merge_embeddings(embedding, np.arange(len(embedding)), study, how), names
+
+
+def first_by_path(
+    values: Float[np.ndarray, " film"], image_id: Shaped[np.ndarray, " film"]
+) -> Float[np.ndarray, " study"]:
+    """The value of the first film of each study of `merge_by_path`."""
+    _, first = np.unique(names_by_path(image_id), return_index=True)
+    return values[first]
 
 
 def names_by_path(image_id: Shaped[np.ndarray, " film"]) -> Shaped[np.ndarray, " film"]:

@@ -14,7 +14,7 @@ from scipy import special
 from sklearn import metrics
 
 from ..statistics import proportion
-from ..statistics.results import DataEfficiency, Interval, SizePoint
+from ..statistics.results import DataEfficiency, Interval, Part, SizePoint
 from . import panels
 from .panels import AMBER, BASELINE, BLACK, BLUE, FAINT, GREY, Heading, Tested
 
@@ -180,8 +180,11 @@ def distances(distances: Mapping[str, Float32[np.ndarray, " film"]]) -> Figure:
     return figure
 
 
-def data_efficiency(data_efficiency: DataEfficiency) -> Iterator[Figure]:
-    """One panel for the mean and one a finding, with the mean again for comparison."""
+def data_efficiency(data_efficiency: DataEfficiency, parts: Mapping[str, Part]) -> Iterator[Figure]:
+    """One panel for the mean and one a finding, with the mean again for comparison.
+
+    Heads on parts of the input are lines beside it.
+    """
     draws = data_efficiency["draws"]
     curve: dict[str | None, list[SizePoint]] = {}
     if len(data_efficiency["findings"]) > 1:
@@ -197,8 +200,14 @@ def data_efficiency(data_efficiency: DataEfficiency) -> Iterator[Figure]:
     legend = [
         Line2D([], [], color=BLUE, marker="o", ms=3, label=f"mean of {draws} draws"),
         Patch(color=BLUE, alpha=0.22, lw=0, label="95 % of the draws"),
-        Line2D([], [], color=GREY, lw=1, ls="--", label="mean of findings"),
     ]
+    if None in known:
+        legend.append(Line2D([], [], color=GREY, lw=1, ls="--", label="mean of findings"))
+    styles = dict(zip(parts, ("-.", ":", (0, (5, 1, 1, 1, 1, 1))), strict=False))
+    legend += [
+        Line2D([], [], color=AMBER, lw=1.4, ls=style, label=name) for name, style in styles.items()
+    ]
+    shown += [auroc for one in parts.values() for _, auroc in _points(one, None)]
     for some in panels.parts([*known]):
         headings = []
         for name in some:
@@ -211,12 +220,16 @@ def data_efficiency(data_efficiency: DataEfficiency) -> Iterator[Figure]:
             headings,
             "Labelled films to train on, log scale",
             "AUROC",
-            legend=legend if None in known else legend[:2],
+            legend=legend,
         )
         for ax, name in zip(axes, some, strict=True):
             if None in known and name is not None:
                 x, value, *_ = _band(known[None])
                 ax.plot(x, value, color=GREY, lw=1, ls="--")
+            for part, style in styles.items():
+                if points := _points(parts[part], name):
+                    x, value, *_ = _band(points)
+                    ax.plot(x, value, color=AMBER, lw=1.4, ls=style)
             x, value, low, high = _band(known[name])
             ax.fill_between(x, low, high, color=BLUE, alpha=0.22, lw=0)
             ax.plot(x, value, color=BLUE, marker="o", ms=3)
@@ -225,6 +238,13 @@ def data_efficiency(data_efficiency: DataEfficiency) -> Iterator[Figure]:
             ax.xaxis.set_minor_locator(NullLocator())
             ax.set_xticks(_apart(sizes), [str(size) for size in _apart(sizes)])
         yield figure
+
+
+def _points(part: Part, name: str | None) -> list[tuple[int, Interval]]:
+    """The curve of a part; of no finding, that of the mean."""
+    found = part.get("data_efficiency")
+    curve = [] if found is None else found["mean"] if name is None else found["findings"][name]
+    return [(point["size"], auroc) for point in curve if (auroc := point["auroc"])]
 
 
 def _band(points: Sequence[tuple[int, Interval]]) -> np.ndarray:

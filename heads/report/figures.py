@@ -7,15 +7,18 @@ import io
 import pathlib
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 import matplotlib.style
 import numpy as np
+import pandas as pd
 from jaxtyping import Float32
 from matplotlib.figure import Figure
 
 from ..statistics import bootstrap
 from ..statistics.metrics import Scored
-from ..statistics.results import DataEfficiency, Results
+from ..statistics.results import DataEfficiency, Part, Results
+from . import course as one_course
 from . import curves, forests, panels
 from .panels import Tested
 
@@ -30,6 +33,7 @@ def draw(
     results: Results,
     data_efficiency: DataEfficiency | None,
     distances: Mapping[str, Float32[np.ndarray, " film"]],
+    parts: Mapping[str, Part] = MappingProxyType({}),
 ) -> dict[str, Figure]:
     """Draws what there is to draw; findings with one class only are left out.
 
@@ -69,9 +73,15 @@ def draw(
         if tested and results["subgroups"]:
             figures |= _numbered("subgroups", forests.subgroups(tested, results))
         if data_efficiency:
-            figures |= _numbered("data_efficiency", curves.data_efficiency(data_efficiency))
+            figures |= _numbered("data_efficiency", curves.data_efficiency(data_efficiency, parts))
         figures["distances"] = curves.distances(distances)
     return figures
+
+
+def course(findings: Sequence[str], found: pd.DataFrame, results: Results) -> Figure:
+    """One patient over time; `found` is of `course.longest`."""
+    with matplotlib.style.context(["default", panels.STYLE]):
+        return one_course.draw(findings, found, results)
 
 
 def svg(figure: Figure) -> bytes:

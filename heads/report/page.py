@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import jinja2
 
+from ..labels.changes import CLASSES
 from ..statistics.results import Measurements, Results, SplitCounts
 from . import panels
 
@@ -29,6 +30,7 @@ CAPTIONS = {  # in the order of the page
     "data_efficiency": "AUROC by the number of labelled films that the head was trained on: mean "
     "and central 95 % of the draws. All of tune chose its settings; that the films of test are a "
     "sample is not in the band.",
+    "course": "Probabilities of the {split} patient with the most films in time.",
     "subgroups": "AUROC in groups of films with 95 % intervals; the vertical line is that of all "
     "films. In brackets: films of a group; right of each panel: positive films. No mark: "
     "undefined, see the tables.",
@@ -77,6 +79,9 @@ def write_report(
         results=results,
         efficiency=measured["data_efficiency"],
         comparison=measured["comparison"],
+        parts=measured.get("parts", {}),
+        changes=measured.get("changes", {}),
+        classes=CLASSES,
         flagged=measured["out_of_distribution"],
         split=split,
         warnings=[*warnings, *_warnings(split, provenance, counts)],
@@ -165,7 +170,7 @@ def _pictures(
 
 def _key_numbers(kind: str, results: Results) -> str:
     """What a figure shows, in words, for those who cannot see it."""
-    if kind in ("subgroups", "data_efficiency", "distances"):
+    if kind in ("subgroups", "data_efficiency", "distances", "course"):
         return "The table below has the numbers."
     words = []
     for name, found in results["findings"].items():

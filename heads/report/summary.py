@@ -79,6 +79,13 @@ def of_results(measured: Measurements) -> list[str]:
     flagged = measured["out_of_distribution"].items()
     said = ", ".join(f"{one['flagged']} of {one['films']} {name} films" for name, one in flagged)
     lines.append(f"out of distribution, unlike the training films: {said}")
+    for name, change in measured.get("changes", {}).items():
+        if (kappa := change["kappa"]) is None:
+            continue
+        limits = "" if kappa["low"] is None else f"  ({kappa['low']:.3f} to {kappa['high']:.3f})"
+        lines.append(f"  {name + ', weighted kappa':28} {kappa['value']:.3f}{limits}")
+    for part in measured.get("parts", {}).values():
+        lines += of_comparison(split, part["less"])
     if measured["comparison"]:
         lines += of_comparison(split, measured["comparison"])
     return lines

@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float, Float64, Int64, Real
+from jaxtyping import Bool, Float, Float64, Int64, Real, Shaped
 from scipy import stats
 
 from . import auprc_interval, auroc_interval, bootstrap
-from .results import ComparedFinding
+from .results import ComparedFinding, Comparison, Interval
 
 
 def auroc(
@@ -50,6 +50,35 @@ def measure(
         "auroc": bootstrap.Measured(value, resampled["auroc"], limits),
         "auprc": auprc_interval.measure(score, label, patient, resampled["auprc"]),
     }
+
+
+def comparison(
+    other: str,
+    findings: Sequence[str],
+    label: Real[np.ndarray, "n finding"],
+    mask: Bool[np.ndarray, "n finding"],
+    logit: Float[np.ndarray, "n finding"],
+    other_logit: Float[np.ndarray, "n finding"],
+    patient_id: Shaped[np.ndarray, " n"],
+) -> Comparison:
+    """`compare`, with the name of the other head and of the test; patients are "" where unknown."""
+    number = bootstrap.patients(patient_id)
+    found = compare(findings, label, mask, logit, other_logit, number)
+    test = "DeLong" if len(np.unique(number)) == len(number) else "DeLong by patient"
+    if (patient_id == "").any():
+        test += ", patients unknown" if (patient_id == "").all() else ", some patients unknown"
+    return {"other": other, "test": test, "n": len(label), "findings": found}
+
+
+def with_interval(
+    score: Float[np.ndarray, " n"], label: Real[np.ndarray, " n"], patient: Int64[np.ndarray, " n"]
+) -> Interval | None:
+    """AUROC with its score interval by patient; None where a class is missing."""
+    if why_undefined("", label):
+        return None
+    score = score.astype(np.float64)
+    low, high = auroc_interval.interval(score, label, patient) or (None, None)
+    return {"value": auroc_interval.rank(score, label).value, "low": low, "high": high}
 
 
 def delong(

@@ -211,6 +211,24 @@ class Comparison(TypedDict):
     findings: dict[str, ComparedFinding]
 
 
+class Part(TypedDict):
+    """A head on a part of the input: its AUROC by finding, and that of the whole head less it."""
+
+    auroc: dict[str, Interval | None]
+    less: Comparison
+    data_efficiency: NotRequired[DataEfficiency]
+
+
+class OrderedResult(TypedDict):
+    """An ordered label on test. Kappa and table (true, called) are None where nothing is called."""
+
+    n: int
+    classes: list[int]  # films of each class
+    kappa: Interval | None
+    auroc: dict[str, Interval | None]  # of each class against the rest
+    table: list[list[int]] | None
+
+
 class Note(TypedDict):
     """What was left out or, if `used`, taken in a way to know of: how many, ids of some."""
 
@@ -238,3 +256,5 @@ class Measurements(TypedDict):
     out_of_distribution: dict[str, Flagged]  # by split
     data_efficiency: DataEfficiency | None
     comparison: Comparison | None
+    parts: NotRequired[dict[str, Part]]  # of heads that see more than the film
+    changes: NotRequired[dict[str, OrderedResult]]  # by column of changes, if there is any
