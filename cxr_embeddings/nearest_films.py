@@ -163,5 +163,6 @@ def _draw(
             text = textwrap.fill(names, 26, max_lines=2)
             ax.set_xlabel(f"{text}\n{below}", color=SHARED if shares else OTHER, size=8)
             ax.set(xticks=[], yticks=[])
-            ax.spines[:].set(color=SHARED if shares else DIM, linewidth=4 if shares else 1)
+            frame = SHARED if shares else DIM if n else LIGHT
+            ax.spines[:].set(color=frame, linewidth=1 if frame == DIM else 4)
     return figure
