@@ -282,15 +282,3 @@ def test_the_part_that_is_set_aside():
         choosing.held_out(image[:1], patient[:1], 0.2)
     with pytest.raises(ValueError, match=r"a share of 1.0"):
         choosing.held_out(image, patient, 1.0)
-
-
-def test_one_film_and_no_label():
-    one = np.ones((1, 4), np.float32)
-    model = classifier.Classifier(one, np.array([""], object))
-    nothing = FindingLabels(np.empty(0, np.int64), np.empty(0, np.float32),
-                            np.empty(0, object), np.zeros(1, bool))  # fmt: skip
-    examples = model.examples(nothing)
-    assert model.train(examples) is None and validation.validate(examples)[1] is None
-    chooser = choosing.Chooser(one, model.standard)
-    for how in ("uncertain", "likely", "random", "diverse"):
-        assert chooser.next(how, np.ones(1, bool), nothing.film) == 0

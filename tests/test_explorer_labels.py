@@ -282,10 +282,3 @@ def test_damaged_files_are_refused(path, old, new, message):
     path.write_text(path.read_text().replace(old, new))
     with pytest.raises(ValueError, match=message):
         start(path)
-
-
-def test_one_film(path):
-    labels = LabelFile(path, np.array(["a.png"], object), ["Edema"])
-    assert labels.of("Edema").said.tolist() == [False] and labels.patient_id.tolist() == [""]
-    labels.say("a.png", "Edema", "negative", chosen="random")
-    assert known(LabelFile(path, np.array(["a.png"], object))) == {0: 0}
