@@ -89,17 +89,18 @@ def test_distances_to_the_nearest_of_other_patients(embedding, monkeypatch):
 
 
 def start_here(module, *arguments):
-    """As `workers.start`, on a thread: both times the same compiled programs."""
+    """As `workers.start`, on a thread, whose parent never ends: programs are compiled once."""
     ours, theirs = multiprocessing.Pipe()
+    asked = iter([theirs.recv_bytes, threading.Event().wait])
+    given = mock.Mock(recv_bytes=lambda: next(asked)(), send_bytes=theirs.send_bytes)
     serve = importlib.import_module(module).serve
-    threading.Thread(target=serve, args=(theirs, *arguments), daemon=True).start()
+    threading.Thread(target=serve, args=(given, *arguments), daemon=True).start()
     return mock.Mock(), ours
 
 
 @pytest.mark.slow
 def test_umap_separates_what_is_far(embedding, monkeypatch):
     monkeypatch.setattr(projection.workers, "start", start_here)
-    monkeypatch.setattr(projection.os, "_exit", lambda code: None)
     apart = embedding[:120].copy()
     apart[:60, 0] += 200
     found = projection.umap(apart)
