@@ -1,7 +1,7 @@
 """EfficientNet B0 to B7, L2 and Lite on one page (Tan and Le, arXiv 1905.11946; L2: 1911.04252).
 
 The tree of variables is flat (`stem_conv`, `stem_bn`, `stage<i>_block<j>/...`, `head_conv`,
-`head_bn`), with the leaves of Flax's `nn.Conv` and `nn.BatchNorm`: tests/golden lists L2's.
+`head_bn`), with the leaves of Flax's `nn.Conv` and `nn.BatchNorm`.
 """
 
 import functools

@@ -26,7 +26,6 @@ from cxr_embeddings import report_labelling
 from cxr_embeddings.configs.schema_pretraining import NetworkConfig
 from cxr_embeddings.encoder import embedding_layers, random_weights, sharding, weights
 from cxr_embeddings.encoder.card import load_card
-from cxr_embeddings.input_pipeline import run_folder
 from cxr_embeddings.pretraining import first_weights, tune_look
 
 SIZE, BATCH, STEPS = 32, 16, 6
@@ -302,12 +301,6 @@ def test_a_damaged_checkpoint_is_named(data, copy):
         if file.is_file():
             file.write_bytes(b"")
     assert re.search(f"checkpoints/{STEPS} cannot be read .* move that folder", error(data, copy))
-
-
-@pytest.mark.slow
-def test_a_folder_is_held_by_one_run(data, copy):
-    with run_folder.claim(str(copy)):
-        assert "another run is writing to" in error(data, copy)
 
 
 @pytest.mark.slow

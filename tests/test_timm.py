@@ -10,20 +10,10 @@ from typing import Any
 import jax
 import ml_dtypes
 import numpy as np
+import parity
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
-from parity import (
-    STAGES,
-    TOLERANCE,
-    assert_same_leaves,
-    assert_stages_agree,
-    calibrate,
-    compiled,
-    difference,
-    mistakes,
-    random_images,
-    swap_two_leaves,
-)
+from parity import STAGES, TOLERANCE, compiled, difference, random_images
 from safetensors.numpy import save_file
 
 from benchmarks import peers
@@ -78,25 +68,27 @@ def test_every_leaf_arrives_and_every_stage_agrees_with_timm(variant, tmp_path):
 
     model = EfficientNet(variant, peers.head_width(variant))
     variables = jax.device_put(random_variables(model, seed=0))
-    variables = calibrate(model, variables, random_images(SIZES[variant][0], batch=8, seed=1))
+    variables = parity.calibrate(
+        model, variables, random_images(SIZES[variant][0], batch=8, seed=1)
+    )
     network = peers.timm_network(variant, variables)
     file = tmp_path / f"tf_efficientnet_{variant}-00000000.pth"
     for zip_format in (True, False):
         torch.save(network.state_dict(), file, _use_new_zipfile_serialization=zip_format)
         found = {path: leaf.read() for path, leaf in timm.read(file).leaves.items()}
-        assert_same_leaves(found, variables)
+        parity.assert_same_leaves(found, variables)
     file = file.with_name(f"tf_efficientnet_{variant}.in1k.safetensors")
     save_file(network.state_dict(), file)
     card, found = converted(file)
     assert (card.variant, card.head_width) == (variant, peers.head_width(variant))
-    assert_same_leaves(found, variables)
+    parity.assert_same_leaves(found, variables)
 
     forward = compiled(model)
     for size in SIZES[variant]:
         images = random_images(size, batch=2, seed=2)
         theirs = timm_forward(network, images)
-        assert_stages_agree(forward(found, images), theirs)
-        wrong = forward(swap_two_leaves(found), images)
+        parity.assert_stages_agree(forward(found, images), theirs)
+        wrong = forward(parity.swap_two_leaves(found), images)
         assert difference(wrong["head_map"], theirs["head_map"]) > 1000 * TOLERANCE
 
 
@@ -175,7 +167,7 @@ def test_the_golden_numbers_find_deliberate_mistakes(published):
     golden = json.loads((GOLDEN / "timm_b0.json").read_text())[str(SIZES["b0"][0])]
     model, variables = weights.model_for(published[0]), published[1]
     images = random_images(SIZES["b0"][0], batch=2, seed=2)
-    for mistake, wrong in mistakes(model, compiled(model), variables, images):
+    for mistake, wrong in parity.mistakes(model, compiled(model), variables, images):
         assert departure(statistics(wrong), golden) > 100 * TOLERANCE, mistake
 
 
@@ -255,11 +247,8 @@ def test_half_precision_becomes_float32(tmp_path, dtype):
         ("tf_efficientnet_l2.ns_jft_in1k", "imagenet", None, "JFT-300M by Noisy Student"),
         ("tf_efficientnet_b7_ap-ddb28fec", "halves", None, "AdvProp"),
         ("tf_efficientnet_b7.ap_in1k", "halves", None, "AdvProp"),
-        ("tf_efficientnet_b3_ap", "halves", None, "AdvProp"),
         ("tf_efficientnet_b5_ra-9a3e5369", "imagenet", None, "RandAugment"),
-        ("tf_efficientnet_b0.aa_in1k", "imagenet", None, "AutoAugment"),
         ("tf_efficientnet_b0-0af12548", "imagenet", None, "ImageNet-1k.$"),
-        ("tf_efficientnet_b0.in1k", "imagenet", None, "ImageNet-1k.$"),
         ("tf_efficientnet_lite0-0aa007d2", "halves", None, "ImageNet-1k.$"),
         ("tf_efficientnet_lite4.in1k", "halves", None, "ImageNet-1k.$"),
         ("tf_efficientnet_b0.chexpert", "imagenet", None, "Not known: .* 'chexpert'"),
@@ -279,10 +268,8 @@ def test_without_config_the_name_says_what_it_is(
     "name",
     [
         "efficientnet_b0.ra_in1k",  # the very same leaves, but padded and normalised otherwise
-        "efficientnet_b0_ra-3dd342df",
         "tf_efficientnet_b8.ra_in1k",
         "efficientnet_lite0.ra_in1k",
-        "tf_efficientnet_cc_b0_4e.in1k",
         "tf_efficientnetv2_s.in1k",
     ],
 )

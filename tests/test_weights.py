@@ -213,17 +213,14 @@ def test_a_narrower_head_gives_the_first_channels(variables):
     ("changes", "message"),
     [
         ({"format_version": 2}, "format_version 2, this program reads up to 1: update"),
-        ({"preset": None}, "preset is None, expected a valid string"),
         ({"trained": 1}, "trained is 1, expected a valid boolean"),
         ({"resolution": 20_000}, "resolution is 20000, expected 1 to 4096"),
         ({"head_width": 10**9}, "head_width is 1000000000, expected 1 to 65536"),
         ({"mean": [0.5]}, r"mean\.1 is missing"),
         ({"std": [1, 1, 0]}, r"std is \(1.0, 1.0, 0.0\), expected it positive, and finite"),
         ({"mean": [1, 1, float("nan")]}, r"mean\.2 is nan, expected a finite number"),
-        ({"std": [1, 1, float("inf")]}, r"std\.2 is inf, expected a finite number"),
         ({"head_width": 1280}, "tiny with head_width=1280 and projection=None offers"),
         ({"variant": "b9"}, "variant is 'b9', expected one of"),
-        ({"colour": "blue"}, "colour is not expected"),
         ({"licence": ...}, "licence is missing"),  # ...: left out
         ({"digest": "../x"}, "digest is '../x'.*expected 64 hexadecimal digits"),
         ({"projection": "orthonormal:0"}, "projection=orthonormal:0 offers {'projection': 4096"),
