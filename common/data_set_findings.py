@@ -13,6 +13,7 @@ from cxr_embeddings.configs.schema_data_sets import DataSet
 
 from .data_set_facts import column_text, columns_of
 
+_RANKED = np.array([np.nan, 0, -1, 1], np.float32)  # codes, each of which goes before the last
 _NOTHING = ("", "nan", "none")  # entries of a list that are none
 _ENTRY = r"'[^']*'|\"[^\"]*\"|nan|None"
 _PYTHON_LIST = re.compile(rf"\[\s*(?:(?:{_ENTRY})\s*(?:,\s*(?:{_ENTRY})\s*)*,?\s*)?\]")
@@ -139,16 +140,19 @@ def read_findings(
             codes[codes.notna().any(axis=1)] = codes.fillna(0)
     common = [NO_FINDING if name == entry.normal else entry.names.get(name, name) for name in codes]
     rank = _rank(codes.set_axis(common, axis=1))
-    return _codes(rank.T.groupby(level=0, sort=False).max().T), counts
+    merged = {name: rank[[name]].max(axis=1) for name in dict.fromkeys(common)}
+    return _codes(pd.DataFrame(merged, codes.index)), counts
 
 
 def _rank(codes: pd.DataFrame) -> pd.DataFrame:
-    """1 over -1 over 0 over NaN."""
-    return codes.replace({1: 3, -1: 2, 0: 1}).fillna(0)
+    """The place of each code in `_RANKED`."""
+    values = codes.to_numpy()
+    rank = sum(np.int8(i) * (values == code) for i, code in enumerate(_RANKED))
+    return pd.DataFrame(rank, codes.index, codes.columns)
 
 
 def _codes(rank: pd.DataFrame) -> pd.DataFrame:
-    return rank.replace({0: np.nan, 1: 0, 2: -1, 3: 1}).astype(np.float32)
+    return pd.DataFrame(_RANKED[rank.to_numpy(np.int8)], rank.index, rank.columns)
 
 
 def merge_rows(

@@ -100,15 +100,21 @@ def definitions(entry: DataSet, named: bool) -> list[str]:
 
 
 def find_tables(entry: DataSet, folder: str) -> list[str]:
-    """The published tables in the folder of the data set. Raises OSError if there are none."""
-    there = sorted(paths.names_in(folder))
-    found = [one for kind in entry.tables for one in there if fnmatch.fnmatchcase(one, kind)]
-    if not found:
+    """The published tables in the folder of the data set, or that itself where it needs no table.
+
+    Raises OSError if there are none.
+    """
+    found = []
+    for folder_of, _, pattern in (kind.rpartition("/") for kind in entry.tables):
+        place = posixpath.join(folder, folder_of).rstrip("/")
+        there = sorted(paths.names_in(place))
+        found += [f"{place}/{name}" for name in there if fnmatch.fnmatchcase(name, pattern)]
+    if entry.tables and not found:
         raise FileNotFoundError(
             f"found no table of {entry.title} in {folder}; expected {' or '.join(entry.tables)}: "
             "name the table itself"
         )
-    return [posixpath.join(folder, name) for name in dict.fromkeys(found)]
+    return list(dict.fromkeys(found)) or [folder]
 
 
 def read(path: str | os.PathLike[str], entry: DataSet) -> Published:
@@ -125,26 +131,44 @@ def read(path: str | os.PathLike[str], entry: DataSet) -> Published:
             know.
     """
     path = paths.typed(os.fspath(path))
-    raw = pd.DataFrame(_texts(path, entry), dtype="str")
-    facts, counts = read_facts(raw, entry)
-    key = next((FACTS[one] for one in IDS[:2] if FACTS[one] in facts), "")
-    if not key:
-        wanted = " or ".join(str(getattr(entry.columns, one)) for one in IDS[:2])
-        raise ValueError(
-            f"{path} is no table of {entry.title}: expected the column {wanted}. There are: "
-            f"{', '.join(raw.columns)}"
-        )
+    raw, facts, told = _read_facts(path, entry)
     codes, more = read_findings(raw, entry, path)
-    counts = {**counts, **more}
+    counts = {**told, **more}
     facts = facts.join(_others(raw, [*facts, *codes], entry))
     if entry.rows != "one":
-        codes, more = merge_rows(codes, facts[key], entry.rows)
-        facts = facts.groupby(key, sort=False, as_index=False).first().set_index(key, drop=False)
+        of = facts[next(FACTS[one] for one in IDS if FACTS[one] in facts)]
+        codes, more = merge_rows(codes, of, entry.rows)
+        facts = facts.set_axis(of).groupby(level=0, sort=False).first()
         counts |= more
     rows = facts.join(texts(codes)).reset_index(drop=True)
     rows.attrs |= {"data_set": entry.name, "films_of": entry.films_of}
     healthy = NO_FINDING if entry.normal not in entry.findings else ""
     return Published(rows, tuple(name for name in codes if name != healthy), counts)
+
+
+def read_films(path: str, entry: DataSet) -> pd.DataFrame:
+    """The films that a table names, with their facts and no findings. Raises as `read`.
+
+    Returns:
+        The columns of `FACTS` and, of the image, Rows and Columns, as far as the table has them.
+    """
+    raw, facts, _ = _read_facts(path, entry)
+    sizes = [name for name in ("Rows", "Columns") if name in raw]
+    named = facts.join(raw[sizes]) if "image_id" in facts else facts[:0].assign(image_id="")
+    return named[named["image_id"] != ""].drop_duplicates()
+
+
+def _read_facts(path: str, entry: DataSet) -> tuple[pd.DataFrame, pd.DataFrame, Mapping[str, int]]:
+    """The table as text, and what `read_facts` makes of it."""
+    raw = pd.DataFrame(_texts(path, entry), dtype="str")
+    facts, counts = read_facts(raw, entry)
+    if not {FACTS["image"], FACTS["study"]} & {*facts}:
+        wanted = " or ".join(str(getattr(entry.columns, one)) for one in IDS[:2])
+        raise ValueError(
+            f"{path} is no table of {entry.title}: expected the column {wanted}. There are: "
+            f"{', '.join(raw.columns)}"
+        )
+    return raw, facts, counts
 
 
 def _others(raw: pd.DataFrame, taken: Collection[str], entry: DataSet) -> pd.DataFrame:

@@ -20,8 +20,8 @@ PLACES = "local, gs:// or any other address that fsspec reads"
 VIEWS = "keep films of these views, such as AP,PA, and films without a view; all: keep every view"
 CHEST = "skip films whose header names another body part or modality; else they are only counted"
 DATA_SET = (
-    "whose table this is: brax, chestxray14, chexpert, kermany, mimic_cxr, openi, padchest, "
-    "rsna_pneumonia, vindr_cxr, or a TOML file that describes another"
+    "whose films and table these are: brax, chestxray14, chexpert, kermany, mimic_cxr, openi, "
+    "padchest, rsna_pneumonia, vindr_cxr, or a TOML file that describes another"
 )
 USER_PROJECT = "Google Cloud project that pays for reading requester-pays buckets"
 EMBEDDINGS = (
@@ -48,6 +48,10 @@ class InputConfig:
     limit: int | None = field(None, "embed only this many, from the start of the list")
     workers: int = field(0, "processes that decode films; 0: one for each processor")
     user_project: str | None = field(None, USER_PROJECT)
+    data_set: str = field("", DATA_SET)
+    metadata_path: str | None = field(
+        None, "table of that data set, for the views; default: those that it has, in the folder"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +112,9 @@ class FilmsConfig:
         "input",
     )
     metadata_path: str | None = field(
-        None, "MIMIC-CXR-JPG's table of metadata, for the views; default: the one in the folder"
+        None,
+        "MIMIC-CXR-JPG's table of metadata, or that of data_set, for the views; default: the one "
+        "in the folder",
     )
     split_path: str | None = field(
         None, "MIMIC-CXR-JPG's table of splits; default: the one in the folder; none: one split"
@@ -120,6 +126,7 @@ class FilmsConfig:
     no_view: str = field("keep", "keep films without a view (as CXR Foundation did), or drop them")
     limit: int | None = field(None, "prepare only this many, from the start of the list")
     user_project: str | None = field(None, USER_PROJECT)
+    data_set: str = field("", DATA_SET)
 
 
 @dataclasses.dataclass(frozen=True)

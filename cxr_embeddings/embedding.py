@@ -60,6 +60,8 @@ def embed(
     shards: int = 32,
     workers: int = 0,
     user_project: str | None = None,
+    data_set: str | os.PathLike = "",
+    metadata_path: str | os.PathLike | None = None,
     cache: str | os.PathLike | None = None,
     progress: bool | None = None,
 ) -> Embeddings:
@@ -81,6 +83,9 @@ def embed(
         shards: number of files of the sharded layout.
         workers: processes that decode films; 0: one for each processor.
         user_project: Google Cloud project that pays for reading requester-pays buckets.
+        data_set: whose films these are, such as "padchest", or a TOML file that describes another:
+            its table tells the views.
+        metadata_path: that table; None: those that the data set has, in the folder of films.
         cache: local folder for the table of the embeddings; None: in their own.
         progress: print what is done; None: in a terminal or a notebook.
 
@@ -93,7 +98,16 @@ def embed(
         FileError: the films are not there, or the folder cannot be written.
     """
     config = EmbedConfig(
-        InputConfig(os.fspath(input), tuple(views or ()), chest_only, limit, workers, user_project),
+        InputConfig(
+            os.fspath(input),
+            tuple(views or ()),
+            chest_only,
+            limit,
+            workers,
+            user_project,
+            os.fspath(data_set),
+            os.fspath(metadata_path) if metadata_path else None,
+        ),
         encoder.settings,
         OutputConfig(os.fspath(output), layout, format, shards),
         encoder.batch_size,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from typing import TYPE_CHECKING
 
 from cxr_embeddings.common import machine, paths, workers
-from cxr_embeddings.configs.schema import EmbedConfig
+from cxr_embeddings.configs.schema import EmbedConfig, InputConfig
 
 if TYPE_CHECKING:
     from cxr_embeddings.encoder.card import Card
@@ -82,10 +82,17 @@ def _films_source(config: EmbedConfig, path: str, say: Say) -> FilmSource:
     views, chest_only = config.input.views, config.input.chest_only
     films, refused = _part_out(listing.files, layout, config, say)
     planned = output_plan.plan(films, layout, config.output.format, config.output.shards)
+    identity = {"input": path, "views": views, "chest_only": chest_only}
+    others: Mapping[InputFile, Skipped] = {}
+    if config.input.data_set:
+        identity |= {"data_set": config.input.data_set}
+        others = _of_other_views(listing.files, config.input, path, say)
 
     def batches(run: Run, card: Card, size: int, drop: Drop) -> Generator[Batch, None, None]:
         count = config.input.workers or machine.processors()
-        named = ((film, film.path) for film in run.todo)
+        for film in [film for film in run.todo if film in others]:
+            drop(film, others[film])
+        named = ((film, film.path) for film in run.todo if film not in others)
         ahead = 2 * max(size, count)
         with (
             decode.decoders(card.preset, card.resolution, views, count, chest_only) as decoders,
@@ -93,8 +100,25 @@ def _films_source(config: EmbedConfig, path: str, say: Say) -> FilmSource:
         ):
             yield from decode.batches(_noted(decoded, run), size, drop)
 
-    identity = {"input": path, "views": views, "chest_only": chest_only}
     return FilmSource(planned, layout, identity, batches, refused=refused)
+
+
+def _of_other_views(
+    films: Sequence[InputFile], config: InputConfig, path: str, say: Say
+) -> Mapping[InputFile, Skipped]:
+    """The films that the data set's table says are of no view to be kept."""
+    from cxr_embeddings.input_pipeline.films.film import Skipped, known_view
+    from cxr_embeddings.input_pipeline.mimic import tables
+
+    table = tables.read_data_set(config.data_set, path, config.metadata_path)
+    rows = table.find([film.key for film in films])
+    views = [known_view(view, config.views) for view in table.take("ViewPosition", rows)]
+    found = collections.Counter(views[i] or "not said" for i, row in enumerate(rows) if row >= 0)
+    said = ", ".join(f"{count} {view}" for view, count in sorted(found.items()))
+    say(f"  {found.total()} have a row in {table.path}; views: {said}")
+    others = {film: view for film, view in zip(films, views, strict=True) if view}
+    asked = config.views or tuple(others.values())
+    return {film: Skipped("view", view) for film, view in others.items() if view not in asked}
 
 
 def _noted(

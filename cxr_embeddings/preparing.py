@@ -56,6 +56,7 @@ def prepare(config: PreprocessConfig, beam_options: Sequence[str] = ()) -> Outco
     )
     listed = selection.list_films(
         source,
+        data_set=config.input.data_set,
         metadata_path=config.input.metadata_path,
         split_path=config.input.split_path,
         views=views,
@@ -113,7 +114,7 @@ def report_list(source: str, listed: FilmList) -> None:
     print(f"{len(listed.films)} of {len(listed.films) + len(listed.skipped)} films in {source}")
     for note in listed.notes:
         print(f"  {note}")
-    print(counts.counts_table(listed.counts), flush=True)
+    print(counts.counts_table(listed.counts, listed.data_set), flush=True)
 
 
 def report_outcome(folder: str, outcome: Outcome, seconds: float) -> None:

@@ -238,7 +238,7 @@ def test_films_of_equal_names_in_different_folders_stay_apart(tmp_path):
     write_table(tmp_path / "t.csv", COLUMNS[:4], [("cm", "1", "2", "train")])
     listed = check(list_films(str(tmp_path), split_path=str(tmp_path / "t.csv")))
     assert [film.split for film in listed.films] == ["train", "unassigned", "train"]
-    assert "1 films have the dicom_id of another one in t.csv." in listed.notes
+    assert "1 films have the name of another one in t.csv." in listed.notes
 
 
 def test_what_has_no_partner_is_noted_and_counted(tmp_path):

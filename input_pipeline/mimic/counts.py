@@ -50,11 +50,12 @@ def by_split(what: str, splits: Sequence[str]) -> dict[str, int]:
     return {f"{what} {split}": of[split] for split in (*SPLITS, UNASSIGNED)}
 
 
-def counts_rows(counts: Mapping[str, int]) -> list[tuple[str, str, str]]:
+def counts_rows(counts: Mapping[str, int], data_set: str = "") -> list[tuple[str, str, str]]:
     """`FilmList.counts` as rows of a table with a header, beside the published ones if MIMIC-CXR's
     tables told of views or splits: films of elsewhere are not to be compared with them."""
     rows = [("what", "here", "published")]
-    compared = PUBLISHED if {"split train", "view AP"} & counts.keys() else {}
+    mimic = data_set in ("", "mimic_cxr") and {"split train", "view AP"} & counts.keys()
+    compared = PUBLISHED if mimic else {}
     for what, number in counts.items():
         about = "about " if what in APPROXIMATE else ""
         published = f"{about}{compared[what]}" if what in compared else ""
@@ -62,11 +63,11 @@ def counts_rows(counts: Mapping[str, int]) -> list[tuple[str, str, str]]:
     return rows
 
 
-def counts_table(counts: Mapping[str, int]) -> str:
+def counts_table(counts: Mapping[str, int], data_set: str = "") -> str:
     """The same as text in columns, for a terminal."""
     rows = [
         [re.sub("[0-9]{4,}", lambda digits: f"{int(digits[0]):,}", cell) for cell in row]
-        for row in counts_rows(counts)
+        for row in counts_rows(counts, data_set)
     ]
     first, second, third = (max(map(len, column)) for column in zip(*rows, strict=True))
     return "\n".join(

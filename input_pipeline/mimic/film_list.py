@@ -8,7 +8,7 @@ from cxr_embeddings.common import paths
 
 from ..films.film import film_key
 from ..films.listing import list_inputs
-from .tables import Table, read_table
+from .tables import Table, dicom_id_of, read_table
 
 _RECORD_LISTS = ("cxr-record-list.csv.gz", "cxr-record-list.csv")
 _SUFFIXES = (".dcm", ".jpg")  # of MIMIC-CXR and of MIMIC-CXR-JPG
@@ -91,7 +91,3 @@ def _below(folder: str, table: Table, image_ids: list[str], note: str) -> FoundF
     patients, studies = table.columns["subject_id"], table.columns["study_id"]
     films = [*zip(image_ids, patients, studies, strict=True)]
     return FoundFilms(posixpath.join(folder, ""), films, [note])
-
-
-def dicom_id_of(image_id: str) -> str:
-    return film_key(image_id.rpartition("/")[2])

@@ -1,7 +1,7 @@
 """The films of MIMIC-CXR, or of any other input, with their views and splits; those to be kept.
 
-Films and tables are joined by dicom_id, which is a film's file name without suffix, never by
-position.
+Films and MIMIC-CXR's tables are joined by dicom_id, which is a film's file name without suffix,
+those of other data sets by paths; never by position.
 """
 
 import dataclasses
@@ -12,8 +12,16 @@ from cxr_embeddings.common import paths
 
 from ..films.film import Skipped, known_view
 from .counts import by_split, count
-from .film_list import FilmRecord, FoundFilms, dicom_id_of, list_input
-from .tables import SPLITS, UNASSIGNED, Table, film_size, find_table, read_table
+from .film_list import FilmRecord, FoundFilms, list_input
+from .tables import (
+    SPLITS,
+    UNASSIGNED,
+    Table,
+    film_size,
+    find_table,
+    read_data_set,
+    read_table,
+)
 
 NO_VIEW = ("keep", "drop")  # what becomes of a film without ViewPosition in the table
 
@@ -27,11 +35,13 @@ class FilmList:
     counts: dict[str, int]  # films unless they say otherwise
     notes: list[str]  # where the list is from, and what in it and the tables has no partner
     has_views: bool  # whether there was a metadata table
+    data_set: str = ""  # whose table that was, if it was asked for
 
 
 def list_films(
     path: str,
     *,
+    data_set: str = "",
     metadata_path: str | None = None,
     split_path: str | None = None,
     views: Sequence[str] | None = ("AP", "PA"),
@@ -47,7 +57,9 @@ def list_films(
 
     Args:
         path: local path or address.
+        data_set: one of `data_sets`, whose table has views, patients and studies.
         metadata_path: MIMIC-CXR-JPG's metadata table; None: the one in the folder, if there is one.
+            With `data_set` its table; None: those in the folder.
         split_path: MIMIC-CXR-JPG's split table, likewise.
         views: ViewPositions to keep, in capitals; None keeps all.
         no_view: films whose row has no ViewPosition: "keep", as the CXR Foundation toolkit does, or
@@ -70,12 +82,15 @@ def list_films(
 
     source = paths.typed(path)
     names = paths.names_in(source)
-    metadata_path = find_table(source, names, "metadata", metadata_path)
     split_path = find_table(source, names, "split", split_path)
     columns = ("ViewPosition", "Rows", "Columns")
-    metadata = read_table(metadata_path, columns) if metadata_path else None
+    metadata = None
+    if data_set:
+        metadata = read_data_set(data_set, source, metadata_path)
+    elif found := find_table(source, names, "metadata", metadata_path):
+        metadata = read_table(found, columns)
 
-    listing = list_input(source, names, metadata)
+    listing = list_input(source, names, None if data_set else metadata)
     listed, notes = _look_up(listing, metadata, split_path, views)
     if limit is not None and limit < len(listed):
         notes.append(f"Of {len(listed):,} films only the first {limit:,} are listed.")
@@ -91,7 +106,7 @@ def list_films(
     counts |= {"skipped": len(skipped), "chosen": len(films)}
     if split_path:
         counts |= by_split("chosen", [film.split for film in films])
-    return FilmList(films, skipped, counts, notes, metadata is not None)
+    return FilmList(films, skipped, counts, notes, metadata is not None, data_set)
 
 
 def _look_up(
@@ -104,7 +119,6 @@ def _look_up(
     root, films, notes = listing
     image_ids, patients, studies = map(list, zip(*sorted(films), strict=True))
     known = {"subject_id": patients, "study_id": studies}
-    dicom_ids = [dicom_id_of(image_id) for image_id in image_ids]
     splits: list[str] = [UNASSIGNED] * len(films)
     views: list[str | None] = [None] * len(films)
     sizes: list[tuple[int, int] | None] = [None] * len(films)
@@ -115,11 +129,11 @@ def _look_up(
                 f"{split_path} has the splits {', '.join(map(repr, sorted(unknown)[:5]))}; "
                 f"expected only {', '.join(SPLITS)}"
             )
-        splits = table.take("split", _join(dicom_ids, known, table, notes), UNASSIGNED)
+        splits = table.take("split", _join(image_ids, known, table, notes), UNASSIGNED)
     else:
         notes.append("No table has the splits: every film is unassigned.")
     if metadata:
-        rows = _join(dicom_ids, known, metadata, notes)
+        rows = _join(image_ids, known, metadata, notes)
         said = metadata.take("ViewPosition", rows)
         kept = {view: view and known_view(view, views_asked) for view in {*said}}
         views = [kept[view] if row >= 0 else None for row, view in zip(rows, said, strict=True)]
@@ -132,21 +146,21 @@ def _look_up(
 
 
 def _join(
-    dicom_ids: Sequence[str], known: dict[str, list[str]], table: Table, notes: list[str]
+    image_ids: Sequence[str], known: dict[str, list[str]], table: Table, notes: list[str]
 ) -> list[int]:
     """Each film's row of a table, -1 where there is none. Raises ValueError if it contradicts.
 
     Completes what is `known`, the films' values of the columns "subject_id" and "study_id", and
     adds what has no partner to the notes.
     """
-    rows = [table.row_of.get(dicom_id, -1) for dicom_id in dicom_ids]
+    rows = table.find(image_ids)
     for column, values in known.items():
         pairs = [*zip(values, table.take(column, rows), strict=True)]
         odd = [i for i, (here, there) in enumerate(pairs) if here != there and here and there]
         if odd:
             here, there = pairs[odd[0]]
             raise ValueError(
-                f"{table.path} has {column} {there!r} for {dicom_ids[odd[0]]}, but the list of "
+                f"{table.path} has {column} {there!r} for {image_ids[odd[0]]}, but the list of "
                 f"films has {here!r}, and {len(odd)} films are like that; expected list and tables "
                 "of one release"
             )
@@ -156,7 +170,7 @@ def _join(
     counts = {
         f"films have no row in {name}": absent,
         f"rows of {name} have no film": len(table.row_of) - matched,
-        f"films have the dicom_id of another one in {name}": len(rows) - absent - matched,
+        f"films have the name of another one in {name}": len(rows) - absent - matched,
     }
     notes.append(f"{len(rows) - absent:,} films have a row in {table.path}.")
     notes += [f"{count:,} {what}." for what, count in counts.items() if count]

@@ -7,8 +7,16 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from cxr_embeddings.common import csv_tables, paths
+import pandas as pd
 
+from cxr_embeddings.common import csv_tables, data_sets, paths
+from cxr_embeddings.common.film_names import clean, same_films
+
+from ..films.film import film_key
+
+# Column of MIMIC-CXR -> of the plain table of a data set
+_OF_DATA_SET = {"subject_id": "patient_id", "study_id": "study_id", "ViewPosition": "view"}
+_OF_DATA_SET |= {name: name for name in ("Rows", "Columns")}
 SPLITS = ("train", "validate", "test")
 UNASSIGNED = "unassigned"  # the split of a film for which no table says one
 
@@ -17,8 +25,33 @@ class Table(NamedTuple):
     """Columns of a table, and where it is from."""
 
     path: str
-    row_of: dict[str, int]  # by dicom_id, in the table's order
+    row_of: dict[str, int]  # by dicom_id, or the path of the film; in the table's order
     columns: dict[str, list[str]]
+    has_paths: bool = False
+
+    def find(self, image_ids: Sequence[str]) -> list[int]:
+        """The row of each film, -1 where there is none.
+
+        By the file's name; or by paths from their ends, as far as film and table both have them.
+        Raises ValueError where one film has several rows so, or none has any.
+        """
+        if not self.has_paths:
+            return [self.row_of.get(dicom_id_of(one), -1) for one in image_ids]
+        rows = [-1] * len(image_ids)
+        for film, row in same_films([*map(clean, image_ids)], [*self.row_of]):
+            if rows[film] not in (-1, row):
+                raise ValueError(
+                    f"{image_ids[film]} fits several rows of {self.path}; expected one: name the "
+                    "folder above the films as input"
+                )
+            rows[film] = row
+        if image_ids and max(rows) < 0:
+            raise ValueError(
+                f"none of {len(image_ids)} films has a row in {self.path}; the first film is "
+                f"{image_ids[0]}, the first of the table {next(iter(self.row_of), 'none')}; "
+                "expected the same names, but for suffixes and for folders that one of them lacks"
+            )
+        return rows
 
     def take(self, column: str, rows: Sequence[int], missing: str = "") -> list[str]:
         """The values of some rows, and `missing` for row -1."""
@@ -56,16 +89,36 @@ def read_table(path: str, columns: Sequence[str]) -> Table:
             f"{path} has a quotation mark that is not closed in its line: the file is damaged, get "
             "it again"
         )
-    dicom_ids = found.pop("dicom_id")
-    row_of = {dicom_id: row for row, dicom_id in enumerate(dicom_ids)}
-    if len(row_of) < len(dicom_ids):
-        counted = collections.Counter(dicom_ids)
-        twice = [dicom_id for dicom_id, count in counted.items() if count > 1]
+    return Table(path, _row_of(found.pop("dicom_id"), path), found)
+
+
+def read_data_set(name: str, folder: str, given: str | None) -> Table:
+    """The same of a data set of `data_sets`: of the `given` table, or of those in the folder.
+
+    Raises OSError and ValueError likewise.
+    """
+    entry = data_sets.load(name)
+    found = [paths.typed(given)] if given else data_sets.find_tables(entry, folder)
+    films = [data_sets.read_films(path, entry) for path in found]
+    rows = pd.concat(films, ignore_index=True).drop_duplicates().fillna("")
+    path, none = " and ".join(found), pd.Series("", rows.index)
+    columns = {ours: rows.get(theirs, none).tolist() for ours, theirs in _OF_DATA_SET.items()}
+    return Table(path, _row_of([clean(one) for one in rows["image_id"]], path), columns, True)
+
+
+def dicom_id_of(image_id: str) -> str:
+    return film_key(image_id.rpartition("/")[2])
+
+
+def _row_of(films: Sequence[str], path: str) -> dict[str, int]:
+    row_of = {film: row for row, film in enumerate(films)}
+    if len(row_of) < len(films):
+        twice = [film for film, count in collections.Counter(films).items() if count > 1]
         raise ValueError(
             f"{path} has more than one row for {len(twice)} films, the first of them {twice[0]!r}; "
-            "expected one row a dicom_id: get it again"
+            "expected one row a film: get it again, or correct it"
         )
-    return Table(path, row_of, found)
+    return row_of
 
 
 @functools.lru_cache(maxsize=1 << 16)

@@ -164,7 +164,7 @@ def _conclude(
     for summary in summaries:
         written[summary.split] += len(summary.films)
     tables, counts = run_folder.dropped_tables([*dropped, *not_chest], tries, tried)
-    rows = mimic_counts.counts_rows(listed.counts)
+    rows = mimic_counts.counts_rows(listed.counts, listed.data_set)
     encode = writing.encode_table
     tables |= {
         dataset.FILMS: dataset.films_table(summaries),
