@@ -79,10 +79,8 @@ def load(name: str | os.PathLike[str]) -> DataSet:
 def recognise(columns: Collection[str]) -> DataSet | None:
     """The data set whose findings a table has, all of them, of those that are known by these."""
     for entry in map(load, _RECOGNISED):
-        listed = entry.columns.findings
-        if (listed and alike(str(listed), columns)) or all(
-            alike(x, columns) for x in entry.findings
-        ):
+        has_findings = all(alike(name, columns) for name in entry.findings)
+        if has_findings or alike(str(entry.columns.findings), columns):
             return entry
     return None
 
