@@ -93,13 +93,8 @@ def run(
 ) -> Labels:
     """The job of `scripts/label_abnormal.py`: labels of reports, or of a table of findings.
 
-<<<<<<< HEAD
     The options are those of `label_reports`; `findings`, in place of `reports`, is a table as of
     `abnormal.read_labels`; `shown` is its `progress`. Raises ValueError and OSError.
-=======
-    The options are those of `label_reports`; `findings`, in place of `reports`, is a table of one
-    of `abnormal.DATA_SETS`; `shown` is its `progress`. Raises ValueError and OSError.
->>>>>>> f738caf (The table of findings that make a film abnormal is that of the data sets)
     """
     from cxr_embeddings.input_pipeline.reports import abnormal, corpus
 
