@@ -33,15 +33,21 @@ def entries(text: str, separator: str) -> list[str] | None:
     return [one for one in map(str.strip, found) if one.casefold() not in _NOTHING]
 
 
-def read_list(column: pd.Series, entry: DataSet, path: str) -> pd.DataFrame:
-    """Codes 1, 0 and NaN of a column that lists what is positive, by the own names of findings.
+def read_list(
+    column: pd.Series, entry: DataSet, path: str
+) -> tuple[pd.DataFrame, Mapping[str, int]]:
+    """Codes of the findings of a column that lists what is positive, by the table's own names.
 
     A row without any entry, in a data set that has a word for normal films, is unknown for every
     finding. So is a row with one of `unusable`, but for what it lists.
 
+    Returns:
+        Codes 1, 0 or NaN; and counts of what is unknown.
+
     Raises:
-        ValueError: a list is damaged, or has an entry that is none of `findings` where there may be
-            no others: a misspelt one would make a negative of a positive.
+        ValueError: a list is damaged, has an entry that is none of `findings` where there may be no
+            others (a misspelt one would make a negative of a positive), or has `normal` beside a
+            finding there.
     """
     lists = {text: entries(text, entry.separator) for text in column.unique()}
     if damaged := [text for text, found in lists.items() if found is None]:
@@ -58,29 +64,23 @@ def read_list(column: pd.Series, entry: DataSet, path: str) -> pd.DataFrame:
         where = f"what is known of {column.name!r} ({path})"
         named[one] = find(one, known, where, "finding")
     codes = {text: _listed(found or [], named, known, entry) for text, found in lists.items()}
-    return pd.DataFrame(np.stack([codes[text] for text in column]), column.index, known)
-
-
-def check_normal(
-    codes: pd.DataFrame, listed: pd.Series, entry: DataSet, path: str
-) -> Mapping[str, int]:
-    """Makes rows unknown for `normal` that list it beside a finding; and counts them.
-
-    Raises ValueError where the data set has no such rows, as its list holds no others.
-    """
-    if not entry.normal:
-        return {}
-    rest = [name for name in codes if name != entry.normal and name not in entry.devices]
-    both = ((codes[entry.normal] == 1) & (codes[rest] == 1).any(axis=1)).to_numpy()
-    if both.any() and not entry.others:
-        raise ValueError(
-            f"{both.sum()} rows of {path} list {entry.normal} beside a finding, the first in row "
-            f"{both.argmax() + 2} ({listed.iloc[both.argmax()]}); expected one or the other: "
-            "correct them"
-        )
-    codes.loc[both, entry.normal] = np.nan
-    what = f"rows that list {entry.normal} beside a finding, {entry.normal} unknown"
-    return {what: int(both.sum())} if both.any() else {}
+    table = np.stack([codes[text] for text in column])
+    counts = {}
+    if entry.normal:
+        normal = known.index(entry.normal)
+        rest = [i for i, one in enumerate(known) if i != normal and one not in entry.devices]
+        both = (table[:, normal] == 1) & (table[:, rest] == 1).any(axis=1)
+        if both.any() and not entry.others:
+            raise ValueError(
+                f"{both.sum()} rows of {path} list {entry.normal} beside a finding, the first in "
+                f"row {both.argmax() + 2} ({column.iloc[both.argmax()]}); expected one or the "
+                "other: correct them"
+            )
+        table[both, normal] = np.nan
+        if both.any():
+            what = f"rows that list {entry.normal} beside a finding, {entry.normal} unknown"
+            counts[what] = int(both.sum())
+    return pd.DataFrame(table, column.index, known), counts
 
 
 def _listed(
@@ -100,7 +100,7 @@ def read_columns(raw: pd.DataFrame, names: Sequence[str], path: str) -> pd.DataF
             raise ValueError(
                 f"found {raw[name].iloc[wrong.argmax()]!r} in row {wrong.argmax() + 2}, column "
                 f"{name!r}, of {path}, the first of {wrong.sum()}; expected 1, 0, -1 or nothing: "
-                "correct the table, or leave this column out"
+                "correct the table, or leave this column out of findings"
             )
     return raw[list(names)].apply(lambda column: column.map(VALUES)).astype(np.float32)
 
@@ -124,13 +124,12 @@ def read_findings(
         path: for errors.
 
     Raises:
-        ValueError: as `read_list`, `check_normal` and `read_columns`.
+        ValueError: as `read_list` and `read_columns`.
     """
     listed = column_text(raw, entry.columns.findings, entry.patterns.findings)
     counts: Mapping[str, int] = {}
     if listed is not None:
-        codes = read_list(listed, entry, path)
-        counts = check_normal(codes, listed, entry, path)
+        codes, counts = read_list(listed, entry, path)
     else:
         free = raw[[name for name in raw if not alike(name, columns_of(entry))]]
         there = [name for name in free if free[name].isin(VALUES).all() and any(free[name] != "")]

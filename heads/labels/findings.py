@@ -10,13 +10,7 @@ from jaxtyping import Bool, Float32
 from cxr_embeddings.common import data_sets
 from cxr_embeddings.common.csv_tables import alike, find, plain
 from cxr_embeddings.common.data_set_facts import column_text
-from cxr_embeddings.common.data_set_findings import (
-    check_normal,
-    named_findings,
-    read_columns,
-    read_list,
-    texts,
-)
+from cxr_embeddings.common.data_set_findings import named_findings, read_columns, read_list, texts
 from cxr_embeddings.common.finding_names import NO_FINDING, VALUES
 from cxr_embeddings.configs.schema_data_sets import DataSet
 
@@ -36,9 +30,8 @@ def read_recognised(path: str) -> tuple[pd.DataFrame, DataSet | None]:
     """A table as text, and the data set whose findings it has, if that is known by its columns.
 
     What its list of findings may hold becomes columns of 0 and 1, of which those that are there
-    stay as they are. Where the list is empty, so are the new ones.
-
-    Raises ValueError as `read_list`, `check_normal` and `read_table`.
+    stay as they are. Where the list is empty, so are the new ones. Raises ValueError as `read_list`
+    and `read_table`.
     """
     table = read_table(path)
     entry = data_sets.recognise(table.columns)
@@ -48,9 +41,7 @@ def read_recognised(path: str) -> tuple[pd.DataFrame, DataSet | None]:
     missing = [name for name in named_findings(entry) if not alike(name, table.columns)]
     if listed is None or not missing:
         return table, entry
-    codes = read_list(listed, entry, path)
-    check_normal(codes, listed, entry, path)
-    return table.join(texts(codes[missing])), entry
+    return table.join(texts(read_list(listed, entry, path)[0][missing])), entry
 
 
 def read_findings(
