@@ -4,7 +4,7 @@ import functools
 import math
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 from xml.etree import ElementTree
 
@@ -136,3 +136,10 @@ def printable(text: str, keep: str = "") -> str:
         return text
     shown = (c if c.isprintable() or c in keep else ascii(c)[1:-1] for c in text)
     return "".join(shown)
+
+
+def some(names: Iterable[str]) -> str:
+    """The first five of some names, printable, and how many more there are."""
+    shown = [printable(name) for name in names]
+    more = f" and {len(shown) - 5} more" if shown[5:] else ""
+    return f"{', '.join(shown[:5]) or 'nothing'}{more}"

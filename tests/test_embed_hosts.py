@@ -17,7 +17,7 @@ import running
 from cxr_embeddings.input_pipeline.embeddings.table import read_table
 from cxr_embeddings.input_pipeline.synthetic.mimic_folder import write_mimic
 
-SIZE, FILMS = 32, 80
+SIZE, FILMS = 32, 60
 
 
 @pytest.fixture(scope="module")

@@ -203,7 +203,7 @@ def test_what_the_cache_has_is_not_fetched_again(server, serve):
 )
 def test_of_several_the_user_chooses(server, serve, source, files, marks, folder, path):
     repository, marks = serve(*files.split()), marks.split()
-    several = f"2 checkpoints of the kind {source}: {marks[0]!r}, {marks[1]!r}; choose .*--input"
+    several = f"2 checkpoints of the kind {source}: {marks[0]}, {marks[1]}; choose .*--input"
     with pytest.raises(ValueError, match=several):
         hub.download(repository)
     assert not server.fetched

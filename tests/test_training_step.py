@@ -152,12 +152,10 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch():
     assert on_one_device()[0][0]["loss"] != pytest.approx(float(expected), rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("micro_batch", "model_parallel", "rules"),
-    [
-        (FILMS, 2, sharding.MODEL_PARALLEL),
-        pytest.param(8, 1, sharding.FULLY_SHARDED, marks=pytest.mark.slow),
-    ],
+    [(FILMS, 2, sharding.MODEL_PARALLEL), (8, 1, sharding.FULLY_SHARDED)],
 )
 def test_eight_devices_train_as_one(micro_batch, model_parallel, rules):
     how = recipe(micro_batch=micro_batch)

@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from cxr_embeddings.common import untrusted
+
 from ..card import CARD, CHECKPOINT
 
 KINDS = {  # source -> what shows it; of a repository that shows several, the first is read
@@ -78,15 +80,15 @@ def _choose(names: list[str], folder: str, repository: str) -> _Found:
         if len(same) > 1:
             raise ValueError(
                 f"hf:{repository} has {len(same)} checkpoints of the kind {kind}: "
-                f"{_some([match.mark for match in same])}; choose one with --input"
+                f"{untrusted.some([match.mark for match in same])}; choose one with --input"
             )
         if same:
             return same[0]
     expected = "; ".join(f"{shows} ({kind})" for kind, shows in KINDS.items())
     raise ValueError(
         f"hf:{repository} has no weights that can be converted"
-        + (f" in {folder!r}: {_some(there)}; in all " if folder else ": ")
-        + f"{_some(names)}. Expected one of: {expected}"
+        + (f" in {folder!r}: {untrusted.some(there)}; in all " if folder else ": ")
+        + f"{untrusted.some(names)}. Expected one of: {expected}"
     )
 
 
@@ -113,11 +115,6 @@ def _recognise(name: str, names: list[str]) -> _Found | None:
         latest = {posixpath.join(folder, "checkpoint")}.intersection(names)
         return _Found("tf", name, name, [name, *shards, *latest])
     return None
-
-
-def _some(names: list[str]) -> str:
-    shown = ", ".join(map(repr, names[:10])) or "nothing"
-    return shown + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 
 @contextlib.contextmanager

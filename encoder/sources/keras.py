@@ -8,7 +8,6 @@ std say the same of images in [0, 1].
 import functools
 import pathlib
 import re
-from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import h5py
@@ -82,7 +81,7 @@ def read(path: pathlib.Path) -> Checkpoint:
 def _layers(file: h5py.File) -> dict[str, list[h5py.Dataset]]:
     """Name -> arrays of all layers that have any, or are there to rescale."""
     if file.keys() and "layers" not in file:  # of old, or of a model that is a class of its own
-        raise ValueError(f"at its top are {_some(file)}, and no layers")
+        raise ValueError(f"at its top are {untrusted.some(file)}, and no layers")
     layers = {}
     groups = _own(file, "layers", h5py.Group)
     for kind in groups:
@@ -94,11 +93,6 @@ def _layers(file: h5py.File) -> dict[str, list[h5py.Dataset]]:
             name = kind if kind in UNNAMED else str(arrays.attrs["name"])
             layers[name] = [_own(arrays, str(i), h5py.Dataset) for i in range(len(arrays))]
     return layers
-
-
-def _some(names: Iterable[str]) -> str:
-    names = [untrusted.printable(name) for name in names]
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if names[5:] else "")
 
 
 def _own(group: h5py.Group, name: str, kind: type[Member]) -> Member:
@@ -131,7 +125,9 @@ def _normalisation(
     (x - mean) / sqrt(variance), then times the second scale if there is one.
     """
     if missing := [name for name in FIRST_LAYERS if name not in layers]:
-        raise ValueError(f"it has the layers {_some(layers)}, and no {' or '.join(missing)}")
+        raise ValueError(
+            f"it has the layers {untrusted.some(layers)}, and no {' or '.join(missing)}"
+        )
     found = [name for name in RESCALINGS if name in layers]
     if config is not None:
         _demand_efficientnet(config)

@@ -48,8 +48,9 @@ def open_folders(path: str | Sequence[str]) -> list[Folder]:
             raise ValueError(f"the embeddings {one} and {seen[place]} are one place: name it once")
         seen[place] = one
         folder, found = list_files(one)
-        manifest = run_folder.read_manifest(folder)
-        folders.append(Folder(one, folder, found, manifest, embedding_sums(folder)))
+        manifest, every = run_folder.read_manifest(folder), run_folder.read_checksums(folder)
+        sums = {name: digest for name, digest in every.items() if is_embedding_file(name)}
+        folders.append(Folder(one, folder, found, manifest, sums))
     return folders
 
 
@@ -58,12 +59,6 @@ def _listed(path: str) -> list[str]:
     if paths.is_remote(path) or not path.lower().endswith(".txt") or not os.path.isfile(path):
         return [path]
     return read_list(path)
-
-
-def embedding_sums(folder: str) -> dict[str, str]:
-    """Embedding files named in a folder's SHA256SUMS.txt -> their SHA-256; empty without it."""
-    sums = run_folder.read_checksums(folder)
-    return {name: digest for name, digest in sums.items() if is_embedding_file(name)}
 
 
 def shared_manifest(folders: Sequence[Folder]) -> tuple[dict[str, object] | None, bool | None]:

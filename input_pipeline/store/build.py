@@ -71,7 +71,9 @@ def make_store(
     details = run_folder.plain(details)
     with run_folder.claim(folder):
         names = {shard.name for shard in planned}
-        earlier, _ = run_folder.earlier_outputs(folder, identity, names, _is_shard)
+        earlier, _ = run_folder.earlier_outputs(
+            folder, identity, names, lambda name: ".tfrecord" in name and "/" not in name
+        )
         runs = earlier or []
         runs = runs if details in runs else [*runs, details]
         run_folder.write(folder, shards.PLAN, plan)
@@ -114,10 +116,6 @@ def make_store(
         sums |= {file: run_folder.write(folder, file, data) for file, data in tables.items()}
         run_folder.write(folder, run_folder.CHECKSUMS, run_folder.encode_checksums(sums))
         return outcome
-
-
-def _is_shard(name: str) -> bool:
-    return ".tfrecord" in name and "/" not in name
 
 
 @contextlib.contextmanager

@@ -53,12 +53,12 @@ def _png(image: Float32[np.ndarray, "h w 1"], dtype: str) -> bytes:
     )
 
 
-def _jpeg(image: Float32[np.ndarray, "h w 1"], quality: int) -> bytes:
-    return bytes(imagecodecs.jpeg8_encode(quantise(image, "uint8"), level=quality))
-
-
 STORAGES = {
     "png16": Codec(functools.partial(_png, dtype="uint16"), "uint16", "png"),
     "png8": Codec(functools.partial(_png, dtype="uint8"), "uint8", "png"),
-    "jpeg95": Codec(functools.partial(_jpeg, quality=95), "uint8", "jpeg"),
+    "jpeg95": Codec(
+        lambda image: bytes(imagecodecs.jpeg8_encode(quantise(image, "uint8"), level=95)),
+        "uint8",
+        "jpeg",
+    ),
 }
