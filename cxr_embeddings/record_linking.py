@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib.metadata
 import json
 import os
 import pathlib
@@ -64,6 +63,8 @@ def link_mimic_iv(
             leak.
         FileError: a table is not there, or the folder holds something.
     """
+    import duckdb
+
     from cxr_embeddings.input_pipeline.mimic_iv import covariates, leaks, outcomes, stays, tables
 
     windows = stays.Windows(before_admission_hours, nearest_days, vitals_hours)
@@ -95,35 +96,36 @@ def link_mimic_iv(
                 rows = f"SELECT * FROM {part} ORDER BY subject_id, study_time, dicom_id"
                 file = tables.quoted(str(partial / f"{part}.csv"), "'")
                 db.execute(f"COPY ({rows}) TO {file} (HEADER)")
-        known = outcomes.OUTCOMES | (outcomes.VENTILATED if ventilation else {})
         described = {
             name: {"role": "covariate", "table": one.table, "known": one.known, "unit": one.unit}
             for name, one in covariates.COVARIATES.items()
-        } | {
-            name: {"role": "outcome", "table": one.table, "known": f"{name}_time", "unit": one.unit}
-            for name, one in known.items()
         }
-        write_json(partial / "columns.json", described)
+        for name, out in (outcomes.OUTCOMES | (outcomes.VENTILATED if ventilation else {})).items():
+            time = f"{name}_time"
+            described[name] = {
+                "role": "outcome",
+                "table": out.table,
+                "known": time,
+                "unit": out.unit,
+            }
+        _write_json(partial / "columns.json", described)
         leaks.check(partial, split_file)
         manifest = {
-            "versions": {
-                "cxr-embeddings": __version__,
-                "duckdb": importlib.metadata.version("duckdb"),
-            },
-            "settings": dataclasses.asdict(windows) | {"select": select},
-            "inputs": {str(path): digest(path) for path in source.values()},
+            "versions": {"cxr-embeddings": __version__, "duckdb": duckdb.__version__},
+            "settings": dataclasses.asdict(windows)
+            | {"select": select, "ventilation": ventilation},
+            "inputs": {str(path): _sha256(path) for path in source.values()},
             "counts": counts,
         }
-        write_json(partial / "manifest.json", manifest)
+        _write_json(partial / "manifest.json", manifest)
     return counts
 
 
-def write_json(path: pathlib.Path, content: object) -> None:
+def _write_json(path: pathlib.Path, content: object) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def digest(path: pathlib.Path) -> str:
-    """The SHA-256 of a file."""
+def _sha256(path: pathlib.Path) -> str:
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

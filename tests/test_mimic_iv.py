@@ -24,7 +24,6 @@ from cxr_embeddings.input_pipeline.synthetic.patient_record import COLUMNS, draw
 FILM = datetime.datetime(2150, 3, 10, 9, 30, 25)
 HOUR, DAY = 3600, 86_400
 TABLES = {name: columns.split() for name, columns in COLUMNS.items() if "/" in name}
-TABLES["icu/procedureevents"] = ["subject_id", "stay_id", "starttime", "endtime", "itemid"]
 METADATA = ["dicom_id", "subject_id", "study_id", "StudyDate", "StudyTime"]
 
 

@@ -12,7 +12,11 @@ from . import tables
 from .covariates import ALWAYS, AT_FILM, KEYS
 
 PARTS = {"covariates": KEYS, "outcomes": KEYS, "links": (*KEYS, "stay")}
-FILES = ("covariates", "outcomes")
+# file -> the role of its columns, where their time lies, and what is said where it does not
+SIDES = {
+    "covariates": ("covariate", "<=", "known after the film"),
+    "outcomes": ("outcome", ">", "settled before the film"),
+}
 # Films that are chosen without their future are rarely the last of their stays.
 LAST_SHARE, FEWEST_STAYS = 0.9, 10
 
@@ -39,38 +43,18 @@ def check(folder: pathlib.Path, splits: pathlib.Path | None = None) -> int:
         ValueError: there is a leak, a column that columns.json does not describe, or a file is
             damaged; all leaks are named, with their counts.
     """
-    columns = files.read_json(
-        folder / "columns.json", dict[str, Description], "link the tables again"
-    )
+    columns = files.read_json(folder / "columns.json", dict[str, Description], "link again")
     with tables.database(folder) as db:
         there = {
-            name: tables.load_text(db, name, folder / f"{name}.csv", needed)
-            for name, needed in PARTS.items()
+            part: tables.load_text(db, part, folder / f"{part}.csv", needed)
+            for part, needed in PARTS.items()
         }
-        found = [*_undescribed(there, columns), *_other_times(db)]
-        checked = 0
-        for role, early in (("covariate", "<="), ("outcome", ">")):
-            part = f"{role}s"
-            for name in there[part]:
-                known = columns[name]["known"] if name in columns else ALWAYS
-                if known == ALWAYS:
-                    continue
-                if known not in there[part]:
-                    found += [f"{part}.csv has no column {known}, the time of {name}"]
-                    continue
-                time, film = (
-                    f"TRY_CAST({tables.quoted(one)} AS TIMESTAMP)" for one in (known, AT_FILM)
-                )
-                fine = f"coalesce({time} {early} {film}, false)"
-                count, bad = db.execute(
-                    f"SELECT count(*), count(*) FILTER (NOT {fine}) FROM {part} "
-                    f"WHERE coalesce({tables.quoted(name)}, '') <> ''"
-                ).fetchall()[0]
-                checked += count
-                says = "known after the film" if role == "covariate" else "settled before the film"
-                if bad:
-                    found += [f"{bad} of {count} values of {name} in {part}.csv are {says}"]
-        found += [*_last_films(db, there["outcomes"], columns), *_split_patients(db, splits)]
+        checked, found = 0, list[str]()
+        for part in SIDES:
+            number, leaks = _wrong_side(db, part, there[part], columns)
+            checked, found = checked + number, found + leaks
+        outcomes = [name for name in there["outcomes"] if name in columns]
+        found += [*_last_films(db, outcomes), *_split_patients(db, splits)]
     if found:
         raise ValueError(
             f"{folder} leaks: {'; '.join(found)}. Expected covariates that were known at the film, "
@@ -80,40 +64,49 @@ def check(folder: pathlib.Path, splits: pathlib.Path | None = None) -> int:
     return checked
 
 
-def _undescribed(
-    there: Mapping[str, list[str]], columns: Mapping[str, Description]
-) -> Iterator[str]:
-    for part in FILES:
-        described = {name for name, one in columns.items() if f"{one['role']}s" == part}
-        times = {columns[name]["known"] for name in described}
-        if unknown := [name for name in there[part] if name not in {*KEYS, *described, *times}]:
-            yield f"columns.json says of no column of {part}.csv when {', '.join(unknown)} is known"
+def _wrong_side(
+    db: duckdb.DuckDBPyConnection,
+    part: str,
+    there: list[str],
+    columns: Mapping[str, Description],
+) -> tuple[int, list[str]]:
+    """How many values of a file were checked, and what is wrong with the times of some."""
+    role, side, said = SIDES[part]
+    known = {name: one["known"] for name, one in columns.items() if one["role"] == role}
+    checked, found = 0, list[str]()
+    if unknown := [name for name in there if name not in {*KEYS, *known, *known.values()}]:
+        found += [
+            f"columns.json says of no column of {part}.csv when {', '.join(unknown)} is known"
+        ]
+    others = db.execute(
+        f"SELECT count(*) FROM {part} LEFT JOIN links USING (dicom_id) "
+        f"WHERE {part}.{AT_FILM} IS DISTINCT FROM links.{AT_FILM}"
+    ).fetchall()[0][0]
+    if others:
+        found += [f"{others} films of {part}.csv have another {AT_FILM} in links.csv, or none"]
+    for name in (name for name in there if known.get(name, ALWAYS) != ALWAYS):
+        if known[name] not in there:
+            found += [f"{part}.csv has no column {known[name]}, the time of {name}"]
+            continue
+        times = (f"TRY_CAST({tables.quoted(one)} AS TIMESTAMP)" for one in (known[name], AT_FILM))
+        count, bad = db.execute(
+            f"SELECT count(*), count(*) FILTER (NOT coalesce({f' {side} '.join(times)}, false)) "
+            f"FROM {part} WHERE {tables.quoted(name)} <> ''"
+        ).fetchall()[0]
+        checked += count
+        if bad:
+            found += [f"{bad} of {count} values of {name} in {part}.csv are {said}, or undated"]
+    return checked, found
 
 
-def _other_times(db: duckdb.DuckDBPyConnection) -> Iterator[str]:
-    """Films whose time is not the one of links.csv, or that it lacks."""
-    for part in FILES:
-        number = db.execute(
-            f"SELECT count(*) FROM {part} LEFT JOIN links USING (dicom_id) "
-            f"WHERE {part}.{AT_FILM} IS DISTINCT FROM links.{AT_FILM}"
-        ).fetchall()[0][0]
-        if number:
-            yield f"{number} films of {part}.csv have another {AT_FILM} in links.csv, or none"
-
-
-def _last_films(
-    db: duckdb.DuckDBPyConnection, there: list[str], columns: Mapping[str, Description]
-) -> Iterator[str]:
+def _last_films(db: duckdb.DuckDBPyConnection, outcomes: list[str]) -> Iterator[str]:
     """Whether the films with outcomes are the last ones of stays that have several."""
-    outcomes = [name for name in there if name in columns]
-    if not outcomes:
-        return
-    any_known = " OR ".join(f"o.{tables.quoted(name)} <> ''" for name in outcomes)
+    known = " OR ".join(f"o.{tables.quoted(name)} <> ''" for name in outcomes) or "false"
     stays, last = db.execute(
         "SELECT count(*), count(*) FILTER (first_kept = last_film) FROM (SELECT "
         f"max(l.{AT_FILM}) AS last_film, min(o.{AT_FILM}) AS first_kept, "
         f"count(DISTINCT l.{AT_FILM}) AS times, count(DISTINCT o.{AT_FILM}) AS kept "
-        f"FROM links l LEFT JOIN outcomes o ON o.dicom_id = l.dicom_id AND ({any_known}) "
+        f"FROM links l LEFT JOIN outcomes o ON o.dicom_id = l.dicom_id AND ({known}) "
         "WHERE l.stay <> '' GROUP BY l.stay) WHERE times > 1 AND kept = 1"
     ).fetchall()[0]
     if stays >= FEWEST_STAYS and last >= LAST_SHARE * stays:

@@ -182,9 +182,9 @@ def _header(path: pathlib.Path) -> list[str]:
     try:
         with gzip.open(path) if path.name.endswith(".gz") else open(path, "rb") as stream:
             text = stream.readline(1 << 20).decode("utf-8-sig")
-    except (EOFError, gzip.BadGzipFile, zlib.error, UnicodeDecodeError) as error:
+        header = next(csv.reader(io.StringIO(text)), [])
+    except (EOFError, gzip.BadGzipFile, zlib.error, UnicodeDecodeError, csv.Error) as error:
         raise _damaged(path, error) from error
-    header = next(csv.reader(io.StringIO(text)), [])
     if len(header) == 1 and re.search(r"[;\t|]", text):
         raise ValueError(f"{path} has no commas between its values: save it with commas")
     return [name.strip() for name in header]

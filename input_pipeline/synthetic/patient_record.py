@@ -28,6 +28,10 @@ COLUMNS = {  # as in MIMIC-IV 3.1 and MIMIC-IV-ED 2.2: https://mimic.mit.edu/doc
     "ed/vitalsign": "subject_id stay_id charttime temperature heartrate resprate o2sat sbp dbp "
     "rhythm pain",
     "icu/icustays": "subject_id hadm_id stay_id first_careunit last_careunit intime outtime los",
+    "icu/procedureevents": "subject_id hadm_id stay_id caregiver_id starttime endtime storetime "
+    "itemid value valueuom location locationcategory orderid linkorderid ordercategoryname "
+    "ordercategorydescription patientweight isopenbag continueinnextdept statusdescription "
+    "originalamount originalrate",
     "truth": "study_id setting severity",  # of the stand-in only
 }
 # Where films are taken. Those of the first three, 56 %, are in no stay of the emergency department.
@@ -41,6 +45,7 @@ VITALS = {  # mean, change with severity, deviation, highest
     "sbp": (132, -6, 15, 220),
     "dbp": (76, -3, 10, 130),
 }
+VENTILATION = 225792  # the itemid of the invasive one
 UNIT = "Medical Intensive Care Unit (MICU)"
 DAY = datetime.timedelta(1)
 Row = dict[str, object]
@@ -93,9 +98,7 @@ def _visit(
         return
     inside = setting in ("ward", "icu")
     admitted = taken - hours(8, 100) if inside else taken + hours(0.3, 3)
-    arrived = admitted - hours(4, 7)
-    if not inside:
-        arrived = taken - hours(0.3, 4)
+    arrived = admitted - hours(4, 7) if inside else taken - hours(0.3, 4)
     left = admitted + hours(0.1, 2)
     days = float(np.exp(rng.normal(0.8 + 0.3 * severity, 0.6)))
     days = min(days, free.days) if free else days
@@ -122,10 +125,14 @@ def _visit(
     )
     begins = taken - hours(0.5, 6) if setting == "icu" else max(taken, left) + hours(1, 20)
     if begins < discharged and (setting == "icu" or rng.random() < _sigmoid(severity - 2)):
-        ends = max(begins, taken) + (discharged - max(begins, taken)) * rng.uniform(0.2, 0.9)
-        ids = {"hadm_id": hadm_id, "stay_id": hadm_id + 15_000_000, "los": (ends - begins) / DAY}
-        times: Row = {"intime": begins, "outtime": ends.replace(microsecond=0)}
+        since = max(begins, taken)
+        ends = (since + (discharged - since) * rng.uniform(0.2, 0.9)).replace(microsecond=0)
+        ids: Row = {"hadm_id": hadm_id, "stay_id": hadm_id + 15_000_000}
+        times: Row = {"intime": begins, "outtime": ends, "los": (ends - begins) / DAY}
         yield "icu/icustays", ids | times | {"first_careunit": UNIT, "last_careunit": UNIT}
+        if rng.random() < _sigmoid(severity - 1):
+            times = {"starttime": begins + hours(0, 2), "endtime": ends, "storetime": ends}
+            yield "icu/procedureevents", ids | times | {"itemid": VENTILATION}
 
 
 def _emergency(
@@ -138,12 +145,11 @@ def _emergency(
     """A visit to the emergency department; `hadm_id` is of the admission that follows."""
 
     def vitals() -> Row:
-        return {
-            name: None
-            if rng.random() < 0.05
-            else round(min(rng.normal(m + s * severity, d), top), 1)
-            for name, (m, s, d, top) in VITALS.items()
+        drawn = {
+            name: round(min(rng.normal(mean + slope * severity, deviation), top), 1)
+            for name, (mean, slope, deviation, top) in VITALS.items()
         }
+        return {name: None if rng.random() < 0.05 else value for name, value in drawn.items()}
 
     stay: Row = {"stay_id": int(rng.integers(30_000_000, 35_000_000))}
     yield (
@@ -159,11 +165,8 @@ def _emergency(
     )
     acuity = round(float(np.clip(rng.normal(3 - 0.7 * severity, 0.5), 1, 5)))
     yield "ed/triage", stay | vitals() | {"acuity": acuity, "chiefcomplaint": "Dyspnea"}
-    for step in range(1, int((left - arrived) / datetime.timedelta(hours=1)) + 1):
-        yield (
-            "ed/vitalsign",
-            stay | vitals() | {"charttime": arrived + step * datetime.timedelta(hours=1)},
-        )
+    for step in range(1, int(24 * (left - arrived) / DAY) + 1):
+        yield "ed/vitalsign", stay | vitals() | {"charttime": arrived + step * DAY / 24}
 
 
 def _sigmoid(x: float) -> float:
