@@ -1,19 +1,21 @@
 """Films of a DICOMweb archive: `dicomweb+https://pacs/dicom-web?ModalitiesInStudy=DX,CR`.
 
 Behind the address of the archive stand QIDO-RS filters of studies. Each film has the address
-`dicomweb+https://pacs/dicom-web/studies/S/series/S/instances/I`. Credentials come from the variable
-DICOMWEB_TOKEN (a bearer token) or from netrc, as `requests` reads it; never from an address.
+`dicomweb+https://pacs/dicom-web/studies/S/series/S/instances/I`. Credentials never come from an
+address; see `dicomweb_credentials`.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
-import os
+import hashlib
 import re
 import threading
 import urllib.parse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
+
+from cxr_embeddings.common import dicomweb_credentials
 
 if TYPE_CHECKING:
     import requests
@@ -25,8 +27,10 @@ SECONDS = 60.0  # for the first bytes, and for each further part
 AT_ONCE = 8  # searches
 PAGE = 200  # results of a search that are asked for at once
 _PART = 1 << 20
+UID = re.compile(r"[0-9.]{1,64}")
 _STUDY, _SERIES, _INSTANCE = "0020000D", "0020000E", "00080018"  # tags of the UIDs
-_UID = re.compile(r"[0-9.]{1,64}")
+_CLASS, _REPORTS = "00080016", "1.2.840.10008.5.1.4.1.1.88."  # of all Structured Reports
+_TAKEN = "00081199"  # the files that an archive has taken
 _sessions = threading.local()
 
 
@@ -39,7 +43,7 @@ def films(address: str) -> list[str]:
     """The address of every instance of the studies that the filters of an address select.
 
     A filter with several values, such as ModalitiesInStudy=DX,CR, is asked for one by one. All
-    pages are read.
+    pages are read. Structured Reports are left out.
 
     Raises:
         ValueError: the address or a filter is wrong.
@@ -52,8 +56,15 @@ def films(address: str) -> list[str]:
     with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as threads:
         found = threads.map(lambda one: _studies(archive, one), searches)
         studies = sorted({uid for some in found for uid in some})
+    return [one for some in films_of(f"dicomweb+{archive}", studies) for one in some]
+
+
+def films_of(address: str, studies: Sequence[str]) -> list[list[str]]:
+    """The films of each of some studies, given by their UIDs. Raises as `films`."""
+    archive, _ = _split(address)
+    with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as threads:
         listed = threads.map(lambda uid: _instances(archive, uid), studies)
-        return [f"dicomweb+{archive}/{one}" for some in listed for one in some]
+        return [[f"dicomweb+{archive}/{one}" for one in some] for some in listed]
 
 
 def read(address: str) -> bytes:
@@ -63,8 +74,7 @@ def read(address: str) -> bytes:
         FileNotFoundError, PermissionError: it is not there, or the archive refuses.
         OSError: the archive fails, is busy or does not answer: it may later.
     """
-    token = os.environ.get("DICOMWEB_TOKEN", "")
-    return fetch(address.removeprefix("dicomweb+"), token)
+    return fetch(address.removeprefix("dicomweb+"))
 
 
 def fetch(url: str, token: str = "", most: int = MOST_BYTES) -> bytes:
@@ -91,19 +101,34 @@ def fetch(url: str, token: str = "", most: int = MOST_BYTES) -> bytes:
 
 
 def store(address: str, content: bytes) -> None:
-    """Sends a DICOM file to an archive (STOW-RS). Raises ValueError or OSError as `films`."""
+    """Sends a DICOM file to an archive (STOW-RS).
+
+    Raises:
+        ValueError: the address is wrong.
+        PermissionError: the archive does not take the file.
+        OSError: it does not answer.
+    """
     import requests
 
     archive, _ = _split(address)
-    body = b"--b\r\nContent-Type: application/dicom\r\n\r\n" + content + b"\r\n--b--\r\n"
-    kind = {"Content-Type": 'multipart/related; type="application/dicom"; boundary=b'}
+    mark = hashlib.sha256(content).hexdigest()  # which the content does not hold
+    start = f"--{mark}\r\nContent-Type: application/dicom\r\n\r\n"
+    body = start.encode() + content + f"\r\n--{mark}--\r\n".encode()
+    headers = {
+        "Content-Type": f'multipart/related; type="application/dicom"; boundary={mark}',
+        "Accept": "application/dicom+json",
+    }
     try:
         answer = _session().post(
-            f"{archive}/studies", body, headers=kind, timeout=SECONDS, allow_redirects=False
+            f"{archive}/studies", body, headers=headers, timeout=SECONDS, allow_redirects=False
         )
+        if answer.status_code not in (202, 409):  # taken with a warning, and not taken
+            _check(answer.status_code)
+        said = answer.json()
     except requests.RequestException as error:
         raise OSError(f"the archive does not answer ({type(error).__name__})") from error
-    _check(answer.status_code)
+    if not said.get(_TAKEN, {}).get("Value"):  # Orthanc says so with status 200
+        raise PermissionError("the archive did not take the file; its log may say why")
 
 
 def _check(status: int) -> None:
@@ -163,6 +188,7 @@ def _instances(archive: str, study: str) -> list[str]:
     return sorted(
         f"studies/{study}/series/{_uid(one, _SERIES)}/instances/{_uid(one, _INSTANCE)}"
         for one in found
+        if not str((one.get(_CLASS, {}).get("Value") or [""])[0]).startswith(_REPORTS)
     )
 
 
@@ -196,7 +222,7 @@ def _pages(search: Callable[[int], list[dict]]) -> list[dict]:
 
 def _uid(found: dict, tag: str) -> str:
     values = found.get(tag, {}).get("Value") or [""]
-    if not _UID.fullmatch(str(values[0])):
+    if not UID.fullmatch(str(values[0])):
         raise OSError(f"the archive's answer has no UID in {tag}")
     return str(values[0])
 
@@ -206,7 +232,6 @@ def _session() -> requests.Session:
     import requests
 
     if not hasattr(_sessions, "session"):
-        session = _sessions.session = requests.Session()
-        if token := os.environ.get("DICOMWEB_TOKEN"):
-            session.headers["Authorization"] = f"Bearer {token}"
+        _sessions.session = requests.Session()
+        _sessions.session.auth = dicomweb_credentials.sign
     return _sessions.session

@@ -40,7 +40,7 @@ class InputConfig:
     path: str = field(
         "",
         "a store made by preprocess.py; or films: a folder (searched recursively), a glob, or a "
-        f"list of files (.txt, .csv, .csv.gz); {PLACES}",
+        f"list of files (.txt, .csv, .csv.gz); {PLACES}; or an archive, dicomweb+https://...",
         "input",
     )
     views: tuple[str, ...] | None = field(None, VIEWS)
@@ -108,7 +108,7 @@ class FilmsConfig:
     path: str = field(
         "",
         "MIMIC-CXR's folder with its record list; or a folder (searched recursively), a glob, or a "
-        f"list of films; {PLACES}",
+        f"list of films; {PLACES}; or an archive, dicomweb+https://...",
         "input",
     )
     metadata_path: str | None = field(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
 import hashlib
 import json
 import math
@@ -14,7 +15,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from cxr_embeddings.common import writing
+from cxr_embeddings.common import dicomweb, files, writing
 from cxr_embeddings.embedding import read_embeddings, run_job
 from cxr_embeddings.prediction import FILMS_ALONE, Beside, Head, check_unit, predictions_of
 
@@ -80,7 +81,8 @@ def predict_films(
 
     The embeddings lie in a hidden folder beside the output until no film is to be tried again.
     With `heatmaps`, a folder, the same forward pass gives the films' heat maps. With `reports`,
-    a folder, each study gets a DICOM Structured Report, which `archive`, an address, is sent.
+    a folder, each study gets a DICOM Structured Report, which `archive`, an address, is sent; with
+    both, the reports refer to the heat maps as secondary captures.
 
     Returns:
         Whether all went well: whether no film failed that another run may read.
@@ -121,10 +123,13 @@ def predict_films(
         OutputConfig(str(output.parent), layout="sharded", shards=SHARDS),
     )
 
+    map_of: dict[str, pathlib.Path] = {}  # folders of heat maps, by image_id
+
     def place(identity: Mapping[str, object], planned: Sequence[Output]) -> str:
         if heatmaps:  # written with the embeddings: those of a run without maps are of no use
             films = [film for one in planned for film in one.films]
             heat_map_files.check(heatmaps, films, card["findings"])
+            map_of.update((film.path, heatmaps / film.key) for film in films)
             identity = {**identity, "heat_maps": str(heatmaps)}
         return choose_folder(card, weights, output, identity, planned)
 
@@ -138,7 +143,7 @@ def predict_films(
     predicted = predictions_of(head.saved, table, [done.folder], beside)
     write(predicted, output)
     if reports:
-        _report(reports, archive, predicted, card)
+        _report(reports, archive, predicted, card, map_of)
     if heatmaps and done.counts["embedded"]:
         print(f"heat maps in {heatmaps}")
     if done.counts["retryable"]:
@@ -149,18 +154,24 @@ def predict_films(
     return done.is_success
 
 
-def _report(folder: pathlib.Path, archive: str, predicted: pd.DataFrame, card: HeadCard) -> None:
+def _report(
+    folder: pathlib.Path,
+    archive: str,
+    predicted: pd.DataFrame,
+    card: HeadCard,
+    heat_maps: Mapping[str, pathlib.Path],
+) -> None:
     """Writes Structured Reports, and sends them where an archive is given."""
     from cxr_embeddings import structured_reports
-    from cxr_embeddings.common import dicomweb
 
     digest = str((card["encoder"] or {}).get("weights_digest"))
-    found = structured_reports.write_reports(folder, predicted, card, digest)
+    found = structured_reports.write_reports(folder, predicted, card, digest, heat_maps)
     for one in found if archive else ():
-        dicomweb.store(archive, one.content)
-    print(
-        f"{len(found)} Structured Reports in {folder}" + (f", sent to {archive}" if archive else "")
-    )
+        files.retry(functools.partial(dicomweb.store, archive, one.read_bytes()))
+    reports = sum(one.parent == folder for one in found)
+    maps = f" and {len(found) - reports} heat maps" if heat_maps else ""
+    sent = f", sent to {archive}" if archive else ""
+    print(f"{reports} Structured Reports{maps} in {folder}{sent}")
 
 
 def choose_folder(
@@ -205,8 +216,13 @@ def choose_folder(
 
 
 def changed_since(time: int, films: Sequence[InputFile]) -> bool:
-    """Whether a film has changed since a time in ns; remote films and those of stores may have."""
+    """Whether a film has changed since a time in ns; remote films and those of stores may have.
+
+    An instance of an archive has its UID for good.
+    """
     for film in films:
+        if dicomweb.is_archive(film.path):
+            continue
         try:
             if not os.path.isabs(film.path) or os.stat(film.path).st_ctime_ns >= time:
                 return True

@@ -6,14 +6,16 @@ films' headers name, as DICOM demands, and goes nowhere but into the file that i
 
 from __future__ import annotations
 
-import io
+import itertools
 import pathlib
 import re
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from cxr_embeddings import __version__
-from cxr_embeddings.common import files, writing
+from cxr_embeddings import __version__, secondary_captures
+from cxr_embeddings.common import dicomweb, files, writing
+from cxr_embeddings.secondary_captures import SCHEME, WARNING
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,50 +23,57 @@ if TYPE_CHECKING:
 
     from cxr_embeddings.heads.saved import HeadCard
 
-WARNING = "Not for clinical use"
-SERIES, SCHEME = 9200, "99CXREMB"  # number of the series; our own coding scheme
+SERIES = 9200  # number of the series
 PROCEDURE = "399208008", "SCT", "Plain chest X-ray"
 PRESENT, ABSENT = ("52101004", "SCT", "Present"), ("2667000", "SCT", "Absent")
-_UID = re.compile(r"[0-9.]{1,64}")
-
-
-class Report(NamedTuple):
-    """A report of a study."""
-
-    study: str  # its UID
-    content: bytes  # the DICOM file
 
 
 def write_reports(
-    folder: pathlib.Path, predicted: pd.DataFrame, card: HeadCard, digest: str
-) -> list[Report]:
-    """Writes STUDY_UID.dcm for each study whose films are predicted, and gives the reports.
+    folder: pathlib.Path,
+    predicted: pd.DataFrame,
+    card: HeadCard,
+    digest: str,
+    heat_maps: Mapping[str, pathlib.Path],
+) -> list[pathlib.Path]:
+    """Writes STUDY_UID.dcm for each study whose films are predicted, and gives the files.
+
+    A film's heat maps are secondary captures, STUDY_UID/FILM-FINDING.dcm, before the report that
+    refers to them.
 
     Args:
         folder: is made if it is not there.
         predicted: of `Head.predict`; image_id is the path or address of a DICOM file.
         card: of the head.
         digest: of the weights.
+        heat_maps: folders of `heat_map_files`, by image_id; none without heat maps.
 
     Raises:
         ValueError: a film is no DICOM file with the UIDs of a study.
         OSError: a film cannot be read, or the folder cannot be written.
     """
-    found = [*make_reports(predicted, card, digest)]
-    for one in found:
-        with writing.whole_file(folder / f"{one.study}.dcm") as stream:
-            stream.write(one.content)
-    return found
-
-
-def make_reports(predicted: pd.DataFrame, card: HeadCard, digest: str) -> Iterator[Report]:
-    """The reports, sorted by study."""
     films: dict[str, list[tuple[Dataset, pd.Series]]] = {}
     for _, row in predicted[predicted["reason"] == ""].iterrows():
         header = _header(row["image_id"])
         films.setdefault(str(header.StudyInstanceUID), []).append((header, row))
-    for study, some in sorted(films.items()):
-        yield Report(study, _encode(some, card, digest))
+    written = []
+
+    def write(file: pathlib.Path, content: Dataset) -> None:
+        with writing.whole_file(file) as stream:
+            content.save_as(stream)
+        written.append(file)
+
+    with warnings.catch_warnings(action="ignore"):  # highdicom's quote the patient's name
+        for study, some in sorted(films.items()):
+            captured: list[list[Dataset]] = []
+            for i, (header, row) in enumerate(some, 1):
+                place = heat_maps.get(row["image_id"])
+                captures = secondary_captures.of_film(header, place, i, digest) if place else {}
+                for name, capture in captures.items():
+                    write(folder / study / f"{i}-{name}.dcm", capture)
+                    del capture.PixelData
+                captured.append([*captures.values()])
+            write(folder / f"{study}.dcm", _report(some, captured, card, digest))
+    return written
 
 
 def _header(path: str) -> Dataset:
@@ -77,7 +86,7 @@ def _header(path: str) -> Dataset:
             uids = (header.StudyInstanceUID, header.SeriesInstanceUID, header.SOPInstanceUID)
         except (AttributeError, pydicom.errors.InvalidDicomError):
             uids = ("",)
-    if not all(_UID.fullmatch(str(uid)) for uid in uids):
+    if not all(dicomweb.UID.fullmatch(str(uid)) for uid in uids):
         raise ValueError(
             f"{path} is no DICOM file with the UIDs of study, series and instance, so that no "
             "Structured Report can refer to it: leave out --dicom_sr, or give DICOM films"
@@ -91,8 +100,13 @@ def _header(path: str) -> Dataset:
     return header
 
 
-def _encode(films: Sequence[tuple[Dataset, pd.Series]], card: HeadCard, digest: str) -> bytes:
-    """The DICOM file of a study's report; the same input gives the same UIDs."""
+def _report(
+    films: Sequence[tuple[Dataset, pd.Series]],
+    captured: Sequence[Sequence[Dataset]],
+    card: HeadCard,
+    digest: str,
+) -> Dataset:
+    """A study's report; the same input gives the same UIDs. `captured` are of each film."""
     from highdicom import sr
     from pydicom.sr.codedict import codes
     from pydicom.uid import generate_uid
@@ -112,7 +126,7 @@ def _encode(films: Sequence[tuple[Dataset, pd.Series]], card: HeadCard, digest: 
 
     def group(i: int, header: Dataset, row: pd.Series) -> sr.MeasurementsAndQualitativeEvaluations:
         image = sr.SourceImageForMeasurementGroup(header.SOPClassUID, header.SOPInstanceUID)
-        return sr.MeasurementsAndQualitativeEvaluations(
+        said = sr.MeasurementsAndQualitativeEvaluations(
             tracking_identifier=sr.TrackingIdentifier(uid=uid(f"film {i}"), identifier=f"film {i}"),
             algorithm_id=model,
             source_images=[image],
@@ -133,6 +147,16 @@ def _encode(films: Sequence[tuple[Dataset, pd.Series]], card: HeadCard, digest: 
                 if row[f"{name}_positive"] in (0, 1)
             ],
         )
+        said[0].ContentSequence += [
+            sr.ImageContentItem(
+                sr.CodedConcept("HEATMAP", SCHEME, one.ImageComments[:64]),
+                one.SOPClassUID,
+                one.SOPInstanceUID,
+                relationship_type=sr.RelationshipTypeValues.CONTAINS,
+            )
+            for one in captured[i - 1]
+        ]
+        return said
 
     device = sr.DeviceObserverIdentifyingAttributes(uid=uid("device"), name="cxr-embeddings")
     observer = sr.ObserverContext(codes.DCM.Device, device)
@@ -141,8 +165,8 @@ def _encode(films: Sequence[tuple[Dataset, pd.Series]], card: HeadCard, digest: 
         procedure_reported=sr.CodedConcept(*PROCEDURE),
         imaging_measurements=[group(i, *one) for i, one in enumerate(films, 1)],
     )
-    report = sr.Comprehensive3DSR(
-        evidence=headers,
+    return sr.Comprehensive3DSR(
+        evidence=[*headers, *itertools.chain(*captured)],
         content=content[0],
         series_instance_uid=uid("series"),
         series_number=SERIES,
@@ -155,9 +179,6 @@ def _encode(films: Sequence[tuple[Dataset, pd.Series]], card: HeadCard, digest: 
         device_serial_number=digest[:16],
         manufacturer_model_name=str((card["encoder"] or {}).get("variant", "head")),
     )
-    stream = io.BytesIO()
-    report.save_as(stream)
-    return stream.getvalue()
 
 
 def _parameters(card: HeadCard, digest: str) -> list[str]:

@@ -21,7 +21,7 @@ from cxr_embeddings.configs.schema import EMBEDDINGS, field
 @dataclasses.dataclass(frozen=True)
 class Options:
     embeddings: tuple[str, ...] = field((), EMBEDDINGS, repeated=True, required=True)
-    films: str = field("", "films: a folder, a glob, or a list of files; without it no pictures")
+    films: str = field("", "films: a folder, a glob, a list or an archive; without it no pictures")
     labels: str = field("", "CSV of labels to start from; it is never changed")
     weights: str = field("", "weights bundle that made the embeddings, for heat maps")
     head: str = field("", "folder of a head, whose scores and heat maps are shown")

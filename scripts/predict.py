@@ -12,7 +12,8 @@ tune); and reason. A film without an embedding has NA in place of numbers, and i
 code is 1 if a film failed temporarily: the same command then continues with the embeddings that it
 has. --heatmaps adds a folder with where in each film the head sees each finding: NAME.npy on the
 film's pixels, NAME.png over the film, and the places of the maxima in heat_maps.json. --dicom_sr
-adds a folder with a DICOM Structured Report of each study; --store sends them to an archive.
+adds a folder with a DICOM Structured Report of each study, and with --heatmaps secondary captures
+of these; --store sends them to an archive.
 
 A head that knows the patient's record needs --covariates; one that knows the prior film needs
 --metadata, and the prior films among the films.
@@ -36,14 +37,14 @@ class Options:
         None, "folder for the table of the embeddings; unset: .table in the first of their folders"
     )
     weights: str = field("", "weights bundle, to embed the films of --input")
-    input: str = field("", "films: a folder, a glob, or a list of files")
+    input: str = field("", "films: a folder, a glob, a list of files, or an archive")
     covariates: str = field("", "CSV of the patients' record, for a head that was trained with one")
     metadata: str = field(
         "", "CSV of the dates, times and views of films, for a head that was trained with a prior"
     )
     heatmaps: str = field("", "folder for heat maps of the films of --input")
     dicom_sr: str = field("", "folder for a DICOM Structured Report of each study of --input")
-    store: str = field("", "archive that gets these reports, dicomweb+https://...")
+    store: str = field("", "archive that gets these files, dicomweb+https://...")
 
 
 def predict(options: Options) -> int:

@@ -23,7 +23,10 @@ ALLOWED = {
     "apache_beam": ("input_pipeline/", "scripts/preprocess.py"),
     "fsspec": ("common/paths.py",),  # what is remote is decided in one place
     "flax": ("encoder/", "heads/"),
-    "pydicom": ("input_pipeline/", "cxr_embeddings/structured_reports.py"),
+    "pydicom": (
+        *("input_pipeline/", "cxr_embeddings/structured_reports.py"),
+        "cxr_embeddings/secondary_captures.py",
+    ),
     "tensorflow": ("input_pipeline/", "encoder/sources/"),
     "tensorflow_datasets": ("input_pipeline/",),
     "openvino": ("encoder/openvino_engine.py",),

@@ -1,28 +1,23 @@
 """Films of a DICOMweb archive: all pages, each film as its file, and what an archive refuses."""
 
-import contextlib
 import http.server
 import json
-import pathlib
 import re
-import shutil
-import socket
-import subprocess
 import threading
 import time
 import urllib.parse
 
+import google.auth
+import google.auth.credentials
+import google.auth.exceptions
 import numpy as np
-import pandas as pd
-import pydicom
 import pytest
 import requests
 import running
 
 import cxr_embeddings as cxr
-from cxr_embeddings.common import dicomweb, files
-
-PLUGIN = pathlib.Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
+from cxr_embeddings.common import dicomweb, dicomweb_credentials, files
+from cxr_embeddings.input_pipeline.films.listing import list_inputs
 
 
 class Archive(http.server.BaseHTTPRequestHandler):
@@ -33,6 +28,7 @@ class Archive(http.server.BaseHTTPRequestHandler):
         asked = {name: values[0] for name, values in urllib.parse.parse_qs(query).items()}
         server.asked.append(self.path)
         status = server.failing.pop(0) if server.failing else 200
+        time.sleep(server.slow.pop(0) if server.slow else 0)
         if self.headers["Authorization"] != "Bearer right":
             status = 401
         if status != 200:
@@ -52,6 +48,10 @@ class Archive(http.server.BaseHTTPRequestHandler):
                 for one in page]  # fmt: skip
         self.answer(json.dumps(body).encode(), "application/dicom+json")
 
+    def do_POST(self):
+        self.server.taken.append(self.rfile.read(int(self.headers["Content-Length"])))
+        self.answer(json.dumps(self.server.says).encode(), "application/dicom+json")
+
     def answer(self, body, kind):
         self.send_response(200)
         self.send_header("Content-Type", kind)
@@ -69,7 +69,8 @@ def archive(mimic, monkeypatch):
         server.films = {(f"1.{i // 3}", f"2.{10 + i}", f"3.{10 + i}"): path.read_bytes()
                         for i, path in enumerate(paths)}  # fmt: skip
         server.asked, server.failing, server.page = [], [], dicomweb.PAGE
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        server.slow, server.taken = [], []
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         server.address = f"dicomweb+http://127.0.0.1:{server.server_address[1]}/pacs"
         monkeypatch.setattr(dicomweb, "_sessions", threading.local())
         monkeypatch.setenv("DICOMWEB_TOKEN", "right")
@@ -115,6 +116,18 @@ def test_a_busy_archive_is_asked_again(archive, monkeypatch):
         files.read_bytes(film)
 
 
+def test_a_slow_archive_is_asked_again(archive, monkeypatch):
+    monkeypatch.setattr(files, "RETRY_SECONDS", (0.01,))
+    monkeypatch.setattr(dicomweb, "SECONDS", 0.3)
+    (film, *_) = dicomweb.films(archive.address)
+    archive.slow, before = [1], len(archive.asked)
+    assert files.read_bytes(film) == next(iter(archive.films.values()))
+    assert len(archive.asked) == before + 2
+    archive.slow = [1, 1]
+    with pytest.raises(OSError, match="does not answer"):
+        files.read_bytes(film)
+
+
 @pytest.mark.parametrize(("status", "kind"), [(404, FileNotFoundError), (302, FileNotFoundError),
                                               (403, PermissionError)])  # fmt: skip
 def test_what_is_refused_is_not_asked_for_again(archive, status, kind):
@@ -147,80 +160,91 @@ def test_a_wrong_token_is_said(archive, monkeypatch):
         dicomweb.films(archive.address)
 
 
-@pytest.fixture
-def orthanc(tmp_path, monkeypatch):
-    """A real archive on a free port, with its address; skips where Orthanc is missing."""
-    if not shutil.which("Orthanc") or not PLUGIN.exists():
-        pytest.skip("no Orthanc: install Debian's packages orthanc and orthanc-dicomweb")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    config = {
-        "StorageDirectory": str(tmp_path / "db"), "IndexDirectory": str(tmp_path / "db"),
-        "HttpPort": port, "DicomServerEnabled": False, "Locale": "C", "Plugins": [str(PLUGIN)],
-        "AuthenticationEnabled": True, "RegisteredUsers": {"reader": "secret"},
-        "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
-    }  # fmt: skip
-    (tmp_path / "orthanc.json").write_text(json.dumps(config))
-    (tmp_path / "netrc").write_text("machine 127.0.0.1 login reader password secret\n")
+@pytest.mark.parametrize(
+    ("text", "expected", "repeated"),
+    [
+        ("StudyInstanceUID,label; 1.1,x; 1.0,y; 1.1,x",
+         [f"1.{i // 3}/2.{10 + i}/3.{10 + i}" for i in range(6)], 1),
+        ("study_instance_uid,Series Instance UID; 1.0,2.11; 1.2,", [
+            "1.0/2.11/3.11", *(f"1.2/2.{i}/3.{i}" for i in (16, 17, 18))], 0),
+        ("StudyInstanceUID,SOPInstanceUID; 1.3,3.20; 1.3,3.2; 1.3,", [
+            "1.3//3.2", *(f"1.3/2.{i}/3.{i}" for i in (19, 20, 21))], 0),
+        ("StudyInstanceUID,SeriesInstanceUID,SOPInstanceUID; 1.9,2.9,3.9; 1.8,,",
+         ["1.8//", "1.9/2.9/3.9"], 0),
+    ],
+)  # fmt: skip
+def test_a_table_of_studies_names_the_films(archive, table, text, expected, repeated):
+    listing = list_inputs(f"{archive.address}#{table(text)}")
+    levels = ("studies", "series", "instances")
+    keys = ["/".join(f"{level}/{uid}" for level, uid in zip(levels, one.split("/"), strict=True)
+                     if uid) for one in expected]  # fmt: skip
+    assert sorted(film.key for film in listing.files) == sorted(keys)
+    assert all(film.path == f"{archive.address}/{film.key}" for film in listing.files)
+    assert listing.repeated == repeated
+    assert not any("1.9" in one for one in archive.asked)  # what is named whole is not searched
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("patient,SOPInstanceUID; 7,3.10", "expected StudyInstanceUID"),
+        ("StudyInstanceUID,patient; 1.0,6; ,7", "has '' as StudyInstanceUID, and 1 rows"),
+        ("StudyInstanceUID,SOPInstanceUID; 1.0,../3.1", "3.1' as SOPInstanceUID"),
+        ("StudyInstanceUID", "no rows"),
+    ],
+)
+def test_a_wrong_table_of_studies_is_refused(archive, table, text, said):
+    with pytest.raises(ValueError, match=said):
+        list_inputs(f"{archive.address}#{table(text)}")
+    with pytest.raises(ValueError, match="filters and a table"):
+        list_inputs(f"{archive.address}?StudyDate=2026-#{table(text)}")
+
+
+def test_what_an_archive_does_not_take_is_said(archive):
+    archive.says = {"00081198": {"vr": "SQ"}, "00081199": {"vr": "SQ"}}
+    with pytest.raises(PermissionError, match="did not take"):
+        dicomweb.store(archive.address, b"film")
+    archive.says = {"00081199": {"vr": "SQ", "Value": [{}]}}
+    dicomweb.store(archive.address, b"--b\r\n")
+    mark, _, rest = archive.taken[-1].partition(b"\r\n")
+    assert rest.endswith(b"\r\n\r\n--b\r\n\r\n" + mark + b"--\r\n")
+
+
+class Known(google.auth.credentials.Credentials):
+    """Credentials as Google's libraries have them, which count their tokens."""
+
+    count = 0
+
+    def refresh(self, request):
+        self.count += 1
+        self.token = f"token-{self.count}"
+
+
+def test_google_is_asked_with_its_default_credentials(monkeypatch, tmp_path):
+    def sign(host, scheme="https", **headers):
+        request = requests.Request("GET", f"{scheme}://{host}/v1/dicomWeb", headers=headers)
+        return dicomweb_credentials.sign(request.prepare()).headers.get("Authorization")
+
+    def fail(**_):
+        raise google.auth.exceptions.DefaultCredentialsError("none")
+
+    monkeypatch.delenv("DICOMWEB_TOKEN", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    monkeypatch.setattr(dicomweb, "_sessions", threading.local())
-    server = subprocess.Popen(["Orthanc", tmp_path / "orthanc.json"], stderr=subprocess.DEVNULL)
-    url = f"http://127.0.0.1:{port}/dicom-web"
-    for _ in range(100):
-        with contextlib.suppress(requests.RequestException):
-            if requests.get(f"{url}/studies", timeout=5).status_code == 200:
-                break
-        time.sleep(0.1)
-    yield f"dicomweb+{url}"
-    server.terminate()
-    server.wait()
-
-
-def test_a_real_archive_gives_back_its_films(orthanc, mimic):
-    paths = sorted((mimic / "files").rglob("*.dcm"))[:10]
-    stored = {}
-    for path in paths:
-        body = b"--b\r\nContent-Type: application/dicom\r\n\r\n" + path.read_bytes() + b"\r\n--b--"
-        kind = {"Content-Type": 'multipart/related; type="application/dicom"; boundary=b'}
-        url = f"{orthanc.removeprefix('dicomweb+')}/studies"
-        if requests.post(url, data=body, headers=kind, timeout=30).status_code == 200:
-            stored[str(pydicom.dcmread(path, stop_before_pixels=True).SOPInstanceUID)] = path
-    found = dicomweb.films(orthanc)
-    assert {one.rpartition("/")[2] for one in found} == {*stored} and len(stored) > 5
-    for one in found:
-        ours, theirs = (pydicom.dcmread(stream) for stream in
-                        (stored[one.rpartition("/")[2]], files.open_input(one)))  # fmt: skip
-        assert ours.PixelData == theirs.PixelData
-
-
-@pytest.mark.slow
-def test_reports_of_predictions_go_back_to_the_archive(orthanc, mimic, save_bundle, tmp_path):
-    paths = sorted((mimic / "files").rglob("*.dcm"))[:20]
-    encoder = cxr.load_encoder(save_bundle())
-    table = encoder.embed(paths, progress=False)
-    order = [*dict.fromkeys(name.split("/")[-3] for name in table.image_id)]
-    split = [("train", "tune")[order.index(one.split("/")[-3]) % 2] for one in table.image_id]
-    labels = {"image_id": table.image_id, "Edema": np.arange(len(split)) % 2, "split": split}
-    pd.DataFrame(labels).to_csv(tmp_path / "labels.csv", index=False)
-    head = cxr.train_head(table, tmp_path / "labels.csv", findings=["Edema"], progress=False)
-    head.save(tmp_path / "head")
-    (tmp_path / "films.txt").write_text("\n".join(map(str, paths[:4])))
-    run = running.call(
-        "predict", f"--head={tmp_path / 'head'}", f"--weights={save_bundle()}",
-        f"--input={tmp_path / 'films.txt'}", f"--output={tmp_path / 'predictions.csv'}",
-        f"--dicom_sr={tmp_path / 'reports'}", f"--store={orthanc}",
-    )  # fmt: skip
-    assert run.returncode == 0, run.stderr
-    written = {path.stem: pydicom.dcmread(path) for path in (tmp_path / "reports").iterdir()}
-    assert {one.split("/")[-5] for one in dicomweb.films(orthanc)} == {*written}
-    predicted = pd.read_csv(tmp_path / "predictions.csv").set_index("image_id")
-    for path in paths[:4]:
-        film = pydicom.dcmread(path, stop_before_pixels=True)
-        report = written[film.StudyInstanceUID]
-        assert (report.Modality, report.PatientID) == ("SR", film.PatientID)
-        texts = report.to_json()
-        assert "Not for clinical use" in texts and film.SOPInstanceUID in texts
-        (value,) = re.findall(r"0040A30A.{0,30}?\[([\d.e-]+)\]", texts)
-        expected = predicted.loc[str(path), "Edema_probability"]
-        assert float(value) == pytest.approx(expected, abs=1e-6)
+    monkeypatch.setattr(google.auth, "default", fail)
+    with pytest.raises(PermissionError, match="gcloud auth"):
+        sign("healthcare.googleapis.com")
+    known = Known()
+    monkeypatch.setattr(google.auth, "default", lambda scopes: (known, "project"))
+    assert (
+        sign("healthcare.googleapis.com") == sign("healthcare.googleapis.com") == "Bearer token-1"
+    )
+    known.token = None  # as one that has expired
+    assert sign("healthcare.googleapis.com") == "Bearer token-2"
+    for host in ("pacs.example", "healthcare.googleapis.com.example"):
+        assert sign(host) is None
+    assert sign("healthcare.googleapis.com", "http") is None
+    assert sign("healthcare.googleapis.com", Authorization="Bearer mine") == "Bearer mine"
+    (tmp_path / "netrc").write_text("machine healthcare.googleapis.com login me password secret\n")
+    assert sign("healthcare.googleapis.com") == "Basic bWU6c2VjcmV0"
+    monkeypatch.setenv("DICOMWEB_TOKEN", "right")
+    assert sign("healthcare.googleapis.com") == "Bearer right"

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from cxr_embeddings.common import csv_tables, dicomweb, files, paths
 from cxr_embeddings.common.paths import is_remote
 
+from . import study_list
 from .film import IMAGE_SUFFIXES, InputFile, film_key
 
 LIST_SUFFIXES = (".txt", ".csv", ".csv.gz")
@@ -96,14 +97,23 @@ def list_inputs(path: str, limit: int | None = None) -> Listing:
 
 
 def _archived(address: str, limit: int | None) -> Listing:
-    """The films of an archive; the key of a film is its UIDs."""
-    found = files.retry(lambda: dicomweb.films(address))
+    """The films of an archive, all or of a table of studies; the key of a film is its UIDs."""
+    place, _, table = address.partition("#")
+    root = place.partition("?")[0].rstrip("/")
+    if table and root != place.rstrip("/"):
+        raise ValueError(
+            f"{address} has filters and a table of studies; expected ?NAME=VALUE or #studies.csv"
+        )
+    if table:
+        found, repeated = study_list.list_films(root, table)
+    else:
+        found, repeated = files.retry(lambda: dicomweb.films(place)), 0
     if not found:
         raise FileNotFoundError(f"no film in {address}: no study of the archive fits the filters")
-    root = address.partition("?")[0].rstrip("/")
-    return Listing(
-        [InputFile(one, film_key(one.removeprefix(f"{root}/"))) for one in found[:limit]], {}, 0
-    )
+    named = [
+        InputFile(one, film_key(one.removeprefix(f"{root}/"))) for one in sorted(found)[:limit]
+    ]
+    return Listing(named, {}, repeated)
 
 
 def _match(pattern: str) -> tuple[list[str], str]:

@@ -8,7 +8,7 @@ import dataclasses
 import posixpath
 from collections.abc import Sequence
 
-from cxr_embeddings.common import paths
+from cxr_embeddings.common import dicomweb, paths
 
 from ..films.film import Skipped, known_view
 from .counts import by_split, count
@@ -81,7 +81,7 @@ def list_films(
         raise ValueError(f"views are {views!r}; expected names in capitals, such as ('AP', 'PA')")
 
     source = paths.typed(path)
-    names = paths.names_in(source)
+    names = set() if dicomweb.is_archive(source) else paths.names_in(source)
     split_path = find_table(source, names, "split", split_path)
     columns = ("ViewPosition", "Rows", "Columns")
     metadata = None
