@@ -12,8 +12,7 @@ tune); and reason. A film without an embedding has NA in place of numbers, and i
 code is 1 if a film failed temporarily: the same command then continues with the embeddings that it
 has. --heatmaps adds a folder with where in each film the head sees each finding: NAME.npy on the
 film's pixels, NAME.png over the film, and the places of the maxima in heat_maps.json. --dicom_sr
-adds a folder with a DICOM Structured Report of each study, and with --heatmaps secondary captures
-of these; --store sends them to an archive.
+adds a folder with a DICOM report of each study, and its heat maps; --store sends both to a PACS.
 
 A head that knows the patient's record needs --covariates; one that knows the prior film needs
 --metadata, and the prior films among the films.
