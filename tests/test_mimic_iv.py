@@ -191,7 +191,6 @@ def test_ties_and_overlaps(tmp_path):
 
 
 def test_contradictions_and_ages_are_counted(tmp_path):
-    old = {"hosp/patients": {"anchor_age": 91, "anchor_year": 2150}}
     records = {
         "back": ed(HOUR, -HOUR),
         "endless": {"icu/icustays": {"stay_id": 3, "intime": at(0), "outtime": ""}},
@@ -201,7 +200,7 @@ def test_contradictions_and_ages_are_counted(tmp_path):
         "unborn": {"hosp/patients": {"anchor_age": 20, "anchor_year": 2171}},
         "dead": {"hosp/patients": {"dod": "2150-03-09"}},
         "dying": {"hosp/patients": {"dod": "2150-03-10"}},
-        "old": old,
+        "old": {"hosp/patients": {"anchor_age": 91, "anchor_year": 2150}},
         "older": {"hosp/patients": {"anchor_age": 88, "anchor_year": 2148}},
         "younger": {"hosp/patients": {"anchor_age": 91, "anchor_year": 2151}},
     }
