@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import pathlib
 import stat
@@ -45,12 +46,12 @@ def serve(
     """
     import uvicorn
 
-    from cxr_embeddings.service import web
+    from cxr_embeddings.service import connections, web
     from cxr_embeddings.service.batching import Batcher
 
-    environment = os.environ.get
+    _check_limits(wait, queue, most_instances, most_megabytes, seconds)
     behind_vertex = "AIP_HTTP_PORT" in os.environ  # whose gateway has the certificate and asks
-    port = int(environment("AIP_HTTP_PORT", port))
+    predict, health = _route("AIP_PREDICT_ROUTE", "/predict"), _route("AIP_HEALTH_ROUTE", "/health")
     token = _token(token_file)
     if host not in LOOPBACK and not behind_vertex and not (token and tls_certificate):
         raise ValueError(
@@ -64,21 +65,19 @@ def serve(
             raise ValueError(
                 f"--allow is {place}; expected an address such as https://pacs/dicom-web"
             )
+    if tls_certificate:
+        connections.check_certificate(tls_certificate, tls_key)
     encoder = open_encoder(config, say=lambda text: print(text, flush=True))
     found = _heads(heads, encoder)
     sizes = sizes or [size * encoder.mesh.shape["data"] for size in SIZES]
     batcher = Batcher(encoder, sizes, wait, queue, machine.processors())
     limits = web.Limits(most_megabytes << 20, most_instances, seconds)
     service = web.Service(batcher, found, limits, token, allowed)
-    predict = environment("AIP_PREDICT_ROUTE", "/predict")
-    application = web.application(service, predict, environment("AIP_HEALTH_ROUTE", "/health"))
-    print(f"encoder: {encoder.description}")
-    print(f"http{'s' * bool(tls_certificate)}://{host}:{port}{predict}", flush=True)
+    application = web.application(service, predict, health)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-    uvicorn.run(
+    server = uvicorn.Config(
         application,
-        host=host,
-        port=port,
+        http=connections.protocol(seconds),
         log_config=None,
         access_log=False,
         server_header=False,
@@ -87,6 +86,36 @@ def serve(
         timeout_graceful_shutdown=round(seconds),
         backlog=1024,
     )
+    with connections.bound(host, _port(port)) as listener:
+        print(f"encoder: {encoder.description}")
+        address = f"{host}:{listener.getsockname()[1]}{predict}"
+        print(f"http{'s' * bool(tls_certificate)}://{address}", flush=True)
+        uvicorn.Server(server).run([listener])
+
+
+def _check_limits(
+    wait: float, queue: int, most_instances: int, most_megabytes: int, seconds: float
+) -> None:
+    """Raises ValueError for the first that would let nothing through."""
+    given = {"wait": (wait, 0), "queue": (queue, 1), "most_instances": (most_instances, 1),
+             "most_megabytes": (most_megabytes, 1), "seconds": (seconds, 1)}  # fmt: skip
+    for name, (value, least) in given.items():
+        if not least <= value < math.inf:
+            raise ValueError(f"--{name} is {value}; expected at least {least}")
+
+
+def _port(option: int) -> int:
+    said = os.environ.get("AIP_HTTP_PORT", str(option))
+    if not said.isdecimal():
+        raise ValueError(f"the port is {said!r}; expected a number such as 8080")
+    return int(said)
+
+
+def _route(name: str, default: str) -> str:
+    route = os.environ.get(name) or default
+    if not route.startswith("/"):
+        raise ValueError(f"the variable {name} is {route!r}; expected a path such as {default}")
+    return route
 
 
 def _token(file: str) -> str:

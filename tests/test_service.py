@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -251,9 +252,11 @@ def test_a_full_queue_is_said_and_a_token_is_asked_for(films, environment, tmp_p
     token = tmp_path / "token"
     token.write_text("a-token-of-some-length\n")
     token.chmod(0o600)
-    options = (f"--weights={films['bundle']}", "--queue=2", f"--token_file={token}")
+    options = (f"--weights={films['bundle']}", "--queue=2", f"--token_file={token}", "--seconds=5")
     bearing = {"Authorization": "Bearer a-token-of-some-length"}
     with serving(*options, environment=environment) as (url, process):
+        silent = socket.create_connection(("127.0.0.1", int(url.rsplit(":")[-1])), timeout=20)
+        silent.sendall(b"GET /health HTTP/1.1\r\nHost: ")
         body = {"instances": [inline(films["paths"][0])]}
         assert ask(url + "/predict", body)[0] == 401
         assert ask(url + "/predict", body, Authorization="Bearer x")[0] == 401
@@ -268,6 +271,8 @@ def test_a_full_queue_is_said_and_a_token_is_asked_for(films, environment, tmp_p
         assert len(
             cxr.connect(url, token="a-token-of-some-length").embed(films["paths"][:1]).image_id
         )
+        with silent:
+            assert silent.recv(1) == b""  # closed by the service, which waited for five seconds
         with concurrent.futures.ThreadPoolExecutor(1) as threads:
             last = threads.submit(ask, url + "/predict", body, **bearing)
             time.sleep(0.05)
@@ -277,19 +282,30 @@ def test_a_full_queue_is_said_and_a_token_is_asked_for(films, environment, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("words", "said"),
     [
-        (["--host=0.0.0.0"], "anybody who reaches 0.0.0.0"),
-        (["--tls_key=x"], "both --tls_certificate and --tls_key"),
-        (["--allow=file:///"], "expected an address"),
-        (["--sizes=0"], "batch sizes are 0"),
-        (["--token_file=/nowhere"], "/nowhere"),
-        (["--head=/nowhere"], "/nowhere"),
-        (["--weights=/nowhere"], "/nowhere"),
+        ("--host=0.0.0.0", "anybody who reaches 0.0.0.0"),
+        ("--tls_key=x", "both --tls_certificate and --tls_key"),
+        ("--tls_key=/nowhere --tls_certificate=/no", "expected PEM files"),
+        ("--allow=file:///", "expected an address"),
+        ("--sizes=0", "batch sizes are 0"),
+        ("--queue=0", "--queue is 0; expected at least 1"),
+        ("--seconds=nan", "expected at least 1"),
+        ("--port=70000", "cannot listen on port 70000 of 127.0.0.1"),
+        ("AIP_HTTP_PORT=x", "the port is 'x'"),
+        ("AIP_PREDICT_ROUTE=predict", "expected a path such as /predict"),
+        ("--token_file=/nowhere", "/nowhere"),
+        ("--head=/nowhere", "/nowhere"),
+        ("--weights=/nowhere", "/nowhere"),
+        ("--weights=OTHER --head=HEAD", "another encoder"),
     ],
 )
-def test_a_wrong_start_is_a_sentence(films, options, said):
-    run = running.call("serve", f"--weights={films['bundle']}", "--port=1", *options[-1:])
-    if options[0].startswith("--weights"):
-        run = running.call("serve", *options)
+def test_a_wrong_start_is_a_sentence(films, head, save_bundle, monkeypatch, words, said):
+    words = words.replace("OTHER", str(save_bundle(seed=1))).replace("HEAD", str(head)).split()
+    if not words[0].startswith("--weights"):
+        words.append(f"--weights={films['bundle']}")
+    for word in [word for word in words if word.startswith("AIP_")]:
+        monkeypatch.setenv(*word.split("="))
+        words.remove(word)
+    run = running.call("serve", *words)
     assert run.returncode == 1 and said in run.stderr and "Traceback" not in run.stderr
