@@ -18,7 +18,9 @@ def bound(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         listener.close()
         said = error.strerror if isinstance(error, OSError) else error
-        raise OSError(f"cannot listen on port {port} of {host}: {said}; give another") from error
+        raise OSError(
+            f"cannot listen on port {port} of {host}: {said}; see --port and --host"
+        ) from error
     return listener
 
 
