@@ -9,19 +9,11 @@ from typing import NamedTuple
 import duckdb
 
 from .stays import Windows, seconds
-from .tables import VITALS
+from .tables import RANGES, VITALS
 
 ALWAYS = "always"  # a fact of a patient at any time
 AT_FILM = "study_time"  # the film's own time
 KEYS = ("dicom_id", "subject_id", "study_id", AT_FILM)
-UNITS = {
-    "temperature": "degrees Fahrenheit",
-    "heartrate": "beats a minute",
-    "resprate": "breaths a minute",
-    "o2sat": "percent",
-    "sbp": "mmHg",
-    "dbp": "mmHg",
-}
 _AGE = "(year(t) - anchor_year + anchor_age)"
 
 
@@ -50,14 +42,13 @@ COVARIATES = {
     "hours_since_arrival": Covariate(
         "round(epoch(t - arrival_time) / 3600, 3)", "ed/edstays: intime", "arrival_time", "hours"
     ),
-    "acuity": Covariate("acuity", "ed/triage: acuity", "arrival_time", "1 (most urgent) to 5"),
     **{
-        name: Covariate(f"triage.{name}", f"ed/triage: {name}", "arrival_time", UNITS[name])
-        for name in VITALS
+        name: Covariate(f"triage.{name}", f"ed/triage: {name}", "arrival_time", unit)
+        for name, (_, _, unit) in RANGES.items()
     },
     **{
-        f"last_{name}": Covariate(f"v.{name}", f"ed/vitalsign: {name}", "vitals_time", UNITS[name])
-        for name in VITALS
+        f"last_{name}": Covariate(f"v.{name}", f"ed/vitalsign: {name}", "vitals_time", unit)
+        for name, (_, _, unit) in VITALS.items()
     },
     "in_ed": Covariate("CAST(in_ed AS INT)", "ed/edstays: intime, outtime", AT_FILM, "1 or 0"),
     "in_ward": Covariate(

@@ -19,7 +19,15 @@ import duckdb
 MEMORY = "2GB"  # what the database holds at most; what is beyond goes to the disk
 
 FILMS = "dicom_id subject_id study_id StudyDate StudyTime"
-VITALS = ("temperature", "heartrate", "resprate", "o2sat", "sbp", "dbp")
+VITALS = {  # least, most, unit; what is outside was mistyped: it is unknown, and counted
+    "temperature": (70, 115, "degrees Fahrenheit"),
+    "heartrate": (10, 300, "beats a minute"),
+    "resprate": (2, 80, "breaths a minute"),
+    "o2sat": (30, 100, "percent"),
+    "sbp": (30, 300, "mmHg"),
+    "dbp": (10, 200, "mmHg"),
+}
+RANGES = VITALS | {"acuity": (1, 5, "1 (most urgent) to 5")}
 TABLES = {  # the columns that are read
     "hosp/patients": "subject_id gender anchor_age anchor_year dod",
     "hosp/admissions": "subject_id hadm_id admittime dischtime deathtime race edregtime "
@@ -39,15 +47,6 @@ KINDS = {  # of values: SQL that is NULL where the text {} is none, and what is 
     "number": ("TRY_CAST({} AS DOUBLE)", "a number"),
     "time": ("TRY_STRPTIME({}, '%Y-%m-%d %H:%M:%S')", "a time such as 2180-05-06 22:23:00"),
     "date": ("TRY_CAST({} AS DATE)", "a date such as 2180-05-06"),
-}
-RANGES = {  # what is outside was mistyped: it is unknown, and counted; degrees are Fahrenheit
-    "temperature": (70, 115),
-    "heartrate": (10, 300),
-    "resprate": (2, 80),
-    "o2sat": (30, 100),
-    "sbp": (30, 300),
-    "dbp": (10, 200),
-    "acuity": (1, 5),
 }
 KIND_OF = dict.fromkeys((*RANGES, "StudyDate", "StudyTime"), "number") | {"dod": "date"}
 KIND_OF |= dict.fromkeys(("dicom_id", "gender", "race", "arrival_transport", "disposition"), "text")
