@@ -131,14 +131,18 @@ def read_findings(
     if listed is not None:
         codes, counts = read_list(listed, entry, path)
     else:
-        free = raw[[name for name in raw if not alike(name, columns_of(entry))]]
-        there = [name for name in free if free[name].isin(VALUES).all() and any(free[name] != "")]
-        wanted = [name for name in named_findings(entry) if alike(name, raw)] or there
-        found = [find(name, raw, path) for name in wanted]
+        header = [str(name) for name in raw]
+        wanted = [name for name in named_findings(entry) if alike(name, header)]
+        if not entry.findings:
+            free = [name for name in header if not alike(name, columns_of(entry))]
+            filled = (name for name in free if (raw[name] != "").any())
+            wanted = [name for name in filled if raw[name].isin(VALUES).all()]
+        found = [find(name, header, path) for name in wanted]
         codes = read_columns(raw, found, path).set_axis(wanted, axis=1)
         if entry.absent == "negative":
             codes[codes.notna().any(axis=1)] = codes.fillna(0)
-    common = [NO_FINDING if name == entry.normal else entry.names.get(name, name) for name in codes]
+    names = {**entry.names, entry.normal: NO_FINDING}
+    common = [names.get(name, name) for name in map(str, codes)]
     rank = _rank(codes.set_axis(common, axis=1))
     merged = {name: rank[[name]].max(axis=1) for name in dict.fromkeys(common)}
     return _codes(pd.DataFrame(merged, codes.index)), counts

@@ -6,7 +6,7 @@ import json
 import os
 import posixpath
 import tomllib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import pandas as pd
@@ -85,16 +85,22 @@ def recognise(columns: Collection[str]) -> DataSet | None:
     return None
 
 
-def definitions(entry: DataSet, named: bool) -> list[str]:
-    """Sentences on what the labels of a data set mean, for reports.
+def definitions(entry: DataSet | None, named: bool, findings: Sequence[str]) -> list[str]:
+    """Sentences on what the labels of these findings mean, for reports.
 
     `named`: the user named the data set; else the table has its columns, and may be of another.
     """
-    start = f"{entry.title}: {entry.labels}" if named else f"The table is as {entry.title}'s."
-    common = [f"{ours} is {theirs!r} there" for theirs, ours in entry.names.items() if named]
-    names = f"{'; '.join(common)}." if common else ""
-    caution = entry.caution if named else ""
-    return [one for one in (start, entry.absence, entry.uncertainty, caution, names) if one]
+    if entry is None:
+        return ["No entry of a data set says what an empty cell or -1 means here."]
+    if not named:
+        start = f"The table has the columns of {entry.title}."
+        return [one for one in (start, entry.absence, entry.uncertainty) if one]
+    start = f"{entry.title}: {entry.labels}"
+    common = {of: [one for one, ours in entry.names.items() if ours == of] for of in findings}
+    names = [
+        f"{of} is {' or '.join(map(repr, some))} there." for of, some in common.items() if some
+    ]
+    return [one for one in (start, entry.absence, entry.uncertainty, entry.caution, *names) if one]
 
 
 def find_tables(entry: DataSet, folder: str) -> list[str]:
@@ -141,7 +147,7 @@ def read(path: str | os.PathLike[str], entry: DataSet) -> Published:
     rows = facts.join(texts(codes)).reset_index(drop=True)
     rows.attrs |= {"data_set": entry.name, "films_of": entry.films_of}
     healthy = NO_FINDING if entry.normal not in entry.findings else ""
-    return Published(rows, tuple(name for name in codes if name != healthy), counts)
+    return Published(rows, tuple(name for name in map(str, codes) if name != healthy), counts)
 
 
 def read_films(path: str, entry: DataSet) -> pd.DataFrame:

@@ -92,14 +92,18 @@ def read_labels(config: LabelsConfig) -> LabelTable:
             one id differ.
     """
     path = config.path
-    for name, known in (("uncertain", UNCERTAIN), ("not_mentioned", NOT_MENTIONED)):
-        if (policy := getattr(config, name)) not in known:
-            raise ValueError(f"found {name}={policy!r}; expected one of {', '.join(known)}")
-    table, known, definitions, notes = _read(config)
-    findings = config.findings
+    for name, policies in (("uncertain", UNCERTAIN), ("not_mentioned", NOT_MENTIONED)):
+        if (policy := getattr(config, name)) not in policies:
+            raise ValueError(f"found {name}={policy!r}; expected one of {', '.join(policies)}")
+    findings, notes = config.findings, []
     if config.data_set:
-        names = data_sets.load(config.data_set).names
-        findings = tuple(names.get(name, name) for name in findings)
+        entry = data_sets.load(config.data_set)
+        table, known, counts = data_sets.read(path, entry)
+        findings = tuple(entry.names.get(name, name) for name in findings)
+        notes = [one for what, count in counts.items() for one in note(what, count, used=True)]
+    else:
+        table, entry = read_recognised(path)
+        known = entry.findings if entry else ()
     named = {
         "image": config.id_column,
         "study": config.study_column,
@@ -122,7 +126,8 @@ def read_labels(config: LabelsConfig) -> LabelTable:
     columns_of = changes.columns_of(findings)
     found = read_findings(table, path, columns_of, columns.values(), subgroup_columns, known)
     found, no_change = changes.split(found, findings)
-    definitions = [*definitions, *map(changes.DEFINITION.format, changes.columns(found.names))]
+    definitions = data_sets.definitions(entry, bool(config.data_set), found.names)
+    definitions += map(changes.DEFINITION.format, changes.columns(found.names))
 
     key = ["image"] if "image" in columns else ["study", "patient"]
     said = [ids, *groups.values(), pd.DataFrame(found.code), pd.Series(found.unlabelled)]
@@ -155,20 +160,6 @@ def read_labels(config: LabelsConfig) -> LabelTable:
         definitions,
         notes,
     )
-
-
-def _read(config: LabelsConfig) -> tuple[pd.DataFrame, Sequence[str], list[str], list[Note]]:
-    """The table as text, the findings that it is known to have, and definitions and notes."""
-    path = config.path
-    if config.data_set:
-        entry = data_sets.load(config.data_set)
-        rows, known, counts = data_sets.read(path, entry)
-        notes = [one for what, count in counts.items() for one in note(what, count, used=True)]
-        return rows, known, data_sets.definitions(entry, named=True), notes
-    table, recognised = read_recognised(path)
-    if recognised:
-        return table, recognised.findings, data_sets.definitions(recognised, named=False), []
-    return table, (), ["No entry of a data set says what an empty cell or -1 means here."], []
 
 
 def _one_row_an_id(
