@@ -5,11 +5,9 @@ import pathlib
 import subprocess
 import sys
 
-FINDINGS = (
-    *("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Enlarged Cardiomediastinum"),
-    *("Fracture", "Lung Lesion", "Lung Opacity", "Pleural Effusion", "Pleural Other"),
-    *("Pneumonia", "Pneumothorax", "Support Devices"),
-)
+from cxr_embeddings.input_pipeline.synthetic.report_text import LABELS
+
+FINDINGS = [name for name in LABELS if name != "No Finding"]
 
 
 def command(name: str, *options: str) -> None:

@@ -20,7 +20,7 @@ from cxr_embeddings.encoder.card import load_card
 from cxr_embeddings.encoder.efficientnet import EfficientNet
 from cxr_embeddings.encoder.random_weights import random_variables
 from cxr_embeddings.encoder.sources import archive
-from cxr_embeddings.encoder.sources.checkpoint import IMAGENET_MEAN, IMAGENET_STD, Checkpoint, Leaf
+from cxr_embeddings.encoder.sources.checkpoint import Checkpoint, Leaf
 
 ORTHONORMAL = {  # (inputs, outputs) -> SHA-256 of the map of seed 0, on every machine
     (80, 4096): "2b6f93a3a366b57756c818ee00b683833e2e8d7d34265b6cc4db8a636505b2ea",
@@ -50,10 +50,6 @@ def checkpoint(trained) -> Checkpoint:
         origin="somewhere",
         leaves=as_leaves(jax.tree.map(np.copy, trained)),
         dropped=["classifier"],
-        preset="imagenet",
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
-        resolution=None,
         training_data="None.",
         licence="L",
         terms_of_use="T",

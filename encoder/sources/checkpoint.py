@@ -90,10 +90,10 @@ class Checkpoint(NamedTuple):
     origin: str
     leaves: dict[str, Leaf]
     dropped: list[str]
-    preset: str
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    resolution: int | None
     training_data: str
     licence: str
     terms_of_use: str = ""
+    preset: str = "imagenet"
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    resolution: int | None = None

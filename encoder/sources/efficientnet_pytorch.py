@@ -48,10 +48,8 @@ def read(path: pathlib.Path) -> Checkpoint:
         origin=f"efficientnet_pytorch {path.name}",
         leaves=leaves,
         dropped=dropped,
-        preset="imagenet",
         mean=MEAN,
         std=STD,
-        resolution=None,
         training_data="ImageNet-1k.",
         licence="Apache-2.0",
     )

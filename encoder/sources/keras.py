@@ -69,10 +69,8 @@ def read(path: pathlib.Path) -> Checkpoint:
         origin=f"keras {path.name}",
         leaves=found,
         dropped=dropped,
-        preset="imagenet",
         mean=mean,
         std=std,
-        resolution=None,
         training_data="As its maker says; Keras' own weights: photographs of ImageNet-1k.",
         licence="Apache-2.0 as published by Keras; of others' weights, theirs",
     )

@@ -7,7 +7,7 @@ import re
 import numpy as np
 
 from ..damaged import explained
-from .checkpoint import IMAGENET_MEAN, IMAGENET_STD, Checkpoint, Leaf, Names, block_places
+from .checkpoint import Checkpoint, Leaf, Names, block_places
 
 AVERAGE = "/ExponentialMovingAverage"
 STATE = re.compile(r"global_step|.*/(RMSProp(_1)?|Momentum)(/ExponentialMovingAverage)?")
@@ -76,9 +76,6 @@ def read(path: pathlib.Path) -> Checkpoint:
         origin=f"tf {prefix.parent.name}/{prefix.name}",
         leaves=leaves,
         dropped=dropped,
-        preset="imagenet",
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
         resolution=475 if "l2_475" in name else None,
         training_data="Photographs: ImageNet-1k, and 300 million of JFT without their labels.",
         licence="Apache-2.0",

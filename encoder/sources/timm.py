@@ -67,7 +67,6 @@ def read(path: pathlib.Path) -> Checkpoint:
         origin=f"timm {published.name}, {file.name}",
         leaves=leaves,
         dropped=dropped,
-        preset="imagenet",
         mean=published.mean,
         std=published.std,
         resolution=published.resolution,
