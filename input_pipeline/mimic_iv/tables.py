@@ -72,6 +72,10 @@ def database(folder: pathlib.Path) -> Iterator[duckdb.DuckDBPyConnection]:
             yield db
     except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
         raise OSError(str(error).partition("\n")[0]) from error
+    except RuntimeError as error:
+        if "interrupted" in str(error):  # so DuckDB takes Ctrl-C while it works
+            raise KeyboardInterrupt from error
+        raise
     finally:
         shutil.rmtree(folder / ".spill", ignore_errors=True)
 
