@@ -135,7 +135,7 @@ def _check(status: int) -> None:
     """Raises the OSError that an answer's status means, unless it is 200."""
     said = f"the archive answered {status}"
     if status in (401, 403):
-        raise PermissionError(f"{said}: set DICOMWEB_TOKEN, or name it in ~/.netrc")
+        raise PermissionError(f"{said}: set DICOMWEB_TOKEN, or write name and password to ~/.netrc")
     if status in (404, 410) or 300 <= status < 400:
         raise FileNotFoundError(said)
     if status != 200:

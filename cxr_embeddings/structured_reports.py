@@ -10,7 +10,7 @@ import itertools
 import pathlib
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from cxr_embeddings import __version__, secondary_captures
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from cxr_embeddings.heads.saved import HeadCard
 
 SERIES = 9200  # number of the series
+MAY_BE_EMPTY = (  # attributes of type 2
+    *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber"),
+    *("StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName"),
+)
 PROCEDURE = "399208008", "SCT", "Plain chest X-ray"
 PRESENT, ABSENT = ("52101004", "SCT", "Present"), ("2667000", "SCT", "Absent")
 
@@ -52,9 +56,6 @@ def write_reports(
         OSError: a film cannot be read, or the folder cannot be written.
     """
     films: dict[str, list[tuple[Dataset, pd.Series]]] = {}
-    for _, row in predicted[predicted["reason"] == ""].iterrows():
-        header = _header(row["image_id"])
-        films.setdefault(str(header.StudyInstanceUID), []).append((header, row))
     written = []
 
     def write(file: pathlib.Path, content: Dataset) -> None:
@@ -62,7 +63,11 @@ def write_reports(
             content.save_as(stream)
         written.append(file)
 
-    with warnings.catch_warnings(action="ignore"):  # highdicom's quote the patient's name
+    # Warnings of pydicom and highdicom quote headers, such as the patient's name
+    with warnings.catch_warnings(action="ignore"):
+        for _, row in predicted[predicted["reason"] == ""].iterrows():
+            header = _header(row["image_id"])
+            films.setdefault(str(header.StudyInstanceUID), []).append((header, row))
         for study, some in sorted(films.items()):
             captured: list[list[Dataset]] = []
             for i, (header, row) in enumerate(some, 1):
@@ -77,8 +82,10 @@ def write_reports(
 
 
 def _header(path: str) -> Dataset:
-    """A film's header without its pixels."""
+    """A film's header without its pixels. What is no date, time or sex there is left empty."""
     import pydicom
+    from highdicom.enum import PatientSexValues
+    from pydicom.valuerep import DA, TM
 
     with files.open_input(path) as stream:
         try:
@@ -91,11 +98,14 @@ def _header(path: str) -> Dataset:
             f"{path} is no DICOM file with the UIDs of study, series and instance, so that no "
             "Structured Report can refer to it: leave out --dicom_sr, or give DICOM films"
         )
-    for name in ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber"):
-        if name not in header:  # of type 2: empty where it is unknown
-            setattr(header, name, "")
-    for name in ("StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName"):
-        if name not in header:
+    sound: dict[str, Callable[[str], object]] = {
+        **{"PatientBirthDate": DA, "StudyDate": DA, "StudyTime": TM},
+        "PatientSex": PatientSexValues,
+    }
+    for name in MAY_BE_EMPTY:
+        try:
+            sound.get(name, str)(header[name].value)
+        except (KeyError, ValueError):
             setattr(header, name, "")
     return header
 

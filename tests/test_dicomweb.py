@@ -6,17 +6,22 @@ import re
 import threading
 import time
 import urllib.parse
+import warnings
 
 import google.auth
 import google.auth.credentials
 import google.auth.exceptions
 import numpy as np
+import pandas as pd
+import pydicom
 import pytest
 import requests
 import running
 
 import cxr_embeddings as cxr
+from cxr_embeddings import prediction_files, structured_reports
 from cxr_embeddings.common import dicomweb, dicomweb_credentials, files
+from cxr_embeddings.input_pipeline.films.film import InputFile
 from cxr_embeddings.input_pipeline.films.listing import list_inputs
 
 
@@ -72,7 +77,6 @@ def archive(mimic, monkeypatch):
         server.slow, server.taken = [], []
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         server.address = f"dicomweb+http://127.0.0.1:{server.server_address[1]}/pacs"
-        monkeypatch.setattr(dicomweb, "_sessions", threading.local())
         monkeypatch.setenv("DICOMWEB_TOKEN", "right")
         yield server
         server.shutdown()
@@ -208,6 +212,27 @@ def test_what_an_archive_does_not_take_is_said(archive):
     dicomweb.store(archive.address, b"--b\r\n")
     mark, _, rest = archive.taken[-1].partition(b"\r\n")
     assert rest.endswith(b"\r\n\r\n--b\r\n\r\n" + mark + b"--\r\n")
+
+
+def test_a_report_leaves_empty_what_is_no_date_time_or_sex(mimic, tmp_path):
+    film = pydicom.dcmread(next((mimic / "files").rglob("*.dcm")), stop_before_pixels=True)
+    film.PatientID = "7"
+    with warnings.catch_warnings(action="ignore"):
+        film.PatientBirthDate, film.PatientSex, film.StudyTime = "19500000", "male", "abc"
+    film.save_as(tmp_path / "film.dcm")
+    row = {"image_id": str(tmp_path / "film.dcm"), "reason": "", "Edema_probability": 0.25}
+    predicted = pd.DataFrame([row | {"Edema_positive": np.nan}])
+    card = {"findings": ["Edema"], "thresholds": {"Edema": {"youden": None}}, "encoder": None}
+    (written,) = structured_reports.write_reports(tmp_path, predicted, card, "digest", {})
+    report = pydicom.dcmread(written)
+    assert report.PatientID == "7" and report.StudyInstanceUID == film.StudyInstanceUID
+    assert not (report.PatientBirthDate or report.PatientSex or report.StudyTime)
+
+
+def test_films_of_an_archive_stay_what_they_are():
+    film = InputFile("dicomweb+https://pacs/studies/1/series/2/instances/3", "3")
+    assert not prediction_files.changed_since(0, [film])
+    assert prediction_files.changed_since(0, [InputFile("gs://bucket/film.dcm", "film")])
 
 
 class Known(google.auth.credentials.Credentials):

@@ -41,7 +41,6 @@ def server(tmp_path, monkeypatch):
     (tmp_path / "orthanc.json").write_text(json.dumps(config))
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login reader password secret\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    monkeypatch.setattr(dicomweb, "_sessions", threading.local())
     url, started = f"http://127.0.0.1:{port}/dicom-web", []
 
     def start():
