@@ -265,8 +265,6 @@ def test_colourings_are_columns_and_folders(films, mimic, tmp_path):
 def test_a_film_that_is_gone_is_said(films, tmp_path):
     few = tmp_path / "films.txt"
     listed = sorted(map(str, films["films"].rglob("*.dcm")))
-    gone = tmp_path / "p10000001" / "s50000001"
-    gone.mkdir(parents=True)
     few.write_text("\n".join(listed[:20]))
     page = cxr.explore(films["embeddings"], tmp_path / "made", films=few, port=0)
     assert 0 < found(page, "state")["films_found"] < 40

@@ -232,8 +232,16 @@ def test_layers_are_known_by_their_names(tmp_path, layers):
     assert np.array_equal(kernel[..., 0, :], layers["block1a_dwconv"][0][..., 0])
 
 
-@pytest.mark.parametrize("kind", ["link", "group", "storage", "virtual"])
-def test_other_files_are_not_read(tmp_path, layers, kind):
+NO_NUMBERS = {
+    "empty": h5py.Empty("f4"),
+    "text": "text",
+    "compound": np.zeros(3, [("a", "f4"), ("b", "i4")]),
+    "opaque": np.zeros(3, "V9"),
+}
+
+
+@pytest.mark.parametrize("kind", ["link", "group", "storage", "virtual", *NO_NUMBERS])
+def test_other_files_and_what_is_no_number_are_not_read(tmp_path, layers, kind):
     secret, path = tmp_path / "secret.h5", tmp_path / "x.weights.h5"
     with h5py.File(secret, "w") as file:
         file["data"] = np.ones((3, 3, 3, 32), "f4")
@@ -245,6 +253,8 @@ def test_other_files_are_not_read(tmp_path, layers, kind):
             file["layers/layer_9"].create_group("vars").attrs["name"] = "stem_conv"
         group = file.require_group("layers/layer_9/vars")
         group.attrs["name"] = "stem_conv"
+        if kind in NO_NUMBERS:
+            group.create_dataset("0", data=NO_NUMBERS[kind])
         if kind == "link":
             group["0"] = h5py.ExternalLink(secret, "data")
         if kind == "storage":

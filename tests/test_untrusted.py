@@ -7,7 +7,6 @@ import random
 import re
 import resource
 
-import h5py
 import numpy as np
 import pytest
 from conftest import REPOSITORY
@@ -16,7 +15,7 @@ from orbax import checkpoint
 from cxr_embeddings import conversion
 from cxr_embeddings.common import files, untrusted, writing
 from cxr_embeddings.encoder.card import load_card
-from cxr_embeddings.encoder.sources import keras, timm
+from cxr_embeddings.encoder.sources import timm
 from cxr_embeddings.heads import predictions, saved
 from cxr_embeddings.heads.labels import columns
 from cxr_embeddings.input_pipeline import run_folder
@@ -205,19 +204,6 @@ def test_what_a_terminal_would_obey_is_printed_with_backslashes(tmp_path, monkey
     assert r"source            a\x1b[2J\nlicence b" in shown[0]
     assert r"licence           \u202egpl" in shown[0] and r"\x1b[31m\udc80" in shown[0]
     assert r"error: " in shown[1] and r"/\x1b[2Jno/card.json not found" in shown[1]
-
-
-def test_arrays_of_keras_that_hold_no_numbers(tmp_path):
-    """Arrays of no shape, text, compound and opaque ones."""
-    compound, opaque = np.zeros(3, [("a", "f4"), ("b", "i4")]), np.zeros(3, "V9")
-    for array in (h5py.Empty("f4"), "text", compound, opaque):
-        path = tmp_path / "x.weights.h5"
-        with h5py.File(path, "w") as file:
-            variables = file.create_group("layers/conv2d/vars")
-            variables.attrs["name"] = "stem_conv"
-            variables.create_dataset("0", data=array)
-        with pytest.raises(ValueError, match="no dataset of numbers of this file itself"):
-            keras.read(path)
 
 
 def test_fields_of_safetensors_that_its_library_lets_pass(tmp_path):
