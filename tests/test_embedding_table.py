@@ -347,6 +347,13 @@ def test_damaged_files_are_left_out_with_their_reasons(tmp_path):
         "nothing.tfrecord": (framed(b""), "no floats `embedding` among nothing"),
         "odd.tfrecord": (framed(example(embedding=[])), "no floats `embedding` among embedding"),
     }
+    for name, value in {
+        "nan.tfrecord": np.nan,
+        "inf.tfrecord": np.inf,
+        "-inf.npz": -np.inf,
+    }.items():
+        made = write(tmp_path, name, (name, [1, value]))
+        damaged[name] = made.read_bytes(), "holds NaN or infinity"
     write_some(tmp_path)
     for name, (content, _) in damaged.items():
         (tmp_path / name).write_bytes(content)
