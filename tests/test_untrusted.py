@@ -147,7 +147,7 @@ def test_json_made_to_do_harm_ends_in_a_sentence(tmp_path, kind):
         ("head", {"thresholds": {"Edema": {"y": math.inf}}}, "thresholds.Edema.y is inf"),
         ("head", {"thresholds": {"Edema": {}}}, "thresholds.Edema is a dict.*at least 1"),
         ("head", {"findings": ["Edema"] * 9, "hidden": [1 << 20] * 3}, "expected at most 268,435"),
-        ("head", {"card_version": 1}, "has version 1, expected 2: .*train the head again"),
+        ("head", {"card_version": 1}, "has version 1, expected 2, or .*train the head again"),
         ("manifest", {"embedded": -1}, "embedded is -1"),
         ("manifest", {"identity": {"shape": [-4]}}, r"identity.shape.0 is -4"),
         ("manifest", {"identity": {"size": 20_000}}, "identity.size is 20000.*8192"),
