@@ -16,6 +16,7 @@ FACTS = {one: f"{one}_id" for one in IDS} | {
     one: one for one in ("split", "view", "sex", "age", "date", "time")
 }
 OLDEST = 120  # years
+STRIP = 3  # times as long as wide, or more: part of a film
 _FIELD = re.compile(r"\{([^{}]+)\}")
 _SEXES = {"m": "M", "male": "M", "f": "F", "female": "F"}
 _YEARS = {"": 1.0, "Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}  # DICOM PS3.5, type AS
@@ -144,5 +145,10 @@ def read_facts(raw: pd.DataFrame, entry: DataSet) -> tuple[pd.DataFrame, Mapping
         facts["age"] = pd.Series([_age_at(*one) for one in both], raw.index, dtype="str")
         if odd := sum(all(one) and not age for one, age in zip(both, facts["age"], strict=True)):
             counts[f"rows of films before birth, or over {OLDEST} years after, age unknown"] = odd
+    if {"Rows", "Columns"} <= {*raw}:
+        sides = raw[["Rows", "Columns"]].apply(pd.to_numeric, errors="coerce")
+        strips = int((sides.max(axis=1) >= STRIP * sides.min(axis=1)).sum())
+        if strips:
+            counts[f"rows of images {STRIP} times as long as wide or more, no whole films"] = strips
     facts.pop("birth", None)
     return pd.DataFrame({FACTS[fact]: text for fact, text in facts.items()}), counts

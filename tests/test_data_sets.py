@@ -131,6 +131,7 @@ def test_brax_has_ages_in_steps_and_blank_views(tmp_path):
     found = read(tmp_path, "brax", text)
     assert column(found, "age") == ["85", "40"] and column(found, "view") == ["", "LATERAL"]
     assert column(found, "Edema") == ["1", ""] and column(found, "Rows") == ["100", "2000"]
+    assert found.counts == {"rows of images 3 times as long as wide or more, no whole films": 1}
 
 
 @pytest.mark.parametrize(
