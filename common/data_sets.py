@@ -116,7 +116,7 @@ def find_tables(entry: DataSet, folder: str) -> list[str]:
     if entry.tables and not found:
         raise FileNotFoundError(
             f"found no table of {entry.title} in {folder}; expected {' or '.join(entry.tables)}: "
-            "name the table itself"
+            "get it, or give the path of the table"
         )
     return list(dict.fromkeys(found)) or [folder]
 
@@ -167,7 +167,9 @@ def _read_facts(path: str, entry: DataSet) -> tuple[pd.DataFrame, pd.DataFrame, 
     raw = pd.DataFrame(_texts(path, entry), dtype="str")
     facts, counts = read_facts(raw, entry)
     if not {FACTS["image"], FACTS["study"]} & {*facts}:
-        wanted = " or ".join(str(getattr(entry.columns, one)) for one in IDS[:2])
+        named = (getattr(entry.columns, one) for one in IDS[:2])
+        choices = [one for names in named for one in ([names] if isinstance(names, str) else names)]
+        wanted = " or ".join(filter(None, choices))
         raise ValueError(
             f"{path} is no table of {entry.title}: expected the column {wanted}. There are: "
             f"{', '.join(raw.columns)}"
