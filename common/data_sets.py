@@ -14,7 +14,7 @@ import pandas as pd
 from cxr_embeddings import configs
 from cxr_embeddings.common import archives, csv_tables, files, paths, untrusted
 from cxr_embeddings.common.csv_tables import alike
-from cxr_embeddings.common.film_names import clean, same_films
+from cxr_embeddings.common.film_names import SUFFIXES, clean, same_films
 from cxr_embeddings.common.finding_names import NO_FINDING
 from cxr_embeddings.configs.schema_data_sets import Columns, DataSet
 
@@ -22,7 +22,6 @@ from .data_set_facts import FACTS, IDS, columns_of, read_facts
 from .data_set_findings import merge_rows, named_findings, read_findings, texts
 
 _FOLDER = os.path.join(os.path.dirname(configs.__file__), "data_sets")
-_IMAGES = (".dcm", ".dicom", ".jpeg", ".jpg", ".png")
 _RECOGNISED = ("mimic_cxr", "chestxray14")  # by their findings; CheXpert's are the first's
 _MAX_XML = 1 << 20  # bytes of a report of Open-i; they have 5,000
 
@@ -79,8 +78,10 @@ def load(name: str | os.PathLike[str]) -> DataSet:
 def recognise(columns: Collection[str]) -> DataSet | None:
     """The data set whose findings a table has, all of them, of those that are known by these."""
     for entry in map(load, _RECOGNISED):
-        has_findings = all(alike(name, columns) for name in entry.findings)
-        if has_findings or alike(str(entry.columns.findings), columns):
+        listed = entry.columns.findings
+        if all(alike(name, columns) for name in entry.findings) or (
+            isinstance(listed, str) and listed and alike(listed, columns)
+        ):
             return entry
     return None
 
@@ -189,8 +190,9 @@ def _texts(path: str, entry: DataSet) -> Mapping[str, list[str]]:
     if entry.form == "table" or path.lower().endswith((".csv", ".csv.gz")):
         return csv_tables.read_columns(path)
     if entry.form == "file_names":
-        images = [name for name in files.walk(path) if name.lower().endswith(_IMAGES)]
-        table = {"file": [name.removeprefix(f"{path}/") for name in sorted(images)]}
+        there = (name.removeprefix(f"{path}/") for name in files.walk(path))
+        images = (name for name in there if name.lower().rpartition(".")[2] in SUFFIXES)
+        table = {"file": sorted(images)}
     else:
         with archives.open_members(path, _MAX_XML) as members:
             reports = [(name, read()) for name, read in members() if name.lower().endswith(".xml")]

@@ -226,6 +226,7 @@ def test_kermany_has_file_names_only(tmp_path):
     for name in ("test/NORMAL/NORMAL2-IM-0381-0001.jpeg", "train/PNEUMONIA/person1_virus_6.jpeg"):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).touch()
+    (tmp_path / "README.txt").touch()
     found = data_sets.read(tmp_path, data_sets.load("kermany"))
     assert column(found, "patient_id") == ["test:NORMAL2-IM-0381", "train:person1"]
     assert column(found, "Pneumonia") == ["0", "1"] and column(found, "split") == ["test", "train"]
@@ -294,6 +295,12 @@ def test_every_entry_is_whole():
 def test_tables_that_are_refused(tmp_path, text, encoding, message):
     with pytest.raises(ValueError, match=message):
         read(tmp_path, "chestxray14", text, encoding)
+
+
+def test_tables_are_known_by_their_findings():
+    assert data_sets.recognise(["", "Image Index", "finding_labels"]).name == "chestxray14"
+    assert data_sets.recognise(data_sets.load("chexpert").findings).name == "mimic_cxr"
+    assert data_sets.recognise(["", "Edema"]) is None
 
 
 def site(images, patients):
