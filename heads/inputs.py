@@ -102,7 +102,7 @@ def learn(config: LabelsConfig, known: Known, train: Int64[np.ndarray, " train"]
                 f"none of {len(train)} films of train has an earlier study of its patient among "
                 "the embeddings; expected some: embed more films, or leave out labels.prior"
             )
-        age = [record.learn(AGE, np.log1p(known.priors.days[train]))]
+        age = [record.learn(AGE, np.log1p(known.priors.days[train]), may_be_equal=True)]
     columns = [record.learn(name, values[train]) for name, values in known.record.items()]
     return Inputs(prior=config.prior, age=age, record=columns)  # type: ignore[typeddict-item]
 

@@ -24,6 +24,9 @@ class Options:
     size_range: tuple[int, ...] = field(
         (420, 1100), "shortest and longest side of the films in pixels"
     )
+    courses: bool = field(
+        False, "patients have an effusion that grows and resolves over 4 to 7 studies, and a table"
+    )
     mimic_iv: bool = field(False, "also draw the patients' record, as tables of MIMIC-IV")
 
 

@@ -69,10 +69,11 @@ def values(facts: Facts, row: Int64[np.ndarray, " film"]) -> dict[str, Shaped[np
     return {name: take(column, row) for name, column in facts.values.items()}
 
 
-def learn(name: str, values: Shaped[np.ndarray, " train"]) -> Column:
+def learn(name: str, values: Shaped[np.ndarray, " train"], may_be_equal: bool = False) -> Column:
     """How the values of the films of train, text or float64 with NaN, become numbers.
 
-    A column is of numbers if at least half of its known values are.
+    A column is of numbers if at least half of its known values are; `may_be_equal` allows it to be
+    the same for all films.
 
     Raises:
         ValueError: all values are missing or equal, some of a column of numbers are none, or there
@@ -88,24 +89,19 @@ def learn(name: str, values: Shaped[np.ndarray, " train"]) -> Column:
     if np.isfinite(number[~missing]).mean() >= 0.5:
         _check(name, number, missing, values)
         mean, scale = float(number[~missing].mean()), float(number[~missing].std())
-        if scale <= 1e-9 * max(1.0, abs(mean)) and not missing.any():
-            _constant(name, known[0])
-        scale = scale if scale > 1e-9 * max(1.0, abs(mean)) else 1.0
-        return Column(
-            name=name, categories=None, mean=mean, scale=scale, indicator=bool(missing.any())
-        )
-    categories = sorted({*_texts(known)})
-    if len(categories) > MOST_CATEGORIES:
+        equal, categories = scale <= 1e-9 * max(1.0, abs(mean)), None
+        scale = 1.0 if equal else scale
+    else:
+        mean, scale, categories = 0.0, 1.0, sorted({*_texts(known)})
+        equal = len(categories) == 1
+        _check_categories(name, categories)
+    if equal and not missing.any() and not may_be_equal:
         raise ValueError(
-            f"the column {name!r} has {len(categories)} different texts in train, such as "
-            f"{', '.join(categories[:3])}; expected numbers, or at most {MOST_CATEGORIES} texts: "
-            "sort them into fewer, or leave it out"
+            f"the column {name!r} is {known[0]} for every film of train, so that nothing can be "
+            "learnt from it: leave it out"
         )
-    if len(categories) == 1 and not missing.any():
-        _constant(name, categories[0])
-    return Column(
-        name=name, categories=categories, mean=0.0, scale=1.0, indicator=bool(missing.any())
-    )
+    indicator = bool(missing.any())
+    return Column(name=name, categories=categories, mean=mean, scale=scale, indicator=indicator)
 
 
 def width(columns: Sequence[Column]) -> int:
@@ -182,8 +178,10 @@ def _check(name: str, number: np.ndarray, missing: np.ndarray, values: np.ndarra
             )
 
 
-def _constant(name: str, value: object) -> None:
-    raise ValueError(
-        f"the column {name!r} is {value} for every film of train, so that nothing can be learnt "
-        "from it: leave it out"
-    )
+def _check_categories(name: str, categories: Sequence[str]) -> None:
+    if len(categories) > MOST_CATEGORIES:
+        raise ValueError(
+            f"the column {name!r} has {len(categories)} different texts in train, such as "
+            f"{', '.join(categories[:3])}; expected numbers, or at most {MOST_CATEGORIES} texts: "
+            "sort them into fewer, or leave it out"
+        )

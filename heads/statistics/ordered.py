@@ -20,7 +20,7 @@ def weighted_kappa(table: Real[np.ndarray, "*batch true called"]) -> Float64[np.
     rows, columns = table.sum(axis=-1), table.sum(axis=-2)
     chance = np.einsum("...i,...j,ij->...", rows, columns, weight)
     found = np.einsum("...ij,ij->...", table, weight) * table.sum(axis=(-2, -1))
-    return 1 - bootstrap.ratio(np.asarray(found), np.asarray(chance, np.float64))
+    return np.asarray(1 - bootstrap.ratio(np.asarray(found), np.asarray(chance, np.float64)))
 
 
 def measure(

@@ -22,6 +22,7 @@ def _frontal(
     findings: Mapping[str, float],
     side: str,
     portable: bool,
+    effusion: float | None,
 ) -> Film:
     """Attenuation of a chest seen from the front; see `draw_film`."""
     breath = rng.uniform(-0.05, 0.05) - 0.05 * portable
@@ -79,7 +80,7 @@ def _frontal(
         + bones(canvas, patient, side if "Fracture" in findings else "")
     )
     own = rng.spawn(1)[0]  # leaves `rng` as it is: with or without findings, the rest is the same
-    chest = Chest(canvas, own, lungs, vessels, domes, side)
+    chest = Chest(canvas, own, lungs, vessels, domes, side, effusion)
     for name in sorted(FINDINGS.keys() & findings.keys()):
         attenuation += findings[name] * FINDINGS[name](chest)
     return attenuation
@@ -141,6 +142,7 @@ def draw_film(
     side: str,
     shape: tuple[int, int],
     view: str,
+    effusion: float | None = None,
 ) -> Film:
     """Draws one film: 0 is black, where the detector was fully exposed, and 1 is white.
 
@@ -151,6 +153,7 @@ def draw_film(
         side: `right` or `left`, where a finding lies that has only one side.
         shape: height and width in pixels.
         view: `AP`, `PA` or empty (drawn as PA); any other value gives a lateral film.
+        effusion: height of a pleural effusion in chest units, on frontal films; None: by chance.
     """
     height, width = shape
     shrink = min(1, _LONGEST_DRAWN / max(shape))
@@ -159,7 +162,7 @@ def draw_film(
     shift = (rng.normal(0, 0.03), rng.uniform(0.0, 0.1))
     canvas = Canvas(*drawn, scale=scale, tilt=rng.normal(0, 0.02), shift=shift)
     if view in ("AP", "PA", ""):
-        attenuation = _frontal(canvas, rng, patient, findings, side, portable=view == "AP")
+        attenuation = _frontal(canvas, rng, patient, findings, side, view == "AP", effusion)
     else:
         attenuation = _lateral(canvas, rng, patient, findings)
 

@@ -19,6 +19,7 @@ class Chest:
     vessels: Mapping[str, Film]  # side -> attenuation
     domes: Mapping[str, float]  # side -> height of the diaphragm's top, in chest units
     side: str  # right or left: of what has only one side
+    effusion: float | None  # height of an effusion; None: by chance
 
     def patch(self, side: str, y: float, width: float, height: float, rough: float) -> Film:
         """An opacity with soft, cloudy edges inside a lung; `rough` 0 is even, 1 is mottled."""
@@ -29,7 +30,8 @@ class Chest:
 
 def _effusion(chest: Chest) -> Film:
     sign, dome = SIDES[chest.side], chest.domes[chest.side]
-    top = dome - chest.rng.uniform(0.16, 0.42)
+    height = chest.rng.uniform(0.16, 0.42) if chest.effusion is None else chest.effusion
+    top = dome - height
     fluid = [(0.95, top - 0.1), (0.8, top - 0.02), (0.6, top + 0.13), (0.35, top + 0.21)]
     outline = [*fluid, (0.05, top + 0.22), (0.05, 0.95), (0.95, 0.95)]
     return 1.05 * fill(chest.canvas, mirror(outline, sign), soft=0.02) * chest.lungs[chest.side]

@@ -13,6 +13,7 @@ import numpy as np
 
 from cxr_embeddings.common.writing import encode_table, whole_folder
 
+from . import course
 from .anatomy import Patient, draw_patient
 from .canvas import SIDES
 from .dicom_files import TECHNIQUES, Technique, dicom_bytes
@@ -51,6 +52,8 @@ class Study:
     patient: Patient
     labels: Mapping[str, int]
     side: str
+    effusion: float | None = None  # its height in chest units; None: as chance has it
+    change: int | None = None  # of the effusion since the study before: -1, 0, 1
 
     @property
     def folder(self) -> str:
@@ -110,6 +113,7 @@ def write_mimic(
     seed: int = 0,
     size_range: tuple[int, ...] = (420, 1100),
     mimic_iv: bool = False,
+    courses: bool = False,
 ) -> dict[str, int]:
     """Writes a stand-in of MIMIC-CXR: folders of DICOM files, reports, and the gz tables.
 
@@ -125,6 +129,8 @@ def write_mimic(
         seed: of everything drawn.
         size_range: shortest and longest side of a film, in pixels.
         mimic_iv: also draw the patients' record, as tables of MIMIC-IV in the folder `mimiciv`.
+        courses: every patient has a course (`course.draw_courses`), and a table `changes` says how
+            the effusion changed since the study before: -1 improved, 0 stable, 1 worse.
 
     Returns:
         Counts: `patients`, `studies`, `films`, `laterals`, `damaged`, and `bytes` on disk; none if
@@ -142,6 +148,7 @@ def write_mimic(
         "seed": seed,
         "size_range": list(size_range),
         **({"mimic_iv": True} if mimic_iv else {}),
+        **({"courses": True} if courses else {}),
     }
     if (path / STAMP).is_file():
         if (found := json.loads((path / STAMP).read_text())) == parameters:
@@ -162,6 +169,8 @@ def write_mimic(
             "damaged, and as size range two numbers of at least 32 pixels, the smaller one first"
         )
     studies, records = draw_studies(count, seed), []
+    if courses:
+        studies = course.draw_courses(studies, np.random.default_rng([seed, 4]))
     techniques, damages = itertools.cycle(TECHNIQUES), itertools.cycle(_DAMAGE)
     lateral_views = itertools.cycle(("LATERAL", "LL"))
     marks = zip(_spread(laterals, count), _spread(damaged, count), strict=True)
@@ -174,6 +183,10 @@ def write_mimic(
             damage = next(damages) if is_damaged else None
             records += _write_study(partial, studies[number], views, damage, rng, size_range)
         _write_tables(partial, studies, records, np.random.default_rng([seed, 2]))
+        if courses:
+            values = [(study.subject_id, study.study_id, study.change) for study in studies]
+            rows = [dict(zip(course.COLUMNS, row, strict=True)) for row in values]
+            _write_table(partial / "changes", course.COLUMNS, rows)
         if mimic_iv:
             record = draw_record(studies, np.random.default_rng([seed, 3]))
             for name, columns in COLUMNS.items():
@@ -214,7 +227,8 @@ def _write_study(
     records, study_uid = [], random_uid()
     for number, technique in enumerate(views, 1):
         height, width = _shape(rng, *size_range)
-        film = draw_film(rng, study.patient, findings, study.side, (height, width), technique.view)
+        shape, view = (height, width), technique.view
+        film = draw_film(rng, study.patient, findings, study.side, shape, view, study.effusion)
         attributes = {
             "SOPInstanceUID": random_uid(),
             "StudyInstanceUID": study_uid,
