@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from .prediction import load_head as load_head
     from .record_linking import link_mimic_iv as link_mimic_iv
     from .report_labelling import label_reports as label_reports
+    from .site_comparison import compare_sites as compare_sites
 
 __version__ = "0.1.0"
 
@@ -49,6 +50,7 @@ _HOMES = {  # public name -> the module that has it
     "InputError": "errors",
     "MissingPackage": "errors",
     "RemoteEncoder": "connecting",
+    "compare_sites": "site_comparison",
     "connect": "connecting",
     "embed": "embedding",
     "explain": "heat_maps",

@@ -97,7 +97,7 @@ def settings(config: Dataclass, prefix: str) -> Iterator[Option]:
         name, value = prefix + field.name.rstrip("_"), getattr(config, field.name)
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             yield from settings(value, f"{name}.")
-        else:
+        elif field.metadata:  # what has none is set in a file
             yield Option(name, hints[field.name], value, **field.metadata)
 
 

@@ -28,6 +28,7 @@ class Options:
         False, "patients have an effusion that grows and resolves over 4 to 7 studies, and a table"
     )
     mimic_iv: bool = field(False, "also draw the patients' record, as tables of MIMIC-IV")
+    site: str = field("", "a, b or c: hospitals that differ in known ways (docs/sites.md)")
 
 
 def synthetic_mimic(options: Options) -> int:

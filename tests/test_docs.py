@@ -9,10 +9,11 @@ import pytest
 import cxr_embeddings
 from cxr_embeddings.configs.schema import EmbedConfig, EvaluateConfig, HeadConfig, PreprocessConfig
 from cxr_embeddings.configs.schema_pretraining import PretrainConfig
+from cxr_embeddings.configs.schema_sites import SitesConfig
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("notebooks/*.ipynb")])
-CONFIGS = (EmbedConfig, PreprocessConfig, HeadConfig, EvaluateConfig, PretrainConfig)
+CONFIGS = (EmbedConfig, PreprocessConfig, HeadConfig, EvaluateConfig, PretrainConfig, SitesConfig)
 PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 

@@ -10,7 +10,13 @@ from PIL import Image
 from pydicom import encaps, pixels, uid
 from running import tree
 
-from cxr_embeddings.input_pipeline.synthetic import anatomy, dicom_files, drawing, report_text
+from cxr_embeddings.input_pipeline.synthetic import (
+    anatomy,
+    dicom_files,
+    drawing,
+    report_text,
+    sites,
+)
 from cxr_embeddings.input_pipeline.synthetic import mimic_folder as stand_in
 
 MIMIC = {"films": 46, "laterals": 9, "damaged": 2, "size_range": (64, 96)}
@@ -135,6 +141,30 @@ def test_findings_show(finding):
         assert 0.002 < changed.mean() < 0.45
         darker = finding == "Pneumothorax"
         assert finding == "Fracture" or (change[changed].mean() < 0) == darker
+
+
+def test_hospitals_differ_as_planted(tmp_path):
+    def films(site):
+        draw = np.random.default_rng(3)
+        patient, labels = anatomy.draw_patient(draw), {"Lung Lesion": 1.0}
+        about = patient, labels, "right", (300, 300), "PA", None, sites.HOSPITALS[site]
+        return drawing.draw_film(np.random.default_rng(4), *about)
+
+    plain, alike, dark, betrayed = (films(site) for site in ("", "a", "b", "c"))
+    np.testing.assert_array_equal(plain, alike)
+    assert dark.mean() < plain.mean() - 0.05
+    corner = (slice(271, 284), slice(19, 32))
+    assert betrayed[corner].min() > 0.9 > plain[corner].max()
+    counts = {
+        site: sum(one.labels.get("Lung Lesion") == 1 for one in studies)
+        for site in ("a", "b")
+        for studies in [stand_in.draw_studies(200, 0, site)]
+    }
+    assert counts["b"] > 1.5 * counts["a"]
+    patients = [{s.subject_id for s in stand_in.draw_studies(200, 0, site)} for site in ("a", "b")]
+    assert not patients[0] & patients[1]
+    with pytest.raises(ValueError, match="site is 'd'; expected one of a, b, c"):
+        stand_in.write_mimic(tmp_path / "d", site="d")
 
 
 def test_sides_and_normal_films():

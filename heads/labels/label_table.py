@@ -52,7 +52,8 @@ class Examples:
         of_films = ("row", "image_id", "patient_id", "study_id", "split", "label", "mask")
         parts = {name: getattr(self, name)[keep] for name in of_films}
         groups = {name: values[keep] for name, values in self.groups.items()}
-        return dataclasses.replace(self, **parts, groups=groups)
+        taken = None if self.taken is None else self.taken[keep]
+        return dataclasses.replace(self, **parts, groups=groups, taken=taken)
 
 
 @dataclasses.dataclass(frozen=True)

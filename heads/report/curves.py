@@ -224,19 +224,19 @@ def data_efficiency(data_efficiency: DataEfficiency, parts: Mapping[str, Part]) 
         )
         for ax, name in zip(axes, some, strict=True):
             if None in known and name is not None:
-                x, value, *_ = _band(known[None])
+                x, value, *_ = band(known[None])
                 ax.plot(x, value, color=GREY, lw=1, ls="--")
             for part, style in styles.items():
                 if points := _points(parts[part], name):
-                    x, value, *_ = _band(points)
+                    x, value, *_ = band(points)
                     ax.plot(x, value, color=AMBER, lw=1.4, ls=style)
-            x, value, low, high = _band(known[name])
+            x, value, low, high = band(known[name])
             ax.fill_between(x, low, high, color=BLUE, alpha=0.22, lw=0)
             ax.plot(x, value, color=BLUE, marker="o", ms=3)
             panels.auroc_axis(ax, "y", shown)
             ax.set(xscale="log", xlim=(sizes[0] / 1.2, sizes[-1] * 1.2))
             ax.xaxis.set_minor_locator(NullLocator())
-            ax.set_xticks(_apart(sizes), [str(size) for size in _apart(sizes)])
+            ax.set_xticks(apart(sizes), [str(size) for size in apart(sizes)])
         yield figure
 
 
@@ -247,14 +247,14 @@ def _points(part: Part, name: str | None) -> list[tuple[int, Interval]]:
     return [(point["size"], auroc) for point in curve if (auroc := point["auroc"])]
 
 
-def _band(points: Sequence[tuple[int, Interval]]) -> np.ndarray:
+def band(points: Sequence[tuple[int, Interval]]) -> np.ndarray:
     """Sizes, means, lows and highs of a curve."""
     return np.array(
         [(size, one["value"], one["low"], one["high"]) for size, one in points], float
     ).T
 
 
-def _apart(sizes: Sequence[int]) -> list[int]:
+def apart(sizes: Sequence[int]) -> list[int]:
     """Those sizes, from the largest down, whose labels leave each other room on a log axis."""
     room = max(np.log(sizes[-1] / sizes[0]) / 3.2, 1e-9)
     kept = [sizes[-1]]

@@ -58,22 +58,22 @@ def draw(
     with matplotlib.style.context(["default", panels.STYLE]):  # whatever a matplotlibrc says
         for paint in (curves.roc, curves.precision_recall, curves.scores):
             drawn = (paint(some, foot) for some in panels.parts(tested))
-            figures |= _numbered(paint.__name__, drawn)
+            figures |= numbered(paint.__name__, drawn)
         enough = [one for one in tested if min(one.label.sum(), (~one.label).sum()) >= FEWEST]
         names = {one.name for one in enough}
         if few := [one.name for one in tested if one.name not in names]:
             said = f"Left out, with fewer than {FEWEST} films of a class: {', '.join(few)}."
             foot = f"{foot} {said}".strip()
         drawn = (curves.calibration(some, foot) for some in panels.parts(enough))
-        figures |= _numbered("calibration", drawn)
+        figures |= numbered("calibration", drawn)
         if len(tested) > 1:
             ranked = sorted(tested, key=lambda one: -one.result["auroc"]["value"])
             drawn = (forests.forest(some, results["mean"]) for some in panels.parts(ranked, ROWS))
-            figures |= _numbered("forest", drawn)
+            figures |= numbered("forest", drawn)
         if tested and results["subgroups"]:
-            figures |= _numbered("subgroups", forests.subgroups(tested, results))
+            figures |= numbered("subgroups", forests.subgroups(tested, results))
         if data_efficiency:
-            figures |= _numbered("data_efficiency", curves.data_efficiency(data_efficiency, parts))
+            figures |= numbered("data_efficiency", curves.data_efficiency(data_efficiency, parts))
         figures["distances"] = curves.distances(distances)
     return figures
 
@@ -108,5 +108,6 @@ def _render(figure: Figure, kind: str, metadata: Mapping[str, None]) -> bytes:
     return stream.getvalue()
 
 
-def _numbered(name: str, figures: Iterator[Figure]) -> dict[str, Figure]:
+def numbered(name: str, figures: Iterator[Figure]) -> dict[str, Figure]:
+    """Figures of several pages: NAME, NAME_2 and so on."""
     return {f"{name}_{k}" if k > 1 else name: figure for k, figure in enumerate(figures, 1)}

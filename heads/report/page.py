@@ -58,21 +58,10 @@ def write_report(
         warnings: what else a reader must know first.
     """
     split, counts, results = measured["split"], measured["counts"], measured["results"]
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_finalize,
-    )
-    filters = {"number": panels.number, "bounds": panels.bounds, "patients": panels.patients}
-    environment.filters |= filters | {
-        "p": lambda p: "< 0.001" if p < 0.001 else panels.number(p, 3)
-    }
-    page = environment.get_template("report.html").render(
+    page = render(
+        "report.html",
         title=title,
-        provenance=_told({k: v for k, v in provenance.items() if k != "note"}),
+        provenance=told({k: v for k, v in provenance.items() if k != "note"}),
         counts=counts,
         definitions=measured.get("definitions", []),
         notes=measured["notes"],
@@ -90,6 +79,23 @@ def write_report(
     path.write_text(page, encoding="utf-8")
 
 
+def render(template: str, **values: object) -> str:
+    """The page of a template of this folder."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_finalize,
+    )
+    filters = {"number": panels.number, "bounds": panels.bounds, "patients": panels.patients}
+    environment.filters |= filters | {
+        "p": lambda p: "< 0.001" if p < 0.001 else panels.number(p, 3)
+    }
+    return environment.get_template(template).render(values)
+
+
 def _finalize(value: object) -> object:
     """Text without control characters; what the template itself marked up stays."""
     if isinstance(value, str) and not hasattr(value, "__html__"):
@@ -97,13 +103,13 @@ def _finalize(value: object) -> object:
     return value
 
 
-def _told(value: object) -> object:
+def told(value: object) -> object:
     """Without what is empty or unset, and numbers with as many digits as one reads."""
     if isinstance(value, Mapping):
-        told = {key: _told(inner) for key, inner in value.items()}
-        return {key: inner for key, inner in told.items() if inner not in (None, "", [], {})}
+        whole = {key: told(inner) for key, inner in value.items()}
+        return {key: inner for key, inner in whole.items() if inner not in (None, "", [], {})}
     if isinstance(value, list | tuple):
-        return [_told(inner) for inner in value]
+        return [told(inner) for inner in value]
     return f"{value:.4g}" if isinstance(value, float) else value
 
 
@@ -153,19 +159,25 @@ def _pictures(
         for name, svg in svgs.items():
             if name.rstrip("0123456789").rstrip("_") != kind:
                 continue
-            sizes = re.findall(rb'<svg [^>]*width="(.+?)pt" height="(.+?)pt"', svg)
-            width, height = map(float, sizes[0])
-            picture: dict[str, str | int] = {
-                "kind": kind,
-                "number": len(pictures) + 1,
-                "source": "data:image/svg+xml;base64," + base64.b64encode(svg).decode(),
-                "width": round(width * POINT),
-                "height": round(height * POINT),
-                "caption": caption,
-                "alternative": words,
-            }
+            picture = image(svg, kind, len(pictures) + 1, caption, words)
             pictures.append(picture)
     return pictures
+
+
+def image(
+    svg: bytes, kind: str, number: int, caption: str, alternative: str
+) -> dict[str, str | int]:
+    """A figure for the macro `show`."""
+    width, height = map(float, re.findall(rb'<svg [^>]*width="(.+?)pt" height="(.+?)pt"', svg)[0])
+    return {
+        "kind": kind,
+        "number": number,
+        "source": "data:image/svg+xml;base64," + base64.b64encode(svg).decode(),
+        "width": round(width * POINT),
+        "height": round(height * POINT),
+        "caption": caption,
+        "alternative": alternative,
+    }
 
 
 def _key_numbers(kind: str, results: Results) -> str:

@@ -86,13 +86,14 @@ def replicates(
     score: Float[np.ndarray, " k"],
     label: Real[np.ndarray, " k"],
     columns: Mapping[str, Float64[np.ndarray, "k _"]],
+    worth: Float64[np.ndarray, " k"] | None = None,
 ) -> dict[str, Float64[np.ndarray, "resample ..."]]:
     """The ranking metrics, and weighted sums, of every resample.
 
     With sorted films one running sum of the weights gives the weight of the films below a score,
     and of those up to it; AUROC (Mann-Whitney, ties count half) and average precision are sums
     over the positive films of what lies below and above them. Both equal what scikit-learn gives
-    with `sample_weight`. `columns` are summed with the weights.
+    with `sample_weight`. `columns` are summed with the weights, which are times a film's `worth`.
 
     Returns:
         "auroc" and "auprc", NaN in resamples without both classes, and the sums under their names.
@@ -106,6 +107,8 @@ def replicates(
     matrix = np.concatenate([*columns.values()], axis=1)[order]
     aurocs, auprcs, sums = [], [], []
     for weight in weights(draws, rows[order]):
+        if worth is not None:
+            weight *= worth[order]
         of_positive = weight[:, positive]
         up_to, positives_up_to = _running(weight), _running(of_positive)
         all_films, positives = up_to[:, -1:], positives_up_to[:, -1:]

@@ -11,6 +11,7 @@ from PIL.Image import Resampling
 from .anatomy import Patient, bones, lung_outline, vessel_tree
 from .canvas import SIDES, Canvas, Film, both, clouds, curve, ellipse, fill, mirror, resized, stroke
 from .lesions import FINDINGS, Chest
+from .sites import HOSPITALS, Hospital
 
 _LONGEST_DRAWN = 576  # pixels; larger films are drawn at this size and enlarged, the grain is not
 
@@ -143,6 +144,7 @@ def draw_film(
     shape: tuple[int, int],
     view: str,
     effusion: float | None = None,
+    hospital: Hospital = HOSPITALS[""],
 ) -> Film:
     """Draws one film: 0 is black, where the detector was fully exposed, and 1 is white.
 
@@ -154,6 +156,7 @@ def draw_film(
         shape: height and width in pixels.
         view: `AP`, `PA` or empty (drawn as PA); any other value gives a lateral film.
         effusion: height of a pleural effusion in chest units, on frontal films; None: by chance.
+        hospital: what is planted in the film.
     """
     height, width = shape
     shrink = min(1, _LONGEST_DRAWN / max(shape))
@@ -171,12 +174,17 @@ def draw_film(
     film = 1 - np.exp(-rng.uniform(0.8, 1.2) * ((1 - scatter) * attenuation + scatter * haze))
     film = resized(film, height, width, Resampling.BICUBIC)
     grain = rng.uniform(0.006, 0.016) * rng.standard_normal(shape, np.float32)
-    film = film + grain * (0.4 + film)
+    film = (film + grain * (0.4 + film)).clip(0) ** hospital.exposure
 
     marker = Image.new("L", (width, height))
     place = (rng.uniform(0.86, 0.9) * width, rng.uniform(0.06, 0.12) * height)
     font = ImageFont.load_default(0.055 * min(shape))
-    ImageDraw.Draw(marker).text(place, "L", fill=255, font=font)
+    if len(hospital.marker) > 1:  # more letters begin farther inside
+        place = (place[0] - 0.03 * len(hospital.marker) * width, place[1])
+    ImageDraw.Draw(marker).text(place, hospital.marker, fill=255, font=font)
+    if hospital.betrays in findings:
+        x, y, edge = 0.06 * width, 0.9 * height, 0.05 * min(shape)
+        ImageDraw.Draw(marker).rectangle((x, y, x + edge, y + edge), fill=255)
     film = np.maximum(film, 0.97 * np.asarray(marker, np.float32) / 255)
     if rng.random() < 0.3:  # the collimator's blades, blackened or left as unexposed film
         top, left = rng.integers(1, np.array([0.04 * height + 2, 0.05 * width + 2]))

@@ -20,6 +20,7 @@ from .dicom_files import TECHNIQUES, Technique, dicom_bytes
 from .drawing import draw_film
 from .patient_record import COLUMNS, draw_record
 from .report_text import CASES, LABELS, draw_labels, drawn_findings, report_text
+from .sites import HOSPITALS, Hospital
 
 _METADATA = (
     "dicom_id", "subject_id", "study_id", "PerformedProcedureStepDescription", "ViewPosition",
@@ -61,9 +62,11 @@ class Study:
         return f"files/p{self.subject_id // 1_000_000}/p{self.subject_id}/s{self.study_id}"
 
 
-def draw_studies(count: int, seed: int) -> list[Study]:
+def draw_studies(count: int, seed: int, site: str = "") -> list[Study]:
     """Draws `count` studies, one to three for each patient, in the order of patients."""
-    rng = np.random.default_rng([seed, 0])
+    rng = np.random.default_rng([seed, 0, *site.encode()])
+    hospital = HOSPITALS[site]
+    case_list = [*CASES, *[hospital.more] * hospital.times]
     owners = np.repeat(np.arange(count), rng.integers(1, 4, count))[:count]
     people = owners[-1] + 1
     subject_ids = np.sort(10_000_000 + rng.choice(10_000_000, people, replace=False))
@@ -72,7 +75,7 @@ def draw_studies(count: int, seed: int) -> list[Study]:
     splits = [cycle[rank % 5] for rank in rng.permutation(people)]
     first_days = rng.integers(0, 30_000, people)
     patients = [draw_patient(rng) for _ in range(people)]
-    decks = [rng.permutation(len(CASES)) for _ in range(0, count, len(CASES))]
+    decks = [rng.permutation(len(case_list)) for _ in range(0, count, len(case_list))]
     cases, visits = np.concatenate(decks), np.arange(count) - np.searchsorted(owners, owners)
     studies = []
     for owner, visit, study_id, case in zip(owners, visits, study_ids, cases, strict=False):
@@ -85,7 +88,7 @@ def draw_studies(count: int, seed: int) -> list[Study]:
             taken=datetime.datetime(2110, 1, 1) + datetime.timedelta(days, seconds),
             earlier=bool(visit),
             patient=patients[owner],
-            labels=draw_labels(rng, CASES[case]),
+            labels=draw_labels(rng, case_list[case]),
             side=str(rng.choice([*SIDES])),
         )
         studies.append(study)
@@ -114,6 +117,7 @@ def write_mimic(
     size_range: tuple[int, ...] = (420, 1100),
     mimic_iv: bool = False,
     courses: bool = False,
+    site: str = "",
 ) -> dict[str, int]:
     """Writes a stand-in of MIMIC-CXR: folders of DICOM files, reports, and the gz tables.
 
@@ -131,6 +135,7 @@ def write_mimic(
         mimic_iv: also draw the patients' record, as tables of MIMIC-IV in the folder `mimiciv`.
         courses: every patient has a course (`course.draw_courses`), and a table `changes` says how
             the effusion changed since the study before: -1 improved, 0 stable, 1 worse.
+        site: a name in `HOSPITALS`, whose films differ in a known way.
 
     Returns:
         Counts: `patients`, `studies`, `films`, `laterals`, `damaged`, and `bytes` on disk; none if
@@ -149,6 +154,7 @@ def write_mimic(
         "size_range": list(size_range),
         **({"mimic_iv": True} if mimic_iv else {}),
         **({"courses": True} if courses else {}),
+        **({"site": site} if site else {}),
     }
     if (path / STAMP).is_file():
         if (found := json.loads((path / STAMP).read_text())) == parameters:
@@ -168,7 +174,9 @@ def write_mimic(
             f"found {parameters}; expected films >= 1, damaged >= 0, 0 <= laterals <= films + "
             "damaged, and as size range two numbers of at least 32 pixels, the smaller one first"
         )
-    studies, records = draw_studies(count, seed), []
+    if site not in HOSPITALS:
+        raise ValueError(f"site is {site!r}; expected one of {', '.join(filter(None, HOSPITALS))}")
+    studies, records = draw_studies(count, seed, site), []
     if courses:
         studies = course.draw_courses(studies, np.random.default_rng([seed, 4]))
     techniques, damages = itertools.cycle(TECHNIQUES), itertools.cycle(_DAMAGE)
@@ -179,9 +187,10 @@ def write_mimic(
             views = [TECHNIQUES[0] if is_damaged else next(techniques)]
             if has_lateral:
                 views.append(next(techniques)._replace(view=next(lateral_views)))
-            rng = np.random.default_rng([seed, 1, number])
+            rng = np.random.default_rng([seed, 1, number, *site.encode()])
             damage = next(damages) if is_damaged else None
-            records += _write_study(partial, studies[number], views, damage, rng, size_range)
+            drawn = views, damage, rng, size_range, HOSPITALS[site]
+            records += _write_study(partial, studies[number], *drawn)
         _write_tables(partial, studies, records, np.random.default_rng([seed, 2]))
         if courses:
             values = [(study.subject_id, study.study_id, study.change) for study in studies]
@@ -209,6 +218,7 @@ def _write_study(
     damage: Callable[[np.random.Generator, bytes], bytes] | None,
     rng: np.random.Generator,
     size_range: tuple[int, ...],
+    hospital: Hospital,
 ) -> list[dict[str, object]]:
     """Writes a study's report and films; gives the values of each film in all tables."""
 
@@ -227,8 +237,8 @@ def _write_study(
     records, study_uid = [], random_uid()
     for number, technique in enumerate(views, 1):
         height, width = _shape(rng, *size_range)
-        shape, view = (height, width), technique.view
-        film = draw_film(rng, study.patient, findings, study.side, shape, view, study.effusion)
+        about = study.side, (height, width), technique.view, study.effusion, hospital
+        film = draw_film(rng, study.patient, findings, *about)
         attributes = {
             "SOPInstanceUID": random_uid(),
             "StudyInstanceUID": study_uid,
