@@ -1,6 +1,5 @@
 """Reading and writing of local and remote files, with patience for what fails and may not again."""
 
-import contextlib
 import errno
 import gzip
 import io
@@ -38,24 +37,13 @@ def open_input(path: str) -> io.IOBase:
     if dicomweb.is_archive(path):
         return io.BytesIO(dicomweb.read(path))
     if paths.is_remote(path):
-        with _as_os_error("opening"):
+        with paths.as_os_error("opening"):
             fs, inner = paths.file_system(path)
             return fs.open(inner, "rb")
     if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
         raise NotAFile(errno.EINVAL, "not a regular file", path)
     # A pipe that took the file's place in the meantime does not keep the reader waiting.
     return open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
-
-
-@contextlib.contextmanager
-def _as_os_error(doing: str) -> Iterator[None]:
-    """Makes OSErrors of what a cloud store's own library raises; that might quote credentials."""
-    try:
-        yield
-    except (OSError, ImportError, ValueError):
-        raise
-    except Exception as error:
-        raise OSError(f"{type(error).__name__} when {doing} it") from error
 
 
 def retry(read: Callable[[], Result]) -> Result:
@@ -78,6 +66,21 @@ def read_with(path: str, reader: Callable[[io.IOBase], Result]) -> Result:
             return reader(stream)
 
     return retry(read)
+
+
+def upload(file: str, path: str) -> None:
+    """Writes a local file to an address, with the patience of `retry`. Raises OSError."""
+
+    def put() -> None:
+        fs, inner = paths.file_system(path)
+        with paths.as_os_error("writing"):
+            fs.put_file(file, inner)
+
+    try:
+        retry(put)
+    except OSError as error:  # those of buckets do not name what could not be written
+        why = error.strerror or str(error)
+        raise OSError(error.errno, f"it cannot be written ({why})", path) from error
 
 
 def read_bytes(path: str) -> bytes:
@@ -121,13 +124,21 @@ def read_json(path: str | os.PathLike[str], schema: type[Result], advice: str) -
 
 
 def read_range(path: str, start: int, length: int) -> bytes:
-    """Some bytes of a local or remote file, fewer where it ends. Raises OSError."""
+    """Some bytes of a local or remote file, fewer where it ends. Raises OSError.
+
+    Of a remote file they are one request: to open it would be another one, or two.
+    """
 
     def read() -> bytes:
         if paths.is_remote(path):
             fs, inner = paths.file_system(path)
-            with _as_os_error("reading"):
-                return fs.cat_file(inner, start, start + length)
+            with paths.as_os_error("reading"):
+                try:
+                    return fs.cat_file(inner, start=start, end=start + length)
+                except Exception:  # an empty object has no range
+                    if start or fs.info(inner)["size"]:
+                        raise
+                    return b""
         with open_input(path) as stream:
             stream.seek(start)
             return stream.read(length)

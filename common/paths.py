@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -84,6 +85,17 @@ def file_system(path: str) -> tuple[AbstractFileSystem, str]:
     return fsspec.filesystem(scheme, **kind._get_kwargs_from_urls(path)), kind._strip_protocol(path)
 
 
+@contextlib.contextmanager
+def as_os_error(doing: str) -> Iterator[None]:
+    """Makes OSErrors of what a cloud store's own library raises; that might quote credentials."""
+    try:
+        yield
+    except (OSError, ImportError, ValueError):
+        raise
+    except Exception as error:
+        raise OSError(f"{type(error).__name__} when {doing} it") from error
+
+
 def bill(project: str | None) -> None:
     """Has Google Cloud charge a project for what is read from requester-pays buckets.
 
@@ -96,9 +108,18 @@ def bill(project: str | None) -> None:
         fsspec.config.set_conf_env(fsspec.config.conf)
 
 
-def names_in(path: str) -> set[str]:
-    """Names of what lies in a local or remote folder; none where there is no folder."""
+def names_in(path: str, beginnings: Sequence[str] = ()) -> set[str]:
+    """Names of what lies in a local or remote folder; none where there is no folder.
+
+    Those that begin otherwise than one of `beginnings` need not be among them: in a bucket, where
+    there may be a million films beside a table, they are not listed.
+    """
+    from fsspec.asyn import AsyncFileSystem
+
     fs, inner = file_system(path)
+    if beginnings and isinstance(fs, AsyncFileSystem) and has_flat_names(fs):
+        found = [name for one in beginnings for name in fs.find(inner, prefix=one)]
+        return {posixpath.basename(name) for name in found if posixpath.dirname(name) == inner}
     if not fs.isdir(inner):
         return set()
     return {posixpath.basename(name.rstrip("/")) for name in fs.ls(inner, detail=False)}
@@ -116,17 +137,18 @@ def files_below(folder: str) -> dict[str, Info]:
     fs, root = file_system(folder)
     fs.invalidate_cache()
     try:
-        if is_remote(folder) and _has_flat_names(fs):
-            found = fs.find(root, detail=True)
-        else:
-            found = {info["name"]: info for info in _descend(fs, root)}
+        with as_os_error("listing"):
+            if is_remote(folder) and has_flat_names(fs):
+                found = fs.find(root, detail=True)
+            else:
+                found = {info["name"]: info for info in _descend(fs, root)}
     except FileNotFoundError:
         return {}
     named = ((path.removeprefix(root).removeprefix("/"), info) for path, info in found.items())
     return {name: info for name, info in named if name and not name.endswith("/")}
 
 
-def _has_flat_names(fs: AbstractFileSystem) -> bool:
+def has_flat_names(fs: AbstractFileSystem) -> bool:
     """Whether a file system lists all its names at once, as stores do that know no folders."""
     from fsspec import AbstractFileSystem
     from fsspec.asyn import AsyncFileSystem

@@ -34,11 +34,12 @@ def whole_file(path: str | os.PathLike, scratch: str | None = None) -> Iterator[
     """
     path = os.fspath(path)
     if paths.is_remote(path):
+        from cxr_embeddings.common import files  # which imports this module
+
         with tempfile.NamedTemporaryFile() as stream:
             yield stream
             stream.flush()
-            fs, inner = paths.file_system(path)
-            fs.put_file(stream.name, inner)
+            files.upload(stream.name, path)
         return
     if os.path.exists(path) and not os.path.isfile(path):
         raise OSError(errno.EEXIST, "a folder or a device has this name", path)

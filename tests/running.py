@@ -38,14 +38,18 @@ def call(script, *arguments):
     return subprocess.CompletedProcess(arguments, code, *(one.getvalue() for one in said))
 
 
-def start_hosts(commands, environment, devices):
-    """Starts two processes as the two hosts of one run, of so many devices each."""
+def free_port():
+    """A port of this machine on which nothing listens."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+        return free.getsockname()[1]
+
+
+def start_hosts(commands, environment, devices):
+    """Starts two processes as the two hosts of one run, of so many devices each."""
     environment = environment | {
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {QUICK}",
-        "JAX_COORDINATOR_ADDRESS": address,
+        "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}",
         "JAX_NUM_PROCESSES": "2",
     }
     both = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}

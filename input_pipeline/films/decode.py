@@ -19,11 +19,11 @@ from multiprocessing.connection import Connection
 import numpy as np
 from jaxtyping import Float32, UInt
 
-from cxr_embeddings.common import files, workers
+from cxr_embeddings.common import dicomweb, files, paths, workers
 from cxr_embeddings.common.files import NotAFile
 
-from .dicom import read_film
-from .film import Film, InputFile, Rejected, Rejection, Skipped, check_size
+from .dicom import HEADER_BYTES, read_film
+from .film import MAX_FILE_BYTES, Film, InputFile, Rejected, Rejection, Skipped, check_size
 from .presets import PRESETS, Place, network_input, place_in_input
 
 DECODE_SECONDS = 300  # a film takes well under a second; a stalled network file system may not
@@ -75,6 +75,8 @@ def load(
     try:
         if isinstance(content, bytes):
             film = read(io.BytesIO(content))
+        elif paths.is_remote(content) and not dicomweb.is_archive(content):
+            film = _read_remote(content, read, bool(views) or chest_only)
         else:
             film = files.read_with(content, read)
     except NotAFile as error:
@@ -82,6 +84,22 @@ def load(
     except OSError as error:
         return Rejected("unreadable", os.strerror(error.errno) if error.errno else str(error))
     return film if isinstance(film, Skipped | Rejected) else prepare(film, preset, size)
+
+
+def _read_remote(
+    address: str, read: Callable[[io.IOBase], Film | Skipped | Rejected], may_skip: bool
+) -> Film | Skipped | Rejected:
+    """What `read` says of a film, which is fetched by one request; only its head if it is skipped.
+
+    A film that its header may skip takes two requests where it does not. No byte is fetched twice.
+    """
+    head = files.read_range(address, 0, HEADER_BYTES) if may_skip else b""
+    if may_skip:
+        film = read(io.BytesIO(head))
+        if isinstance(film, Skipped) or len(head) < HEADER_BYTES:
+            return film
+    rest = files.read_range(address, len(head), MAX_FILE_BYTES + 1 - len(head))
+    return read(io.BytesIO(head + rest))
 
 
 def prepare(film: Film, preset: str, size: int) -> Prepared | Rejected:

@@ -26,7 +26,7 @@ from .png_jpeg import JPEG, PNG, read_picture
 
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # its messages quote header values
 
-_HEADER_BYTES = 1 << 16  # read first; MIMIC-CXR headers take some 10 kB, pixels of laterals 15 MB
+HEADER_BYTES = 1 << 16  # read first; MIMIC-CXR headers take some 10 kB, pixels of laterals 15 MB
 
 Result = TypeVar("Result")
 _WANTED: list[BaseTag | int] = list(dicom_header.TAGS.values())
@@ -53,7 +53,7 @@ def read_film(
             size = _io(stream.seek, 0, io.SEEK_END)
             if size > MAX_FILE_BYTES:
                 reject("too_large", f"{size} bytes")
-            head = _fetch(stream, size, 0, min(size, _HEADER_BYTES))
+            head = _fetch(stream, size, 0, min(size, HEADER_BYTES))
             if (start := _find_data_set(head)) is not None:
                 return _read_dicom(stream, size, head, start, views, chest_only)
             if head.startswith((PNG, JPEG)):

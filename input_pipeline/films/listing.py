@@ -50,9 +50,11 @@ def list_inputs(path: str, limit: int | None = None) -> Listing:
     path = fs.unstrip_protocol(inner) if is_remote(path) else path
     ignored: collections.Counter[str] = collections.Counter()
     repeated = 0
-    if fs.isdir(inner):
+    # an object store has no folders, only names: they are listed once
+    below = [*files.walk(path)] if is_remote(path) else []
+    if below or fs.isdir(inner):
         found, root = [], path
-        for file in files.walk(path):
+        for file in below or files.walk(path):
             suffix = posixpath.splitext(file)[1].lower()
             if suffix in IMAGE_SUFFIXES or not suffix or suffix[1:].isdigit():
                 found.append(file)
@@ -123,7 +125,8 @@ def _match(pattern: str) -> tuple[list[str], str]:
     rest = pattern.removeprefix(root).removeprefix("/").split("/")
     if is_remote(pattern):
         fs, inner = paths.file_system(pattern)
-        found = [fs.unstrip_protocol(f) for f in fs.glob(inner) if not fs.isdir(f)]
+        matches = fs.glob(inner, detail=True).items()
+        found = [fs.unstrip_protocol(f) for f, info in matches if info["type"] != "directory"]
         return [f for f in found if "/." not in f.removeprefix(root)], root
     while os.path.isdir(f"{root}/{rest[0]}"):  # a folder whose name looks like a pattern
         root, rest = f"{root}/{rest[0]}", rest[1:]

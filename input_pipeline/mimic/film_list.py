@@ -11,6 +11,7 @@ from ..films.listing import list_inputs
 from .tables import Table, dicom_id_of, read_table
 
 _RECORD_LISTS = ("cxr-record-list.csv.gz", "cxr-record-list.csv")
+TABLES = ("cxr-record-list.csv", "mimic-cxr-2.")  # how the names of MIMIC-CXR's tables begin
 _SUFFIXES = (".dcm", ".jpg")  # of MIMIC-CXR and of MIMIC-CXR-JPG
 # A plain path below a folder; no part of it begins with a dot, as `..` does.
 _BELOW = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*")
@@ -64,7 +65,7 @@ def list_input(source: str, names: set[str], metadata: Table | None) -> FoundFil
     if listing.repeated:
         notes.append(f"{listing.repeated:,} entries of the list repeat a film.")
     folder = posixpath.dirname(source)
-    if posixpath.basename(source) == "files" and {*_RECORD_LISTS} & paths.names_in(folder):
+    if posixpath.basename(source) == "files" and {*_RECORD_LISTS} & paths.names_in(folder, TABLES):
         notes.append(f"{folder} has MIMIC-CXR's list of films: name that folder to use it.")
     root = film_key(listing.files[0].path).removesuffix(listing.files[0].key)
     films = []

@@ -12,7 +12,7 @@ from cxr_embeddings.common import dicomweb, paths
 
 from ..films.film import Skipped, known_view
 from .counts import by_split, count
-from .film_list import FilmRecord, FoundFilms, list_input
+from .film_list import TABLES, FilmRecord, FoundFilms, list_input
 from .tables import (
     SPLITS,
     UNASSIGNED,
@@ -81,7 +81,7 @@ def list_films(
         raise ValueError(f"views are {views!r}; expected names in capitals, such as ('AP', 'PA')")
 
     source = paths.typed(path)
-    names = set() if dicomweb.is_archive(source) else paths.names_in(source)
+    names = set() if dicomweb.is_archive(source) else paths.names_in(source, TABLES)
     split_path = find_table(source, names, "split", split_path)
     columns = ("ViewPosition", "Rows", "Columns")
     metadata = None

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from cxr_embeddings.common import csv_tables, dicomweb, machine, paths, writing
+from cxr_embeddings.common import csv_tables, dicomweb, files, machine, paths, writing
 
 from .. import run_folder, tfrecord
 from ..films import decode as pipeline
@@ -24,6 +24,7 @@ from .shards import Settings, Summary
 FILMS = "films.csv"
 COLUMNS = ("image_id", "patient_id", "study_id", "view_position", "split", "shard", "bytes")
 _HUSH = {"TF_CPP_MIN_LOG_LEVEL": "2", "TF_ENABLE_ONEDNN_OPTS": "0"}  # TensorFlow talks
+_FETCHED = 8 << 20  # bytes that are asked for at once, at least
 _SHARDS_AT_ONCE = 8  # read side by side, since a stream from a cloud store is slow
 
 
@@ -193,6 +194,20 @@ def open_store(folder: str) -> Store:
     return Store(folder, identity, shards, lengths, manifest["retryable"], given_up)
 
 
+def _fetch(path: str, lengths: Sequence[int]) -> Iterator[bytes]:
+    """The payloads of a shard's records, whose lengths are known, some megabytes a request.
+
+    Raises ValueError if one is damaged, OSError if it cannot be read.
+    """
+    start = end = 0
+    for i, length in enumerate(lengths, 1):
+        end += length + tfrecord.FRAME
+        if end - start >= _FETCHED or i == len(lengths):
+            data = files.read_range(path, start, end - start)
+            yield from (payload for _, payload in tfrecord.unframe(data))
+            start = end
+
+
 def batches(
     store: Store, names: Sequence[str], batch_size: int, wanted: Set[InputFile]
 ) -> Iterator[Batch]:
@@ -220,13 +235,21 @@ def batches(
         image = tf.ensure_shape(image, (size, size, 1))
         return example["image_id"], tf.cast(image, tf.float32) / np.iinfo(dtype).max
 
+    def fetched(shard: Any) -> Any:  # TensorFlow itself knows fewer cloud stores than we do
+        def fetch(index: int) -> Iterator[bytes]:
+            return _fetch(f"{store.folder}/{names[index]}", store.lengths[names[index]])
+
+        record = tf.TensorSpec([], tf.string)
+        return tf.data.Dataset.from_generator(fetch, output_signature=record, args=(shard,))
+
     options = tf.data.Options()
     options.autotune.enabled = False  # the end would wait for it to wake: up to a minute
+    is_remote = paths.is_remote(store.folder)
     places = [os.fsencode(f"{store.folder}/{name}") for name in names]
     records = (
-        tf.data.Dataset.from_tensor_slices(places or np.empty(0, np.bytes_))
+        tf.data.Dataset.from_tensor_slices(np.arange(len(names)) if is_remote else places)
         .interleave(
-            tf.data.TFRecordDataset,
+            fetched if is_remote else tf.data.TFRecordDataset,
             cycle_length=_SHARDS_AT_ONCE,
             num_parallel_calls=_SHARDS_AT_ONCE,
             deterministic=True,
