@@ -175,3 +175,29 @@ def test_sides_and_normal_films():
         film = a_film(view=view, shape=(70, 90))
         assert film.shape == (70, 90) and film.dtype == np.float32
         assert film.min() >= 0 and film.max() <= 1 and film.std() > 0.15
+
+
+def test_courses_grow_and_resolve_in_the_order_of_time(tmp_path):
+    few = {"films": 30, "laterals": 0, "damaged": 0, "size_range": (48, 64), "courses": True}
+    stand_in.write_mimic(tmp_path / "courses", **few)
+    read = functools.partial(pd.read_csv, dtype=str, keep_default_na=False)
+    changes = read(tmp_path / "courses/changes.csv.gz")
+    metadata = read(tmp_path / "courses/mimic-cxr-2.0.0-metadata.csv.gz")
+    assert {*changes.columns} == {"subject_id", "study_id", "pleural_effusion_change"}
+    table = changes.merge(metadata, on=["subject_id", "study_id"])
+    assert len(table) == 30
+    by_time = table.sort_values(["subject_id", "StudyDate", "StudyTime"])
+    assert not by_time["study_id"].is_monotonic_increasing
+    first = ~by_time["subject_id"].duplicated()
+    assert ((by_time["pleural_effusion_change"] == "") == first).all()
+    assert {*by_time["pleural_effusion_change"]} == {"", "-1", "0", "1"}
+
+
+def test_an_effusion_is_as_high_as_its_course_says():
+    def white(height):
+        rng = np.random.default_rng(1)
+        patient = anatomy.draw_patient(np.random.default_rng(0))
+        shown = {"Pleural Effusion": 1.0}
+        return drawing.draw_film(rng, patient, shown, "left", (224, 224), "PA", height).mean()
+
+    assert white(0.0) < white(0.2) < white(0.4)

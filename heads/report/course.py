@@ -16,9 +16,9 @@ from .panels import BLACK, BLUE, FAINT, GREY, Heading
 FEWEST = 3  # moments of a course
 DOT: dict[str, Any] = {"ls": "", "marker": "o", "ms": 4.5, "clip_on": False, "zorder": 3}
 MARKS: dict[str, dict[str, Any]] = {
-    "with the finding": {**DOT, "mfc": BLUE, "mec": BLUE},
-    "without": {**DOT, "mfc": "white", "mec": BLUE},
-    "unknown": {**DOT, "mfc": FAINT, "mec": GREY},
+    "the finding is there": {**DOT, "mfc": BLUE, "mec": BLUE},
+    "it is not": {**DOT, "mfc": "white", "mec": BLUE},
+    "not known": {**DOT, "mfc": FAINT, "mec": GREY},
 }
 
 
@@ -39,7 +39,7 @@ def longest(predicted: pd.DataFrame, taken: Shaped[np.ndarray, " film"]) -> pd.D
 def draw(findings: Sequence[str], course: pd.DataFrame, results: Results) -> Figure:
     """Probabilities after scaling, over days since the first film; the line is the threshold."""
     patient, shown = course["patient_id"].iloc[0], list(findings)[: panels.PANELS]
-    legend = [Line2D([], [], label=f"film {kind}", **style) for kind, style in MARKS.items()]
+    legend = [Line2D([], [], label=kind, **style) for kind, style in MARKS.items()]
     legend.append(Line2D([], [], color=BLACK, lw=1, ls="--", label="threshold"))
     headings = [Heading(name, [f"patient {patient}, {len(course)} films"]) for name in shown]
     figure, axes = panels.grid(

@@ -24,13 +24,13 @@ CAPTIONS = {  # in the order of the page
     "calibration": "Calibration before and after temperature scaling. The films are sorted by "
     "probability and cut into groups of equal size; a dot is a group, a vertical line the 95 % "
     "interval (Wilson, by patient) of its share of positives. Scales differ between panels.",
+    "course": "Probabilities of the {split} patient with the most films over time.",
     "distances": "Distances to the training films, in units of the limit. 1 % of the tune films "
     "(at least one) lie beyond the limit. The training films themselves lie nearer than new films, "
     "because the distance was fitted on them.",
     "data_efficiency": "AUROC by the number of labelled films that the head was trained on: mean "
     "and central 95 % of the draws. All of tune chose its settings; that the films of test are a "
     "sample is not in the band.",
-    "course": "Probabilities of the {split} patient with the most films in time.",
     "subgroups": "AUROC in groups of films with 95 % intervals; the vertical line is that of all "
     "films. In brackets: films of a group; right of each panel: positive films. No mark: "
     "undefined, see the tables.",
