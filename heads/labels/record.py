@@ -18,7 +18,7 @@ from .matching import KEYS, Facts, FilmIds, place, read_facts, take, with_ids
 
 MISSING = ("", "na", "nan")  # in any case
 MOST_CATEGORIES = 20  # of a column of text
-LARGEST = 1e30  # float32 holds its square's root many times over; beyond are no measurements
+LARGEST = 1e30  # no measurement is larger, and float32 still holds it
 
 
 @untrusted.may_have_more
