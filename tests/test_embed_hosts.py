@@ -134,7 +134,7 @@ def test_two_hosts_with_split_weights_make_what_one_makes(store, of_b0, environm
 def test_a_host_is_killed_and_the_job_is_run_again(store, of_b0, environment, tmp_path):
     folder = tmp_path / "out"
     processes = start_hosts(store, folder, environment=environment)
-    deadline = time.monotonic() + 100
+    deadline = time.monotonic() + 200  # as in `run_hosts`
     while len(shards(folder)) < 3 and time.monotonic() < deadline:
         time.sleep(0.01)
     processes[1].send_signal(signal.SIGKILL)
