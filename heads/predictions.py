@@ -66,6 +66,8 @@ def predict(
         where that reaches the head's threshold, else 0; NA without a threshold. Columns of changes
         have what `changes.scores` adds.
     """
+    if not len(matrix):  # the columns of some film, without it
+        return predict(saved, np.zeros_like(matrix, shape=(1, matrix.shape[1])), np.array([""]))[:0]
     row, film = np.arange(len(matrix)), matrix[:, : saved.card["width"]]
     logit = select.score(saved.trained, matrix, row)
     far = distance.columns(distance.measure(saved.spread, film, row))

@@ -154,6 +154,15 @@ def test_a_film_that_cannot_be_read_costs_no_other(mimic, trained, tmp_path):
             os.chmod(readable, 0o600)
 
 
+def test_a_run_in_which_no_film_can_be_read_says_so(mimic, trained, tmp_path):
+    (tmp_path / "list.txt").write_text("gone.dcm")
+    result = running.call("predict", f"--head={mimic}/head", "--weights=random",
+                          f"--input={tmp_path}/list.txt", f"--output={tmp_path}/p.csv")  # fmt: skip
+    assert result.returncode == 1 and "0 predictions" in result.stdout, result.stderr
+    (failed,) = pd.read_csv(tmp_path / "p.csv").itertuples()
+    assert failed.reason == "failed, unreadable: No such file or directory"
+
+
 def test_other_weights_are_refused_before_anything_is_embedded(mimic, trained, tmp_path):
     shutil.copytree(mimic / "head", tmp_path / "head")
     card = json.loads((tmp_path / "head/card.json").read_text())
