@@ -87,12 +87,13 @@ def _header(path: str) -> Dataset:
     from highdicom.enum import PatientSexValues
     from pydicom.valuerep import DA, TM
 
-    with files.open_input(path) as stream:
-        try:
-            header = pydicom.dcmread(stream, stop_before_pixels=True, force=True)
-            uids = (header.StudyInstanceUID, header.SeriesInstanceUID, header.SOPInstanceUID)
-        except (AttributeError, pydicom.errors.InvalidDicomError):
-            uids = ("",)
+    try:
+        header = files.read_with(
+            path, lambda stream: pydicom.dcmread(stream, stop_before_pixels=True, force=True)
+        )
+        uids = (header.StudyInstanceUID, header.SeriesInstanceUID, header.SOPInstanceUID)
+    except (AttributeError, pydicom.errors.InvalidDicomError):
+        uids = ("",)
     if not all(dicomweb.UID.fullmatch(str(uid)) for uid in uids):
         raise ValueError(
             f"{path} is no DICOM file with the UIDs of study, series and instance, so that no "
