@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import pathlib
+import socket
 import stat
 from collections.abc import Sequence
 
@@ -52,7 +53,7 @@ def serve(
     _check_limits(wait, queue, most_instances, most_megabytes, seconds)
     behind_vertex = "AIP_HTTP_PORT" in os.environ  # whose gateway has the certificate and asks
     predict, health = _route("AIP_PREDICT_ROUTE", "/predict"), _route("AIP_HEALTH_ROUTE", "/health")
-    token = _token(token_file)
+    port, token = _port(port), _token(token_file)
     if host not in LOOPBACK and not behind_vertex and not (token and tls_certificate):
         raise ValueError(
             f"the service would answer anybody who reaches {host}: give --token_file, "
@@ -77,16 +78,16 @@ def serve(
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     server = uvicorn.Config(
         application,
-        http=connections.protocol(seconds),
+        http=connections.Impatient,
         log_config=None,
         access_log=False,
         server_header=False,
         ssl_certfile=tls_certificate or None,
         ssl_keyfile=tls_key or None,
         timeout_graceful_shutdown=round(seconds),
-        backlog=1024,
     )
-    with connections.bound(host, _port(port)) as listener:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, port), family=family, backlog=1024) as listener:
         print(f"encoder: {encoder.description}")
         address = f"{host}:{listener.getsockname()[1]}{predict}"
         print(f"http{'s' * bool(tls_certificate)}://{address}", flush=True)
@@ -106,7 +107,7 @@ def _check_limits(
 
 def _port(option: int) -> int:
     said = os.environ.get("AIP_HTTP_PORT", str(option))
-    if not said.isdecimal():
+    if not said.isdecimal() or int(said) > 65535:
         raise ValueError(f"the port is {said!r}; expected a number such as 8080")
     return int(said)
 

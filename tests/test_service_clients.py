@@ -1,14 +1,13 @@
-"""Clients of CXR Foundation against the service: Google's library, and others' calls rebuilt."""
+"""Clients of CXR Foundation against the service, by Google's library as they ask by it."""
 
 import base64
 import dataclasses
 import io
-import json
 
 import numpy as np
 import pytest
 from PIL import Image
-from services import ask, near, serving
+from services import near, serving
 
 import cxr_embeddings as cxr
 from cxr_embeddings.input_pipeline import tfrecord
@@ -110,26 +109,3 @@ def test_version_2s_calls_by_googles_endpoint(google, films):
     assert near([one.general_img_emb for one in found[:3]], films[1][:, None])
     said = [one.error["description"] for one in found[3:]]
     assert "list of places" in said[0] and "list of places" in said[1] and "not text" in said[2]
-
-
-def test_the_same_calls_and_medsiglips_without_a_library(url, films):
-    """Each client's body as JSON, to the route of the original container, and what it reads."""
-    png, expected = films[0][0], films[1][0]
-    read = {
-        "toolkit": (example(png), lambda answer: np.array(answer[0][0])),
-        "version 2": (
-            {"input_bytes": text(png)},
-            lambda answer: np.array(ImageEmbedding(**answer[0]).general_img_emb).mean(axis=0),
-        ),
-        "MedSigLIP": (
-            {"image": {"input_bytes": text(png)}},
-            lambda answer: np.array(answer[0]["embedding"]),
-        ),
-    }
-    for name, (instance, of) in read.items():
-        status, headers, body = ask(
-            f"{url}/predict", {"instances": [instance]}, Authorization="Bearer x"
-        )
-        assert status == 200 and headers["Content-Type"] == "application/json", name
-        found = of(json.loads(body)["predictions"])
-        assert found.shape == expected.shape and near(found, expected), name

@@ -21,13 +21,7 @@ _EXTENSIONS: Schema = {
 }
 _ERROR: Schema = {  # as Google's APIs have it
     "type": "object",
-    "properties": {
-        "error": {
-            "type": "object",
-            "properties": {"code": {"type": "integer"}, "message": {"type": "string"}},
-            "required": ["code", "message"],
-        }
-    },
+    "properties": {"error": {"type": "object", "required": ["code", "message"]}},
     "required": ["error"],
 }
 
