@@ -30,7 +30,7 @@ LOAD = 0.8  # of the throughput that was just measured
 def run(
     weights: str, films: str, clients: int = 32, requests: int = 400, rounds: int = 3, soak: int = 0
 ) -> None:
-    """Prints the figures for the DICOM films of a folder; `soak` more requests watch the memory."""
+    """Prints the figures for a folder of readable films; `soak` more requests watch the memory."""
     paths = sorted(glob.glob(f"{films}/**/*.dcm", recursive=True))
     bodies = [
         json.dumps({"instances": [{"input_bytes": base64.b64encode(data).decode()}]}).encode()
