@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import hashlib
+import http.cookiejar
 import re
 import threading
 import urllib.parse
@@ -228,10 +229,14 @@ def _uid(found: dict, tag: str) -> str:
 
 
 def _session() -> requests.Session:
-    """A session of this thread, which keeps its connections."""
+    """A session of this thread, which keeps its connections and no cookies.
+
+    A cookie that an archive gave for one client's token could let in another client's request.
+    """
     import requests
 
     if not hasattr(_sessions, "session"):
         _sessions.session = requests.Session()
         _sessions.session.auth = dicomweb_credentials.sign
+        _sessions.session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
     return _sessions.session

@@ -32,6 +32,7 @@ class Archive(http.server.BaseHTTPRequestHandler):
         server, (path, _, query) = self.server, self.path.partition("?")
         asked = {name: values[0] for name, values in urllib.parse.parse_qs(query).items()}
         server.asked.append(self.path)
+        server.cookies.append(self.headers["Cookie"])
         status = server.failing.pop(0) if server.failing else 200
         time.sleep(server.slow.pop(0) if server.slow else 0)
         if self.headers["Authorization"] != "Bearer right":
@@ -60,6 +61,7 @@ class Archive(http.server.BaseHTTPRequestHandler):
     def answer(self, body, kind):
         self.send_response(200)
         self.send_header("Content-Type", kind)
+        self.send_header("Set-Cookie", "client=first")
         self.end_headers()
         self.wfile.write(body)
 
@@ -74,7 +76,7 @@ def archive(mimic, monkeypatch):
         server.films = {(f"1.{i // 3}", f"2.{10 + i}", f"3.{10 + i}"): path.read_bytes()
                         for i, path in enumerate(paths)}  # fmt: skip
         server.asked, server.failing, server.page = [], [], dicomweb.PAGE
-        server.slow, server.taken = [], []
+        server.slow, server.taken, server.cookies = [], [], []
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         server.address = f"dicomweb+http://127.0.0.1:{server.server_address[1]}/pacs"
         monkeypatch.setenv("DICOMWEB_TOKEN", "right")
@@ -91,6 +93,7 @@ def test_all_pages_are_read_and_filters_are_asked_for(archive, monkeypatch):
     studies = [one for one in archive.asked if "/studies?" in one]
     assert sum("ModalitiesInStudy=DX" in one for one in studies) == 3
     assert all("StudyDate=20260101-" in one for one in studies)
+    assert {*archive.cookies} == {None}  # a cookie for one client's token is no other client's
 
 
 def test_films_of_an_archive_are_embedded_as_their_files(archive, save_bundle, tmp_path):
