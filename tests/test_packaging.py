@@ -13,7 +13,8 @@ import pytest
 from conftest import REPOSITORY
 
 PACKAGE = "cxr_embeddings"
-NOT_INSTALLED = {f"{PACKAGE}/scripts/tpu_vm.sh"}  # it copies a clone to the machines of a TPU
+# They are for the machines of a TPU, which have a clone or an image.
+NOT_INSTALLED = {f"{PACKAGE}/scripts/tpu_{name}" for name in ("gke.yaml", "vm.sh")}
 LINKS = {path.name for path in (REPOSITORY / PACKAGE).iterdir() if path.is_symlink()}
 
 
