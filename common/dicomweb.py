@@ -8,19 +8,19 @@ address; see `dicomweb_credentials`.
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import hashlib
 import http.cookiejar
 import re
 import threading
 import urllib.parse
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from cxr_embeddings.common import dicomweb_credentials
 
 if TYPE_CHECKING:
     import requests
-    from dicomweb_client.api import DICOMwebClient
 
 SCHEMES = ("dicomweb+https://", "dicomweb+http://")
 MOST_BYTES = 512 << 20  # of a film
@@ -32,6 +32,7 @@ UID = re.compile(r"[0-9.]{1,64}")
 _STUDY, _SERIES, _INSTANCE = "0020000D", "0020000E", "00080018"  # tags of the UIDs
 _CLASS, _REPORTS = "00080016", "1.2.840.10008.5.1.4.1.1.88."  # of all Structured Reports
 _TAKEN = "00081199"  # the files that an archive has taken
+_JSON = {"Accept": "application/dicom+json"}
 _sessions = threading.local()
 
 
@@ -80,25 +81,17 @@ def read(address: str) -> bytes:
 
 def fetch(url: str, token: str = "", most: int = MOST_BYTES) -> bytes:
     """As `read`, of an instance's URL (WADO-RS). Redirects are not followed."""
-    import requests
-
     headers = {"Accept": 'multipart/related; type="application/dicom"; transfer-syntax=*'}
     if token:
         headers["Authorization"] = f"Bearer {token}"
-    try:
-        with _session().get(
-            url, headers=headers, timeout=SECONDS, stream=True, allow_redirects=False
-        ) as answer:
-            _check(answer.status_code)
-            parts, size = [], 0
-            for part in answer.iter_content(_PART):
-                size += len(part)
-                if size > most:
-                    raise PermissionError(f"the film has more than {most:,} bytes")
-                parts.append(part)
-            return _only_part(b"".join(parts), answer.headers.get("Content-Type", ""))
-    except requests.RequestException as error:
-        raise OSError(f"the archive does not answer ({type(error).__name__})") from error
+    with _asked("GET", url, headers, stream=True) as answer:
+        parts, size = [], 0
+        for part in answer.iter_content(_PART):
+            size += len(part)
+            if size > most:
+                raise PermissionError(f"the film has more than {most:,} bytes")
+            parts.append(part)
+        return _only_part(b"".join(parts), answer.headers.get("Content-Type", ""))
 
 
 def store(address: str, content: bytes) -> None:
@@ -109,27 +102,43 @@ def store(address: str, content: bytes) -> None:
         PermissionError: the archive does not take the file.
         OSError: it does not answer.
     """
-    import requests
-
     archive, _ = _split(address)
     mark = hashlib.sha256(content).hexdigest()  # which the content does not hold
     start = f"--{mark}\r\nContent-Type: application/dicom\r\n\r\n"
     body = start.encode() + content + f"\r\n--{mark}--\r\n".encode()
-    headers = {
-        "Content-Type": f'multipart/related; type="application/dicom"; boundary={mark}',
-        "Accept": "application/dicom+json",
-    }
+    kind = f'multipart/related; type="application/dicom"; boundary={mark}'
+    headers = _JSON | {"Content-Type": kind}
+    # 202 is taken with a warning, 409 is not taken; Orthanc says so with status 200
+    with _asked("POST", f"{archive}/studies", headers, good=(202, 409), data=body) as answer:
+        if not answer.json().get(_TAKEN, {}).get("Value"):
+            raise PermissionError("the archive did not take the file; its log may say why")
+
+
+@contextlib.contextmanager
+def _asked(
+    method: str, url: str, headers: dict[str, str], good: Sequence[int] = (), **more: object
+) -> Iterator[requests.Response]:
+    """An answer of the archive, asked for once: who calls asks again, as for files.
+
+    Raises the OSError that its status means, unless that is 200 or one of `good`.
+    """
+    import requests
+
+    if not hasattr(_sessions, "session"):  # of this thread; it keeps its connections
+        _sessions.session = requests.Session()
+        _sessions.session.auth = dicomweb_credentials.sign
+        # A cookie that an archive gave for one client's token could let in another's request
+        _sessions.session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
+    more |= {"headers": headers, "timeout": SECONDS, "allow_redirects": False}
     try:
-        answer = _session().post(
-            f"{archive}/studies", body, headers=headers, timeout=SECONDS, allow_redirects=False
-        )
-        if answer.status_code not in (202, 409):  # taken with a warning, and not taken
-            _check(answer.status_code)
-        said = answer.json()
+        with _sessions.session.request(method, url, **more) as answer:
+            if answer.status_code not in good:
+                _check(answer.status_code)
+            yield answer
+    except requests.JSONDecodeError as error:
+        raise OSError("the archive's answer cannot be read") from error
     except requests.RequestException as error:
         raise OSError(f"the archive does not answer ({type(error).__name__})") from error
-    if not said.get(_TAKEN, {}).get("Value"):  # Orthanc says so with status 200
-        raise PermissionError("the archive did not take the file; its log may say why")
 
 
 def _check(status: int) -> None:
@@ -177,44 +186,25 @@ def _split(address: str) -> tuple[str, dict[str, str]]:
 
 
 def _studies(archive: str, filters: dict[str, str]) -> list[str]:
-    search = _client(archive).search_for_studies
-    found = _pages(lambda at: search(limit=PAGE, offset=at, search_filters=filters))
-    return [_uid(one, _STUDY) for one in found]
+    return [_uid(one, _STUDY) for one in _search(f"{archive}/studies", filters)]
 
 
 def _instances(archive: str, study: str) -> list[str]:
     """The instances of a study, each as studies/S/series/S/instances/I."""
-    search = _client(archive).search_for_instances
-    found = _pages(lambda at: search(study, limit=PAGE, offset=at))
     return sorted(
         f"studies/{study}/series/{_uid(one, _SERIES)}/instances/{_uid(one, _INSTANCE)}"
-        for one in found
+        for one in _search(f"{archive}/studies/{study}/instances", {})
         if not str((one.get(_CLASS, {}).get("Value") or [""])[0]).startswith(_REPORTS)
     )
 
 
-def _client(archive: str) -> DICOMwebClient:
-    """Asks once: who calls asks again, as for files."""
-    from dicomweb_client.api import DICOMwebClient
-
-    client = DICOMwebClient(archive, session=_session(), timeout=SECONDS)
-    client.set_http_retry_params(retry=False)
-    return client
-
-
-def _pages(search: Callable[[int], list[dict]]) -> list[dict]:
-    """All results of a search. An archive that knows no offset gives its first page again."""
-    import requests
-
+def _search(url: str, filters: dict[str, str]) -> list[dict]:
+    """All pages of a search (QIDO-RS). An archive that knows no offset gives its first again."""
     found: dict[str, dict] = {}
     while True:
-        try:
-            page = search(len(found))
-        except requests.HTTPError as error:
-            _check(error.response.status_code)
-            raise OSError("the archive's answer cannot be read") from error
-        except requests.RequestException as error:
-            raise OSError(f"the archive does not answer ({type(error).__name__})") from error
+        asked = filters | {"limit": str(PAGE), "offset": str(len(found))}
+        with _asked("GET", url, _JSON, good=(204,), params=asked) as answer:
+            page = answer.json() if answer.content else []  # 204 is none
         before = len(found)
         found |= {repr(sorted(one.items(), key=str)): one for one in page}
         if len(page) < PAGE or len(found) == before:
@@ -226,17 +216,3 @@ def _uid(found: dict, tag: str) -> str:
     if not UID.fullmatch(str(values[0])):
         raise OSError(f"the archive's answer has no UID in {tag}")
     return str(values[0])
-
-
-def _session() -> requests.Session:
-    """A session of this thread, which keeps its connections and no cookies.
-
-    A cookie that an archive gave for one client's token could let in another client's request.
-    """
-    import requests
-
-    if not hasattr(_sessions, "session"):
-        _sessions.session = requests.Session()
-        _sessions.session.auth = dicomweb_credentials.sign
-        _sessions.session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
-    return _sessions.session

@@ -4,7 +4,6 @@
 EXTRA_OF = {
     "apache_beam": "store",
     "dask": "dask",
-    "dicomweb_client": "pacs",
     "distributed": "dask",
     "duckdb": "mimic-iv",
     "gcsfs": "gcs",

@@ -111,9 +111,11 @@ def _of_other_views(
     from cxr_embeddings.input_pipeline.mimic import tables
 
     table = tables.read_data_set(config.data_set, path, config.metadata_path)
-    rows = table.find([film.key for film in films])
-    views = [known_view(view, config.views) for view in table.take("ViewPosition", rows)]
-    found = collections.Counter(views[i] or "not said" for i, row in enumerate(rows) if row >= 0)
+    rows = table.rows_of([film.key for film in films])
+    views = [known_view(view, config.views) for view in rows["ViewPosition"].fillna("")]
+    found = collections.Counter(
+        view or "not said" for view, row in zip(views, rows.index, strict=True) if row >= 0
+    )
     said = ", ".join(f"{count} {view}" for view, count in sorted(found.items()))
     say(f"  {found.total()} have a row in {table.path}; views: {said}")
     others = {film: view for film, view in zip(films, views, strict=True) if view}

@@ -2,9 +2,10 @@
 
 import collections
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
-from .film_list import FilmRecord
+import pandas as pd
+
 from .tables import SPLITS, UNASSIGNED
 
 # MIMIC-CXR 2.0.0 (https://doi.org/10.13026/C2JT1Q), by the keys of `FilmList.counts`
@@ -24,27 +25,28 @@ PUBLISHED = {
 APPROXIMATE = frozenset({"view not said", "frontal (AP, PA)"})  # to the nearest ten
 
 
-def count(listed: Sequence[FilmRecord], has_views: bool, has_splits: bool) -> dict[str, int]:
-    """Counts films; what there was no table for is left out."""
-    patients = {(film.split, film.patient_id) for film in listed if film.patient_id}
+def count(films: pd.DataFrame, has_views: bool, has_splits: bool) -> dict[str, int]:
+    """Counts films with the columns of `FilmRecord`; what there was no table for is left out."""
+    patients = films[films["subject_id"] != ""].drop_duplicates(["split", "subject_id"])
+    studies = films[films["study_id"] != ""]
     counts = {
-        "films listed": len(listed),
-        "patients": len({patient for _, patient in patients}),
-        "studies": len({(film.patient_id, film.study_id) for film in listed if film.study_id}),
+        "films listed": len(films),
+        "patients": patients["subject_id"].nunique(),
+        "studies": len(studies[["subject_id", "study_id"]].drop_duplicates()),
     }
     if has_views:
-        of = collections.Counter(film.view for film in listed)
+        of = collections.Counter(films["view"])
         others = sorted(view for view in of if view not in ("AP", "PA", "", None))
         counts |= {f"view {view}": of[view] for view in ("AP", "PA", *others)}
         counts |= {"view not said": of[""], "view not in the table": of[None]}
         counts["frontal (AP, PA)"] = of["AP"] + of["PA"]
     if has_splits:
-        counts |= by_split("split", [film.split for film in listed])
-        counts |= by_split("patients", [split for split, _ in patients])
+        counts |= by_split("split", films["split"])
+        counts |= by_split("patients", patients["split"])
     return counts
 
 
-def by_split(what: str, splits: Sequence[str]) -> dict[str, int]:
+def by_split(what: str, splits: Iterable[str]) -> dict[str, int]:
     """Counts of `splits`, none of which is left out, by "what split"."""
     of = collections.Counter(splits)
     return {f"{what} {split}": of[split] for split in (*SPLITS, UNASSIGNED)}

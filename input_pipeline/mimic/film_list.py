@@ -4,6 +4,8 @@ import posixpath
 import re
 from typing import NamedTuple
 
+import pandas as pd
+
 from cxr_embeddings.common import paths
 
 from ..films.film import film_key
@@ -43,21 +45,21 @@ def list_input(source: str, names: set[str], metadata: Table | None) -> FoundFil
     """The films of an input, and notes on where they are from."""
     if lists := [name for name in _RECORD_LISTS if name in names]:
         table = read_table(posixpath.join(source, lists[0]), ("path",))
-        return _below(source, table, table.columns["path"], f"The films are those of {table.path}.")
+        return _below(source, table, table.rows["path"], f"The films are those of {table.path}.")
     if metadata and posixpath.dirname(metadata.path) == source:
-        of = metadata.columns
-        rows = zip(metadata.row_of, of["subject_id"], of["study_id"], strict=True)
-        stems = [f"files/p{p[:2]}/p{p}/s{study}/{dicom_id}" for dicom_id, p, study in rows]
+        rows = metadata.rows
+        patients, studies = rows["subject_id"], rows["study_id"]
+        stems = "files/p" + patients.str[:2] + "/p" + patients + "/s" + studies + "/" + rows["film"]
         fs, inner = paths.file_system(source)
-        there = [end for end in _SUFFIXES if fs.exists(posixpath.join(inner, stems[0] + end))]
+        there = [end for end in _SUFFIXES if fs.exists(posixpath.join(inner, stems.iloc[0] + end))]
         if not there:
             raise FileNotFoundError(
-                f"found neither {stems[0]}.dcm nor .jpg in {source}; expected the films that "
+                f"found neither {stems.iloc[0]}.dcm nor .jpg in {source}; expected the films that "
                 f"{metadata.path} lists: get them, or keep the table elsewhere and give its path "
                 "as metadata_path to list the films that are there"
             )
         note = f"The films are those of {metadata.path}, as *{there[0]}."
-        return _below(source, metadata, [stem + there[0] for stem in stems], note)
+        return _below(source, metadata, stems + there[0], note)
 
     listing = list_inputs(source)
     notes = [f"The films are the files found in {source}."]
@@ -76,19 +78,20 @@ def list_input(source: str, names: set[str], metadata: Table | None) -> FoundFil
     return FoundFilms(root, films, notes)
 
 
-def _below(folder: str, table: Table, image_ids: list[str], note: str) -> FoundFilms:
+def _below(folder: str, table: Table, image_ids: pd.Series, note: str) -> FoundFilms:
     """The films of a table; `image_ids` are their paths below the folder, row by row."""
-    if bad := [image_id for image_id in image_ids if not _BELOW.fullmatch(image_id)]:
+    bad = image_ids[~image_ids.map(lambda one: bool(_BELOW.fullmatch(one)))]
+    if len(bad):
         raise ValueError(
-            f"{table.path} has the film {bad[0]!r}, and {len(bad)} are like that; expected plain "
-            "paths below its folder, such as files/p10/p10000032/s50414267/NAME.dcm"
+            f"{table.path} has the film {bad.iloc[0]!r}, and {len(bad)} are like that; expected "
+            "plain paths below its folder, such as files/p10/p10000032/s50414267/NAME.dcm"
         )
-    pairs = zip(image_ids, table.row_of, strict=True)
-    if odd := [pair for pair in pairs if dicom_id_of(pair[0]) != pair[1]]:
+    odd = image_ids[image_ids.map(dicom_id_of) != table.rows["film"]]
+    if len(odd):
         raise ValueError(
-            f"{table.path} has the film {odd[0][0]!r} for dicom_id {odd[0][1]!r}, and {len(odd)} "
-            "are like that; expected the dicom_id as file name: get it again"
+            f"{table.path} has the film {odd.iloc[0]!r} for dicom_id "
+            f"{table.rows['film'][odd.index[0]]!r}, and {len(odd)} are like that; expected the "
+            "dicom_id as file name: get it again"
         )
-    patients, studies = table.columns["subject_id"], table.columns["study_id"]
-    films = [*zip(image_ids, patients, studies, strict=True)]
-    return FoundFilms(posixpath.join(folder, ""), films, [note])
+    ids = (image_ids, table.rows["subject_id"], table.rows["study_id"])
+    return FoundFilms(posixpath.join(folder, ""), [*zip(*ids, strict=True)], [note])

@@ -8,20 +8,14 @@ import dataclasses
 import posixpath
 from collections.abc import Sequence
 
+import pandas as pd
+
 from cxr_embeddings.common import dicomweb, paths
 
 from ..films.film import Skipped, known_view
 from .counts import by_split, count
 from .film_list import TABLES, FilmRecord, FoundFilms, list_input
-from .tables import (
-    SPLITS,
-    UNASSIGNED,
-    Table,
-    film_size,
-    find_table,
-    read_data_set,
-    read_table,
-)
+from .tables import SPLITS, UNASSIGNED, Table, film_size, find_table, read_data_set, read_table
 
 NO_VIEW = ("keep", "drop")  # what becomes of a film without ViewPosition in the table
 
@@ -95,17 +89,28 @@ def list_films(
     if limit is not None and limit < len(listed):
         notes.append(f"Of {len(listed):,} films only the first {limit:,} are listed.")
         listed = listed[:limit]
-    if nobody := sum(not film.patient_id for film in listed):
+    if nobody := (listed["subject_id"] == "").sum():
         notes.append(f"The patient of {nobody:,} films is not known.")
-    assigned = {(f.patient_id, f.split) for f in listed if f.patient_id and f.split != UNASSIGNED}
-    if torn := len(assigned) - len({patient for patient, _ in assigned}):
+    assigned = listed[(listed["subject_id"] != "") & (listed["split"] != UNASSIGNED)]
+    if torn := (assigned.groupby("subject_id")["split"].nunique() > 1).sum():
         notes.append(f"{torn:,} patients have films in more than one split.")
 
-    films, skipped = _choose(listed, views, no_view)
+    unsaid = (listed["view"] == "") & (no_view != "keep")
+    other = listed["view"].notna() & (listed["view"] != "") & ~listed["view"].isin(views or ())
+    left_out = unsaid | (other & (views is not None))
+    why = listed["view"].where(~unsaid, "not said")
+    skipped = [
+        (film, Skipped("view", said))
+        for film, said in zip(listed["image_id"][left_out], why[left_out], strict=True)
+    ]
+    films = [
+        FilmRecord(listing.root + row[0], *row)
+        for row in listed[~left_out].itertuples(index=False, name=None)
+    ]
     counts = count(listed, metadata is not None, split_path is not None)
     counts |= {"skipped": len(skipped), "chosen": len(films)}
     if split_path:
-        counts |= by_split("chosen", [film.split for film in films])
+        counts |= by_split("chosen", listed["split"][~left_out])
     return FilmList(films, skipped, counts, notes, metadata is not None, data_set)
 
 
@@ -114,79 +119,60 @@ def _look_up(
     metadata: Table | None,
     split_path: str | None,
     views_asked: Sequence[str] | None,
-) -> tuple[list[FilmRecord], list[str]]:
-    """The films, sorted; all notes."""
-    root, films, notes = listing
-    image_ids, patients, studies = map(list, zip(*sorted(films), strict=True))
-    known = {"subject_id": patients, "study_id": studies}
-    splits: list[str] = [UNASSIGNED] * len(films)
-    views: list[str | None] = [None] * len(films)
-    sizes: list[tuple[int, int] | None] = [None] * len(films)
+) -> tuple[pd.DataFrame, list[str]]:
+    """The films, sorted, with the columns of `FilmRecord` but for the path; all notes."""
+    notes = listing.notes
+    films = pd.DataFrame(
+        sorted(listing.films), columns=["image_id", "subject_id", "study_id"], dtype="object"
+    )
+    films = films.assign(split=UNASSIGNED, view=None, size=None)
     if split_path:
         table = read_table(split_path, ("split",))
-        if unknown := {*table.columns["split"]} - {*SPLITS}:
+        if unknown := {*table.rows["split"]} - {*SPLITS}:
             raise ValueError(
                 f"{split_path} has the splits {', '.join(map(repr, sorted(unknown)[:5]))}; "
                 f"expected only {', '.join(SPLITS)}"
             )
-        splits = table.take("split", _join(image_ids, known, table, notes), UNASSIGNED)
+        films["split"] = _join(films, table, notes)["split"].fillna(UNASSIGNED).to_numpy()
     else:
         notes.append("No table has the splits: every film is unassigned.")
     if metadata:
-        rows = _join(image_ids, known, metadata, notes)
-        said = metadata.take("ViewPosition", rows)
-        kept = {view: view and known_view(view, views_asked) for view in {*said}}
-        views = [kept[view] if row >= 0 else None for row, view in zip(rows, said, strict=True)]
-        sizes = [*map(film_size, metadata.take("Rows", rows), metadata.take("Columns", rows))]
+        rows = _join(films, metadata, notes)
+        kept = {
+            view: known_view(view, views_asked) for view in rows["ViewPosition"].dropna().unique()
+        }
+        films["view"] = pd.Series([kept.get(view) for view in rows["ViewPosition"]], dtype="object")
+        sizes = map(film_size, rows["Rows"].fillna(""), rows["Columns"].fillna(""))
+        films["size"] = pd.Series([*sizes], dtype="object")
     else:
         notes.append("No table has the views: they are read from the files' headers.")
-    paths = [root + image_id for image_id in image_ids]
-    columns = (paths, image_ids, *known.values(), splits, views, sizes)
-    return [*map(FilmRecord._make, zip(*columns, strict=True))], notes
+    return films, notes
 
 
-def _join(
-    image_ids: Sequence[str], known: dict[str, list[str]], table: Table, notes: list[str]
-) -> list[int]:
-    """Each film's row of a table, -1 where there is none. Raises ValueError if it contradicts.
+def _join(films: pd.DataFrame, table: Table, notes: list[str]) -> pd.DataFrame:
+    """Each film's row of a table. Raises ValueError if it contradicts the films.
 
-    Completes what is `known`, the films' values of the columns "subject_id" and "study_id", and
-    adds what has no partner to the notes.
+    Completes their subject_id and study_id, and adds what has no partner to the notes.
     """
-    rows = table.find(image_ids)
-    for column, values in known.items():
-        pairs = [*zip(values, table.take(column, rows), strict=True)]
-        odd = [i for i, (here, there) in enumerate(pairs) if here != there and here and there]
-        if odd:
-            here, there = pairs[odd[0]]
+    rows = table.rows_of(films["image_id"].tolist())
+    for column in ("subject_id", "study_id"):
+        here, there = films[column], rows[column].fillna("").set_axis(films.index)
+        odd = (here != there) & (here != "") & (there != "")
+        if odd.any():
+            first = int(odd.to_numpy().argmax())
             raise ValueError(
-                f"{table.path} has {column} {there!r} for {image_ids[odd[0]]}, but the list of "
-                f"films has {here!r}, and {len(odd)} films are like that; expected list and tables "
-                "of one release"
+                f"{table.path} has {column} {there[first]!r} for {films['image_id'][first]}, but "
+                f"the list of films has {here[first]!r}, and {odd.sum()} films are like that; "
+                "expected list and tables of one release"
             )
-        known[column] = [here or there for here, there in pairs]
-    name, matched = posixpath.basename(table.path), len({*rows} - {-1})
-    absent = rows.count(-1)
+        films[column] = here.where(here != "", there)
+    found = rows.index[rows.index >= 0]
+    name, matched = posixpath.basename(table.path), found.nunique()
     counts = {
-        f"films have no row in {name}": absent,
-        f"rows of {name} have no film": len(table.row_of) - matched,
-        f"films have the name of another one in {name}": len(rows) - absent - matched,
+        f"films have no row in {name}": len(films) - len(found),
+        f"rows of {name} have no film": len(table.rows) - matched,
+        f"films have the name of another one in {name}": len(found) - matched,
     }
-    notes.append(f"{len(rows) - absent:,} films have a row in {table.path}.")
+    notes.append(f"{len(found):,} films have a row in {table.path}.")
     notes += [f"{count:,} {what}." for what, count in counts.items() if count]
     return rows
-
-
-def _choose(
-    listed: Sequence[FilmRecord], views: Sequence[str] | None, no_view: str
-) -> tuple[list[FilmRecord], list[tuple[str, Skipped]]]:
-    """The chosen films, and the skipped ones."""
-    films, skipped = [], []
-    for film in listed:
-        if film.view == "" and no_view != "keep":
-            skipped.append((film.image_id, Skipped("view", "not said")))
-        elif film.view and views is not None and film.view not in views:
-            skipped.append((film.image_id, Skipped("view", film.view)))
-        else:
-            films.append(film)
-    return films, skipped

@@ -1,6 +1,5 @@
 """MIMIC-CXR's tables, and what they say of a film."""
 
-import collections
 import functools
 import posixpath
 import re
@@ -22,41 +21,37 @@ UNASSIGNED = "unassigned"  # the split of a film for which no table says one
 
 
 class Table(NamedTuple):
-    """Columns of a table, and where it is from."""
+    """Columns of a table as text, and where it is from."""
 
     path: str
-    row_of: dict[str, int]  # by dicom_id, or the path of the film; in the table's order
-    columns: dict[str, list[str]]
+    rows: pd.DataFrame  # `film` is the dicom_id, or the path of the film; one row a film
     has_paths: bool = False
 
-    def find(self, image_ids: Sequence[str]) -> list[int]:
-        """The row of each film, -1 where there is none.
+    def rows_of(self, image_ids: Sequence[str]) -> pd.DataFrame:
+        """The row of each film, its number as index; -1 and missing values where there is none.
 
         By the file's name; or by paths from their ends, as far as film and table both have them.
         Raises ValueError where one film has several rows so, or none has any.
         """
-        if not self.has_paths:
-            return [self.row_of.get(dicom_id_of(one), -1) for one in image_ids]
-        rows = [-1] * len(image_ids)
-        for film, row in same_films([*map(clean, image_ids)], [*self.row_of]):
-            if rows[film] not in (-1, row):
+        found = pd.Index(self.rows["film"]).get_indexer([dicom_id_of(one) for one in image_ids])
+        if self.has_paths:
+            found[:] = -1
+            pairs = same_films([*map(clean, image_ids)], self.rows["film"].tolist())
+            for film, row in pairs:
+                if found[film] not in (-1, row):
+                    raise ValueError(
+                        f"{image_ids[film]} fits several rows of {self.path}; expected one: name "
+                        "the folder above the films as input"
+                    )
+                found[film] = row
+            if not pairs and len(image_ids):
+                first = self.rows["film"].iloc[0] if len(self.rows) else "none"
                 raise ValueError(
-                    f"{image_ids[film]} fits several rows of {self.path}; expected one: name the "
-                    "folder above the films as input"
+                    f"none of {len(image_ids)} films has a row in {self.path}; the first film is "
+                    f"{image_ids[0]}, the first of the table {first}; expected the same names, but "
+                    "for suffixes and for folders that one of them lacks"
                 )
-            rows[film] = row
-        if image_ids and max(rows) < 0:
-            raise ValueError(
-                f"none of {len(image_ids)} films has a row in {self.path}; the first film is "
-                f"{image_ids[0]}, the first of the table {next(iter(self.row_of), 'none')}; "
-                "expected the same names, but for suffixes and for folders that one of them lacks"
-            )
-        return rows
-
-    def take(self, column: str, rows: Sequence[int], missing: str = "") -> list[str]:
-        """The values of some rows, and `missing` for row -1."""
-        values = [*self.columns[column], missing]
-        return [values[row] for row in rows]
+        return self.rows.reindex(found)
 
 
 def find_table(folder: str, names: set[str], kind: str, given: str | None) -> str | None:
@@ -89,7 +84,7 @@ def read_table(path: str, columns: Sequence[str]) -> Table:
             f"{path} has a quotation mark that is not closed in its line: the file is damaged, get "
             "it again"
         )
-    return Table(path, _row_of(found.pop("dicom_id"), path), found)
+    return _one_row_each(path, pd.DataFrame({"film": found.pop("dicom_id"), **found}, dtype="str"))
 
 
 def read_data_set(name: str, folder: str, given: str | None) -> Table:
@@ -101,24 +96,23 @@ def read_data_set(name: str, folder: str, given: str | None) -> Table:
     found = [paths.typed(given)] if given else data_sets.find_tables(entry, folder)
     films = [data_sets.read_films(path, entry) for path in found]
     rows = pd.concat(films, ignore_index=True).drop_duplicates().fillna("")
-    path, none = " and ".join(found), pd.Series("", rows.index)
-    columns = {ours: rows.get(theirs, none).tolist() for ours, theirs in _OF_DATA_SET.items()}
-    return Table(path, _row_of([clean(one) for one in rows["image_id"]], path), columns, True)
+    columns = {ours: rows.get(theirs, "") for ours, theirs in _OF_DATA_SET.items()}
+    films = pd.DataFrame({"film": rows["image_id"].map(clean), **columns}, dtype="str")
+    return _one_row_each(" and ".join(found), films)._replace(has_paths=True)
 
 
 def dicom_id_of(image_id: str) -> str:
     return film_key(image_id.rpartition("/")[2])
 
 
-def _row_of(films: Sequence[str], path: str) -> dict[str, int]:
-    row_of = {film: row for row, film in enumerate(films)}
-    if len(row_of) < len(films):
-        twice = [film for film, count in collections.Counter(films).items() if count > 1]
+def _one_row_each(path: str, rows: pd.DataFrame) -> Table:
+    twice = rows["film"][rows["film"].duplicated()].unique()
+    if len(twice):
         raise ValueError(
             f"{path} has more than one row for {len(twice)} films, the first of them {twice[0]!r}; "
             "expected one row a film: get it again, or correct it"
         )
-    return row_of
+    return Table(path, rows)
 
 
 @functools.lru_cache(maxsize=1 << 16)

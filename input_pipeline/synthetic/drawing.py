@@ -99,41 +99,25 @@ def _lateral(
                (-0.36, dome - 0.02), (0.0, dome - 0.04), (0.3, dome + 0.1), (0.6, dome + 0.34),
                (0.67, dome + 0.2), (0.7, -0.1), (0.6, -0.5), (0.36, -0.8)]  # fmt: skip
     lungs = fill(canvas, outline)
-    grown = patient.heart * (1 + 0.3 * findings.get("Cardiomegaly", 0))
-    heart = [(-0.5, 0.36), (-0.5, 0.08), (-0.3, -0.12), (-0.06, -0.1), (0.08, 0.1), (0.04, 0.36)]
-    heart = [(-0.5 + grown * (x + 0.5), y + dome - 0.3) for x, y in heart]
-    column = curve([(0.3, -1.3), (0.42, -0.8), (0.56, -0.3), (0.56, 0.1), (0.42, 0.7), (0.4, 1.5)])
-    discs = [(point + np.array([(-0.09, 0.0), (0.09, 0.03)]), 0.022, 0.5) for point in column[::3]]
-    arch = [(-0.14, -0.1), (-0.1, -0.34), (0.1, -0.44), (0.3, -0.34), (0.4, 0.0), (0.42, 0.7)]
-    aorta = curve(arch)
-    airway = curve([(-0.04, -1.4), (0.0, -0.8), (0.1, -0.3)])
-    ribs = [
-        (curve([(0.72, y), (0.4, y + 0.12), (0.0, y + 0.3), (-0.4, y + 0.38)]), 0.055, 1.0)
-        for y in np.arange(-0.75, 0.5, 0.155)
-    ]
-    tissue = 0.62 * fill(canvas, body, soft=0.02) + 0.62 * fill(canvas, body, soft=0.12)
+    wide = 0.29 * patient.heart * (1 + 0.3 * findings.get("Cardiomegaly", 0))
+    heart = fill(canvas, ellipse(wide - 0.5, dome - 0.18, wide, 0.24), soft=0.02)
+    spine = curve([(0.3, -1.3), (0.42, -0.8), (0.56, -0.3), (0.56, 0.1), (0.42, 0.7), (0.4, 1.5)])
+    level = [(-0.7, 0.45), (-0.3, 0.3), (0.3, 0.2), (0.6, 0.0), (0.8, -0.1), (0.8, 1.0)]
     attenuation = (
-        patient.bulk * tissue
+        patient.bulk * 0.62 * (fill(canvas, body, soft=0.02) + fill(canvas, body, soft=0.12))
         - 0.85 * lungs
-        + 0.7 * fill(canvas, heart, soft=0.02) * fill(canvas, outline, soft=0.03)
-        + 0.35 * fill(canvas, ellipse(0.08, -0.14, 0.12, 0.12), soft=0.05)
-        + 0.28 * stroke(canvas, (aorta, 0.13, 1.0), soft=0.02)
-        + 0.4 * stroke(canvas, (column, 0.18, 1.0), *discs, soft=0.012)
-        - 0.35 * stroke(canvas, (airway, 0.07, 1.0), soft=0.012)
-        + 0.09 * stroke(canvas, *ribs)
-        + 0.3 * stroke(canvas, (curve(outline[1:5]), 0.04, 1.0), soft=0.015)
-        + 0.45 * fill(canvas, ellipse(0.35, -1.0, 0.5, 0.25), soft=0.1)
+        + 0.7 * heart
+        + 0.4 * stroke(canvas, (spine, 0.18, 1.0), soft=0.012)
+        + 0.45 * fill(canvas, ellipse(0.35, -1.0, 0.5, 0.25), soft=0.1)  # the shoulders
         + 0.12 * stroke(canvas, *vessel_tree(rng, -1), *vessel_tree(rng, 1)) * lungs
         + 0.04 * lungs * clouds(rng, canvas, 30)
+        + findings.get("Pleural Effusion", 0) * 0.9 * fill(canvas, level, soft=0.02) * lungs
+        + findings.get("Edema", 0) * 0.4 * lungs
     )
-    if fluid := findings.get("Pleural Effusion"):
-        level = [(-0.7, 0.45), (-0.3, 0.3), (0.3, 0.2), (0.6, 0.0), (0.8, -0.1), (0.8, 1.0)]
-        attenuation += fluid * 0.9 * fill(canvas, level, soft=0.02) * lungs
     for name, size in (("Consolidation", 0.26), ("Pneumonia", 0.24), ("Lung Lesion", 0.08)):
         spot = ellipse(rng.uniform(0.15, 0.35), rng.uniform(-0.3, 0.2), size, size)
         attenuation += findings.get(name, 0) * 0.6 * fill(canvas, spot, soft=size / 4) * lungs
-    haze = fill(canvas, ellipse(0.1, -0.1, 0.4, 0.4), soft=0.1)
-    return attenuation + findings.get("Edema", 0) * 0.5 * haze
+    return attenuation
 
 
 def draw_film(
