@@ -1,28 +1,32 @@
-"""One program for a machine with a GPU: is the network right there, and how fast? 14 minutes.
+"""One program for a machine with a GPU: is the network right there, and how fast? 14 minutes or so.
 
 On a bare machine, in the top folder of a checkout:
 
     pip install "jax[cuda13]>=0.10" flax jaxtyping orbax-checkpoint pydantic typing_extensions
     pip install timm torch     # for the comparison with torch.compile; left out where not installed
-    for step in parity b0 l2 larger; do
-        PYTHONPATH=. timeout 270 python benchmarks/gpu.py --output results --step $step
-    done
+    pip install -e '.[store]'  # for the step fed
+    PYTHONPATH=. python benchmarks/gpu.py --output results
 
-The steps: embeddings on the GPU against those on its CPU; B0 and L2 against timm's `torch.compile`;
-then L2 with larger images and batches. Each result is appended to gpu.jsonl and gpu.md as soon as
-it is there, so that a step that fails or hangs takes nothing away. --cases=tiny:32:2 shows on any
-machine that the program works.
+The steps, each a process of at most 150 seconds: embeddings on the GPU against those on its CPU; B0
+and L2 against timm's `torch.compile`, and as a share of the floor; L2 with larger images; a batch
+that is too large for the memory; films that this machine's processors prepare in a second. Each
+result is appended to gpu.jsonl and gpu.md as soon as it is there: a step that fails or hangs takes
+nothing away. --step=l2 does one step; --cases=lite0:64:2 shows on any machine that it works.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import json
 import os
 import pathlib
 import statistics
+import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -37,6 +41,7 @@ if TYPE_CHECKING:
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 BUNDLE = ROOT / "weights" / "demo"  # of Lite0
+SECONDS = 150  # after which a step is ended
 Row = dict[str, object]
 
 
@@ -124,6 +129,7 @@ def speed(cases: list[str], others: tuple[str, ...] = ()) -> Iterator[Row]:
 
     from benchmarks import encoder, peers
 
+    limits = _limits()
     for case in map(encoder.parse_case, cases):
         engines = encoder.own_engines() | {name: peers.ENGINES[name] for name in others}
         left = {*engines}
@@ -137,6 +143,7 @@ def speed(cases: list[str], others: tuple[str, ...] = ()) -> Iterator[Row]:
                 "dtype": "bfloat16",
                 "images/s": case.batch / seconds,
                 "ms a batch": 1e3 * seconds,
+                "share of the floor": _floor(case, *limits) / seconds,
                 "ready after s": ready,
                 "differs": difference,
                 "peak GiB": stats.get("peak_bytes_in_use", 0) / 2**30,
@@ -153,12 +160,109 @@ def _seconds(call: Callable[[], object]) -> float:
     return statistics.median(interleave({"": call})[""])
 
 
+def _limits() -> tuple[float, float]:
+    """Bytes a second that the device copies, read and written; operations a second of a product."""
+    import jax
+    import jax.numpy as jnp
+
+    side = 8192 if jax.default_backend() == "gpu" else 512
+    square = jnp.ones((side, side), jnp.bfloat16)
+    add, product = jax.jit(lambda x: x + 1), jax.jit(lambda x: x @ x)
+    copy = _seconds(lambda: add(square).block_until_ready())
+    return 4 * side**2 / copy, 2 * side**3 / _seconds(lambda: product(square).block_until_ready())
+
+
+def _floor(case: Case, bandwidth: float, arithmetic: float) -> float:
+    """Seconds: of each convolution what takes longer, its maps and kernel once, or its products."""
+    import jax
+
+    from cxr_embeddings.encoder import random_weights
+    from cxr_embeddings.encoder.efficientnet import EfficientNet
+
+    seconds = []
+
+    def noted(x: jax.Array, kernel: jax.Array, *rest: object, **options: object) -> jax.Array:
+        out = jax.lax.conv_general_dilated(x, kernel, *rest, **options)  # type: ignore[arg-type]
+        moved = 2 * (x.size + kernel.size + out.size)
+        products = 2 * out.size * kernel.size / kernel.shape[-1]
+        seconds.append(max(moved / bandwidth, products / arithmetic))
+        return out
+
+    model = EfficientNet(case.variant, conv_general_dilated=noted)
+    variables = random_weights.random_variables(EfficientNet(case.variant))
+    shape = (case.batch, case.resolution, case.resolution, 3)
+    jax.eval_shape(model.apply, variables, jax.ShapeDtypeStruct(shape, "float32"))
+    return sum(seconds)
+
+
+def too_large(cases: list[str]) -> Iterator[Row]:
+    """Embeds a batch that does not fit into the memory: it is computed in parts."""
+    import jax
+    import numpy as np
+
+    from benchmarks import encoder
+    from cxr_embeddings.encoder import inference, sharding, weights
+
+    for case in map(encoder.parse_case, cases):
+        card, variables = _weights(case)
+        form = encoder.form_here(weights.model_for(card)).clone(dtype="bfloat16")
+        mesh = sharding.make_mesh(devices=jax.devices()[:1])
+        layer, asked = next(iter(card.embeddings)), []
+        forward = inference.make_forward(form, variables, mesh, layer, card.mean, card.std)
+
+        def counted(placed: Variables, films: jax.Array, forward=forward, asked=asked) -> jax.Array:
+            asked.append(len(films))
+            return forward(placed, films)
+
+        placed = weights.cast_kernels(variables, form.dtype)
+        placed = sharding.put_variables(placed, sharding.variable_shardings(mesh, placed))
+        films = np.repeat(_films(case._replace(batch=1)), case.batch, axis=0)
+        [(_, rows)] = inference.embed(counted, placed, mesh, [(None, films)])
+        yield {"case": str(case), "films": len(rows), "computed at once": asked[-1]}
+
+
+def fed(cases: list[str]) -> Iterator[Row]:
+    """Films that the processors prepare in a second, from DICOM files and from a PNG16 store."""
+    from benchmarks import encoder
+    from cxr_embeddings.common import machine, workers
+    from cxr_embeddings.input_pipeline.films import decode
+    from cxr_embeddings.input_pipeline.films.listing import list_inputs
+    from cxr_embeddings.input_pipeline.store import dataset
+    from cxr_embeddings.input_pipeline.synthetic.mimic_folder import write_mimic
+    from cxr_embeddings.scripts import preprocess
+
+    for case in map(encoder.parse_case, cases):
+        with tempfile.TemporaryDirectory() as folder:
+            write_mimic(pathlib.Path(folder), films=case.batch, laterals=0, damaged=0)
+            films = [(film, film.path) for film in list_inputs(f"{folder}/files").files]
+            count = machine.processors()
+            with decode.decoders("native", case.resolution, None, count) as decoders:
+                [*workers.in_order(films[:count], decoders, count)]  # they have started then
+                start = time.perf_counter()
+                [*workers.in_order(films, decoders, 2 * count)]
+            rate = len(films) / (time.perf_counter() - start)
+            yield {"case": str(case), "from": "DICOM files", "films/s": rate}
+            words = [f"--input={folder}/files", f"--output={folder}/store"]
+            words += ["--config.image.preset=native", f"--config.image.size={case.resolution}"]
+            if preprocess.main(["preprocess", *words]):
+                return
+            store = dataset.open_store(f"{folder}/store")
+            wanted = {film for some in store.shards.values() for film in some}
+            read = dataset.batches(store, [*store.shards], 1, wanted)
+            next(read)  # TensorFlow has started then
+            start = time.perf_counter()
+            rate = len([*read]) / (time.perf_counter() - start)
+            yield {"case": str(case), "from": "a PNG16 store", "films/s": rate}
+
+
 with_torch = functools.partial(speed, others=("torch.compile",))
 STEPS = {
     "parity": Step(parity, "lite0:224:16,l2:224:4"),
     "b0": Step(with_torch, "b0:224:64"),
     "l2": Step(with_torch, "l2:475:8"),
     "larger": Step(speed, "l2:800:8,l2:1280:1,l2:475:32,l2:1280:4"),
+    "too_large": Step(too_large, "l2:1280:512"),
+    "fed": Step(fed, "l2:475:256"),  # of films; the network is not run
 }
 
 
@@ -193,9 +297,15 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--output", type=pathlib.Path, required=True, help="folder for the results")
-    parser.add_argument("--step", choices=STEPS, required=True)
+    parser.add_argument("--step", choices=STEPS, help="default: all, each in its own process")
     parser.add_argument("--cases", default="", help="VARIANT:RESOLUTION:BATCH, in place of its own")
     given = parser.parse_args()
+    if not given.step:
+        for step in STEPS:
+            command = [sys.executable, __file__, "--output", given.output, "--cases", given.cases]
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                subprocess.run([*command, "--step", step], timeout=SECONDS, check=False)
+        return
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # torch needs memory, too
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(given.output / "compiled"))
     measure(given.step, given.output, given.cases)

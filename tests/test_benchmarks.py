@@ -84,6 +84,10 @@ def test_each_result_of_a_gpu_is_written_when_it_is_done(engines, tmp_path, monk
     assert [row["engine"] for row in steps["b0"]] == [encoder.OURS, encoder.ENGINE, "torch.compile"]
     assert "not measured" in steps["b0"][2]["note"]
     assert all(row["images/s"] > 0 for row in (*steps["b0"][:2], *steps["larger"]))
+    assert all(row["share of the floor"] > 0 for row in steps["b0"][:2])
+    assert steps["too_large"][0]["films"] == steps["too_large"][0]["computed at once"] == 2
+    assert [row["from"] for row in steps["fed"]] == ["DICOM files", "a PNG16 store"]
+    assert all(row["films/s"] > 0 for row in steps["fed"])
     table = (tmp_path / "gpu.md").read_text()
     assert all(f"## {name}\n" in table for name in ("machine", *gpu.STEPS))
 
