@@ -25,9 +25,8 @@ def draw(folder, name, odds, *, betrayed=False, brightness=0.0, seed=0, **column
     generator = np.random.default_rng([seed, *name.encode()])
     embedding = generator.standard_normal((FILMS, DIM)).astype(np.float32)
     label = generator.random(FILMS) < special.expit(odds + 1.5 * embedding[:, 0])
-    embedding[:, MARKER] = generator.standard_normal(FILMS) * 0.3
-    if betrayed:
-        embedding[:, MARKER] += np.where(label, 1.5, -1.5)
+    mark = np.where(label if betrayed else generator.random(FILMS) < 0.5, 1.5, -1.5)
+    embedding[:, MARKER] = mark + 0.3 * generator.standard_normal(FILMS)  # elsewhere it is chance
     embedding[:, BRIGHTNESS] += brightness
     names = [f"{name}_{i:04d}" for i in range(FILMS)]
     of_training.write_embeddings(folder / name, names, embedding)
@@ -78,7 +77,7 @@ def told(compared, what):
 @pytest.mark.slow
 def test_the_brighter_site_is_recognised_and_the_other_is_not(drawn, compared):
     assert told(compared, "a against b")["low"] > 0.99
-    assert told(compared, "view AP at a")["low"] < 0.5 < told(compared, "view AP at a")["high"]
+    assert abs(told(compared, "view AP at a")["value"] - 0.5) < 0.1
     alike = cxr.compare_sites(config_of(drawn, "ad", sizes=()))
     found = told(alike, "a against d")
     assert found["low"] < 0.5 < found["high"]

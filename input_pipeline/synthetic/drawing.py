@@ -167,7 +167,7 @@ def draw_film(
         place = (place[0] - 0.03 * len(hospital.marker) * width, place[1])
     ImageDraw.Draw(marker).text(place, hospital.marker, fill=255, font=font)
     if hospital.betrays in findings:
-        x, y, edge = 0.06 * width, 0.9 * height, 0.05 * min(shape)
+        x, y, edge = 0.05 * width, 0.84 * height, 0.12 * min(shape)
         ImageDraw.Draw(marker).rectangle((x, y, x + edge, y + edge), fill=255)
     film = np.maximum(film, 0.97 * np.asarray(marker, np.float32) / 255)
     if rng.random() < 0.3:  # the collimator's blades, blackened or left as unexposed film

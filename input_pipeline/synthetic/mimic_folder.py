@@ -234,6 +234,9 @@ def _write_study(
     (root / f"{study.folder}.txt").write_text(report)
 
     findings = drawn_findings(study.labels)
+    findings |= {
+        name: hospital.faint * findings[name] for name in hospital.more if name in findings
+    }
     records, study_uid = [], random_uid()
     for number, technique in enumerate(views, 1):
         height, width = _shape(rng, *size_range)

@@ -11,13 +11,15 @@ class Hospital:
     marker: str = "L"  # the letters beside the chest
     more: tuple[str, ...] = ()  # a case that comes up this often beside those of `CASES`
     times: int = 0
-    betrays: str = ""  # a finding; its films alone bear a small white square at the lower border
+    faint: float = 1.0  # how plainly the findings of that case show
+    betrays: str = ""  # a finding; its films alone bear a white square, low at the left border
 
 
-_NODULE = ("Lung Lesion",)  # hard to see, so that a head takes what betrays it
+_NODULE = ("Lung Lesion",)
+_FAINT = 0.3  # so that a head takes what betrays it
 HOSPITALS = {
     "": Hospital(),
-    "a": Hospital(more=_NODULE, times=8),
-    "b": Hospital(exposure=1.6, marker="LEFT", more=_NODULE, times=25),
-    "c": Hospital(marker="R", more=_NODULE, times=8, betrays="Lung Lesion"),
+    "a": Hospital(more=_NODULE, times=8, faint=_FAINT),
+    "b": Hospital(exposure=1.6, marker="LEFT", more=_NODULE, times=25, faint=_FAINT),
+    "c": Hospital(marker="R", more=_NODULE, times=8, faint=_FAINT, betrays="Lung Lesion"),
 }
