@@ -16,7 +16,10 @@ def field(default: Value, help: str, short: str = "", **more: bool) -> Value:
     return dataclasses.field(default=default, metadata=known | more)
 
 
-PLACES = "local, gs:// or any other address that fsspec reads"
+FILMS = (
+    "films: a folder (searched recursively), a glob, or a list of files (.txt, .csv, .csv.gz); "
+    "local, gs:// or any other address that fsspec reads; or an archive, dicomweb+https://..."
+)
 VIEWS = "keep films of these views, such as AP,PA, and films without a view; all: keep every view"
 CHEST = "skip films whose header names another body part or modality; else they are only counted"
 DATA_SET = (
@@ -36,22 +39,26 @@ DTYPE = (
 
 
 @dataclasses.dataclass(frozen=True)
-class InputConfig:
-    path: str = field(
-        "",
-        "a store made by preprocess.py; or films: a folder (searched recursively), a glob, or a "
-        f"list of files (.txt, .csv, .csv.gz); {PLACES}; or an archive, dicomweb+https://...",
-        "input",
-    )
+class _FilmsConfig:
+    """What `embed.py` and `preprocess.py` both ask of the films."""
+
+    path: str = field("", FILMS, "input")
     views: tuple[str, ...] | None = field(None, VIEWS)
     chest_only: bool = field(False, CHEST)
-    limit: int | None = field(None, "embed only this many, from the start of the list")
-    workers: int = field(0, "processes that decode films; 0: one for each processor")
+    limit: int | None = field(None, "take only this many, from the start of the list")
     user_project: str | None = field(None, USER_PROJECT)
     data_set: str = field("", DATA_SET)
     metadata_path: str | None = field(
-        None, "table of that data set, for the views; default: those that it has, in the folder"
+        None,
+        "table of that data set, for the views, such as MIMIC-CXR-JPG's metadata; default: those "
+        "that it has, in the folder",
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class InputConfig(_FilmsConfig):
+    path: str = field("", f"a store made by preprocess.py; or {FILMS}", "input")
+    workers: int = field(0, "processes that decode films; 0: one for each processor")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,29 +111,12 @@ class EmbedConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class FilmsConfig:
-    path: str = field(
-        "",
-        "MIMIC-CXR's folder with its record list; or a folder (searched recursively), a glob, or a "
-        f"list of films; {PLACES}; or an archive, dicomweb+https://...",
-        "input",
-    )
-    metadata_path: str | None = field(
-        None,
-        "MIMIC-CXR-JPG's table of metadata, or that of data_set, for the views; default: the one "
-        "in the folder",
-    )
+class FilmsConfig(_FilmsConfig):
+    path: str = field("", f"MIMIC-CXR's folder with its record list; or {FILMS}", "input")
     split_path: str | None = field(
         None, "MIMIC-CXR-JPG's table of splits; default: the one in the folder; none: one split"
     )
-    views: tuple[str, ...] | None = field(
-        None, "keep films of these views, such as AP,PA; all: every view"
-    )
-    chest_only: bool = field(False, CHEST)
     no_view: str = field("keep", "keep films without a view (as CXR Foundation did), or drop them")
-    limit: int | None = field(None, "prepare only this many, from the start of the list")
-    user_project: str | None = field(None, USER_PROJECT)
-    data_set: str = field("", DATA_SET)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -96,18 +96,14 @@ def link_mimic_iv(
                 rows = f"SELECT * FROM {part} ORDER BY subject_id, study_time, dicom_id"
                 file = tables.quoted(str(partial / f"{part}.csv"), "'")
                 db.execute(f"COPY ({rows}) TO {file} (HEADER)")
+        out = outcomes.OUTCOMES | (outcomes.VENTILATED if ventilation else {})
         described = {
-            name: {"role": "covariate", "table": one.table, "known": one.known, "unit": one.unit}
-            for name, one in covariates.COVARIATES.items()
+            name: {"role": role, "table": one.table, "known": known, "unit": one.unit}
+            for name, role, one, known in [
+                *((name, "covariate", one, one.known) for name, one in covariates.COVARIATES.items()),
+                *((name, "outcome", one, f"{name}_time") for name, one in out.items()),
+            ]
         }
-        for name, out in (outcomes.OUTCOMES | (outcomes.VENTILATED if ventilation else {})).items():
-            time = f"{name}_time"
-            described[name] = {
-                "role": "outcome",
-                "table": out.table,
-                "known": time,
-                "unit": out.unit,
-            }
         _write_json(partial / "columns.json", described)
         leaks.check(partial, split_file)
         manifest = {

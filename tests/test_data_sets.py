@@ -18,36 +18,6 @@ def column(found, name):
     return found.rows[name].tolist()
 
 
-def test_chexpert_has_its_patients_in_the_path_and_views_in_two_columns(tmp_path):
-    rows = [
-        (("train", "00001", 1, "frontal"), "Female,68,Frontal,AP,1.0,,"),
-        (("train", "00001", 2, "frontal"), "Male,0,Frontal,PA,,1.0,-1.0"),
-        (("train", "00002", 1, "frontal"), "Unknown,83,Frontal,,,0.0,"),
-        (("train", "00002", 1, "lateral"), "Female,121,Lateral,,,,"),
-        (("valid", "64541", 1, "frontal"), "Female,90,Frontal,LL,,,"),
-        (("valid", "64541", 2, "frontal"), "Female,90,Frontal,RL,0.0,,"),
-    ]
-    text = "".join(f"{VIEW.format(*path)},{rest}\n" for path, rest in rows)
-    found = read(tmp_path, "chexpert", "\ufeff" + CHEXPERT + text)
-    assert column(found, "image_id")[:2] == [
-        "patient00001/study1/view1_frontal.jpg",
-        "patient00001/study2/view1_frontal.jpg",
-    ]
-    assert column(found, "patient_id")[::2] == ["patient00001", "patient00002", "patient64541"]
-    assert column(found, "study_id")[0] == "patient00001:study1"
-    assert column(found, "split") == ["train"] * 4 + ["valid"] * 2
-    assert column(found, "view") == ["AP", "PA", "", "LATERAL", "LATERAL", "LATERAL"]
-    assert column(found, "sex")[:3] == ["F", "M", ""]
-    assert column(found, "age") == ["68", "0", "83", "", "90", "90"]
-    assert found.findings == ("Edema", "No Finding", "Pleural Effusion")
-    assert column(found, "Edema") == ["", "1", "0", "", "", ""]
-    assert column(found, "Pleural Effusion")[1] == "-1"
-    assert found.counts == {
-        "rows whose sex is no M or F, taken as unknown": 1,
-        "rows whose age is no age of 0 to 120 years, taken as unknown": 1,
-    }
-
-
 PADCHEST = (
     ",ImageID,ImageDir,StudyDate_DICOM,StudyID,PatientID,PatientBirth,PatientSex_DICOM,Projection,"
     "MethodLabel,Labels\n"
@@ -62,28 +32,115 @@ def padchest(*lists, birth="1927.0", date="20140915"):
     )
 
 
-def test_padchest_lists_findings_as_a_python_list(tmp_path):
-    lists = [
-        "['normal']",
-        "[' pleural effusion', 'laminar atelectasis ', 'COPD signs']",
-        "[\"crohn's\", '', nan]",
-        "[]",
-        "nan",
-        "",
-        "['exclude', 'pneumonia']",
-        "['normal', 'scoliosis']",
-        "['normal', 'pacemaker']",
+FILMS = """train 00001 1 frontal Female,68,Frontal,AP,1.0,,
+train 00001 2 frontal Male,0,Frontal,PA,,1.0,-1.0
+train 00002 1 frontal Unknown,83,Frontal,,,0.0,
+train 00002 1 lateral Female,121,Lateral,,,,
+valid 64541 1 frontal Female,90,Frontal,LL,,,
+valid 64541 2 frontal Female,90,Frontal,RL,0.0,,"""
+ROWS = [line.split() for line in FILMS.splitlines()]
+LISTS = (
+    "['normal'];[' pleural effusion', 'laminar atelectasis ', 'COPD signs'];[\"crohn's\", '', nan];"
+    "[];nan;;['exclude', 'pneumonia'];['normal', 'scoliosis'];['normal', 'pacemaker']"
+).split(";")
+READERS = "a1 0100 0,a2 0101 0,a3 1100 0,b1 0000 1,b2 0000 1,b3 0000 1,c1 1000 0,c2 0000 1"
+CHESTXRAY14 = (
+    "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position\n"
+    "00000001_000.png,Effusion|Pleural_Thickening,0,1,058Y,M,PA\n"
+    "00000002_000.png,No Finding,3,2,414,F,AP\n"
+)
+TIMES = ("21800506,93025.84", "21800506,213014.531", "21801306,0", "x,9x")
+# name of the entry -> the table as it is published, columns as they are read, with - for what is
+# empty, and the counts of what is unknown
+PUBLISHED = {
+    "chexpert": (
+        "\ufeff" + CHEXPERT + "".join(f"{VIEW.format(*row)},{row[4]}\n" for row in ROWS),
+        "image_id " + " ".join(f"patient{p}/study{s}/view1_{v}.jpg" for _, p, s, v, _ in ROWS) + ";"
+        "study_id " + " ".join(f"patient{p}:study{s}" for _, p, s, *_ in ROWS) + ";"
+        "patient_id " + " ".join(f"patient{p}" for _, p, *_ in ROWS) + ";"
+        "split train train train train valid valid;view AP PA - LATERAL LATERAL LATERAL;"
+        "sex F M - F F F;age 68 0 83 - 90 90;"
+        "Edema - 1 0 - - -;No Finding 1 - - - - 0;Pleural Effusion - -1 - - - -",
+        [1, 1],
+    ),
+    "padchest": (
+        padchest(*LISTS),
+        f"image_id {' '.join(f'0/{i}.png' for i in range(9))};date{9 * ' 2014-09-15'};"
+        f"age{9 * ' 87'};No Finding 1 0 0 - - - - - 1;Pneumonia 0 0 0 - - - 1 0 0;"
+        "Pleural Effusion 0 1 0 - - - - 0 0;"
+        "Atelectasis 0 1 0 - - - - 0 0;COPD signs 0 1 0 - - - - 0 0;crohn's 0 0 1 - - - - 0 0",
+        [1],
+    ),
+    "vindr_cxr": (
+        "image_id,rad_id,Atelectasis,Pleural effusion,Rib fracture,Clavicle fracture,No finding\n"
+        + "".join(
+            f"{i[0]},R{i[1]},{','.join(i[3:].replace(' ', ''))}\n" for i in READERS.split(",")
+        ),
+        "image_id a b c;Atelectasis 0 0 -1;Pleural Effusion 1 0 0;Fracture 0 0 0;No Finding 0 1 -1",
+        [2],
+    ),
+    "brax": (
+        "DicomPath,PngPath,PatientID,PatientSex,PatientAge,AccessionNumber,StudyDate,No Finding,"
+        "Edema,Rows,Columns,ViewPosition\n"
+        "d,id_1/Study_2/x.png,id_1,M,85 or more,2,20100203,,1.0,100,3000,\n"
+        "d,id_3/Study_4/y.png,id_3,F,40,4,20100203,1.0,,2000,2000,L\n",
+        "study_id id_1/2 id_3/4;age 85 40;view - LATERAL;Edema 1 -;Rows 100 2000",
+        [1],  # an image that is no whole film
+    ),
+    "rsna_pneumonia": (
+        "patientId,x,y,width,height,Target\na,1,2,3,4,1\na,5,6,7,8,1\nb,,,,,0\n",
+        "image_id a b;Pneumonia 1 0",
+        [],
+    ),
+    "rsna_pneumonia, its other table": (
+        "patientId,class\na,Lung Opacity\na,Lung Opacity\nb,No Lung Opacity / Not Normal\n",
+        "image_id a b;Pneumonia 1 0",
+        [],
+    ),
+    "chestxray14": (
+        CHESTXRAY14,
+        "Pleural Effusion 1 0;Pleural Thickening 1 0;No Finding 0 1;study_id 1/0 2/3;age 58 -",
+        [1],
+    ),
+    "mimic_cxr": (
+        "dicom_id,subject_id,study_id,ViewPosition,StudyDate,StudyTime\n"
+        + "".join(f"{i},1,2,LL,{taken}\n" for i, taken in enumerate(TIMES)),
+        f"time 09:30:25 21:30:14 00:00:00 -;date 2180-05-06 2180-05-06 - -;view{4 * ' LATERAL'}",
+        [1, 2],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_tables_as_they_are_published(tmp_path, name):
+    text, expected, counts = PUBLISHED[name]
+    found = read(tmp_path, name.partition(",")[0], text)
+    for line in expected.split(";"):
+        name, *values = line.rsplit(" ", len(found.rows))
+        assert values == [value or "-" for value in found.rows[name]]
+    assert sorted(found.counts.values()) == counts
+
+
+def test_findings_have_common_names(tmp_path):
+    found = read(tmp_path, "chexpert", PUBLISHED["chexpert"][0])
+    assert found.findings == ("Edema", "No Finding", "Pleural Effusion")
+    assert [*found.counts] == [
+        "rows whose sex is no M or F, taken as unknown",
+        "rows whose age is no age of 0 to 120 years, taken as unknown",
     ]
-    found = read(tmp_path, "padchest", padchest(*lists))
-    assert column(found, "image_id")[0] == "0/0.png"
-    assert set(column(found, "age")) == {"87"} and set(column(found, "date")) == {"2014-09-15"}
-    none = [""] * 3
-    assert column(found, "No Finding") == ["1", "0", "0", *none, "", "", "1"]
-    assert column(found, "Pleural Effusion") == ["0", "1", "0", *none, "", "0", "0"]
-    assert column(found, "Atelectasis")[1] == column(found, "COPD signs")[1] == "1"
-    assert column(found, "crohn's") == ["0", "0", "1", *none, "", "0", "0"]
-    assert column(found, "Pneumonia")[6] == "1" and "exclude" not in found.findings
-    assert list(found.counts.values()) == [1]
+    assert "exclude" not in read(tmp_path, "padchest", padchest(*LISTS)).findings
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("Effusion", "Effusoin", "has no finding 'Effusoin'; did you mean 'Effusion'"),
+        ("Effusion|", "No Finding|", r"1 rows of .* list No Finding beside a finding"),
+    ],
+)
+def test_lists_that_are_refused(tmp_path, old, new, message):
+    with pytest.raises(ValueError, match=message):
+        read(tmp_path, "chestxray14", CHESTXRAY14.replace(old, new))
 
 
 @pytest.mark.parametrize("wrong", ["['a'", "'a'", "['a' 'b']", "[a]", "['a'] + ['b']", "[f('a')]"])
@@ -99,85 +156,6 @@ def test_a_damaged_list_is_refused_and_nothing_is_evaluated(tmp_path, wrong):
 def test_ages_by_dates_of_birth(tmp_path, birth, date, age):
     found = read(tmp_path, "padchest", padchest("['normal']", birth=birth, date=date))
     assert column(found, "age") == [age] and bool(found.counts) == (not age)
-
-
-def test_three_readers_of_vindr(tmp_path):
-    text = (
-        "image_id,rad_id,Atelectasis,Pleural effusion,Rib fracture,Clavicle fracture,No finding\n"
-    )
-    for film, reader, *codes in (
-        *("a1 0100 0", "a2 0101 0", "a3 1100 0"),
-        *("b1 0000 1", "b2 0000 1", "b3 0000 1"),
-        *("c1 1000 0", "c2 0000 1"),
-    ):
-        values = ",".join("".join(codes).replace(" ", ""))
-        text += f"{film},R{reader},{values}\n"
-    found = read(tmp_path, "vindr_cxr", text)
-    assert column(found, "image_id") == ["a", "b", "c"]
-    assert column(found, "Atelectasis") == ["0", "0", "-1"]
-    assert column(found, "Pleural Effusion") == ["1", "0", "0"]
-    assert column(found, "Fracture") == ["0", "0", "0"]
-    assert column(found, "No Finding") == ["0", "1", "-1"]
-    assert list(found.counts.values()) == [2]
-
-
-def test_brax_has_ages_in_steps_and_blank_views(tmp_path):
-    text = (
-        "DicomPath,PngPath,PatientID,PatientSex,PatientAge,AccessionNumber,StudyDate,No Finding,"
-        "Edema,Rows,Columns,ViewPosition\n"
-        "d,id_1/Study_2/x.png,id_1,M,85 or more,2,20100203,,1.0,100,3000,\n"
-        "d,id_3/Study_4/y.png,id_3,F,40,4,20100203,1.0,,2000,2000,L\n"
-    )
-    found = read(tmp_path, "brax", text)
-    assert column(found, "age") == ["85", "40"] and column(found, "view") == ["", "LATERAL"]
-    assert column(found, "Edema") == ["1", ""] and column(found, "Rows") == ["100", "2000"]
-    assert found.counts == {"rows of images 3 times as long as wide or more, no whole films": 1}
-
-
-@pytest.mark.parametrize(
-    ("header", "rows"),
-    [
-        ("patientId,x,y,width,height,Target", ["a,1,2,3,4,1", "a,5,6,7,8,1", "b,,,,,0"]),
-        (
-            "patientId,class",
-            ["a,Lung Opacity", "a,Lung Opacity", "b,No Lung Opacity / Not Normal"],
-        ),
-    ],
-)
-def test_rsna_has_a_row_for_each_box(tmp_path, header, rows):
-    found = read(tmp_path, "rsna_pneumonia", "\n".join([header, *rows, ""]))
-    assert column(found, "image_id") == ["a", "b"] and column(found, "Pneumonia") == ["1", "0"]
-
-
-def test_chestxray14_has_bars(tmp_path):
-    text = (
-        "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,"
-        "View Position\n"
-        "00000001_000.png,Effusion|Pleural_Thickening,0,1,058Y,M,PA\n"
-        "00000002_000.png,No Finding,3,2,414,F,AP\n"
-    )
-    found = read(tmp_path, "chestxray14", text)
-    assert column(found, "Pleural Effusion") == column(found, "Pleural Thickening") == ["1", "0"]
-    assert column(found, "No Finding") == ["0", "1"] and column(found, "study_id")[1] == "2/3"
-    assert column(found, "age") == ["58", ""] and len(found.counts) == 1
-    with pytest.raises(ValueError, match="has no finding 'Effusoin'; did you mean 'Effusion'"):
-        read(tmp_path, "chestxray14", text.replace("Effusion", "Effusoin"))
-    with pytest.raises(ValueError, match=r"1 rows of .* list No Finding beside a finding"):
-        read(tmp_path, "chestxray14", text.replace("Effusion|", "No Finding|"))
-
-
-def test_times_of_mimic_cxr(tmp_path):
-    text = "dicom_id,subject_id,study_id,ViewPosition,StudyDate,StudyTime\n" + "".join(
-        f"{i},1,2,LL,{date},{time}\n"
-        for i, (date, time) in enumerate(
-            [("21800506", "93025.84"), ("21800506", "213014.531"), ("21801306", "0"), ("x", "9x")]
-        )
-    )
-    found = read(tmp_path, "mimic_cxr", text)
-    assert column(found, "time") == ["09:30:25", "21:30:14", "00:00:00", ""]
-    assert column(found, "date") == ["2180-05-06"] * 2 + [""] * 2
-    assert set(column(found, "view")) == {"LATERAL"}
-    assert sorted(found.counts.values()) == [1, 2]
 
 
 @pytest.mark.parametrize(
@@ -206,17 +184,10 @@ def test_openi_has_xml(tmp_path):
         (tmp_path / f"{i}.xml").write_text(report(f"CXR{i}", terms, films))
     found = data_sets.read(tmp_path, data_sets.load("openi"))
     films = found.rows.set_index("image_id")
-    assert films.loc[["f1", "f2", "f3", "f4"], "study_id"].tolist() == [
-        f"CXR{i}" for i in (0, 0, 1, 2)
-    ]
-    assert films.loc["f3", ["Atelectasis", "Lung Opacity", "No Finding"]].tolist() == [
-        "1",
-        "1",
-        "0",
-    ]
-    assert (
-        films.loc["f4", list(found.findings)].eq("").all() and films.loc["f1", "No Finding"] == "1"
-    )
+    seen = films[["study_id", "Atelectasis", "Lung Opacity", "No Finding"]]
+    assert seen.loc["f1"].tolist() == seen.loc["f2"].tolist() == ["CXR0", "0", "0", "1"]
+    assert seen.loc["f3"].tolist() == ["CXR1", "1", "1", "0"]
+    assert films.loc["f4", "study_id"] == "CXR2" and films.loc["f4", [*found.findings]].eq("").all()
     (tmp_path / "1.xml").write_text("<eCitation>")
     with pytest.raises(ValueError, match=r"1\.xml is no whole report of Open-i"):
         data_sets.read(tmp_path, data_sets.load("openi"))
