@@ -96,13 +96,16 @@ def link_mimic_iv(
                 rows = f"SELECT * FROM {part} ORDER BY subject_id, study_time, dicom_id"
                 file = tables.quoted(str(partial / f"{part}.csv"), "'")
                 db.execute(f"COPY ({rows}) TO {file} (HEADER)")
+        known = {name: one.known for name, one in covariates.COVARIATES.items()}
         out = outcomes.OUTCOMES | (outcomes.VENTILATED if ventilation else {})
         described = {
-            name: {"role": role, "table": one.table, "known": known, "unit": one.unit}
-            for name, role, one, known in [
-                *((name, "covariate", one, one.known) for name, one in covariates.COVARIATES.items()),
-                *((name, "outcome", one, f"{name}_time") for name, one in out.items()),
-            ]
+            name: {
+                "role": "covariate" if name in known else "outcome",
+                "table": one.table,
+                "known": known.get(name, f"{name}_time"),
+                "unit": one.unit,
+            }
+            for name, one in (covariates.COVARIATES | out).items()
         }
         _write_json(partial / "columns.json", described)
         leaks.check(partial, split_file)
