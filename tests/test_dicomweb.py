@@ -113,34 +113,35 @@ def test_films_of_an_archive_are_embedded_as_their_files(archive, save_bundle, t
     assert "right" not in manifest and "Bearer" not in manifest
 
 
-def test_a_busy_archive_is_asked_again(archive, monkeypatch):
+@pytest.mark.parametrize(
+    ("how", "why", "said"), [("failing", 503, "answered 503"), ("slow", 0.6, "does not answer")]
+)
+def test_a_busy_or_slow_archive_is_asked_again(archive, monkeypatch, how, why, said):
     monkeypatch.setattr(files, "RETRY_SECONDS", (0.01, 0.01))
-    (film, *_) = dicomweb.films(archive.address)
-    archive.failing = [503, 429]
-    assert files.read_bytes(film) == next(iter(archive.films.values()))
-    archive.failing = [503, 503, 503]
-    with pytest.raises(OSError, match="answered 503"):
-        files.read_bytes(film)
-
-
-def test_a_slow_archive_is_asked_again(archive, monkeypatch):
-    monkeypatch.setattr(files, "RETRY_SECONDS", (0.01,))
     monkeypatch.setattr(dicomweb, "SECONDS", 0.3)
     (film, *_) = dicomweb.films(archive.address)
-    archive.slow, before = [1], len(archive.asked)
+    getattr(archive, how).extend([why, why])
+    before = len(archive.asked)
     assert files.read_bytes(film) == next(iter(archive.films.values()))
-    assert len(archive.asked) == before + 2
-    archive.slow = [1, 1]
-    with pytest.raises(OSError, match="does not answer"):
+    assert len(archive.asked) == before + 3
+    getattr(archive, how).extend([why, why, why])
+    with pytest.raises(OSError, match=said):
         files.read_bytes(film)
 
 
-@pytest.mark.parametrize(("status", "kind"), [(404, FileNotFoundError), (302, FileNotFoundError),
-                                              (403, PermissionError)])  # fmt: skip
-def test_what_is_refused_is_not_asked_for_again(archive, status, kind):
+@pytest.mark.parametrize(
+    ("status", "kind", "said"),
+    [
+        (404, FileNotFoundError, "404"),
+        (302, FileNotFoundError, "302"),
+        (403, PermissionError, "403"),
+        (401, PermissionError, r"answered 401.*DICOMWEB_TOKEN"),
+    ],
+)
+def test_what_is_refused_is_not_asked_for_again(archive, status, kind, said):
     (film, *_) = dicomweb.films(archive.address)
     archive.failing, before = [status], len(archive.asked)
-    with pytest.raises(kind, match=str(status)):
+    with pytest.raises(kind, match=said):
         files.read_bytes(film)
     assert len(archive.asked) == before + 1
 
@@ -159,12 +160,6 @@ def test_a_wrong_address_is_a_sentence(archive, save_bundle, tmp_path, monkeypat
     run = running.call("embed", f"--input={address.format(archive.address)}",
                        f"--weights={save_bundle()}", f"--output={tmp_path / 'made'}")  # fmt: skip
     assert run.returncode == 1 and said in run.stderr and "secret" not in run.stderr
-
-
-def test_a_wrong_token_is_said(archive, monkeypatch):
-    monkeypatch.setenv("DICOMWEB_TOKEN", "wrong")
-    with pytest.raises(PermissionError, match=r"answered 401.*DICOMWEB_TOKEN"):
-        dicomweb.films(archive.address)
 
 
 @pytest.mark.parametrize(

@@ -93,12 +93,11 @@ def test_tables_and_files_name_each_other(mimic, tables):
     assert len(records) == 46 + 9 + 2 and len(studies) == 48
     files = {path.relative_to(mimic).as_posix() for path in (mimic / "files").rglob("*.*")}
     assert {*records["path"], *studies["path"]} == files
-    for record in records.itertuples():
-        patient, study = record.subject_id, record.study_id
-        folder = f"files/p{patient[:2]}/p{patient}/s{study}"
-        assert record.path == f"{folder}/{record.dicom_id}.dcm"
-        assert len(patient) == len(study) == 8 and (patient[0], study[0]) == ("1", "5")
-        assert [len(group) for group in record.dicom_id.split("-")] == [8] * 5
+    patient, study, film = records["subject_id"], records["study_id"], records["dicom_id"]
+    folder = "files/p" + patient.str[:2] + "/p" + patient + "/s" + study
+    assert records["path"].equals(folder + "/" + film + ".dcm")
+    assert patient.str.fullmatch(r"1\d{7}").all() and study.str.fullmatch(r"5\d{7}").all()
+    assert film.str.fullmatch(r"\w{8}(-\w{8}){4}").all()
     ids = ["subject_id", "study_id"]
     assert records[ids].drop_duplicates(ignore_index=True).equals(studies[ids])
     for name in ("metadata", "split"):
@@ -155,14 +154,10 @@ def test_hospitals_differ_as_planted(tmp_path):
     assert dark.mean() < plain.mean() - 0.05
     corner = (slice(254, 286), slice(17, 49))
     assert betrayed[corner].min() > 0.9 > plain[corner].max()
-    counts = {
-        site: sum(one.labels.get("Lung Lesion") == 1 for one in studies)
-        for site in ("a", "b")
-        for studies in [stand_in.draw_studies(200, 0, site)]
-    }
-    assert counts["b"] > 1.5 * counts["a"]
-    patients = [{s.subject_id for s in stand_in.draw_studies(200, 0, site)} for site in ("a", "b")]
-    assert not patients[0] & patients[1]
+    a, b = (stand_in.draw_studies(200, 0, site) for site in "ab")
+    nodules = [sum(one.labels.get("Lung Lesion") == 1 for one in some) for some in (a, b)]
+    assert nodules[1] > 1.5 * nodules[0]
+    assert not {one.subject_id for one in a} & {one.subject_id for one in b}
     with pytest.raises(ValueError, match="site is 'd'; expected one of a, b, c"):
         stand_in.write_mimic(tmp_path / "d", site="d")
 
@@ -194,10 +189,10 @@ def test_courses_grow_and_resolve_in_the_order_of_time(tmp_path):
 
 
 def test_an_effusion_is_as_high_as_its_course_says():
-    def white(height):
-        rng = np.random.default_rng(1)
-        patient = anatomy.draw_patient(np.random.default_rng(0))
-        shown = {"Pleural Effusion": 1.0}
-        return drawing.draw_film(rng, patient, shown, "left", (224, 224), "PA", height).mean()
-
-    assert white(0.0) < white(0.2) < white(0.4)
+    patient, shown = anatomy.draw_patient(np.random.default_rng(0)), {"Pleural Effusion": 1.0}
+    about = patient, shown, "left", (224, 224), "PA"
+    none, low, high = (
+        drawing.draw_film(np.random.default_rng(1), *about, height).mean()
+        for height in (0.0, 0.2, 0.4)
+    )
+    assert none < low < high
