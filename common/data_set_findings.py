@@ -13,7 +13,6 @@ from cxr_embeddings.configs.schema_data_sets import DataSet
 
 from .data_set_facts import column_text, columns_of
 
-_RANKED = np.array([np.nan, 0, -1, 1], np.float32)  # codes, each of which goes before the last
 _NOTHING = ("", "nan", "none")  # entries of a list that are none
 _ENTRY = r"'[^']*'|\"[^\"]*\"|nan|None"
 _PYTHON_LIST = re.compile(rf"\[\s*(?:(?:{_ENTRY})\s*(?:,\s*(?:{_ENTRY})\s*)*,?\s*)?\]")
@@ -143,20 +142,9 @@ def read_findings(
             codes[codes.notna().any(axis=1)] = codes.fillna(0)
     names = {**entry.names, entry.normal: NO_FINDING}
     common = [names.get(name, name) for name in map(str, codes)]
-    rank = _rank(codes.set_axis(common, axis=1))
-    merged = {name: rank[[name]].max(axis=1) for name in dict.fromkeys(common)}
-    return _codes(pd.DataFrame(merged, codes.index)), counts
-
-
-def _rank(codes: pd.DataFrame) -> pd.DataFrame:
-    """The place of each code in `_RANKED`."""
-    values = codes.to_numpy()
-    rank = sum(np.int8(i) * (values == code) for i, code in enumerate(_RANKED))
-    return pd.DataFrame(rank, codes.index, codes.columns)
-
-
-def _codes(rank: pd.DataFrame) -> pd.DataFrame:
-    return pd.DataFrame(_RANKED[rank.to_numpy(np.int8)], rank.index, rank.columns)
+    ordered = codes.replace(-1, 0.5).set_axis(common, axis=1)  # so that the highest counts
+    merged = {name: ordered[[name]].max(axis=1) for name in dict.fromkeys(common)}
+    return pd.DataFrame(merged, codes.index).replace(0.5, -1), counts
 
 
 def merge_rows(
@@ -164,9 +152,9 @@ def merge_rows(
 ) -> tuple[pd.DataFrame, Mapping[str, int]]:
     """The codes of each film, by what `of` says of the rows: "any" of its boxes, or the "majority"
     of its readers, -1 where as many say 1 as 0; and on how many films readers differ."""
-    if how == "any":
-        return _codes(_rank(codes).groupby(of, sort=False).max()), {}
     films = codes.replace(-1, 0.5).groupby(of, sort=False)
+    if how == "any":
+        return films.max().replace(0.5, -1), {}
     share, differ = films.mean(), int((films.nunique() > 1).any(axis=1).sum())
     merged = share.mask(share > 0.5, 1).mask(share < 0.5, 0).mask(share == 0.5, -1)
     counts = {"films on which readers differ, taken as most of them say": differ}
