@@ -15,7 +15,7 @@ from cxr_embeddings.common import dicomweb, paths
 from ..films.film import Skipped, known_view
 from .counts import by_split, count
 from .film_list import TABLES, FilmRecord, FoundFilms, list_input
-from .tables import SPLITS, UNASSIGNED, Table, film_size, find_table, read_data_set, read_table
+from .tables import SPLITS, UNASSIGNED, Table, find_table, read_data_set, read_table
 
 NO_VIEW = ("keep", "drop")  # what becomes of a film without ViewPosition in the table
 
@@ -69,10 +69,6 @@ def list_films(
         raise ValueError(f"no_view is {no_view!r}; expected one of {', '.join(NO_VIEW)}")
     if limit is not None and limit < 1:
         raise ValueError(f"limit is {limit}; expected at least 1")
-    if views is not None and (
-        isinstance(views, str) or not views or any(not v or v != v.strip().upper() for v in views)
-    ):
-        raise ValueError(f"views are {views!r}; expected names in capitals, such as ('AP', 'PA')")
 
     source = paths.typed(path)
     names = set() if dicomweb.is_archive(source) else paths.names_in(source, TABLES)
@@ -138,12 +134,15 @@ def _look_up(
         notes.append("No table has the splits: every film is unassigned.")
     if metadata:
         rows = _join(films, metadata, notes)
-        kept = {
-            view: known_view(view, views_asked) for view in rows["ViewPosition"].dropna().unique()
-        }
-        films["view"] = pd.Series([kept.get(view) for view in rows["ViewPosition"]], dtype="object")
-        sizes = map(film_size, rows["Rows"].fillna(""), rows["Columns"].fillna(""))
-        films["size"] = pd.Series([*sizes], dtype="object")
+        said = metadata.rows["ViewPosition"].unique()
+        kept = {view: known_view(view, views_asked) for view in said}
+        films["view"] = pd.Series(map(kept.get, rows["ViewPosition"]), dtype="object")
+        sides = rows[["Rows", "Columns"]].apply(pd.to_numeric, errors="coerce")
+        sizes = [
+            (int(height), int(width)) if 0 < height < 1e6 and 0 < width < 1e6 else None
+            for height, width in sides.itertuples(index=False)
+        ]
+        films["size"] = pd.Series(sizes, dtype="object")
     else:
         notes.append("No table has the views: they are read from the files' headers.")
     return films, notes

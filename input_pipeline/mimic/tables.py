@@ -1,6 +1,5 @@
-"""MIMIC-CXR's tables, and what they say of a film."""
+"""MIMIC-CXR's tables."""
 
-import functools
 import posixpath
 import re
 from collections.abc import Sequence
@@ -113,11 +112,3 @@ def _one_row_each(path: str, rows: pd.DataFrame) -> Table:
             "expected one row a film: get it again, or correct it"
         )
     return Table(path, rows)
-
-
-@functools.lru_cache(maxsize=1 << 16)
-def film_size(rows: str, columns: str) -> tuple[int, int] | None:
-    """Rows and columns; a program that knows missing numbers may have written 2544 as 2544.0."""
-    pattern = r"0*([1-9][0-9]{0,5})(?:\.0*)?"
-    height, width = re.fullmatch(pattern, rows), re.fullmatch(pattern, columns)
-    return (int(height[1]), int(width[1])) if height and width else None
