@@ -154,38 +154,25 @@ def test_without_a_record_list_the_metadata_table_lists_the_films(tmp_path):
 
 def test_tables_that_lie_elsewhere_describe_the_films_that_are_there(tmp_path):
     (tmp_path / "tables").mkdir()
-    write(tmp_path / "data", FILMS[:3], records=False, tables=False)
-    write(tmp_path / "tables", records=False)
-    shutil.rmtree(tmp_path / "tables/files")
-    tables = {
-        "metadata_path": f"{tmp_path}/tables/{METADATA}",
-        "split_path": f"{tmp_path}/tables/{SPLIT}",
-    }
-    listed = check(list_films(f"{tmp_path}/data", views=None, **tables))
+    tables = {f"{kind}_path": write(tmp_path / "tables") + f"/{name}"
+              for kind, name in (("metadata", METADATA), ("split", SPLIT))}  # fmt: skip
+    folder = write(tmp_path / "data", FILMS[:3], records=False, tables=False)
+    listed = check(list_films(folder, views=None, **tables))
     assert [film[1:] for film in listed.films] == [
         (image_id(FILMS[1]), "10000001", "50000001", "train", "PA", (3056, 2544)),
         (image_id(FILMS[2]), "10000001", "50000001", "train", "LATERAL", (2544, 3056)),
         (image_id(FILMS[0]), "10000002", "50000003", "test", "", (3056, 2544)),
     ]
-    assert f"2 rows of {METADATA} have no film." in listed.notes
-    write(tmp_path / "data", records=True, tables=False)
-    assert check(list_films(f"{tmp_path}/data", **tables)).counts["films listed"] == 5
-
-
-def test_films_in_one_folder_take_patients_from_the_tables(tmp_path):
     (tmp_path / "flat").mkdir()
     for name in ("a1.dcm", "c3.png", "zz"):
         (tmp_path / "flat" / name).write_bytes(b"film")
-    write(tmp_path / "tables")
-    listed = check(list_films(f"{tmp_path}/flat", metadata_path=f"{tmp_path}/tables/{METADATA}"))
-    assert [film[1:5] for film in listed.films] == [
-        ("a1.dcm", "10000001", "50000001", "unassigned"),
-        ("c3.png", "10000001", "50000002", "unassigned"),
-        ("zz", "", "", "unassigned"),
+    listed = check(list_films(f"{tmp_path}/flat", metadata_path=tables["metadata_path"]))
+    assert [film[1:6] for film in listed.films] == [
+        ("a1.dcm", "10000001", "50000001", "unassigned", "PA"),
+        ("c3.png", "10000001", "50000002", "unassigned", ""),
+        ("zz", "", "", "unassigned", None),
     ]
-    assert [film.view for film in listed.films] == ["PA", "", None]
     assert "The patient of 1 films is not known." in listed.notes
-    assert f"1 films have no row in {METADATA}." in listed.notes
     assert (listed.counts["patients"], listed.counts["studies"]) == (1, 2)
 
 
@@ -242,18 +229,16 @@ def test_what_has_no_partner_is_noted_and_counted(tmp_path):
     change(tmp_path, METADATA, lambda text: text.replace("a1,", "a9,"))
     change(tmp_path, SPLIT, lambda text: text.replace("b2,", "b8,").replace("c3,", "c8,"))
     listed = check(list_films(folder, views=None))
-    assert [film.view for film in listed.films] == [None, "LATERAL", "", "", ""]
-    assert [film.size for film in listed.films[:2]] == [None, (2544, 3056)]
-    assert [film.split for film in listed.films[:3]] == ["train", "unassigned", "unassigned"]
+    assert [film[4:] for film in listed.films[:3]] == [
+        ("train", None, None),
+        ("unassigned", "LATERAL", (2544, 3056)),
+        ("unassigned", "", None),
+    ]
     assert listed.counts["view not in the table"] == 1
     assert listed.counts["split unassigned"] == listed.counts["chosen unassigned"] == 2
-    for note in (
-        f"1 films have no row in {METADATA}.",
-        f"1 rows of {METADATA} have no film.",
-        f"2 films have no row in {SPLIT}.",
-        f"2 rows of {SPLIT} have no film.",
-    ):
-        assert note in listed.notes
+    for count, name in ((1, METADATA), (2, SPLIT)):
+        assert f"{count} films have no row in {name}." in listed.notes
+        assert f"{count} rows of {name} have no film." in listed.notes
     assert not any("more than one split" in note for note in listed.notes)
 
 
