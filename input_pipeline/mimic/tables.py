@@ -32,24 +32,23 @@ class Table(NamedTuple):
         By the file's name; or by paths from their ends, as far as film and table both have them.
         Raises ValueError where one film has several rows so, or none has any.
         """
-        found = pd.Index(self.rows["film"]).get_indexer([dicom_id_of(one) for one in image_ids])
-        if self.has_paths:
-            found[:] = -1
-            pairs = same_films([*map(clean, image_ids)], self.rows["film"].tolist())
-            for film, row in pairs:
-                if found[film] not in (-1, row):
-                    raise ValueError(
-                        f"{image_ids[film]} fits several rows of {self.path}; expected one: name "
-                        "the folder above the films as input"
-                    )
-                found[film] = row
-            if not pairs and len(image_ids):
-                first = self.rows["film"].iloc[0] if len(self.rows) else "none"
+        films = self.rows["film"]
+        if not self.has_paths:
+            return self.rows.reindex(pd.Index(films).get_indexer([*map(dicom_id_of, image_ids)]))
+        found = [-1] * len(image_ids)
+        for film, row in same_films([*map(clean, image_ids)], films.tolist()):
+            if found[film] not in (-1, row):
                 raise ValueError(
-                    f"none of {len(image_ids)} films has a row in {self.path}; the first film is "
-                    f"{image_ids[0]}, the first of the table {first}; expected the same names, but "
-                    "for suffixes and for folders that one of them lacks"
+                    f"{image_ids[film]} fits several rows of {self.path}; expected one: name the "
+                    "folder above the films as input"
                 )
+            found[film] = row
+        if found and max(found) < 0:
+            raise ValueError(
+                f"none of {len(found)} films has a row in {self.path}; the first film is "
+                f"{image_ids[0]}, the first of the table {next(iter(films), 'none')}; expected the "
+                "same names, but for suffixes and for folders that one of them lacks"
+            )
         return self.rows.reindex(found)
 
 
