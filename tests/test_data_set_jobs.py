@@ -5,25 +5,17 @@ import pytest
 import running
 from label_tables import counts, ids, join, read_labels
 from PIL import Image
-from test_data_sets import CHEXPERT, VIEW, padchest
+from test_data_sets import CHEXPERT, ROWS, VIEW, padchest
 
 from cxr_embeddings.input_pipeline.mimic.counts import counts_rows
 from cxr_embeddings.input_pipeline.mimic.selection import list_films
-
-FILMS = {  # path below the folder -> the rest of its row
-    ("train", "00001", 1, "frontal"): "Female,68,Frontal,AP,,1.0,",
-    ("train", "00001", 1, "lateral"): "Female,68,Lateral,,,1.0,",
-    ("train", "00002", 1, "frontal"): "Male,40,Frontal,PA,1.0,,",
-    ("train", "00003", 1, "frontal"): "Male,40,Frontal,,,-1.0,1.0",
-    ("valid", "64541", 1, "frontal"): "Male,40,Frontal,RL,,0.0,1.0",
-}
 
 
 @pytest.fixture
 def chexpert(tmp_path):
     """The folder of CheXpert as it is when unpacked, with one film that no table has."""
     rows = {"train": CHEXPERT, "valid": CHEXPERT}
-    for path, rest in FILMS.items():
+    for *path, rest in ROWS:
         place = tmp_path / VIEW.format(*path)
         place.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.arange(1600, dtype=np.uint8).reshape(40, 40)).save(place)
@@ -40,13 +32,13 @@ def test_films_have_the_views_and_patients_of_the_table(chexpert):
     kept = {film.image_id: film for film in listed.films}
     assert sorted(kept) == [
         "train/patient00001/study1/view1_frontal.jpg",
+        "train/patient00001/study2/view1_frontal.jpg",
         "train/patient00002/study1/view1_frontal.jpg",
-        "train/patient00003/study1/view1_frontal.jpg",
-        "valid/patient64541/study1/view2_frontal.jpg",
+        "valid/patient64541/study2/view2_frontal.jpg",
     ]
     assert [film.view for film in kept.values()] == ["AP", "PA", "", None]
     assert kept["train/patient00002/study1/view1_frontal.jpg"].patient_id == "patient00002"
-    assert {why.detail for _, why in listed.skipped} == {"LATERAL"} and len(listed.skipped) == 2
+    assert {why.detail for _, why in listed.skipped} == {"LATERAL"} and len(listed.skipped) == 3
     assert "1 films have no row in valid.csv." in listed.notes
     assert not any(row[2] for row in counts_rows(listed.counts, "chexpert")[1:])
     alone = list_films(
@@ -64,7 +56,7 @@ def test_films_have_the_views_and_patients_of_the_table(chexpert):
         (lambda text: text + text.splitlines()[1] + ",\n", "row 6 of .* has 9 values"),
         (lambda text: text + text.splitlines()[1].replace(",AP,", ",PA,") + "\n",
          "more than one row for 1 films, the first of them 'patient00001/study1/view1_frontal'"),
-        (lambda text: text.replace("patient0", "patient9"), "none of 6 films has a row in"),
+        (lambda text: text.replace("patient0", "patient9"), "none of 7 films has a row in"),
         (lambda text: text.replace("Path", "Where"), "no table of CheXpert: expected the column"),
     ],
 )  # fmt: skip
@@ -85,12 +77,12 @@ def test_embed_skips_films_of_other_views(chexpert, tmp_path):
         "--config.encoder.resolution=32", f"--output={tmp_path / 'out'}",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    assert "5 have a row in" in result.stdout and "views: 1 AP, 2 LATERAL, 1 PA, 1 not said" in (
+    assert "6 have a row in" in result.stdout and "views: 1 AP, 3 LATERAL, 1 PA, 1 not said" in (
         result.stdout
     )
     assert len(list((tmp_path / "out").rglob("*.tfrecord"))) == 4
     skipped = (tmp_path / "out" / "skipped.csv").read_text()
-    assert skipped.count("LATERAL") == 2 and "view1_lateral" in skipped
+    assert skipped.count("LATERAL") == 3 and "view1_lateral" in skipped
 
 
 def test_labels_of_a_data_set_by_its_own_names_or_the_common_ones(table, tmp_path):
@@ -115,8 +107,11 @@ def test_labels_of_a_data_set_by_its_own_names_or_the_common_ones(table, tmp_pat
 
 def test_a_split_and_the_patients_of_chexpert(chexpert):
     text = (chexpert / "train.csv").read_text() + "".join(
-        f"{VIEW.format('valid', f'{i}', 1, 'frontal')},Male,1,Frontal,AP,,{i % 2}.0,\n"
-        for i in range(70_000, 70_004)
+        f"{VIEW.format(split, i, 1, 'frontal')},Male,1,Frontal,AP,,{edema}.0,\n"
+        for split, i, edema in (
+            ("train", "00003", -1),
+            *(("valid", 70_000 + k, k % 2) for k in range(4)),
+        )
     )
     (chexpert / "all.csv").write_text(text)
     found = read_labels(chexpert / "all.csv", ("Edema",), data_set="chexpert", uncertain="ones")
@@ -126,7 +121,7 @@ def test_a_split_and_the_patients_of_chexpert(chexpert):
     )
     examples = join(films, found)
     assert examples.split.tolist() == ["train"] * 2 + ["tune"] * 4
-    assert examples.patient_id[:2].tolist() == ["patient00001", "patient00003"]
+    assert examples.patient_id[:2].tolist() == ["patient00002", "patient00003"]
     assert examples.definitions[0].startswith("CheXpert: The CheXpert labeller")
     assert "does not mention the finding" in examples.definitions[1]
     assert counts(examples)["films without a known label"] == 1
