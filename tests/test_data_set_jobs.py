@@ -96,13 +96,22 @@ def test_labels_of_a_data_set_by_its_own_names_or_the_common_ones(table, tmp_pat
     assert found.facts.values["age"].tolist() == ["87"] * 4
     assert "A finding that is not listed is taken as negative." in found.definitions[1]
     assert found.definitions[-1] == (
-        "Pleural Effusion is 'pleural effusion' or 'loculated pleural effusion' there."
+        "Pleural Effusion is 'pleural effusion' or 'loculated pleural effusion' or "
+        "'loculated fissural effusion' or 'empyema' or 'hemothorax' there."
     )
     assert read_labels(tmp_path / "p.csv", data_set="padchest").findings == (
         "Atelectasis", "Pleural Effusion",
     )  # fmt: skip
     with pytest.raises(ValueError, match="no finding 'Edema'"):
         read_labels(tmp_path / "p.csv", ("Edema",), data_set="padchest")
+
+
+def test_no_finding_is_unknown_where_a_list_does_not_tell(tmp_path):
+    lists = ["['normal']", "['exclude', 'pacemaker']", "['normal', 'nodule']", "['nodule']"]
+    (tmp_path / "p.csv").write_text(padchest(*lists))
+    found = read_labels(tmp_path / "p.csv", ("No Finding",), data_set="padchest")
+    assert found.mask[:, 0].tolist() == [True, False, False, True]
+    assert found.label[:, 0].tolist() == [1, 0, 0, 0]
 
 
 def test_a_split_and_the_patients_of_chexpert(chexpert):

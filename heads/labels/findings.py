@@ -77,7 +77,7 @@ def read_findings(
     if len(set(names)) < len(names):
         raise ValueError(f"{findings=} names a column of {path} twice; expected each once")
     code = read_columns(table, names, path).to_numpy()
-    one_sided = np.array([bool(standard) and plain(name) == plain(NO_FINDING) for name in names])
+    one_sided = np.array([name in standard and plain(name) == plain(NO_FINDING) for name in names])
     silent = (table[standard] == "").all(axis=1).to_numpy()
     return Findings(tuple(names), code, one_sided, silent & bool(standard))
 
