@@ -116,6 +116,12 @@ def test_studies_at_one_second_are_not_prior_to_each_other_and_unknown_films_to_
     assert told["studies whose films differ in time"] == 1
 
 
+def test_films_that_were_all_taken_after_midnight_have_their_seconds():
+    dates = ["21800506", "21800507"]
+    _, found, _ = find("aa", "12", dates, ["512.93", "12.0"])
+    assert found.taken.astype(str).tolist() == ["2180-05-06T00:05:12", "2180-05-07T00:00:12"]
+
+
 @pytest.mark.parametrize(
     ("dates", "times", "message"),
     [

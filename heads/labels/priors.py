@@ -60,8 +60,8 @@ def moments(
     clock = pd.to_datetime(digits.str.zfill(6), format="%H%M%S", errors="coerce")
     short = digits.str.match(r"0\d{1,4}$", na=False)  # a leading zero, and too few digits
     known = (dates != "") & (times != "")
-    if known.any() and digits[known].str.len().max() <= 4:
-        short = known  # midnight to 0:24 for all films: these are hours and minutes
+    if digits[known].str.len().max() <= 4 and not times.str.contains(r"\.\d*[1-9]").any():
+        short = known  # all before 1:00, and no part of a second: these are hours and minutes
     for what, wrong, values, expected in (
         (DATE, there.isna() & (dates != ""), dates, "a day such as 21800506"),
         (f"{TIME} without seconds", short, times, "hhmmss, such as 093025"),
