@@ -23,8 +23,8 @@ FILMS = (
 VIEWS = "keep films of these views, such as AP,PA, and films without a view; all: keep every view"
 CHEST = "skip films whose header names another body part or modality; else they are only counted"
 DATA_SET = (
-    "whose films and table these are: brax, chestxray14, chexpert, kermany, mimic_cxr, openi, "
-    "padchest, rsna_pneumonia, vindr_cxr, or a TOML file that describes another"
+    "published data set of the films and their table: brax, chestxray14, chexpert, kermany, "
+    "mimic_cxr, openi, padchest, rsna_pneumonia, vindr_cxr; or a TOML file that describes another"
 )
 USER_PROJECT = "Google Cloud project that pays for reading requester-pays buckets"
 EMBEDDINGS = (
@@ -50,8 +50,8 @@ class _FilmsConfig:
     data_set: str = field("", DATA_SET)
     metadata_path: str | None = field(
         None,
-        "table of that data set, for the views, such as MIMIC-CXR-JPG's metadata; default: those "
-        "that it has, in the folder",
+        "table of that data set, for the views, such as MIMIC-CXR-JPG's metadata; default: the "
+        "published one, if it is in the folder",
     )
 
 
@@ -116,7 +116,7 @@ class FilmsConfig(_FilmsConfig):
     split_path: str | None = field(
         None, "MIMIC-CXR-JPG's table of splits; default: the one in the folder; none: one split"
     )
-    no_view: str = field("keep", "keep films without a view (as CXR Foundation did), or drop them")
+    no_view: str = field("keep", "films without a view: keep (as CXR Foundation did) or drop")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +160,7 @@ class EmbeddingsConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LabelsConfig:
-    path: str = field("", "CSV of labels: of MIMIC-CXR, of ChestX-ray14, or any other", "labels")
+    path: str = field("", "table of labels: of a published data set, or any CSV", "labels")
     findings: tuple[str, ...] = field(
         (), "columns of that table, such as Edema,Fracture; all: every finding", "findings"
     )
@@ -170,7 +170,7 @@ class LabelsConfig:
         "what -1 means in the train split: ignore (unknown), zeros (negative) or ones (positive); "
         "in tune and test it is unknown",
     )
-    not_mentioned: str = field("ignore", "what an empty cell means: ignore (unknown), negative")
+    not_mentioned: str = field("ignore", "what an empty cell means: ignore (unknown) or negative")
     id_column: str = field(
         "", "column that names the film; default: found by its usual names, as all columns are"
     )
@@ -191,7 +191,9 @@ class LabelsConfig:
     fractions: tuple[float, ...] = field(
         (), "draw the splits: shares of patients to train, tune and test on, such as 0.7,0.1,0.2"
     )
-    metadata_path: str = field("", "another CSV, with the subgroups, such as MIMIC-CXR's metadata")
+    metadata_path: str = field(
+        "", "another CSV, with subgroups, dates and times, such as MIMIC-CXR's metadata"
+    )
     subgroups: tuple[str, ...] = field((), "columns to break the results down by: sex,age,view")
     per_study: str = field("none", "mean or max: merge the films of a study into one example")
     covariates: tuple[str, ...] = field(

@@ -54,7 +54,7 @@ class SitesConfig:
     local: int = field(100, "films of a site's train split on which foreign heads are recalibrated")
     sizes: tuple[str, ...] = field(
         ("16", "...", "all"),
-        "numbers of local labels for the curve that foreign heads meet; none: no curve",
+        "numbers of local labels, to compare local heads with foreign ones; none: no curve",
     )
     draws: int = field(5, "random draws of patients for each of these numbers")
     resamples: int = field(1000, "bootstrap samples of patients, for the intervals")

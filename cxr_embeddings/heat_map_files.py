@@ -1,4 +1,4 @@
-"""Heat maps as files, a folder for each film: `scripts/predict.py --heatmaps`."""
+"""Heat maps as files, a folder for each film: `scripts/predict.py --heat_maps`."""
 
 from __future__ import annotations
 

@@ -86,8 +86,9 @@ class Option(NamedTuple):
         """How the option is written, with its value."""
         names = f"--{self.short}, --{self.name}" if self.short else f"--{self.name}"
         value = ",".join(map(str, self.value)) if isinstance(self.value, tuple) else self.value
-        said = names if value in (None, "") else f"{names}={value}"
-        return said + " (required)" * self.required
+        if value in (None, ""):
+            return names + " (required)" * self.required
+        return f"{names}={value}"
 
 
 def settings(config: Dataclass, prefix: str) -> Iterator[Option]:

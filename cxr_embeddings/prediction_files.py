@@ -72,7 +72,7 @@ def predict_films(
     weights: str,
     input: str,
     output: pathlib.Path,
-    heatmaps: pathlib.Path | None = None,
+    heat_maps: pathlib.Path | None = None,
     reports: pathlib.Path | None = None,
     archive: str = "",
     beside: Beside = FILMS_ALONE,
@@ -80,7 +80,7 @@ def predict_films(
     """Embeds films as those that the head was trained on, of the same views, and predicts.
 
     The embeddings lie in a hidden folder beside the output until no film is to be tried again.
-    With `heatmaps`, a folder, the same forward pass gives the films' heat maps. With `reports`,
+    With `heat_maps`, a folder, the same forward pass gives the films' heat maps. With `reports`,
     a folder, each study gets a DICOM Structured Report, which `archive`, an address, is sent; with
     both, the reports refer to the heat maps as secondary captures.
 
@@ -126,16 +126,16 @@ def predict_films(
     map_of: dict[str, pathlib.Path] = {}  # folders of heat maps, by image_id
 
     def place(identity: Mapping[str, object], planned: Sequence[Output]) -> str:
-        if heatmaps:  # written with the embeddings: those of a run without maps are of no use
+        if heat_maps:  # written with the embeddings: those of a run without maps are of no use
             films = [film for one in planned for film in one.films]
-            heat_map_files.check(heatmaps, films, card["findings"])
-            map_of.update((film.path, heatmaps / film.key) for film in films)
-            identity = {**identity, "heat_maps": str(heatmaps)}
+            heat_map_files.check(heat_maps, films, card["findings"])
+            map_of.update((film.path, heat_maps / film.key) for film in films)
+            identity = {**identity, "heat_maps": str(heat_maps)}
         return choose_folder(card, weights, output, identity, planned)
 
     maps: contextlib.AbstractContextManager[Encoder | None] = contextlib.nullcontext()
-    if heatmaps:
-        maps = heat_map_files.mapping_encoder(config.encoder, head.saved, heatmaps)
+    if heat_maps:
+        maps = heat_map_files.mapping_encoder(config.encoder, head.saved, heat_maps)
     with maps as encoder:
         done, table = run_job(config, encoder=encoder, place=place), None
     if done.counts["embedded"]:
@@ -144,8 +144,8 @@ def predict_films(
     write(predicted, output)
     if reports:
         _report(reports, archive, predicted, card, map_of)
-    if heatmaps and done.counts["embedded"]:
-        print(f"heat maps in {heatmaps}")
+    if heat_maps and done.counts["embedded"]:
+        print(f"heat maps in {heat_maps}")
     if done.counts["retryable"]:
         print(f"the embeddings are kept in {done.folder} for the same command")
     else:

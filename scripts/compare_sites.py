@@ -12,9 +12,9 @@ USAGE = """
 python scripts/compare_sites.py --config configs/sites.py --output /data/sites
 
 Trains a head on each site, and on all but one, and tests each on every site. The page shows AUROCs,
-differences to the site's own head, calibration before and after recalibration, thresholds that came
-along, prevalence and case mix, how well the embeddings tell the hospital, and how many local labels
-catch up with a foreign head. The sites stand in the file that --config names.
+differences to the site's own head, calibration before and after recalibration, the heads' own
+thresholds, prevalence and case mix, how well a probe tells the hospitals apart, and how many local
+labels a local head needs to reach a foreign one. The sites are listed in the file of --config.
 """
 
 

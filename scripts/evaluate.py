@@ -13,7 +13,7 @@ python scripts/evaluate.py --head heads/heart --embeddings /data/site_b --labels
     --output /data/heart_at_b
 
 Measures a head on labelled films that it was not trained on, with the full report: intervals,
-operating points, calibration as it came and after recalibration on a share of the patients. These
+operating points, and calibration before and after recalibration on a share of the patients. These
 patients are not measured. --config.compare=OTHER adds a paired test with another head. All films
 with labels are used, or those of the split that --config.labels.test names.
 """

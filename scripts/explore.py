@@ -5,7 +5,7 @@ python scripts/explore.py --embeddings /data/embeddings --films /data/films --we
 
 Open the address that it prints in a browser on this machine. On a server, it also says how to reach
 the page from your own machine by ssh. Every key is saved to OUTPUT/labels.csv at once, in the form
-that train_head.py reads, and the next start goes on with it. "Take home" trains a head as
+that train_head.py reads, and the next start continues with it. "Take home" trains a head as
 train_head.py does, into OUTPUT/NAME. Ctrl-C ends the page; no label is lost.
 """
 
@@ -30,7 +30,7 @@ class Options:
     held_out: float = field(0.0, "share of the patients whose films are never trained on")
     reader: str = field("", "your name, written beside each label")
     port: int = field(exploring.PORT, "port on this machine; 0: any that is free")
-    seed: int = field(0, "of all that is drawn")
+    seed: int = field(0, "seed of the random numbers")
 
 
 def explore(options: Options) -> int:

@@ -20,23 +20,23 @@ from cxr_embeddings.configs.schema import EncoderConfig, field
 class Options:
     weights: str = field("", 'folder of a weights bundle, "demo", or hf:ORG/NAME', required=True)
     head: tuple[str, ...] = field((), "folder of a head; repeat for several", repeated=True)
-    embedding: str | None = field(None, "layer to emit; unset: the first of the weights' card")
+    embedding: str | None = field(None, "layer to return; unset: the first of the weights' card")
     engine: str = field("auto", "jax, openvino or auto: the fastest that is installed")
     dtype: str | None = field(None, "float32 or bfloat16; unset: float32 on CPUs, else bfloat16")
     host: str = field("127.0.0.1", "address to listen on; others than this need token and TLS")
-    port: int = field(8080, "port; AIP_HTTP_PORT of Vertex AI wins")
-    token_file: str = field("", "file with the token that clients must bear")
+    port: int = field(8080, "port; Vertex AI's variable AIP_HTTP_PORT takes its place")
+    token_file: str = field("", "file with the token that clients must send")
     tls_certificate: str = field("", "PEM file of the certificate")
     tls_key: str = field("", "PEM file of its key")
     allow: tuple[str, ...] = field(
         (), "place from which films may be fetched, such as https://pacs/dicom-web", repeated=True
     )
-    sizes: tuple[int, ...] = field((), "films a batch that are compiled; unset: 1,2,4,8 a device")
-    wait: float = field(0.01, "seconds that a film waits for others at most")
+    sizes: tuple[int, ...] = field((), "films in a batch, of each program; unset: 1,2,4,8 a device")
+    wait: float = field(0.01, "most seconds that a film waits for others")
     queue: int = field(256, "films that may be waiting or at work; more are refused with 429")
-    most_instances: int = field(128, "instances a request may have")
-    most_megabytes: int = field(64, "megabytes a request may have")
-    seconds: float = field(60.0, "time for a request")
+    most_instances: int = field(128, "most instances of a request")
+    most_megabytes: int = field(64, "most megabytes of a request")
+    seconds: float = field(60.0, "most seconds for a request")
 
 
 def serve(options: Options) -> int:

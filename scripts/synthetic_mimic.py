@@ -25,10 +25,13 @@ class Options:
         (420, 1100), "shortest and longest side of the films in pixels"
     )
     courses: bool = field(
-        False, "patients have an effusion that grows and resolves over 4 to 7 studies, and a table"
+        False,
+        "effusions grow and resolve over 4 to 7 studies a patient; changes.csv.gz has the labels",
     )
     mimic_iv: bool = field(False, "also draw the patients' record, as tables of MIMIC-IV")
-    site: str = field("", "a, b or c: hospitals that differ in known ways (docs/sites.md)")
+    site: str = field(
+        "", "a, b or c: one of three hospitals that differ in known ways (docs/sites.md)"
+    )
 
 
 def synthetic_mimic(options: Options) -> int:

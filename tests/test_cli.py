@@ -96,7 +96,7 @@ def test_help_shows_an_example_and_groups(capsys):
     assert parsed("--help", "--config=configs/head.py:mlp", *FULL) == (0, None)
     said = capsys.readouterr().out
     assert said.startswith("python example\n\noptions:\n  --config=configs/head.py:mlp\n")
-    assert "\n\nembeddings:\n  --embeddings, --config.embeddings.path=e (required)\n" in said
+    assert "\n\nembeddings:\n  --embeddings, --config.embeddings.path=e\n" in said
     assert "\ntraining:\n  --config.training.optimizer=adamw\n" in said
 
 

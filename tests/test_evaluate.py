@@ -112,7 +112,7 @@ def test_a_head_at_another_place(places, tmp_path):
         assert result["operating_points"][0]["tune"]  # of its own films
         compared = found.metrics["comparison"]["findings"][name]
         assert compared["n"] == len(test) and compared["difference"] > -0.1
-    assert "calibration as it came, and after recalibration" in found.summary
+    assert "calibration before and after recalibration" in found.summary
     found.report(tmp_path / "out")
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"report.html", "metrics.json", "predictions.csv", "left_out.csv", "figures"}

@@ -217,7 +217,7 @@ def test_reports_and_heat_maps_go_back_to_the_archive(orthanc, stored, head, sav
     films = dicomweb.films(orthanc)
     run = running.call(
         "predict", f"--head={head}", f"--weights={save_bundle()}", f"--input={orthanc}",
-        f"--output={tmp_path / 'predictions.csv'}", f"--heatmaps={tmp_path / 'maps'}",
+        f"--output={tmp_path / 'predictions.csv'}", f"--heat_maps={tmp_path / 'maps'}",
         f"--dicom_sr={tmp_path / 'reports'}", f"--store={orthanc}",
     )  # fmt: skip
     assert run.returncode == 0, run.stderr

@@ -98,7 +98,7 @@ def test_films_and_their_embeddings_give_the_same_predictions(mimic, trained):
 def test_heat_maps_come_with_the_predictions(mimic, trained, tmp_path):
     result = running.call(
         "predict", f"--head={mimic}/head", "--weights=random", f"--input={mimic}/files",
-        f"--output={tmp_path}/p.csv", f"--heatmaps={tmp_path}/maps",
+        f"--output={tmp_path}/p.csv", f"--heat_maps={tmp_path}/maps",
     )  # fmt: skip
     assert result.returncode == 0 and f"heat maps in {tmp_path}/maps" in result.stdout
     assert {path.name for path in tmp_path.iterdir()} == {"p.csv", "maps"}

@@ -118,8 +118,8 @@ def _sections(measured: SitesMeasured) -> list[Section]:
         Section(
             "calibration",
             "Calibration, before and after recalibration",
-            "1 and 0 are the ideal slope and intercept. Before: with the temperature that came "
-            "along. After: intercept and slope refitted on local labels of other patients than "
+            "1 and 0 are the ideal slope and intercept. Before: with the head's own temperature. "
+            "After: intercept and slope refitted on local labels of other patients than "
             "those measured.",
             [
                 Table(
@@ -131,7 +131,7 @@ def _sections(measured: SitesMeasured) -> list[Section]:
         ),
         Section(
             "thresholds",
-            "Thresholds that came along",
+            "The heads' own thresholds",
             "The threshold is Youden's on the head's own tune films.",
             [
                 Table(

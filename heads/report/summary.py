@@ -102,7 +102,7 @@ def of_recalibration(results: Results) -> list[str]:
         if "recalibration" not in found:
             continue
         local = found["recalibration"]
-        lines = lines or ["calibration as it came, and after recalibration on local films"]
+        lines = lines or ["calibration before and after recalibration on local films"]
         if local["undefined"]:
             lines.append(f"  {finding:28} -      {local['undefined']}")
             continue
