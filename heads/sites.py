@@ -105,10 +105,9 @@ def compare(
             for name, head in heads.items()
         }
         for name, head in heads.items():
-            weight = case_mix.weights(strata[site], mix)
             own = None if name == site else (scored[site]["test"], heads[site].usable)
             measured["heads"][name][site], some = _measure(
-                head, scored[name], site, examples, own, weight, curve, config
+                head, scored[name], site, examples, own, (strata[site], mix), curve, config
             )
             tables.append(some.assign(trained_on=name, site=site))
         after(f"tested on {site}")
@@ -143,11 +142,14 @@ def _measure(
     site: str,
     examples: Examples,
     own: tuple[metrics.Scored, np.ndarray] | None,
-    weight: np.ndarray,
+    standard: tuple[np.ndarray, Mapping[str, float]],
     curve: DataEfficiency | None,
     config: SitesConfig,
 ) -> tuple[HeadAtSite, pd.DataFrame]:
-    """A head on the test films of a site, and the table of its predictions."""
+    """A head on the test films of a site, and the table of its predictions.
+
+    `standard` are the strata of these films and the common mix.
+    """
     test, at = scored["test"], examples.split == "test"
     columns = np.flatnonzero(head.usable)
     names = [examples.findings[j] for j in columns]
@@ -182,15 +184,16 @@ def _measure(
     draws = bootstrap.draw(test.patient_id, config.resamples, config.seed)
     standardised: dict[str, Interval | None] = {}
     for j, name in zip(columns, names, strict=True):
-        rows = np.flatnonzero(test.mask[:, j] & (weight > 0))
+        rows = np.flatnonzero(test.mask[:, j])
+        weight = case_mix.weights(standard[0][rows], standard[1])
         standardised[name] = case_mix.standardised(
-            draws, rows, test.logit[rows, j], test.label[rows, j], weight[rows]
+            draws, rows, test.logit[rows, j], test.label[rows, j], weight
         )
     found: HeadAtSite = {
         "results": results,
         "difference": difference,
         "standardised": standardised,
-        "caught_up": _caught_up(results, curve) if curve and own else {},
+        "caught_up": _caught_up(results, curve) if curve and site not in head.sources else {},
     }
     ids = {name: getattr(examples, name)[at] for name in predictions.IDS}
     temperatures = {name: one.temperature for name, one in chosen.items()}

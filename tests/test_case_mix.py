@@ -43,6 +43,7 @@ def test_the_common_mix_is_the_mean_of_strata_that_all_sites_have():
     assert case_mix.strata(groups, ("view", "sex"), 3).tolist() == ["PA, F", "", "AP, M"]
     weight = case_mix.weights(sites[0].astype(object), {"x": 0.5, "y": 0.5})
     np.testing.assert_allclose(weight, [2 / 3] * 30 + [2.0] * 10 + [0.0] * 5)
+    assert not case_mix.weights(sites[0][:30], {"x": 0.5, "y": 0.5}).any()  # no y is known
 
 
 def test_the_standardised_auroc_is_that_of_the_common_mix():

@@ -9,6 +9,7 @@ import pytest
 import running
 import test_head_training as of_training
 from scipy import special
+from sklearn.metrics import roc_auc_score
 
 import cxr_embeddings as cxr
 from cxr_embeddings.configs.schema import LabelsConfig, TrainingConfig
@@ -131,6 +132,30 @@ def test_case_mix_and_local_labels(compared):
     aurocs = {p["size"]: p["auroc"]["value"] for p in curve["findings"]["Edema"]}
     there = measured["heads"]["c"]["a"]["results"]["findings"]["Edema"]["auroc"]["value"]
     assert first == next((size for size, one in aurocs.items() if one >= there), None)
+    assert measured["heads"]["all but b"]["a"]["caught_up"] == {}  # it has learnt a's labels
+
+
+@pytest.mark.slow
+def test_the_mix_is_made_of_the_films_whose_label_is_known(drawn):
+    sites = []
+    for name in "ad":
+        table = pd.read_csv(drawn / f"{name}.csv", dtype=str)
+        unsaid = (table["view"] == "PA") & (np.arange(FILMS) % 4 > 0)
+        sites.append(changed(drawn, name, f"{name} partly", Mass=table["Edema"].mask(unsaid)))
+    config = config_of(drawn, sizes=(), resamples=10, findings=("Edema", "Mass"))
+    done = cxr.compare_sites(dataclasses.replace(config, sites=tuple(sites)))
+    films = done.predicted.query("trained_on == 'a partly' and site == 'd partly'")
+    table = pd.read_csv(drawn / "d partly.csv").set_index("image_id")
+    films = films.assign(film=films["image_id"].str.removeprefix("/films/"))
+    films = films.join(table[["view", "sex"]], on="film")
+    known = films[films["Mass_label"].notna()]
+    stratum = known["view"].str.upper() + ", " + known["sex"].str.upper().str[0]
+    share = stratum.map(done.metrics["common_mix"]) / stratum.map(stratum.value_counts())
+    expected = roc_auc_score(
+        known["Mass_label"].astype(int), known["Mass_logit"], sample_weight=share
+    )
+    found = done.metrics["heads"]["a partly"]["d partly"]["standardised"]["Mass"]["value"]
+    assert found == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.slow

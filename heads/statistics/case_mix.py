@@ -52,14 +52,19 @@ def common_mix(sites: Sequence[Shaped[np.ndarray, " _"]]) -> dict[str, float]:
 def weights(
     stratum: Shaped[np.ndarray, " n"], mix: Mapping[str, float]
 ) -> Float64[np.ndarray, " n"]:
-    """The share of a film's stratum in the mix, over its share among these films; 0 outside it."""
+    """The share of a film's stratum in the mix, over its share among these films; 0 outside it.
+
+    The films are those whose label is known. All weights are 0 where they lack a stratum of the
+    mix: no weights make it of them.
+    """
     names = stratum.astype(str)
     inside = np.isin(names, [*mix])
     found = np.zeros(len(names))
     for name, share in mix.items():
         here = names == name
-        if here.any():
-            found[here] = share * inside.sum() / here.sum()
+        if not here.any():
+            return np.zeros(len(names))
+        found[here] = share * inside.sum() / here.sum()
     return found
 
 
