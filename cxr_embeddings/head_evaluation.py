@@ -109,6 +109,12 @@ def evaluate(
                 other = load_head(place)
                 saved.check_encoder(other.saved.card, table.encoder, table.embedding.shape[1])
                 check_films_suffice(other.saved.card, "a comparison on the films of another head")
+                if (theirs := other.saved.card["per_study"]) != card["per_study"]:
+                    raise ValueError(
+                        f"{place} was trained with labels.per_study={theirs}, and {name} with "
+                        f"{card['per_study']}; expected the same: compare heads that judge films, "
+                        "or heads that judge studies alike"
+                    )
                 evaluation.check_new(examples, _past(other), str(place))
                 film = embedding[:, : card["width"]]
                 against = evaluation.as_other(place.name, other.saved, film, examples)

@@ -9,10 +9,12 @@ import pandas as pd
 from jaxtyping import Float
 
 from cxr_embeddings.common import csv_tables
+from cxr_embeddings.common.film_names import clean, same_films
 from cxr_embeddings.configs.schema import EvaluateConfig
 
 from . import experiment, predictions
 from .experiment import Experiment, Fitted
+from .labels.columns import as_number
 from .labels.label_table import Examples, note
 from .labels.splits import random_splits
 from .network import HeadNetwork
@@ -62,13 +64,18 @@ def fitted(saved: Saved, findings: tuple[str, ...]) -> Fitted:
 
 
 def check_new(examples: Examples, past: Past, head: str) -> None:
-    """Raises ValueError where a head was trained or chosen on some of the patients or films."""
+    """Raises ValueError where a head was trained or chosen on some of the patients or films.
+
+    Folders count as far as the names of both have them, and zeros before a number do not.
+    """
     if past.films is None:
         return
     known = past.films[past.films["split"] != "test"]
-    seen = np.isin(examples.image_id.astype(str), known["image_id"].to_numpy(str))
-    patients = {*known["patient_id"]} - {""}
-    of_known = np.isin(examples.patient_id.astype(str), [*patients])
+    seen = np.zeros(len(examples.row), bool)
+    names = ([*map(clean, ids)] for ids in (examples.image_id, known["image_id"]))
+    seen[[film for film, _ in same_films(*names)]] = True
+    patients = {*map(as_number, known["patient_id"])} - {""}
+    of_known = np.array([as_number(one) in patients for one in examples.patient_id], bool)
     if count := int((seen | of_known).sum()):
         raise ValueError(
             f"{head} was trained or chosen on {int(seen.sum())} of these {len(seen)} films, and on "

@@ -1,6 +1,7 @@
 """A head on another set: its recalibration, what is refused, the command and its report."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -138,6 +139,31 @@ def test_films_and_patients_that_the_head_knows_are_refused(places, tmp_path):
     head.save(tmp_path / "bare")
     said = evaluate(places, head=tmp_path / "bare").summary
     assert "warning: " in said and "does not say which films it was trained on" in said
+
+
+def test_films_are_known_without_their_folders_and_patients_without_zeros(places, tmp_path):
+    shutil.copytree(places / "head", tmp_path / "moved")
+    file = tmp_path / "moved/training_films.csv"
+    films = pd.read_csv(file, dtype=str)
+    films["image_id"] = films["image_id"].str.removeprefix("/films/")
+    films["patient_id"] = "00" + films["patient_id"].str.removeprefix("p")
+    films.to_csv(file, index=False)
+    pd.read_csv(places / "labels.csv").drop(columns="patient").to_csv(tmp_path / "l.csv")
+    options = {"head": tmp_path / "moved", "local": 0.0}
+    with pytest.raises(cxr.InputError, match="trained or chosen on 120 of these"):
+        evaluate(places, tmp_path / "l.csv", "embeddings", patient_column="", **options)
+    known = films.query("split == 'tune'")["patient_id"].iloc[0].removeprefix("00")
+    away(tmp_path, "n", films=60, patient=[known, *(f"n{i}" for i in range(59))])
+    with pytest.raises(cxr.InputError, match="patients of 1 of them, such as /films/n_000"):
+        evaluate(places, tmp_path / "n.csv", tmp_path / "n", **options)
+
+
+def test_heads_of_films_and_of_studies_are_not_compared(places, tmp_path):
+    shutil.copytree(places / "other", tmp_path / "studies")
+    card = tmp_path / "studies/card.json"
+    card.write_text(json.dumps(json.loads(card.read_text()) | {"per_study": "mean"}))
+    with pytest.raises(cxr.InputError, match=r"per_study=mean, and .* none; expected the same"):
+        evaluate(places, compare=tmp_path / "studies")
 
 
 @pytest.mark.parametrize(
