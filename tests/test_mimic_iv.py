@@ -171,6 +171,14 @@ def test_a_stay_to_come_changes_no_covariate(tmp_path):
     assert different == {"dicom_id", "subject_id", "study_id"} and rows["with"]["heartrate"]
 
 
+def test_an_admission_that_is_registered_and_still_to_come_ends_none(tmp_path):
+    first = admission(-DAY, 2 * HOUR)["hosp/admissions"]
+    second = first | {"hadm_id": 5, "edregtime": at(-HOUR), "admittime": at(HOUR)}
+    both = {"hosp/admissions": [first, second | {"dischtime": at(DAY)}]}
+    _, out = link(write(tmp_path, {"without": {"hosp/admissions": first}, "with": both}))
+    assert [row["in_ward"] for row in read(out / "covariates.csv")] == ["1", "1"]
+
+
 def test_ties_and_overlaps(tmp_path):
     visits = [{"stay_id": k, "intime": at(begin), "outtime": at(DAY)}
               for k, begin in ((1, -DAY), (3, -HOUR), (2, -HOUR))]  # fmt: skip

@@ -79,11 +79,10 @@ def make_covariates(db: duckdb.DuckDBPyConnection, windows: Windows) -> None:
     db.execute(
         "CREATE TABLE arrived AS SELECT used.*, e.stay_id, e.arrival_transport, "
         "e.intime AS arrival_time, coalesce(ed.link = 'holds', false) AS in_ed, "
-        "coalesce(a.admittime <= t, false) AS admitted, icu.stay_id NOT NULL AS in_icu "
+        "dicom_id IN (SELECT dicom_id FROM used JOIN admissions USING (subject_id) "
+        "WHERE t BETWEEN admittime AND dischtime) AS admitted, icu.stay_id NOT NULL AS in_icu "
         "FROM used LEFT JOIN ed_link ed USING (dicom_id) "
         "LEFT JOIN edstays e ON e.stay_id = ed.stay_id AND e.intime <= t "
-        "LEFT JOIN admission_link USING (dicom_id) "
-        "LEFT JOIN admissions a ON a.hadm_id = admission_link.hadm_id "
         "LEFT JOIN icu_link icu USING (dicom_id)"
     )
     values = [f"{column.value} AS {name}" for name, column in COVARIATES.items()]
