@@ -109,9 +109,11 @@ def test_labels_of_a_data_set_by_its_own_names_or_the_common_ones(table, tmp_pat
 def test_no_finding_is_unknown_where_a_list_does_not_tell(tmp_path):
     lists = ["['normal']", "['exclude', 'pacemaker']", "['normal', 'nodule']", "['nodule']"]
     (tmp_path / "p.csv").write_text(padchest(*lists))
-    found = read_labels(tmp_path / "p.csv", ("No Finding",), data_set="padchest")
-    assert found.mask[:, 0].tolist() == [True, False, False, True]
-    assert found.label[:, 0].tolist() == [1, 0, 0, 0]
+    for policy in ("ignore", "negative"):
+        options = {"data_set": "padchest", "not_mentioned": policy}
+        found = read_labels(tmp_path / "p.csv", ("No Finding", "nodule"), **options)
+        assert found.mask.tolist() == [[True, True], [False, False], [False, True], [True, True]]
+        assert found.label.tolist() == [[1, 0], [0, 0], [0, 1], [0, 1]]
 
 
 def test_a_split_and_the_patients_of_chexpert(chexpert):

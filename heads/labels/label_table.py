@@ -138,11 +138,14 @@ def read_labels(config: LabelsConfig) -> LabelTable:
         "label rows in which every finding is empty: unknown for all, whatever the policy",
         ids[key[0]].to_numpy()[keep & found.unlabelled],
     )
-    label, mask, not_said = decide(found, config.uncertain, config.not_mentioned)
+    # Where absence is negative, a cell is empty if nothing can be told, as by PadChest's exclude.
+    hidden = entry is not None and bool(config.data_set) and entry.absent == "negative"
+    not_mentioned = "ignore" if hidden else config.not_mentioned
+    label, mask, not_said = decide(found, config.uncertain, not_mentioned)
     mask, not_said = mask & ~no_change, not_said & ~no_change
     for what, cells, taken in (
         ("-1 (uncertain)", found.code == -1, UNCERTAIN[config.uncertain]),
-        ("empty (not mentioned)", not_said, NOT_MENTIONED[config.not_mentioned]),
+        ("empty (not mentioned)", not_said, NOT_MENTIONED[not_mentioned]),
     ):
         text = f"labels of the table that are {what}, taken as {taken}"
         notes += note(text, int(cells[keep].sum()), used=taken != "unknown")
