@@ -13,12 +13,13 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import pandas as pd
+
 from cxr_embeddings import __version__, secondary_captures
 from cxr_embeddings.common import dicomweb, files, writing
 from cxr_embeddings.secondary_captures import SCHEME, WARNING
 
 if TYPE_CHECKING:
-    import pandas as pd
     from pydicom.dataset import Dataset
 
     from cxr_embeddings.heads.saved import HeadCard
@@ -155,7 +156,7 @@ def _report(
                     value=sr.CodedConcept(*(PRESENT if row[f"{name}_positive"] == 1 else ABSENT)),
                 )
                 for name in card["findings"]
-                if row[f"{name}_positive"] in (0, 1)
+                if pd.notna(row[f"{name}_positive"])  # NA: the head has no threshold for it
             ],
         )
         said[0].ContentSequence += [

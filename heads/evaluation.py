@@ -121,15 +121,15 @@ def run(
     """Measures a head on the test films; those of the split "local" recalibrate it.
 
     Raises:
-        ValueError: test has both classes of no finding.
+        ValueError: no finding has both classes in test.
     """
     splits = [split for split in ("local", "test") if (examples.split == split).any()]
     scored = {one: experiment.score(head.trained, embedding, examples, one) for one in splits}
     label, mask = scored["test"].label > 0, scored["test"].mask
     if not ((mask & label).any(0) & (mask & ~label).any(0)).any():
         raise ValueError(
-            f"the {len(label)} films that are measured have both classes of no finding of "
-            f"{', '.join(examples.findings)}: give more films, or other findings"
+            f"no finding of {', '.join(examples.findings)} has both classes among the {len(label)} "
+            "films that are measured: give more films, or other findings"
         )
     tune = None if past.predicted is None else _tune(past.predicted, examples.findings)
     return experiment.measure(

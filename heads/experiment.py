@@ -116,7 +116,7 @@ def run(
     of `matrix`: the embeddings, and at their right what `beside` says. `other` is of `check`.
 
     Raises:
-        ValueError: the sizes make no sense, tune has both classes of no finding, or the other head
+        ValueError: the sizes make no sense, no finding has both classes in tune, or the other head
             cannot be compared.
     """
     films, recipe = films_of(examples), config.training
@@ -126,7 +126,7 @@ def run(
     gain = inputs.gain(beside, width)
     if np.isnan(sgd.mean_auroc(tune.label, tune.label, tune.mask)):
         raise ValueError(
-            "tune has both classes of no finding, so nothing can be chosen on it: give it more "
+            "no finding has both classes in tune, so nothing can be chosen on it: give it more "
             "films, or draw the splits with labels.fractions"
         )
     slow = shown and recipe.optimizer != "lbfgs"

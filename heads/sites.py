@@ -48,7 +48,7 @@ def compare(
     `after` is told what was done.
 
     Raises:
-        ValueError: a site has both classes of no finding in train, tune or test.
+        ValueError: no finding has both classes in train, tune or test of a site.
     """
     findings = next(iter(sites.values())).findings
     films = {name: experiment.films_of(examples) for name, examples in sites.items()}
@@ -56,8 +56,8 @@ def compare(
         for split, some in splits.items():
             if not some.with_both_classes().any():
                 raise ValueError(
-                    f"site {name}: the {len(some.row)} films of {split} have both classes of no "
-                    f"finding ({', '.join(findings)}); expected positives and negatives of one: "
+                    f"site {name}: no finding of {', '.join(findings)} has both classes among the "
+                    f"{len(some.row)} films of {split}; expected positives and negatives of one: "
                     "leave the site out, choose other findings, or give it more films"
                 )
     trained_on = {name: [name] for name in sites}
@@ -127,8 +127,8 @@ def _train(
     fitted, judge = (part._replace(mask=part.mask & usable) for part in (train, tune))
     if not judge.with_both_classes().any():
         raise ValueError(
-            f"{', '.join(sources)}: tune has both classes of no finding that train has: give more "
-            "films, or other findings"
+            f"{', '.join(sources)}: no finding with both classes in train has both in tune: give "
+            "more films, or other findings"
         )
     trained = select.fit(embedding, fitted, judge, recipe)
     logit = select.score(trained, embedding, tune.row)

@@ -219,7 +219,7 @@ def test_a_report_leaves_empty_what_is_no_date_time_or_sex(mimic, tmp_path):
         film.PatientBirthDate, film.PatientSex, film.StudyTime = "19500000", "male", "abc"
     film.save_as(tmp_path / "film.dcm")
     row = {"image_id": str(tmp_path / "film.dcm"), "reason": "", "Edema_probability": 0.25}
-    predicted = pd.DataFrame([row | {"Edema_positive": np.nan}])
+    predicted = pd.DataFrame([row | {"Edema_positive": pd.NA}])
     card = {"findings": ["Edema"], "thresholds": {"Edema": {"youden": None}}, "encoder": None}
     (written,) = structured_reports.write_reports(tmp_path, predicted, card, "digest", {})
     report = pydicom.dcmread(written)

@@ -344,7 +344,7 @@ def test_findings_of_one_class_in_a_split(whole):
     assert found["Mass <b>"]["auroc"]
     table.loc[table.split == "tune", [*FINDINGS]] = 0
     table.to_csv(folder / "one_class.csv")
-    with pytest.raises(cxr.InputError, match="tune has both classes of no finding"):
+    with pytest.raises(cxr.InputError, match="no finding has both classes in tune"):
         train(folder, "one_class.csv")
 
 

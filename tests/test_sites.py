@@ -194,7 +194,7 @@ def changed(folder, name, new, **columns):
         ),
         (
             lambda f: (site(f, "a"), changed(f, "b", "sick", Edema="1")),
-            "site sick: the 400 films of train have both classes of no finding",
+            "site sick: no finding of Edema has both classes among the 400 films of train",
         ),
         (
             lambda f: (site(f, "a"), dataclasses.replace(site(f, "b"), scanner="device")),
