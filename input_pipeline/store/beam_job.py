@@ -149,7 +149,8 @@ def _lost_workers() -> Iterator[list[BaseException]]:
     try:
         yield lost
     finally:
-        threading.excepthook = hook
+        if not interrupted.is_set():  # Beam's threads may see later that a worker was killed
+            threading.excepthook = hook
         for number, handler in handlers.items():
             signal.signal(number, handler)
 
