@@ -93,9 +93,9 @@ def _sections(measured: SitesMeasured) -> list[Section]:
         Section(
             "traces",
             "Traces of the site in the embeddings",
-            "A linear probe is asked for the hospital, the scanner or the view, by five-fold "
-            "cross-validation grouped by patient. 0.5 is chance. A head can take such a trace for "
-            "the finding, where the two go together.",
+            "A linear probe is asked for the hospital, and at each site for scanner, view, sex and "
+            "age, by five-fold cross-validation grouped by patient. 0.5 is chance. A head can take "
+            "such a trace for the finding, where the two go together.",
             [Table("AUROC of the probe.", ["Question", "Films", "AUROC"], {"": _traces(measured)})],
         ),
         Section(
