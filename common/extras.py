@@ -15,6 +15,7 @@ EXTRA_OF = {
     "orjson": "serve",
     "prometheus_client": "serve",
     "pyarrow": "tables",
+    "pybase64": "serve",
     "requests": "pacs",
     "s3fs": "s3",
     "safetensors": "convert",

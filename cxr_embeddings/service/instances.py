@@ -6,12 +6,12 @@ The forms are those of the CXR Foundation toolkit (`b64`), of the container of C
 
 from __future__ import annotations
 
-import base64
 import binascii
 import re
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
+import pybase64
 from google.protobuf import message
 
 from cxr_embeddings.input_pipeline import tfrecord
@@ -109,7 +109,7 @@ def _decoded(text: object, name: str) -> bytes:
     if not isinstance(text, str):
         raise BadInstance(f"{name} is no text")
     try:
-        return base64.b64decode(text, validate=True)
+        return pybase64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         raise BadInstance(f"{name} is not base64") from None
 
